@@ -30,6 +30,7 @@ from tasks import catalog
 from tasks.tokenization import packing
 from tasks.training import attention, strategies
 from tasks.training.architecture import Architecture, build
+from tasks.training.counting import Vocabulary
 from tasks.training.loop import LoopParams, Row, run
 from tasks.training.next_token import NextToken
 from tasks.training.rows import Rows
@@ -39,15 +40,6 @@ VOCAB, LENGTH, STEPS, PROCESSES = 4096, 256, 12, 2
 DEEPSPEED = ["deepspeed==0.19.8", "einops==0.8.2", "hjson==3.1.0", "msgpack==1.2.4", "ninja==1.13.2",
              "py-cpuinfo==9.0.0"]  # fmt: skip
 SHAPE = {"width": 192, "num_layers": 4, "num_heads": 4}
-
-
-class Ids:
-    """As much of a tokenizer as a model's config needs."""
-
-    pad_token_id, bos_token_id, eos_token_id = 0, 1, 5
-
-    def __len__(self) -> int:
-        return VOCAB
 
 
 def main() -> None:
@@ -108,7 +100,7 @@ def fork(strategy: str, room: Path, rank: int, count: int) -> int:
 def train(strategy: str, room: Path) -> dict[str, Any]:
     """Losses of all steps, seconds of the median one, bytes kept by this process."""
     marks, kept = list[float](), 0
-    model = build(Architecture(**SHAPE), Ids(), 0)
+    model = build(Architecture(**SHAPE), Vocabulary(VOCAB), 0)
 
     class Timed(NextToken):
         def batches(self, step: int) -> Sequence[Any]:

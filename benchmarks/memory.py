@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from benchmarks import peers
 from tasks.training import adapters, attention
 from tasks.training.architecture import Architecture, build
+from tasks.training.counting import Vocabulary
 from tasks.training.loop import LoopParams, chosen_device, run
 from tasks.training.next_token import NextToken
 from tasks.training.rows import Batch, Rows
@@ -47,15 +48,6 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "LoRA on 4 bits (QLoRA)": (LARGE, {"adapter": {**LORA, "base_bits": 4}}),
 }
 MMAP_THRESHOLD, OF_ALL_BUT_SMALL = -3, 1 << 16  # mallopt: what is freed goes back to the system at once
-
-
-class Ids:
-    """As much of a tokenizer as a model's config needs."""
-
-    pad_token_id, bos_token_id, eos_token_id = 0, 1, 5
-
-    def __len__(self) -> int:
-        return VOCAB
 
 
 class WholeLogits(NextToken):
@@ -119,7 +111,7 @@ def peak(world: Any, case: Mapping[str, Any], room: Path) -> int:
     """Bytes at the highest point of STEPS steps."""
     torch.set_num_threads(1)
     before, (shape, length, count) = resident("VmRSS"), world
-    network = build(Architecture(**shape), Ids(), 0)
+    network = build(Architecture(**shape), Vocabulary(VOCAB), 0)
     network = adapters.attach(network, sft.Params(adapter=case.get("adapter")).adapter, 0)
     work = (NextToken if case.get("chunked", True) else WholeLogits)(network, rows(length, count), None, None)
     checkpointing = case.get("gradient_checkpointing", False)

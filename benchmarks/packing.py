@@ -24,15 +24,6 @@ VOCAB, LENGTH, ROWS, STEPS, ROUNDS = 4096, 256, 8, 6, 3
 SHAPE = {"width": 192, "num_layers": 4, "num_heads": 4}
 
 
-class Ids:
-    """As much of a tokenizer as a model's config needs."""
-
-    pad_token_id, bos_token_id, eos_token_id = 0, 1, 5
-
-    def __len__(self) -> int:
-        return VOCAB
-
-
 def main() -> None:
     """Print progress on stderr and one JSON line last."""
     import torch
@@ -60,8 +51,9 @@ def main() -> None:
 def model() -> Any:
     """The model that both train."""
     from tasks.training.architecture import Architecture, build
+    from tasks.training.counting import Vocabulary
 
-    return build(Architecture(**SHAPE), Ids(), 0)
+    return build(Architecture(**SHAPE), Vocabulary(VOCAB), 0)
 
 
 def conversations() -> list[Any]:

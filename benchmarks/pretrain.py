@@ -22,15 +22,6 @@ SHAPE = {"width": 320, "num_layers": 6, "num_heads": 5}
 ENGINES = ("ours", "ours_compiled", "ours_fp32", "trainer_fp32", "trainer_bf16")
 
 
-class Ids:
-    """As much of a tokenizer as a model's config needs."""
-
-    pad_token_id, bos_token_id, eos_token_id = 0, 1, 5
-
-    def __len__(self) -> int:
-        return VOCAB
-
-
 def main() -> None:
     """Print progress on stderr and one JSON line last."""
     import torch
@@ -68,8 +59,9 @@ def against(rates: dict[str, float], rate: float, peak: float) -> dict[str, floa
 def model() -> Any:
     """The model that every engine trains."""
     from tasks.training.architecture import Architecture, build
+    from tasks.training.counting import Vocabulary
 
-    return build(Architecture(**SHAPE), Ids(), 0)
+    return build(Architecture(**SHAPE), Vocabulary(VOCAB), 0)
 
 
 def stream() -> Any:
