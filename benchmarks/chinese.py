@@ -11,7 +11,7 @@ import opencc
 import pyarrow as pa
 
 from benchmarks import corpora, filters
-from tasks.curation import clusters, minhash, shingles
+from tasks.curation import clusters, minhash, shingles, words
 
 NUM_BYTES, MIN_CHARACTERS, EDITED = 8 << 20, 100, 0.01
 WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)} | {0x20: 0x3000}
@@ -37,7 +37,7 @@ def found(texts: list[str], copies: list[str]) -> tuple[float, int]:
     banded = minhash.band(array, params)
     sets_of = functools.partial(minhash.sets_of, array, params.shingle_size)
     made = clusters.verify(
-        banded.keys, banded.signed, minhash.byte_lengths(array), sets_of, params.threshold, params.max_bucket
+        banded.keys, banded.signed, words.byte_lengths(array), sets_of, params.threshold, params.max_bucket
     )
     together = sum(made.roots[i] == made.roots[len(texts) + i] for i in range(len(texts)))
     false = 0

@@ -52,7 +52,7 @@ def signature_rate(texts: pa.Array) -> float:
         start = time.process_time()
         minhash.signatures(texts, PARAMS)
         seconds.append(time.process_time() - start)
-    return float(minhash.byte_lengths(texts).sum()) / 1e6 / min(seconds)
+    return float(words.byte_lengths(texts).sum()) / 1e6 / min(seconds)
 
 
 def identical_share(texts: pa.Array) -> float:
@@ -132,7 +132,7 @@ def clusters_of(texts: pa.Array) -> clusters.Clusters:
     """As `minhash.duplicates` makes them."""
     banded = minhash.band(texts, PARAMS)
     sets_of = functools.partial(minhash.sets_of, texts, 5)
-    sizes = minhash.byte_lengths(texts)
+    sizes = words.byte_lengths(texts)
     return clusters.verify(banded.keys, banded.signed, sizes, sets_of, PARAMS.threshold, PARAMS.max_bucket)
 
 

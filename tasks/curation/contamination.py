@@ -20,10 +20,8 @@ from pydantic import BaseModel, Field
 
 from tasks.curation import folding, ngrams, words
 from tasks.curation.ordering import Told, ahead, nobody
-from tasks.curation.ranking import byte_lengths
-from tasks.curation.words import Texts
+from tasks.curation.words import Texts, byte_lengths, chunks
 
-CHUNK_ROWS = 4096
 Place: TypeAlias = tuple[int, int, int, int]
 
 
@@ -121,14 +119,14 @@ def scan(
 ) -> Iterator[Hit]:
     """The first proven hit of each text (of those `asked` about) that has one, by row. Tells bytes."""
 
-    def first_hits(start: int) -> tuple[list[Hit], int]:
-        hits = _hits_of(texts, start, index, asked)
+    def first_hits(part: tuple[int, Texts]) -> tuple[list[Hit], int]:
+        hits = _hits_of(*part, index, asked)
         proven = (_proven(texts[row].as_py(), some, index) for row, some in groupby(hits, key=itemgetter(0)))
         first = [hit for found in proven if (hit := next(found, None)) is not None]
-        return first, int(byte_lengths(texts.slice(start, CHUNK_ROWS)).sum())
+        return first, int(byte_lengths(part[1]).sum())
 
     folding.table()
-    for some, size in ahead(first_hits, range(0, len(texts), CHUNK_ROWS), threads):
+    for some, size in ahead(first_hits, chunks(texts), threads):
         told(size)
         yield from some
 
@@ -166,13 +164,13 @@ def cut(text: str, index: Index) -> str | None:
 
 def _hits(texts: Texts, index: Index) -> Iterator[Place]:
     """(row, first token, number of tokens, entry) of each run whose hash is in the index, in order."""
-    for start in range(0, len(texts), CHUNK_ROWS):
-        yield from _hits_of(texts, start, index)
+    for start, some in chunks(texts):
+        yield from _hits_of(start, some, index)
 
 
-def _hits_of(texts: Texts, start: int, index: Index, asked: npt.NDArray[np.bool_] | None = None) -> Iterator[Place]:
-    """Those of the CHUNK_ROWS texts from `start` on."""
-    for first, data, offsets in words.pieces(texts.slice(start, CHUNK_ROWS)):
+def _hits_of(start: int, texts: Texts, index: Index, asked: npt.NDArray[np.bool_] | None = None) -> Iterator[Place]:
+    """Those of some texts, of which the first is row `start`."""
+    for first, data, offsets in words.pieces(texts):
         found = ngrams.find(data, offsets, index.params.words, index.params.characters, index.lookup)
         found[:, 0] += start + first
         yield from (found if asked is None else found[asked[found[:, 0]]]).tolist()
@@ -189,7 +187,7 @@ def _proven(text: str, hits: Iterator[Place], index: Index) -> Iterator[Hit]:
 
 def _same(run: bytes, other: bytes) -> bool:
     """Whether two runs have the same tokens; the same bytes have."""
-    return run == other or list(words.tokens(run.decode())) == list(words.tokens(other.decode()))
+    return run == other or words.all_tokens(run) == words.all_tokens(other)
 
 
 def _telling(entries: list[int], texts: Texts, index: Index) -> set[int]:

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from tasks import tables
 from tasks.curation import clusters, exact, minhash
-from tasks.curation.ranking import byte_lengths, ranks
-from tasks.curation.words import Texts
+from tasks.curation.ranking import ranks
+from tasks.curation.words import CHUNK_ROWS, Texts, byte_lengths
 from tasks.errors import BadInput
 from tasks.files import read_json, write_json
 
@@ -217,8 +217,8 @@ def _store(folder: Path, name: str, incoming: Incoming, kept: npt.NDArray[Any], 
     table = pa.table(columns)
     tables.write(folder / "keys", table.schema, [table])
     with tables.Writer(folder / "sets", _SETS) as writer:
-        for start in range(0, len(kept), minhash.CHUNK_ROWS):
-            rows = np.arange(start, min(start + minhash.CHUNK_ROWS, len(kept)), dtype=np.int32)
+        for start in range(0, len(kept), CHUNK_ROWS):
+            rows = np.arange(start, min(start + CHUNK_ROWS, len(kept)), dtype=np.int32)
             hashes, ends = incoming.sets_of(rows)
             lists = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(hashes))
             writer.add_table(pa.table({"shingles": lists}, schema=_SETS))

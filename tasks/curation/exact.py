@@ -13,10 +13,9 @@ import xxhash
 from tasks.curation import clusters
 from tasks.curation.compiled import kernel
 from tasks.curation.ordering import ahead
-from tasks.curation.ranking import byte_lengths, ranks
-from tasks.curation.words import BYTES, OFFSETS, Texts, decode, pieces
+from tasks.curation.ranking import ranks
+from tasks.curation.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode, pieces
 
-CHUNK_ROWS = 4096
 Digests = npt.NDArray[np.uint64]  # [n, 2]
 
 _NARROW = (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)  # white space beyond ASCII, but for:
@@ -36,10 +35,10 @@ def duplicates(
 def digests(texts: Texts, threads: int = 1) -> Digests:
     """The hash of each text, runs of white space taken for one space and none at either end: uint64[n, 2]."""
 
-    def hashed(start: int) -> list[npt.NDArray[np.uint8]]:
-        return [_digests(data, offsets) for _, data, offsets in pieces(texts.slice(start, CHUNK_ROWS))]
+    def hashed(part: tuple[int, Texts]) -> list[npt.NDArray[np.uint8]]:
+        return [_digests(data, offsets) for _, data, offsets in pieces(part[1])]
 
-    parts = ahead(hashed, range(0, len(texts), CHUNK_ROWS), threads)
+    parts = ahead(hashed, chunks(texts), threads)
     return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(parts)]).view(np.uint64).reshape(-1, 2)
 
 

@@ -16,10 +16,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from tasks.curation import clusters, folding, shingles
 from tasks.curation.ordering import Told, ahead, nobody
-from tasks.curation.ranking import byte_lengths, ranks
-from tasks.curation.words import Texts
+from tasks.curation.ranking import ranks
+from tasks.curation.words import Texts, byte_lengths, chunks
 
-CHUNK_ROWS = 4096
 _PRECISION = 0.001
 
 
@@ -82,20 +81,20 @@ def duplicates(
 
 
 def band(texts: Texts, params: Params, threads: int = 1, told: Told = nobody) -> Banded:
-    """The band keys of texts; signatures are made for CHUNK_ROWS texts at a time and forgotten."""
+    """The band keys of texts; signatures are made for some texts at a time and forgotten."""
     bands, rows = params.banding()
     numbers = permutations(params.num_permutations, params.seed)[:, : bands * rows]
     keys, signed = np.empty((bands, len(texts)), np.uint64), np.empty(len(texts), np.bool_)
 
-    def fill(start: int) -> int:
-        some = texts.slice(start, CHUNK_ROWS)
+    def fill(part: tuple[int, Texts]) -> int:
+        start, some = part
         signatures, counts = shingles.sign(some, params.shingle_size, numbers)
         keys[:, start : start + len(counts)] = clusters.band_keys(signatures, bands, rows)
         signed[start : start + len(counts)] = counts > 0
         return int(byte_lengths(some).sum())
 
     folding.table()
-    for size in ahead(fill, range(0, len(texts), CHUNK_ROWS), threads):
+    for size in ahead(fill, chunks(texts), threads):
         told(size)
     return Banded(keys, signed)
 

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
 from tasks.curation.places import mark
-from tasks.curation.words import Texts, pieces
+from tasks.curation.words import Texts, chunks, pieces
 
 KINDS = ("email", "ip", "phone", "mobile", "identity", "card")
-CHUNK_ROWS = 4096
 
 _IDENTITY_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _IDENTITY_CHECKS = "10X98765432"  # GB 11643-1999, as ISO 7064 mod 11-2
@@ -96,8 +95,8 @@ def find(text: str, params: Params) -> list[tuple[str, str]]:
 
 def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[tuple[int, int]]]]:
     """(row, bytes, places worth a look) of the texts that have such places."""
-    for start in range(0, len(texts), CHUNK_ROWS):
-        for first, data, offsets in pieces(texts.slice(start, CHUNK_ROWS)):
+    for start, some in chunks(texts):
+        for first, data, offsets in pieces(some):
             out = np.empty((int(offsets[-1] - offsets[0]) // 2 + 1, 3), np.int64)
             found = out[: mark(data, offsets, out)]
             rows, begins = np.unique(found[:, 0], return_index=True)

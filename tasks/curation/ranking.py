@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.curation.words import Texts
@@ -14,11 +13,6 @@ def ranks(priority: npt.NDArray[Any], lengths: npt.NDArray[np.int64], ids: Texts
     """The place of each row, from 0: higher priority first, then longer, then smaller id (or, without, earlier row)."""
     last = np.arange(len(lengths)) if ids is None else _places(np.asarray(pc.sort_indices(ids)))
     return _places(np.lexsort((last, -lengths, -np.asarray(priority))))
-
-
-def byte_lengths(texts: Texts) -> npt.NDArray[np.int64]:
-    """The size of each text in bytes of UTF-8."""
-    return np.asarray(pc.binary_length(texts).cast(pa.int64()).fill_null(0), np.int64)
 
 
 def _places(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

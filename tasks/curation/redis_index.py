@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from tasks.curation import clusters, deliveries, exact, minhash
 from tasks.curation.deliveries import NOBODY, Incoming
-from tasks.curation.ranking import byte_lengths, ranks
-from tasks.curation.words import Texts
+from tasks.curation.ranking import ranks
+from tasks.curation.words import Texts, byte_lengths
 from tasks.errors import BadInput
 
 NAME = b"athanor"  # what all keys begin with

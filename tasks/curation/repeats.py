@@ -15,11 +15,10 @@ from pydantic import BaseModel, Field
 
 from tasks.curation import folding
 from tasks.curation.compiled import kernel
-from tasks.curation.ranking import byte_lengths, ranks
+from tasks.curation.ranking import ranks
 from tasks.curation.shingles import BASE
-from tasks.curation.words import BYTES, HASHES, OFFSETS, TABLE, Texts, pieces, token_hashes
+from tasks.curation.words import BYTES, HASHES, OFFSETS, TABLE, Texts, byte_lengths, chunks, pieces, token_hashes
 
-CHUNK_ROWS = 4096
 Places: TypeAlias = npt.NDArray[np.int64]  # [n, 3]
 _BASE, _U0 = np.uint64(BASE), np.uint64(0)
 
@@ -67,8 +66,8 @@ def without(texts: Texts, gone: Places) -> Iterator[pa.Array]:
 def passages(texts: Texts, params: Params) -> tuple[Places, npt.NDArray[np.uint64]]:
     """(row, first byte, the byte behind the last) of every passage that is long enough, and its hash."""
     places, hashes = [np.empty((0, 3), np.int64)], [np.empty(0, np.uint64)]
-    for start in range(0, len(texts), CHUNK_ROWS):
-        for first, data, offsets in pieces(texts.slice(start, CHUNK_ROWS)):
+    for start, some in chunks(texts):
+        for first, data, offsets in pieces(some):
             room = int(offsets[-1] - offsets[0]) // max(1, params.min_tokens) + len(offsets)
             where, found = np.empty((room, 3), np.int64), np.empty(room, np.uint64)
             breaks = 2 if params.unit == "paragraph" else 1

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import pairwise
@@ -18,6 +17,7 @@ import pyarrow as pa
 from tasks.curation import characters, kernels, language, phrases
 from tasks.curation.columns import Column
 from tasks.curation.compiled import Bytes, Floats, Hashes, Ints
+from tasks.curation.ordering import ahead
 
 VERSION: Final = 3
 """Raise when any signal changes its meaning: stored signals of another version are measured again."""
@@ -186,8 +186,8 @@ def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], num_t
 
 
 def _in_threads(num_threads: int, offsets: Ints, work: Callable[[int, int], None]) -> None:
-    with ThreadPoolExecutor(num_threads) as pool:
-        list(pool.map(lambda part: work(*part), _parts(offsets)))
+    for _ in ahead(lambda part: work(*part), _parts(offsets), num_threads):
+        pass
 
 
 def buffers(texts: pa.Array) -> tuple[Bytes, Ints]:

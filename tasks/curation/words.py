@@ -12,12 +12,15 @@ The contract (what keeps it can exchange keys with us):
 folded by `byte | 0x20`, and where words start and end is a question to one 64-bit mask.
 """
 
+import functools
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.curation import folding
 from tasks.curation.compiled import kernel
@@ -26,6 +29,7 @@ from tasks.curation.vectors import classes64, load64, trailing_zeros
 SEED, STIR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 MASK64 = (1 << 64) - 1
 PADDING = 72  # bytes that the kernels may read behind a text
+CHUNK_ROWS, CHUNK_BYTES = 4096, 1 << 20
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray  # of strings
 
@@ -58,6 +62,18 @@ def tokens(text: str) -> Iterator[str]:
     return (token for token, _, _ in located(text))
 
 
+def all_tokens(data: bytes) -> list[str]:
+    """The folded tokens of a text in UTF-8; of ASCII, quickly."""
+    return data.translate(_ascii()).decode().split() if data.isascii() else list(tokens(data.decode()))
+
+
+@functools.cache
+def _ascii() -> bytes:
+    """What each byte of ASCII is folded to; a space where it separates."""
+    codes = folding.table()[:128].tolist()
+    return bytes(code & folding.CODE if code & folding.WORD else 0x20 for code in codes) + bytes(128)
+
+
 def located(text: str) -> Iterator[tuple[str, int, int]]:
     """The folded tokens of a text, each with the first character and the one behind its last."""
     codes, word = folding.table(), ""
@@ -82,6 +98,19 @@ def starts(text: str) -> tuple[bytes, list[int]]:
     padded = np.frombuffer(data + bytes(PADDING), np.uint8)
     count = token_starts(padded, 0, len(data), folding.table(), out)
     return data, [*out[:count].tolist(), len(data)]
+
+
+def byte_lengths(texts: Texts) -> npt.NDArray[np.int64]:
+    """The size of each text in bytes of UTF-8."""
+    return np.asarray(pc.binary_length(texts).cast(pa.int64()).fill_null(0), np.int64)
+
+
+def chunks(texts: Texts) -> list[tuple[int, Texts]]:
+    """The texts some at a time, each time with the row of the first: no more than CHUNK_ROWS, about CHUNK_BYTES."""
+    parts = np.cumsum(byte_lengths(texts)) // CHUNK_BYTES
+    full = np.flatnonzero(np.diff(parts)) + 1
+    cuts = np.unique(np.concatenate([full, np.arange(0, len(texts), CHUNK_ROWS), [len(texts)]])).tolist()
+    return [(first, texts.slice(first, last - first)) for first, last in pairwise(cuts)]
 
 
 def pieces(texts: Texts) -> Iterator[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:

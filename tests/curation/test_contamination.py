@@ -122,7 +122,7 @@ def test_no_examples_and_no_texts() -> None:
 
 
 def test_many_hits_and_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contamination, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(words, "CHUNK_ROWS", 3)
     texts = [f"{ENGLISH} {i}" if i % 3 else "clean" for i in range(100)]
     assert [row for row, _, _ in hits(texts, [ENGLISH])] == [i for i in range(100) if i % 3]
 

@@ -9,6 +9,7 @@ from datasketch import MinHashLSH
 from pydantic import ValidationError
 
 from tasks.curation import clusters, minhash, shingles
+from tasks.curation import words as word_hashes
 
 SIZE = 120
 
@@ -90,7 +91,7 @@ def test_order_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
 
     expected = kept(list(range(len(texts))), 1, 1)
     assert 40 <= len(expected) < len(texts)
-    monkeypatch.setattr(minhash, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(word_hashes, "CHUNK_ROWS", chunk_rows)
     monkeypatch.setattr(clusters, "BATCH_WEIGHT", 500)
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     assert kept(order, 1 + 3 * seed, 1 + seed) == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.curation import repeats
+from tasks.curation import repeats, words
 
 MENU = "Home About us Contact Imprint Privacy Terms of service Careers Press Blog Help"
 OTHER = "one two three four five six seven eight nine ten eleven"
@@ -54,7 +54,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk_rows: int)
     texts = [f"{MENU} {i % 5}\n\n{OTHER} {i}\n\n{CHINESE}" for i in range(20)]
     expected = cut(texts)
     assert sum(expected[1]) == 15 + 19
-    monkeypatch.setattr(repeats, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(words, "CHUNK_ROWS", chunk_rows)
     assert cut(texts) == expected
 
 
