@@ -9,6 +9,7 @@ import unicodedata
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.curation.columns import Column
 from tasks.curation.compiled import Floats, Ints
@@ -34,8 +35,10 @@ def identify(texts: pa.Array, rows: Floats, stop_found: Ints, listed: list[str])
     confidence[by_script] = np.minimum(1.0, 0.5 + cjk)[by_script]
     english = ~by_script & _english(rows, stop_found, listed)
     names[english], confidence[english] = "en", 1.0
-    for d in np.flatnonzero((names == UNKNOWN) & (rows[:, Column.letter_ratio] > 0)):
-        names[d], confidence[d] = detect(texts[int(d)].as_py())
+    open_ones = np.flatnonzero((names == UNKNOWN) & (rows[:, Column.letter_ratio] > 0))
+    starts = pc.utf8_slice_codeunits(texts.take(pa.array(open_ones)), 0, CLD2_CHARACTERS)
+    for d, start in zip(open_ones.tolist(), starts.to_pylist(), strict=True):
+        names[d], confidence[d] = detect(start)
     return names, confidence
 
 
