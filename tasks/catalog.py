@@ -1,6 +1,7 @@
 """Find a source, filter, stage, adapter or metric by its file name: the file is the registration."""
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_"))
 
 
+@functools.cache
 def find(package: str, name: str) -> ModuleType:
     """The module `name` of `package`. Raises BadParams, naming the right names, when there is none."""
     known = names(package)

@@ -37,8 +37,8 @@ def identify(texts: pa.Array, rows: Floats, stop_found: Ints, listed: list[str])
     names[english], confidence[english] = "en", 1.0
     open_ones = np.flatnonzero((names == UNKNOWN) & (rows[:, Column.letter_ratio] > 0))
     starts = pc.utf8_slice_codeunits(texts.take(pa.array(open_ones)), 0, CLD2_CHARACTERS)
-    for d, start in zip(open_ones.tolist(), starts.to_pylist(), strict=True):
-        names[d], confidence[d] = detect(start)
+    guesses = [detect(start) for start in starts.to_pylist()]
+    names[open_ones], confidence[open_ones] = [code for code, _ in guesses], [share for _, share in guesses]
     return names, confidence
 
 

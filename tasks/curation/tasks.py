@@ -107,8 +107,12 @@ def judge(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corp
     if not rows:
         raise BadInput(f"{folder} holds no document. Check the sources of ingestion in params.yaml.")
     with timings.measure("judge"), ThreadPoolExecutor(1) as beside, _progress("judging", size) as progress:
-        beside.submit(folding.table)  # what comes next needs it
-        judged = judging.kept_texts(parts, lambda documents: progress.advance(documents * size // rows))
+
+        def told(documents: int) -> None:
+            progress.advance(documents * size // rows)
+            beside.submit(folding.table)  # made once, while kernels run: what comes next needs it
+
+        judged = judging.kept_texts(parts, told)
         texts = spool.write(scratch / "texts.arrow", judged)
     return judging.corpus(texts, scratch)
 
@@ -230,7 +234,7 @@ def write(corpus: Corpus, index: Index | None, params: Params, data: Path, timin
         fed(kept_rows, dropped_rows) as (keep, drop),
     ):
         parts = placed(tables.batches(data / "documents", PART_BYTES))
-        for some, found, others in ahead(masking, parts, params.threads()):
+        for some, found, others in ahead(masking, parts, max(1, params.threads() - 1)):
             masked.update(found)
             progress.advance((some.num_rows + others.num_rows) * size // rows)
             if corpus.copies is not None:
