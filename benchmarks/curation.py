@@ -23,7 +23,7 @@ from benchmarks.minhash import PEERS
 from tasks import documents, tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES
 
-BYTES, PEER_BYTES, RUNS = 192 << 20, 3 << 20, 5
+BYTES, PEER_BYTES, RUNS = 384 << 20, 3 << 20, 4
 
 
 def texts(max_bytes: int) -> list[str]:

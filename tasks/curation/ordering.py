@@ -1,5 +1,6 @@
 """Work on one part after another in several threads, with the results in order and few parts in memory."""
 
+import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,7 @@ def ahead(work: Callable[[Part], Result], parts: Iterable[Part], num_threads: in
         yield from map(work, parts)
         return
     waiting = deque[Future[Result]]()
-    with switching(SWITCH_SECONDS), ThreadPoolExecutor(num_threads + 1) as pool:
+    with undisturbed(), ThreadPoolExecutor(num_threads + 1) as pool:
         for part in parts:
             waiting.append(pool.submit(work, part))
             if len(waiting) > 2 * num_threads:
@@ -41,13 +42,18 @@ def ahead(work: Callable[[Part], Result], parts: Iterable[Part], num_threads: in
 
 
 @contextmanager
-def switching(seconds: float) -> Iterator[None]:
-    """Within the block threads hand Python's lock over after so long."""
+def undisturbed() -> Iterator[None]:
+    """Within the block threads hand Python's lock over sooner, and garbage is only looked for in what is new.
+
+    A look through all objects of the libraries takes a tenth of a second, in which no thread runs.
+    """
     before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, seconds))
+    sys.setswitchinterval(min(before, SWITCH_SECONDS))
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(before)
 
 
