@@ -4,7 +4,8 @@
 
 Ours: language, spam, Gopher, FineWeb, exact and near duplicates, contamination, personal data, report data; each run
 starts without stored signals. CPU seconds after everything is imported and compiled. A run on one core is kept on one
-core, whatever threads it has; of several runs the quickest counts, for the machine may have other work.
+core, whatever threads it has; of several runs the quickest counts, for the machine may have other work. How much two
+cores can give at most is measured by two runs at once, on one core each, that share nothing but the machine.
 """
 
 import json
@@ -51,11 +52,29 @@ def deliver(data: Path, some: list[str]) -> int:
 
 def curate(data: Path, num_cores: int) -> dict[str, float]:
     """CPU and wall seconds of one run of the stage in a process of its own, and how many documents it kept."""
+    return ended(begun(data, 0, num_cores))
+
+
+def begun(data: Path, first_core: int, num_cores: int) -> "subprocess.Popen[str]":
+    """A run of the stage in a process of its own, on some of the cores."""
     shutil.rmtree(data / "run", ignore_errors=True)
     cores = dict.fromkeys(peers.ONE_CORE, str(num_cores))
-    command = [sys.executable, "-m", "benchmarks.curation", str(data), str(num_cores)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | cores)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    command = [sys.executable, "-m", "benchmarks.curation", str(data), str(first_core), str(num_cores)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | cores)
+
+
+def ended(process: "subprocess.Popen[str]") -> dict[str, float]:
+    """What a run says at its end."""
+    said = process.communicate()[0]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return dict(json.loads(said.strip().splitlines()[-1]))
+
+
+def side_by_side(data: Path, copy: Path) -> float:
+    """Wall seconds of the slower one of two runs at once, each on a core of its own."""
+    runs = [begun(data, 0, 1), begun(copy, 1, 1)]
+    return max(ended(run)["wall"] for run in runs)
 
 
 def quickest(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -63,10 +82,10 @@ def quickest(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
-def stage(data: Path, num_cores: int) -> None:
+def stage(data: Path, first_core: int, num_cores: int) -> None:
     """One run; prints what `curate` gives back."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[first_core:][:num_cores])
     from tasks.curation import tasks
     from tasks.reports import Timings
 
@@ -93,13 +112,14 @@ def main() -> None:
     """Print a table, and the results as one line of JSON last."""
     print(corpora.source())
     with tempfile.TemporaryDirectory() as folder:
-        data, few = Path(folder) / "all", Path(folder) / "few"
+        data, copy, few = Path(folder) / "all", Path(folder) / "copy", Path(folder) / "few"
         some = texts(BYTES)
         megabytes = deliver(data, some) / 1e6
+        shutil.copytree(data, copy)
         deliver(few, some[:: max(1, BYTES // PEER_BYTES)])
         curate(few, 1)  # compiles, where nothing is compiled yet
-        pairs = [(curate(data, 1), curate(data, 2)) for _ in range(RUNS)]
-        one, two = (quickest(list(runs)) for runs in zip(*pairs, strict=True))
+        rounds = [(curate(data, 1), curate(data, 2), {"wall": side_by_side(data, copy)}) for _ in range(RUNS)]
+        one, two, apart = (quickest(list(runs)) for runs in zip(*rounds, strict=True))
         document = next((few / "documents").glob("*.parquet"))
         room = Path(folder) / "datatrove"
         peer = peers.run(peers.python("curation", PEERS), Path("benchmarks/curation_peers.py"), document, room)
@@ -112,6 +132,7 @@ def main() -> None:
         "mb_per_cpu_s": rate,
         "vs_datatrove": rate / peer_rate,
         "two_core_speedup": one["wall"] / two["wall"],
+        "two_core_limit": 2 * one["wall"] / apart["wall"],
         "cpu_s_on_two_cores": two["seconds"],
         "cpu_s_on_one_core": one["seconds"],
         "documents": len(some),
@@ -121,7 +142,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        stage(Path(sys.argv[1]), int(sys.argv[2]))
+    if len(sys.argv) == 4:
+        stage(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     else:
         main()
