@@ -10,6 +10,7 @@ cores can give at most is measured by two runs at once, on one core each, that s
 
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ BYTES, PEER_BYTES, RUNS = 384 << 20, 3 << 20, 4
 
 
 def texts(max_bytes: int) -> list[str]:
-    """A third pages, books, answers; a tenth Chinese; the rest documentation in pieces."""
+    """A third pages, books, answers; a tenth Chinese; the rest documentation in pieces; shuffled."""
     made = corpora.english(max_bytes // 3) + corpora.chinese(max_bytes // 10)
     size = sum(len(text.encode()) for text in made)
     for document in corpora.documentation(max_bytes * 2):
@@ -36,6 +37,7 @@ def texts(max_bytes: int) -> list[str]:
         size += len(document.encode())
         if size > max_bytes:
             break
+    random.Random(0).shuffle(made)
     return made
 
 
