@@ -2,7 +2,8 @@
 
 Registered with transformers under NAME. On a CPU, at contexts of some hundred tokens, two plain matrix products beat
 the fused kernels of torch twofold in bf16, and take any mask for free; long rows go block by block, so that what lies
-after a block is never computed. Elsewhere, and without a mask of ours, torch's own attention does the work.
+after a block is never computed. On a GPU in 16 bits flash attention takes the documents one by one, by where each of
+them begins, and no mask is made. Elsewhere, and without a mask of ours, torch's own attention does the work.
 """
 
 from collections.abc import Iterator
@@ -12,12 +13,38 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "athanor"
 BLOCK = 256
+FLASH_SINCE = (8, 0)  # compute capability
+MAX_FLASH_DIM = 256  # of a head
+
+
+def mask_of(positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """What keeps packed documents apart, to be given as `attention_mask`: `bounds` where `isolation` is not needed."""
+    return bounds(positions) if has_flash(positions.device, dtype) else isolation(positions, dtype)
+
+
+def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether flash attention runs here on documents of any lengths."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_capability(device) >= FLASH_SINCE
+
+
+def bounds(positions: Tensor) -> Tensor:
+    """Where each document begins when all rows stand in one line, and the end: int32 [1, 1, 1, documents + 1].
+
+    Four dimensions, because transformers hands a mask of four on as it is.
+    """
+    begins = positions == 0
+    begins[:, 0] = True
+    found = begins.flatten().nonzero().flatten().to(torch.int32)
+    return F.pad(found, (0, 1), value=positions.numel())[None, None, None]
 
 
 def isolation(positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -53,6 +80,10 @@ def _forward(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
     """[rows, heads, length, head_dim] each; the result is [rows, length, heads, head_dim]."""
+    if attention_mask is not None and attention_mask.dtype == torch.int32:
+        if _fits_flash(module, query, settings):
+            return _apart(query, key, value, attention_mask.flatten(), settings.get("scaling")), None
+        attention_mask = isolation(_positions(attention_mask.flatten(), query), query.dtype)
     added = _added(attention_mask, query, key)
     if added is None:
         if attention_mask is not None and attention_mask.is_floating_point():
@@ -73,6 +104,30 @@ def _forward(
         parts.append(F.dropout(shares, settings.get("dropout", 0.0), module.training) @ value[:, :, :seen])
     output = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _fits_flash(module: Any, query: Tensor, settings: dict[str, Any]) -> bool:
+    dropped = module.training and settings.get("dropout", 0.0) > 0
+    return not dropped and query.shape[-1] <= MAX_FLASH_DIM and query.shape[-1] % 8 == 0
+
+
+def _apart(query: Tensor, key: Tensor, value: Tensor, begins: Tensor, scale: float | None) -> Tensor:
+    """Causal attention within each document: [rows, heads, length, head_dim] -> [rows, length, heads, head_dim]."""
+    rows, heads, length, size = query.shape
+    query, key, value = (x.transpose(1, 2).reshape(rows * length, -1, size) for x in (query, key, value))
+    shared = heads != key.shape[1]
+    found: Any = varlen_attn(
+        query, key, value, begins, begins, length, length, scale=scale, window_size=(-1, 0), enable_gqa=shared
+    )
+    return found.view(rows, length, heads, size)  # type: ignore[no-any-return]
+
+
+def _positions(begins: Tensor, query: Tensor) -> Tensor:
+    """The positions [rows, length] that `bounds` was made of."""
+    rows, _, length, _ = query.shape
+    places = torch.arange(rows * length, device=query.device)
+    document = torch.bucketize(places, begins[1:-1].long(), right=True)
+    return (places - begins.long()[document]).view(rows, length)
 
 
 def _added(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:

@@ -24,11 +24,13 @@ def hidden_and_balance(model: Any, ids: Tensor, positions: Tensor) -> tuple[Tens
     That is Switch Transformers' balance (arXiv:2101.03961, equation 4) as the model's own class weighs it.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    mask = attention.isolation(positions, plain.dtype)
-    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
+    inputs = {"input_ids": ids, "position_ids": positions, "use_cache": False}
     count = num_virtual(model)
     if count:
+        mask = attention.isolation(positions, plain.dtype)
         inputs |= _after_prompt(model, plain, ids, positions, mask, count)
+    else:
+        inputs["attention_mask"] = attention.mask_of(positions, plain.dtype)
     experts = getattr(plain, "num_experts", None)
     found = plain.base_model(**inputs, **({"output_router_logits": True} if experts else {}))
     hidden: Tensor = found.last_hidden_state

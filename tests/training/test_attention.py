@@ -1,11 +1,13 @@
 """Documents packed into a row must not see each other: the proof is that their outputs are those they have alone."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from tasks.training import attention, trunk
 from tests.training.models import small_model
@@ -34,6 +36,61 @@ def test_a_document_in_a_pack_is_as_it_is_alone(kind: str, block: int, monkeypat
         difference = (together - alone(model, ids, LENGTHS)).abs().max()
     assert difference < 1e-5
     assert model.config._attn_implementation == "sdpa"
+
+
+def flash_by_hand(
+    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, _: Any, *lengths: int, **said: Any
+) -> Tensor:
+    """What torch's varlen_attn promises: [tokens, heads, head_dim], document by document."""
+    assert said.pop("window_size") == (-1, 0)
+    assert begins.dtype == torch.int32
+    assert max(begins.diff()) <= min(lengths)
+    parts = [[x[a:b].transpose(0, 1) for x in (query, key, value)] for a, b in pairwise(begins.tolist())]
+    return torch.cat([sdpa(*part, is_causal=True, **said).transpose(0, 1) for part in parts])
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but for the kernel."""
+    monkeypatch.setattr(attention, "has_flash", lambda device, dtype: True)
+    monkeypatch.setattr(attention, "varlen_attn", flash_by_hand)
+
+
+@pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "qwen3_moe"])
+def test_where_documents_begin_is_all_that_flash_attention_is_told(kind: str) -> None:
+    model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
+    ids, positions = packed_ids()
+    with attention.packed(model):
+        together = trunk.last_hidden(model, ids, positions)
+    assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
+    together[:, 5:].sum().backward()
+    assert model.get_input_embeddings().weight.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("flash")
+def test_a_row_may_begin_in_the_middle_of_a_document() -> None:
+    positions = torch.tensor([[3, 4, 0, 1], [0, 1, 2, 0]])
+    assert attention.bounds(positions).flatten().tolist() == [0, 2, 4, 7, 8]
+
+
+@pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_heads_too_wide_for_flash_attention_get_the_mask(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MAX_FLASH_DIM", 8)
+    monkeypatch.setattr(attention, "varlen_attn", None)
+    model = small_model(kind)
+    ids, positions = packed_ids()
+    with torch.no_grad(), attention.packed(model):
+        together = trunk.last_hidden(model, ids, positions)
+    assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
+
+
+def test_dropout_is_nothing_for_flash_attention() -> None:
+    module, query = torch.nn.Linear(1, 1).train(), torch.zeros(1, 1, 1, 64)
+    assert attention._fits_flash(module, query, {"dropout": 0.0})
+    assert not attention._fits_flash(module, query, {"dropout": 0.1})
+    assert attention._fits_flash(module.eval(), query, {"dropout": 0.1})
 
 
 def test_gradients_do_not_leak_either() -> None:
