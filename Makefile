@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+ZERO := .venv/.zero
 
 .PHONY: run test check bench up down chat
 run: $(STAMP)
 	@$(BIN)/python -m flows.pipeline
 
-test: $(STAMP)
+test: $(ZERO)
 	@$(BIN)/python -m pytest
 
 check: $(STAMP)
@@ -32,4 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# DeepSpeed asks for torch while it is being installed.
+$(ZERO): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[zero]'
 	@touch $@

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks import catalog, models
 from tasks.errors import BadParams
 from tasks.reports import Timings
 from tasks.tokens import Stream
-from tasks.training import adapters, attention, strategies, zero
+from tasks.training import adapters, attention, compiling, float8, strategies, zero
 from tasks.training.loop import LoopParams, run
 from tasks.training.next_token import NextToken
 from tasks.training.rows import Rows
@@ -26,8 +27,16 @@ from tests.training.together import in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
 
-ZERO = ["zero1", "zero2", "zero3"] if importlib.util.find_spec("deepspeed") else []  # an extra
-HERE = ["ddp", "fsdp", "tensor", *ZERO]
+ZERO = ("zero1", "zero2", "zero3")
+with_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="pip install -e '.[zero]'")
+
+
+def zero_param(strategy: str, *values: Any) -> Any:
+    """A case that needs DeepSpeed, which is an extra."""
+    return pytest.param(strategy, *values, marks=with_deepspeed)
+
+
+HERE = ["ddp", "fsdp", "tensor", *map(zero_param, ZERO)]
 PARAMS: dict[str, Any] = {"steps": 8, "learning_rate": 0.01, "warmup_steps": 2, "precision": "fp32", "num_threads": 1,
                           "device": "cpu", "log_every": 1, "evaluate_every": 4, "checkpoint_every": 3}  # fmt: skip
 Log = list[dict[str, Any]]
@@ -43,7 +52,14 @@ def stream() -> Stream:
     return Stream(ids, positions, (positions > 0).astype(np.uint8))
 
 
-def train(folder: Path, strategy: str = "ddp", kind: str = "llama", adapter: Any = None, **changes: Any) -> Any:
+def train(
+    folder: Path,
+    strategy: str = "ddp",
+    kind: str = "llama",
+    adapter: Any = None,
+    wrapped: Any = nullcontext,
+    **changes: Any,
+) -> Any:
     """Five micro-batches of one row a step, so that one of two processes has more to do. The log and the weights."""
     model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
     model = adapters.attach(model, sft.Params(adapter=adapter).adapter, seed=0)
@@ -51,7 +67,7 @@ def train(folder: Path, strategy: str = "ddp", kind: str = "llama", adapter: Any
     params = LoopParams(**{**PARAMS, "launch": {"strategy": strategy}, **changes})
     if strategy in ZERO:
         warnings.simplefilter("ignore")  # in a forked process: DeepSpeed and what it imports are old-fashioned
-    with attention.packed(model):
+    with attention.packed(model), wrapped(model):
         log = run(NextToken(model, rows, held_out, 4), params, folder, "test")
     assert type(copy.deepcopy(model)).__name__ == type(small_model(kind) if adapter is None else model).__name__
     assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}
@@ -89,15 +105,39 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
         ("fsdp", {"adapter": "prompt_tuning"}),
         ("fsdp", {"optimiser": "muon"}),
         ("tensor", {"optimiser": "muon"}),
-        *((strategy, {"keep_best": True}) for strategy in HERE[1:]),
-        *((strategy, {"adapter": "lora"}) for strategy in ZERO[2:]),
-        *((strategy, {"gradient_checkpointing": True}) for strategy in ZERO[2:]),
+        ("fsdp", {"keep_best": True}),
+        ("tensor", {"keep_best": True}),
+        *(zero_param(strategy, {"keep_best": True}) for strategy in ZERO),
+        zero_param("zero3", {"adapter": "lora"}),
+        zero_param("zero3", {"gradient_checkpointing": True}),
     ],
 )
 def test_ways_of_training(tmp_path: Path, strategy: str, changes: dict[str, Any]) -> None:
     one = train(tmp_path / "one", **changes)
     tolerance = 1e-3 if "optimiser" in changes else 1e-5  # Muon multiplies in bf16: parts of a matrix round otherwise
     assert alike(one, in_processes(lambda: train(tmp_path / "two", strategy, **changes))[0], tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # torch's
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
+def test_compiled_too(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")  # all but the last step, to machine code
+    monkeypatch.setenv(compiling.PLACE, str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
+
+    def wrapped(model: Any) -> Any:
+        return compiling.compiled(model, "on", 8, torch.device("cpu"))
+
+    two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=wrapped))[0]
+    assert alike(train(tmp_path / "one"), two)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
+def test_in_eight_bits_too(tmp_path: Path, strategy: str) -> None:
+    """Emulated. A process has scales of its own for its part of a matrix: losses are alike, not the same."""
+    one = train(tmp_path / "one", wrapped=float8.swapped)
+    two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=float8.swapped))[0]
+    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), abs=0.02)
 
 
 @pytest.mark.parametrize("strategy", HERE)
@@ -149,15 +189,20 @@ def test_what_a_strategy_cannot_do_is_said(tmp_path: Path) -> None:
         catalog.find("tasks.training.strategies", "tensor")._blocks(small_model(), 3)
 
 
-def test_what_zero_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(said: str, **changes: Any) -> None:
-        with pytest.raises(BadParams, match=said):
-            train(tmp_path / "refused", "zero1", **changes)
+def refused_by_zero(folder: Path, said: str, **changes: Any) -> None:
+    with pytest.raises(BadParams, match=said):
+        train(folder, "zero1", **changes)
 
-    if ZERO:
-        in_processes(lambda: refused("optimiser adamw alone", optimiser="muon"))
+
+@with_deepspeed
+@pytest.mark.parametrize("optimiser", ["muon", "adafactor", "lion", "adamw_8bit"])
+def test_zero_goes_with_adamw_alone(tmp_path: Path, optimiser: str) -> None:
+    in_processes(lambda: refused_by_zero(tmp_path, "optimiser adamw alone", optimiser=optimiser))
+
+
+def test_without_deepspeed_zero_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: None)
-    in_processes(lambda: refused("pip install deepspeed"))
+    in_processes(lambda: refused_by_zero(tmp_path, "pip install deepspeed"))
 
 
 def test_names_that_are_not_there() -> None:
@@ -184,7 +229,8 @@ STAGES: dict[str, dict[str, Any]] = {
         ("tensor", "dpo", {}),
         ("fsdp", "reward", {}),
         ("tensor", "reward", {}),
-        *((strategy, "ppo", {}) for strategy in ZERO[1:]),
+        zero_param("zero2", "ppo", {}),
+        zero_param("zero3", "ppo", {}),
     ],
 )
 def test_preference_stages(tmp_path: Path, strategy: str, stage: str, changes: dict[str, Any]) -> None:
