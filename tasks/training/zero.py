@@ -219,7 +219,8 @@ class Zero(Strategy):
 def _check(work: HasLoss, dtype: torch.dtype) -> None:
     """Raises BadParams for what DeepSpeed cannot do here."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise BadParams("strategies zero1, zero2 and zero3 need DeepSpeed: pip install deepspeed, or use fsdp")
+        wanted = "pip install --no-build-isolation deepspeed"  # its set-up asks for torch
+        raise BadParams(f"strategies zero1, zero2 and zero3 need DeepSpeed: {wanted}, or use fsdp")
     if dtype == torch.float16:
         raise BadParams("strategies zero1, zero2 and zero3 go with precision bf16 and fp32, not fp16: or use fsdp")
     if dtype != torch.float32 and any(getattr(module, "keep_fp32", False) for module in work.model.modules()):
