@@ -43,6 +43,7 @@ REASONS = {
     "duplicate_line_char": "dup_line_char_frac",
     **{f"top_{n}_gram": f"top_{n}_gram" for n in range(2, 5)},
     **{f"duplicate_{n}_gram": f"duplicated_{n}_n_grams" for n in range(5, 11)},
+    "empty": "empty",
     "too_few_line_ends": "line_punct_ratio",
     "too_many_short_lines": "short_line_ratio",
     "duplicate_lines": "char_dup_ratio",

@@ -72,6 +72,7 @@ def test_gopher_repetition(text: str, reason: str) -> None:
         ("\n".join(f"Short line {i}." for i in range(5)), "too_many_short_lines"),
         ("\n".join([SENTENCE] * 2), "duplicate_lines"),
         (("\n" * 16).join(f"{SENTENCE} {i}." for i in range(9)), "too_many_newlines"),
+        (" \n\u3000\n", "empty"),
     ],
 )
 def test_fineweb(text: str, reason: str) -> None:

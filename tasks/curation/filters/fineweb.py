@@ -19,8 +19,9 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 
 def drop_reasons(signals: Signals, params: Params) -> Reasons:
-    """The bounds of section 3.6, first come first served."""
+    """What holds nothing but white space, then the bounds of section 3.6, first come first served."""
     return {
+        "empty": below(signals, "max_token_length", 1),
         "too_few_line_ends": below(signals, "terminal_line_ratio", params.min_terminal_line_ratio),
         "too_many_short_lines": above(signals, "short_line_ratio", params.max_short_line_ratio),
         "duplicate_lines": above(signals, "duplicate_filled_line_char_ratio", params.max_duplicate_char_ratio),
