@@ -86,3 +86,21 @@ def contents(texts: words.Texts) -> list[str]:
         for i in range(len(offsets) - 1):
             found[first + i] = bytes(data[offsets[i] : offsets[i + 1]]).decode()
     return [found[i] for i in range(len(texts))]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "".join(map(chr, range(128))), "".join(f"a{chr(i)}B" for i in range(128))])
+def test_the_quick_way_for_ascii_says_the_same(text: str) -> None:
+    assert words.all_tokens(text.encode()) == list(words.tokens(text))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(3, 1 << 20), (4096, 10), (1, 1), (4096, 1 << 20)])
+def test_chunks_hold_every_text_once_and_in_order(rows: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(words, "CHUNK_BYTES", size)
+    texts = pa.chunked_array([TEXTS[:4], TEXTS[4:]], pa.large_string())
+    parts = words.chunks(texts)
+    assert [first for first, _ in parts] == np.cumsum([0, *(len(some) for _, some in parts[:-1])]).tolist()
+    assert [text for _, some in parts for text in some.to_pylist()] == TEXTS
+    assert all(len(some) <= rows for _, some in parts)
+    assert all(len(some) == 1 or words.byte_lengths(some)[1:].sum() < size for _, some in parts)
+    assert words.chunks(pa.array([], pa.large_string())) == []
