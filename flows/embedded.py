@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
         starting.start()
         prepare()
         starting.join()
+        if not _others():
+            end_forgotten()
     with _quiet():
         return work()
 
@@ -69,6 +72,30 @@ def end_orphans() -> None:
                 file.unlink()
                 if orphan is not None:
                     orphan.terminate()
+
+
+def end_forgotten() -> None:
+    """Say of the flow runs in this project's database that they crashed: none of those who ran them is alive.
+
+    Prefect hears nothing of a kill -9, and would show them as running for ever.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.states import Crashed
+
+    unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
+    # whatever the server may answer: the work does not need it
+    with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=unfinished):
+            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+
+
+def _others() -> bool:
+    """Whether another process has a server here."""
+    known = (read_json(file)["owner"] for file in EMBEDDED.glob("*.json") if file.stem != str(os.getpid()))
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        return any(_alive(owner) is not None for owner in known)
+    return True
 
 
 def _identity(process: psutil.Process) -> list[Any]:

@@ -82,18 +82,38 @@ def test_a_failed_gate_shows_the_results_and_is_not_recorded_as_done(project: Pr
     assert "total" in project.run("dvc", "status")
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_soon_and_the_next_run_goes_on(project: Project) -> None:
+def ended_by(sign: signal.Signals, project: Project) -> tuple[int, str]:
+    """The exit status, and what was said, of a pipeline that gets a signal in its stage `letters`."""
     project.set_params(letters="wait: 300")
     with project.start("flows.pipeline", "--to", "letters") as process:
         try:
             while "letters" not in (Path("journal").read_text() if Path("journal").exists() else ""):
                 time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=60)
+            process.send_signal(sign)
+            code = process.wait(60)
+            assert process.stdout
+            # The server that a killed process leaves behind keeps the pipe open.
+            said = "" if sign == signal.SIGKILL else process.stdout.read()
         finally:
             process.kill()
-    assert process.returncode == 130, said
+    return code, said
+
+
+@pytest.mark.slow
+def test_a_killed_run_does_not_run_for_ever_in_prefects_pages(project: Project) -> None:
+    assert ended_by(signal.SIGKILL, project)[0] == -signal.SIGKILL
+    assert "RUNNING" in {state for _, state, _ in prefect_runs()}
+    project.set_params(letters="wait: 0")
+    project.run("flows.pipeline", "--to", "letters")
+    states = [(name, state) for name, state, _ in prefect_runs()]
+    assert {state for _, state in states} == {"COMPLETED", "CRASHED"}
+    assert {("pipeline", "CRASHED"), ("letters", "CRASHED"), ("letters", "COMPLETED")} <= set(states)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_soon_and_the_next_run_goes_on(project: Project) -> None:
+    code, said = ended_by(signal.SIGINT, project)
+    assert code == 130, said
     assert ("letters", "CRASHED", True) in prefect_runs()
     assert "the next run goes on" in said
     assert "Traceback" not in said
