@@ -33,7 +33,8 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether flash attention runs here on documents of any lengths."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return torch.cuda.get_device_capability(device) >= FLASH_SINCE
+    built = torch.backends.cuda.is_flash_attention_available()
+    return built and torch.cuda.get_device_capability(device) >= FLASH_SINCE
 
 
 def bounds(positions: Tensor) -> Tensor:
