@@ -23,7 +23,7 @@ from tasks.progress import Progress
 from tasks.reports import Timings
 from tasks.training import checkpoint, optimisers, processes, schedules, strategies
 from tasks.training.interruption import Interruption
-from tasks.training.precision import Precision, choose, tf32
+from tasks.training.precision import Precision, choose, exact, tf32
 from tasks.training.speed import Speed
 from tasks.training.spikes import LossScale, Spikes
 
@@ -48,6 +48,7 @@ class LoopParams(BaseModel, frozen=True, extra="forbid"):
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool = False
+    exact: bool = Field(True, description="on a GPU: kernels that give the same bytes every time, a little slower")
     launch: strategies.Launch = Field(default_factory=lambda: strategies.Launch.model_validate({}))
     num_threads: int | None = Field(None, ge=1, description="torch threads; none = torch's own choice")
     log_every: int = Field(10, ge=1, description="steps per row of the step log")
@@ -117,7 +118,8 @@ def run(work: Work, params: LoopParams, checkpoints: Path, name: str, timings: T
     threads = torch.get_num_threads()
     torch.set_num_threads(params.num_threads or threads)
     try:
-        with torch.random.fork_rng(devices=[]), tf32(chosen_device(params.device)):
+        device = chosen_device(params.device)
+        with torch.random.fork_rng(devices=[]), tf32(device), exact(device, params.exact):
             this = _Run(work, params, checkpoints)
             rows = this.all_steps(name)
             if timings is not None:

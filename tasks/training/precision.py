@@ -4,11 +4,12 @@ The model itself holds 16-bit weights, cast once per step instead of once per us
 fp32 masters, and gradients of all micro-batches are added up in fp32. Modules with `keep_fp32 = True` stay as they are.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,26 @@ def tf32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def exact(device: torch.device, wanted: bool) -> Iterator[None]:
+    """Within the block a GPU takes kernels that give the same bytes every time, and warns of those that have no such.
+
+    On a CPU ours do anyway. cuBLAS wants to know before its first product.
+    """
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = settings.fill_uninitialized_memory
+    if wanted and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        settings.fill_uninitialized_memory = False  # what nobody reads need not be the same
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        settings.fill_uninitialized_memory = filling
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @cache

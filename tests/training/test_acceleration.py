@@ -11,7 +11,7 @@ from torch import nn
 from tasks.errors import BadParams
 from tasks.training import attention, compiling, float8, trunk
 from tasks.training.acceleration import AcceleratedParams, accelerated
-from tasks.training.precision import Weights, tf32
+from tasks.training.precision import Weights, exact, tf32
 from tests.training.models import small_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -133,6 +133,20 @@ def test_tf32_is_for_gpus_and_for_the_run_alone() -> None:
     with tf32(CPU):
         assert torch.get_float32_matmul_precision() == before
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_exact_kernels_are_for_gpus_and_for_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for device, wanted in ((CPU, True), (CUDA, False)):
+        with exact(device, wanted):
+            assert not torch.are_deterministic_algorithms_enabled()
+            assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with exact(CUDA, True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
 
 def test_frozen_weights_come_back_in_fp32() -> None:
