@@ -67,7 +67,7 @@ Outcome = tuple[float, float]
 """Seconds of the fastest step, and the loss of the last one (of the Trainer: the mean of all)."""
 
 
-def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False) -> Outcome:
+def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False, exact: bool = True) -> Outcome:
     """The stage's own work in the loop, as pretrain runs it. Documents in a row do not see each other."""
     network, marks = world.model().to(world.device), list[float]()
 
@@ -77,7 +77,8 @@ def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False) ->
             return super().batches(step)
 
     work = Timed(network, world.batches(), None, None)
-    params = LoopParams(steps=world.steps, learning_rate=1e-3, precision=precision, device=world.device.type)  # type: ignore[arg-type]
+    dials: dict[str, Any] = {"precision": precision, "device": world.device.type, "exact": exact}
+    params = LoopParams(steps=world.steps, learning_rate=1e-3, **dials)
     fast = products(network, fp8, world.device), compiled(network, mode, world.steps, world.device)
     with TemporaryDirectory() as folder, attention.packed(network), fast[0], fast[1]:
         rows = run(work, params, Path(folder), "bench")
