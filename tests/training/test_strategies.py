@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import warnings
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def alike(one: tuple[Log, dict[str, Tensor]], other: tuple[Log, dict[str, Tensor
 
 
 @pytest.mark.parametrize(
-    ("strategy", "kind"), [*((strategy, "llama") for strategy in HERE), ("fsdp", "qwen3"), ("tensor", "qwen3")]
+    ("strategy", "kind"),
+    [("ddp", "llama"), *product(("fsdp", "tensor"), ("llama", "qwen3")), *(zero_param(name, "llama") for name in ZERO)],
 )
 def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str) -> None:
     one = train(tmp_path / "one", kind=kind)
