@@ -83,8 +83,9 @@ def _forward(
     """[rows, heads, length, head_dim] each; the result is [rows, length, heads, head_dim]."""
     if attention_mask is not None and attention_mask.dtype == torch.int32:
         if _fits_flash(module, query, settings):
-            return _apart(query, key, value, attention_mask.flatten(), settings.get("scaling")), None
+            return _apart(query, key, value, attention_mask.flatten(), settings), None
         attention_mask = isolation(_positions(attention_mask.flatten(), query), query.dtype)
+    attention_mask = _within(settings.get("sliding_window"), attention_mask, query, key)
     added = _added(attention_mask, query, key)
     if added is None:
         if attention_mask is not None and attention_mask.is_floating_point():
@@ -112,13 +113,23 @@ def _fits_flash(module: Any, query: Tensor, settings: dict[str, Any]) -> bool:
     return not dropped and query.shape[-1] <= MAX_FLASH_DIM and query.shape[-1] % 8 == 0
 
 
-def _apart(query: Tensor, key: Tensor, value: Tensor, begins: Tensor, scale: float | None) -> Tensor:
+def _within(window: int | None, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """`mask`, one of ours, without the keys that lie further back than a layer's sliding window lets it see."""
+    if window is None or mask is None or not mask.is_floating_point() or key.shape[2] <= window:
+        return mask
+    places = torch.arange(key.shape[2], device=query.device)
+    distance = places[-query.shape[2] :, None] - places
+    return mask.masked_fill(distance >= window, -torch.inf)
+
+
+def _apart(query: Tensor, key: Tensor, value: Tensor, begins: Tensor, settings: dict[str, Any]) -> Tensor:
     """Causal attention within each document: [rows, heads, length, head_dim] -> [rows, length, heads, head_dim]."""
     rows, heads, length, size = query.shape
     query, key, value = (x.transpose(1, 2).reshape(rows * length, -1, size) for x in (query, key, value))
-    shared = heads != key.shape[1]
+    scale, shared, window = settings.get("scaling"), heads != key.shape[1], settings.get("sliding_window") or 0
+    behind = window - 1  # of the keys before its own that a token sees; -1: all
     found: Any = varlen_attn(
-        query, key, value, begins, begins, length, length, scale=scale, window_size=(-1, 0), enable_gqa=shared
+        query, key, value, begins, begins, length, length, scale=scale, window_size=(behind, 0), enable_gqa=shared
     )
     return found.view(rows, length, heads, size)  # type: ignore[no-any-return]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import MistralConfig, MistralForCausalLM
 
 from tasks.training import attention, trunk
 from tests.training.models import small_model
@@ -42,11 +43,14 @@ def flash_by_hand(
     query: Tensor, key: Tensor, value: Tensor, begins: Tensor, _: Any, *lengths: int, **said: Any
 ) -> Tensor:
     """What torch's varlen_attn promises: [tokens, heads, head_dim], document by document."""
-    assert said.pop("window_size") == (-1, 0)
+    behind, ahead = said.pop("window_size")
+    assert ahead == 0
     assert begins.dtype == torch.int32
     assert max(begins.diff()) <= min(lengths)
     parts = [[x[a:b].transpose(0, 1) for x in (query, key, value)] for a, b in pairwise(begins.tolist())]
-    return torch.cat([sdpa(*part, is_causal=True, **said).transpose(0, 1) for part in parts])
+    masks = [torch.ones(n, n, dtype=torch.bool).tril() for n in begins.diff().tolist()]
+    seen = [mask.triu(-behind) if behind >= 0 else mask for mask in masks]
+    return torch.cat([sdpa(*part, mask, **said).transpose(0, 1) for part, mask in zip(parts, seen, strict=True)])
 
 
 @pytest.fixture
@@ -91,6 +95,32 @@ def test_dropout_is_nothing_for_flash_attention() -> None:
     assert attention._fits_flash(module, query, {"dropout": 0.0})
     assert not attention._fits_flash(module, query, {"dropout": 0.1})
     assert attention._fits_flash(module.eval(), query, {"dropout": 0.1})
+
+
+def windowed_model() -> Any:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=300, num_key_value_heads=1, sliding_window=8, **shape)
+    torch.manual_seed(0)
+    return MistralForCausalLM(config).eval()
+
+
+def test_a_sliding_window_is_kept(request: pytest.FixtureRequest) -> None:
+    model = windowed_model()
+    ids, positions = packed_ids()
+    ids = ids % 300
+    model.set_attn_implementation("eager")  # whose windows are transformers' own
+    with torch.no_grad():
+        apart = alone(model, ids, LENGTHS)
+        for fixture in (None, "flash"):
+            if fixture:
+                request.getfixturevalue(fixture)
+            with attention.packed(model):
+                together = trunk.last_hidden(model, ids, positions)
+            assert (together - apart).abs().max() < 1e-5
+        model.config.sliding_window = None
+        wide = type(model)(model.config).eval()
+        wide.load_state_dict(model.state_dict())
+        assert (alone(wide, ids, LENGTHS) - apart).abs().max() > 1e-3  # the window matters here
 
 
 def test_gradients_do_not_leak_either() -> None:
