@@ -5,6 +5,7 @@ Plain `AutoModelForCausalLM.from_pretrained(folder)` (for a reward model `AutoMo
 """
 
 import copy
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) ->
     """
     if _is_not_first():
         return
+    _spare_deepspeed_the_search()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
@@ -49,6 +51,14 @@ def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) ->
     write_json(folder / ORIGIN, dict(origin))
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     write_json(folder / MANIFEST, {str(path.relative_to(folder)): sha256(path) for path in files})
+
+
+def _spare_deepspeed_the_search() -> None:
+    """Where DeepSpeed is installed, saving imports it; it would look for a GPU and warn that there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _is_not_first() -> bool:
