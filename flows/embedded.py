@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from flows.environment import RUN
+from flows import environment
+from flows.environment import DATABASE, RUN
 from tasks.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
         starting.start()
         prepare()
         starting.join()
-        if not _others():
+        if _is_ours() and not _others():
             end_forgotten()
     with _quiet():
         return work()
@@ -88,6 +89,11 @@ def end_forgotten() -> None:
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished):
             client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+
+
+def _is_ours() -> bool:
+    """Whether Prefect's database is this project's own: another may hold what runs elsewhere."""
+    return os.environ.get(DATABASE) == environment.defaults()[DATABASE]
 
 
 def _others() -> bool:

@@ -11,6 +11,7 @@ import psutil
 
 from tasks.files import read_json
 
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 RUN = Path(".run")
 SERVERS = RUN / "servers"  # pid, address and log of each server that `make up` has started
 # DVC runs `dvc exp run --temp` and `--queue` in a copy below this folder; what is tracked there belongs to the project.
@@ -36,7 +37,7 @@ def defaults() -> dict[str, str]:
     """What is set where the user has set nothing: the servers of `make up` where they run, else the embedded tools."""
     root = home()
     values = {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{root / RUN / 'prefect.db'}",
+        DATABASE: f"sqlite+aiosqlite:///{root / RUN / 'prefect.db'}",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 is too short on a loaded machine
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API gets every record all the same

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import embedded
+from flows import embedded, environment
 from tasks.files import read_json, write_json
 
 
@@ -42,3 +42,10 @@ def test_a_number_that_means_another_process_now_is_left_alone(
     write_json(tmp_path / "1.json", {"owner": [psutil.Process().pid, 1.0], "server": [server.pid, 1.0]})
     embedded.end_orphans()
     assert server.poll() is None
+
+
+def test_flow_runs_of_another_database_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = environment.defaults()[environment.DATABASE]
+    for where, expected in ((ours, True), ("postgresql+asyncpg://prefect.internal/prefect", False)):
+        monkeypatch.setenv(environment.DATABASE, where)
+        assert embedded._is_ours() == expected
