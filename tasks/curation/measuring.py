@@ -51,7 +51,7 @@ class Judging:
 
     def _judged(self, part: pa.Table) -> tuple[pa.Table, Signals, Decision, pa.Array]:
         texts, metadata = part["text"].combine_chunks(), part["metadata"].combine_chunks()
-        signals = self._store.measure(texts, 1)
+        signals = self._store.measure(texts)
         decision = filtering.decide(signals, self._judges, texts, metadata)
         kept = np.asarray(decision.reasons == KEPT, np.bool_)
         owners = filtering.judged_as(signals, self._judges)

@@ -4,10 +4,9 @@
 `measure` fills them by compiled kernels over the Arrow buffers, in as many threads as asked.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +16,6 @@ import pyarrow as pa
 from tasks.curation import characters, kernels, language, phrases
 from tasks.curation.columns import Column
 from tasks.curation.compiled import Bytes, Floats, Hashes, Ints
-from tasks.curation.ordering import ahead
 
 VERSION: Final = 3
 """Raise when any signal changes its meaning: stored signals of another version are measured again."""
@@ -28,7 +26,6 @@ GOPHER = "Gopher, arXiv:2112.11446, table A1"
 FINEWEB = "FineWeb, arXiv:2406.17557, section 3.6"
 REDPAJAMA = "RedPajama-v2, arXiv:2411.12372"
 C4 = "C4, arXiv:1910.10683, section 2.2"
-CHUNK_BYTES = 4 << 20
 
 
 def _signal(meaning: str, unit: str, paper: str = "", limits: str = "0 to 1") -> Any:
@@ -156,38 +153,27 @@ def from_table(table: pa.Table) -> Signals:
     return Signals(**{**columns, "language": columns["language"].astype(str)})
 
 
-def measure(
-    texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Mapping[str, Sequence[str]], num_threads: int = 1
-) -> Signals:
+def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Mapping[str, Sequence[str]]) -> Signals:
     """Measure every text of a large_string array.
 
     stop_words: language -> words; listed: kind of `phrases.KINDS` -> phrases.
     """
-    rows, stop_found = measure_rows(texts, stop_words, num_threads)
+    rows, stop_found = measure_rows(texts, stop_words)
     counts = np.zeros((len(texts), len(phrases.KINDS)))
     machine, (data, offsets) = _automaton(tuple((kind, tuple(some)) for kind, some in listed.items())), buffers(texts)
     tables = machine.byte_classes, machine.moves, machine.ends, machine.found
-    _in_threads(
-        num_threads, offsets, lambda first, last: phrases.count_phrases(data, offsets, first, last, *tables, counts)
-    )
+    phrases.count_phrases(data, offsets, 0, len(texts), *tables, counts)
     names, confidence = language.identify(texts, rows, stop_found, list(stop_words))
     return assemble(rows, counts, stop_found, list(stop_words), names, confidence)
 
 
-def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], num_threads: int = 1) -> tuple[Floats, Ints]:
+def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tuple[Floats, Ints]:
     """What the kernels measure: float64 [documents, columns], and stop words found, int64 [documents, 2, languages]."""
     data, offsets = buffers(texts)
     rows, found = np.zeros((len(texts), len(Column))), np.zeros((len(texts), 2, len(stop_words)), np.int64)
     tables = characters.classes(), *_stop_table(tuple(map(tuple, stop_words.values())))
-    _in_threads(
-        num_threads, offsets, lambda first, last: kernels.measure(data, offsets, first, last, *tables, rows, found)
-    )
+    kernels.measure(data, offsets, 0, len(texts), *tables, rows, found)
     return rows, found
-
-
-def _in_threads(num_threads: int, offsets: Ints, work: Callable[[int, int], None]) -> None:
-    for _ in ahead(lambda part: work(*part), _parts(offsets), num_threads):
-        pass
 
 
 def buffers(texts: pa.Array) -> tuple[Bytes, Ints]:
@@ -213,13 +199,6 @@ def assemble(
     ratio = total / np.maximum(columns["num_words"], 1)
     columns |= {"num_stop_words": distinct, "stop_word_ratio": ratio}
     return Signals(**columns, language=names, language_confidence=confidence)
-
-
-def _parts(offsets: Ints) -> list[tuple[int, int]]:
-    """Ranges of documents of about CHUNK_BYTES each."""
-    ends = np.arange(offsets[0], offsets[-1], CHUNK_BYTES)[1:]
-    cuts = [0, *np.unique(np.searchsorted(offsets, ends)).tolist(), len(offsets) - 1]
-    return [(first, last) for first, last in pairwise(cuts) if first < last]
 
 
 @lru_cache(4)

@@ -46,21 +46,21 @@ class Store:
         order = np.argsort(keys[:, 0], kind="stable")
         self._keys, self._rows = keys[order], order  # sorted, and where each stands in the table
 
-    def measure(self, texts: pa.Array, num_threads: int) -> Signals:
+    def measure(self, texts: pa.Array) -> Signals:
         """The signals of every text, measured where they are not known yet."""
         keys = digests(texts)
         place = np.minimum(np.searchsorted(self._keys[:, 0], keys[:, 0]), max(len(self._keys) - 1, 0))
         known = (self._keys[place] == keys).all(axis=1) if len(self._keys) else np.zeros(len(keys), np.bool_)
         if not known.any():
-            return self._measured(texts, keys, num_threads)
+            return self._measured(texts, keys)
         old = signals.from_table(self._table.take(pa.array(self._rows[place[known]])))
-        new = self._measured(texts.filter(pa.array(~known)), keys[~known], num_threads)
+        new = self._measured(texts.filter(pa.array(~known)), keys[~known])
         rows = np.empty(len(keys), np.int64)
         rows[known], rows[~known] = np.arange(len(old)), len(old) + np.arange(len(new))
         return old.followed_by(new).take(rows)
 
-    def _measured(self, texts: pa.Array, keys: Hashes, num_threads: int) -> Signals:
-        found = measure(texts, self.lists.stop_words, self.lists.phrases, num_threads)
+    def _measured(self, texts: pa.Array, keys: Hashes) -> Signals:
+        found = measure(texts, self.lists.stop_words, self.lists.phrases)
         if len(keys):
             table = found.table().append_column("low", pa.array(keys[:, 0])).append_column("high", pa.array(keys[:, 1]))
             path = self._folder / f"{keys[0, 0]:016x}{keys[-1, 1]:016x}.parquet"

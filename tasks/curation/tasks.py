@@ -234,7 +234,8 @@ def write(corpus: Corpus, index: Index | None, params: Params, data: Path, timin
         fed(kept_rows, dropped_rows) as (keep, drop),
     ):
         parts = placed(tables.batches(data / "documents", PART_BYTES))
-        for some, found, others in ahead(masking, parts, max(1, params.threads() - 1)):
+        maskers = max(1, params.threads() - 1)  # beside them two threads write
+        for some, found, others in ahead(masking, parts, maskers):
             masked.update(found)
             progress.advance((some.num_rows + others.num_rows) * size // rows)
             if corpus.copies is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from tasks import documents, progress, tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES
-from tasks.curation import reporting, store, tasks
+from tasks.curation import reporting, store, tasks, words
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json
 from tasks.reports import Timings
@@ -182,11 +183,28 @@ def test_the_same_bytes_when_run_again(tmp_path: Path) -> None:
     written = []
     for _ in range(2):
         curate(tmp_path, report=True)
-        folders = [tmp_path / "curated", tmp_path / "dropped", tmp_path / "reports"]
-        written.append({p: p.read_bytes() for folder in folders for p in sorted(folder.rglob("*")) if p.is_file()})
+        written.append(all_bytes(tmp_path))
     assert written[0] == written[1]
     page = (tmp_path / "reports" / "curation" / "curation.html").read_text(encoding="utf-8")
     assert "exact.duplicate" in page
+
+
+def all_bytes(data: Path) -> dict[Path, bytes]:
+    """Everything that curation leaves for others."""
+    folders = [data / "curated", data / "dropped", data / "reports"]
+    return {p: p.read_bytes() for folder in folders for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "PART_BYTES", 1)
+    monkeypatch.setattr(words, "CHUNK_ROWS", 2)
+    deliver(tmp_path, {f"{name} {i}": text + f" {i // 2}" for i in range(4) for name, (text, _) in TEXTS.items()})
+    written = []
+    for threads in (1, 2, 5):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        curate(tmp_path, report=True, num_threads=threads)
+        written.append(all_bytes(tmp_path))
+    assert written[0] == written[1] == written[2]
 
 
 def test_passages_that_documents_share_stay_in_one(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ GLUE = [
 ]
 
 
-def measure(*texts: str, threads: int = 1) -> signals.Signals:
-    return signals.measure(pa.array(texts, pa.large_string()), STOP_WORDS, PHRASES, threads)
+def measure(*texts: str) -> signals.Signals:
+    return signals.measure(pa.array(texts, pa.large_string()), STOP_WORDS, PHRASES)
 
 
 def awkward(seed: int) -> str:
@@ -145,10 +145,9 @@ def test_languages(text: str, language: str) -> None:
     assert measure(text).language[0] == language
 
 
-def test_threads_and_slices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "CHUNK_BYTES", 1000)
+def test_slices_change_nothing() -> None:
     texts = pa.array([awkward(seed) for seed in range(200)], pa.large_string())
-    whole = signals.measure(texts, STOP_WORDS, PHRASES, 3).table()
-    part = signals.measure(texts.slice(50, 70), STOP_WORDS, PHRASES, 1).table()
+    whole = signals.measure(texts, STOP_WORDS, PHRASES).table()
+    part = signals.measure(texts.slice(50, 70), STOP_WORDS, PHRASES).table()
     assert whole.slice(50, 70).equals(part)
     assert signals.from_table(whole).table().equals(whole)
