@@ -9,6 +9,7 @@ import csv
 import hashlib
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -58,22 +59,22 @@ class LoopParams(BaseModel, frozen=True, extra="forbid"):
     keep_checkpoints: int = Field(2, ge=1)
 
 
-class Work:
+class Work(ABC):
     """What a stage brings to the loop. Inherit and override; the first two methods are required."""
 
     model: nn.Module  # every trainable weight, in fp32; PPO puts its value head in here too
     strategy: strategies.Strategy | None = None  # how it is shared by processes; the loop sets it
 
+    @abstractmethod
     def batches(self, step: int) -> Sequence[Any]:
         """The micro-batches of one step, each with a `weight`: how many targets or pairs it holds.
 
         A pure function of (seed, step), or of that and what `state_dict` holds at a step that may be a checkpoint.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """Mean loss over one micro-batch (scalar) and numbers for the step log; the loop averages by weight."""
-        raise NotImplementedError
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Numbers on validation data after `step` steps. The model is in eval mode and gradients are off."""
@@ -87,7 +88,7 @@ class Work:
         """What a resumed run needs besides weights: nested dicts and lists of tensors and JSON values."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most have nothing to take
         """Take back what `state_dict` gave."""
 
     def skipped(self, step: int, norm: float, batches: Sequence[Any]) -> None:

@@ -4,6 +4,7 @@ Sharding works inside the model: it swaps parameters, adds hooks, changes classe
 so that after training it is a plain model again.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from tasks.training.strategies import HasLoss, Strategy
 EPSILON = 1e-6  # as torch's own clipping has it
 
 
-class ShardedStrategy(Strategy):
+class ShardedStrategy(Strategy, ABC):
     """What strategies whose masters are DTensors have in common."""
 
     lockstep = True
@@ -62,9 +63,9 @@ class ShardedStrategy(Strategy):
         """Every process holds the whole model afterwards."""
         self.shell.restore({name: processes.whole(value) for name, value in self.all_weights().items()})
 
+    @abstractmethod
     def all_weights(self) -> dict[str, Tensor]:
         """The fp32 weights by their names in the model, those that are not trained too."""
-        raise NotImplementedError
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
