@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.pretraining import World, by_hand, ours, trainer
 from tasks.errors import BadParams
-from tasks.training.speed import PEAKS
+from tasks.training.speed import gpu_peak
 
 CUDA = torch.device("cuda")
 WORLDS = {
@@ -71,9 +71,7 @@ def measure(world: World, engine: str) -> dict[str, float]:
     seconds, loss = ENGINES[engine](world)
     row = {"tokens_per_second": world.tokens / seconds, "loss": loss}
     if world.device.type == "cuda":
-        name = torch.cuda.get_device_name()
-        peak = next((peak for part, peak in PEAKS.items() if part in name), None)
-        row["memory_bytes"] = torch.cuda.max_memory_allocated()
+        row["memory_bytes"], peak = torch.cuda.max_memory_allocated(), gpu_peak(torch.cuda.get_device_name())
         if peak is not None:
             row["mfu"] = row["tokens_per_second"] * world.flops_per_token() / peak
     return row

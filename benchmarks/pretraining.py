@@ -21,6 +21,7 @@ from tasks.training.float8 import products
 from tasks.training.loop import LoopParams, run
 from tasks.training.next_token import NextToken
 from tasks.training.rows import Rows
+from tasks.training.speed import flops_of
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class World:
         return Rows(stream, self.length, self.rows, self.rows, 0, 0)
 
     def flops_per_token(self) -> float:
-        """Six per weight that is multiplied, and attention's two products over the whole row, forward and backward."""
-        weights = self.model().num_parameters()  # tied: the embedding is counted once, for the head
-        return float(6 * weights + 12 * self.shape["num_layers"] * self.shape["width"] * self.length / 2)
+        """As the progress line counts them: forward and backward, causal attention by half a row."""
+        by_weights, by_length = flops_of(self.model())
+        return by_weights + by_length * self.length
 
     def now(self) -> float:
         """CPU seconds of this process on a CPU; on a GPU seconds, with all work done that was asked for."""

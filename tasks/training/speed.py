@@ -68,8 +68,7 @@ class Speed:
 
     def _peak(self) -> float | None:
         if self._device.type == "cuda":
-            name = torch.cuda.get_device_name(self._device)
-            return next((peak for part, peak in PEAKS.items() if part in name), None)
+            return gpu_peak(torch.cuda.get_device_name(self._device))
         return cpu_peak(self._dtype, torch.get_num_threads())
 
 
@@ -86,6 +85,11 @@ def flops_of(model: nn.Module) -> tuple[float, float]:
     by_weights = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in multiplied)
     width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
     return by_weights, 6.0 * width * layers
+
+
+def gpu_peak(name: str) -> float | None:
+    """FLOP/s of the GPU `name`, where they are known."""
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 @cache
