@@ -234,7 +234,8 @@ def _load(kind: Any, name: str | Path, **settings: Any) -> Any:
             return kind.from_pretrained(str(name), **settings)
     except (OSError, ValueError, KeyError) as error:
         said = str(error).strip().splitlines()[0]
-        raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {said}") from error
+        mend = "" if Path(name).is_dir() else f" There is no folder {name} either: name one, or a model of the hub."
+        raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {said}{mend}") from error
 
 
 @contextmanager

@@ -213,5 +213,7 @@ def digest(folder: Path, split: str) -> dict[str, Any]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise BadInput(f"{path} is missing. Run the stage that writes it again, or `dvc checkout`.") from error
     except (OSError, pa.ArrowInvalid) as error:
         raise BadInput(f"{path} cannot be read ({error}). Run the stage that writes it again.") from error

@@ -63,6 +63,10 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "00000.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(BadInput, match=r"00000\.parquet cannot be read"):
         tables.read(tmp_path)
+    (tmp_path / "00000.parquet").unlink()
+    for read in (tables.read, tables.num_bytes, lambda folder: list(tables.batches(folder))):
+        with pytest.raises(BadInput, match=r"00000\.parquet is missing.*dvc checkout"):
+            read(tmp_path)
 
 
 def test_batches_are_the_rows_in_order_and_a_damaged_shard_is_named(tmp_path: Path) -> None:

@@ -246,3 +246,10 @@ def test_the_objective_and_the_kind_must_fit() -> None:
         pretrain.Params.model_validate({"model": {"kind": "t5"}})
     with pytest.raises(ValidationError, match="sequence_length 2048 is more than"):
         pretrain.Params.model_validate({"sequence_length": 2048, "model": {"kind": "gpt2"}})
+
+
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BadModel, match="no folder models/none either: name one"):
+        models.load_causal("models/none")
