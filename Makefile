@@ -18,10 +18,10 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.$(NAME)
 
 up: $(STAMP)
-	@$(BIN)/python -m flows.servers up
+	@$(BIN)/python -m flows.runtime.servers up
 
 down: $(STAMP)
-	@$(BIN)/python -m flows.servers down
+	@$(BIN)/python -m flows.runtime.servers down
 
 chat: $(STAMP)
 	@$(BIN)/python -m flows.chat

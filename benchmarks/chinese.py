@@ -11,7 +11,8 @@ import opencc
 import pyarrow as pa
 
 from benchmarks import corpora, filters
-from tasks.curation import clusters, minhash, shingles, words
+from tasks.curation.duplicates import clusters, minhash
+from tasks.curation.text import shingles, words
 
 NUM_BYTES, MIN_CHARACTERS, EDITED = 8 << 20, 100, 0.01
 WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)} | {0x20: 0x3000}

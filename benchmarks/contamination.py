@@ -10,7 +10,7 @@ import time
 import pyarrow as pa
 
 from benchmarks import corpora
-from tasks.curation import contamination
+from tasks.curation.contamination import contamination
 
 LEAKS, EXAMPLES, NUM_BYTES, LENGTH = 1000, 5000, 128 << 20, 13
 

@@ -28,13 +28,14 @@ from torch import distributed as dist
 from benchmarks import peers
 from tasks import catalog
 from tasks.tokenization import packing
-from tasks.training import attention, strategies
-from tasks.training.architecture import Architecture, build
-from tasks.training.counting import Vocabulary
-from tasks.training.loop import LoopParams, Row, run
-from tasks.training.next_token import NextToken
-from tasks.training.rows import Rows
-from tasks.training.sharded import local_of
+from tasks.training.estimate.counting import Vocabulary
+from tasks.training.language import attention
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Rows
+from tasks.training.loop.training_loop import LoopParams, Row, run
+from tasks.training.parallel import strategies
+from tasks.training.parallel.sharding import local_of
+from tasks.training.shape.architecture import Architecture, build
 
 VOCAB, LENGTH, STEPS, PROCESSES = 4096, 256, 12, 2
 DEEPSPEED = ["deepspeed==0.19.8", "einops==0.8.2", "hjson==3.1.0", "msgpack==1.2.4", "ninja==1.13.2",

@@ -22,7 +22,9 @@ import regex
 from benchmarks import corpora, peers
 from benchmarks.minhash import PEERS
 from tasks import catalog
-from tasks.curation import characters, filtering, signals
+from tasks.curation import filtering
+from tasks.curation.signals import signals
+from tasks.curation.text import characters
 
 FILTERS = ("gopher_quality", "gopher_repetition", "fineweb")
 MIN_DOCUMENTS, PIECE, DEFAULT_BYTES = 50_000, 2_000, 3 << 20

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.pretraining import World, by_hand, ours, trainer
 from tasks.errors import BadParams
-from tasks.training.speed import gpu_peak
+from tasks.training.loop.throughput import gpu_peak
 
 CUDA = torch.device("cuda")
 WORLDS = {

@@ -25,14 +25,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import peers
-from tasks.training import adapters, attention
-from tasks.training.architecture import Architecture, build
-from tasks.training.counting import Vocabulary
-from tasks.training.loop import LoopParams, chosen_device, run
-from tasks.training.next_token import NextToken
-from tasks.training.rows import Batch, Rows
+from tasks.training import adapters
+from tasks.training.estimate.counting import Vocabulary
+from tasks.training.language import attention
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Batch, Rows
+from tasks.training.language.trunk import head_weight, last_hidden
+from tasks.training.loop.training_loop import LoopParams, chosen_device, run
+from tasks.training.shape.architecture import Architecture, build
 from tasks.training.stages import sft
-from tasks.training.trunk import head_weight, last_hidden
 
 STEPS, VOCAB = 2, 32768
 LONG = {"width": 320, "num_layers": 12, "num_heads": 5}, 512, 4  # activations weigh most: shape, tokens of a row, rows

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import corpora, peers
-from tasks.curation import clusters, minhash, shingles, words
+from tasks.curation.duplicates import clusters, minhash
+from tasks.curation.text import shingles, words
 
 PEERS = [
     "datasketch==2.0.0",

@@ -19,7 +19,7 @@ from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Prefer
 from tasks.ingestion.sources import numbers
 from tasks.reports import Report, Timings
 from tasks.tokenization import bpe, records
-from tasks.training import architecture
+from tasks.training.shape import architecture
 from tasks.training.stages import ppo, reward, sft
 
 SHAPE = architecture.Architecture(width=96, num_layers=3, num_heads=3, max_length=128)

@@ -50,8 +50,8 @@ def main() -> None:
 
 def model() -> Any:
     """The model that both train."""
-    from tasks.training.architecture import Architecture, build
-    from tasks.training.counting import Vocabulary
+    from tasks.training.estimate.counting import Vocabulary
+    from tasks.training.shape.architecture import Architecture, build
 
     return build(Architecture(**SHAPE), Vocabulary(VOCAB), 0)
 
@@ -65,10 +65,10 @@ def conversations() -> list[Any]:
 def ours(folder: Path) -> float:
     """Real tokens per CPU-second of the fastest step: packing, rows and loop as sft runs them."""
     from tasks.tokenization import packing
-    from tasks.training import attention
-    from tasks.training.loop import LoopParams, run
-    from tasks.training.next_token import NextToken
-    from tasks.training.rows import Rows
+    from tasks.training.language import attention
+    from tasks.training.language.next_token import NextToken
+    from tasks.training.language.rows import Rows
+    from tasks.training.loop.training_loop import LoopParams, run
 
     lists = [(ids, np.ones(len(ids), np.uint8)) for ids in conversations()]
     packed = packing.pack(lists, LENGTH, 0, VOCAB, 0)
@@ -92,8 +92,8 @@ def isolation_error() -> float:
     """Largest difference of a logit between a conversation in a pack and the same one alone, fp32."""
     import torch
 
-    from tasks.training import attention
-    from tasks.training.trunk import last_hidden
+    from tasks.training.language import attention
+    from tasks.training.language.trunk import last_hidden
 
     network, lists = model().eval(), conversations()[:3]
     ids = torch.from_numpy(np.concatenate(lists))[None]

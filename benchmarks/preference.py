@@ -74,8 +74,8 @@ def our_rate(stage: str, world: Path, precision: str) -> float:
     torch.set_num_threads(1)
     work, params, unit = {"reward": reward_work, "dpo": dpo_work, "ppo": ppo_work}[stage](world, precision)
     clock = Clock(work, WARMUP[stage] * unit)
-    from tasks.training import attention
-    from tasks.training.loop import run
+    from tasks.training.language import attention
+    from tasks.training.loop.training_loop import run
 
     with TemporaryDirectory() as folder, attention.packed(getattr(work.model, "policy", work.model)):
         run(work, params, Path(folder), stage)
@@ -105,7 +105,7 @@ def dials(stage: str, precision: str, unit: int = 1) -> dict[str, Any]:
 def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     """Our reward model's work and params."""
     from tasks import models
-    from tasks.training import pairs
+    from tasks.training.preferences import pairs
     from tasks.training.stages import reward
 
     params = reward.Params(global_batch_size=BATCH, **dials("reward", precision))
@@ -118,8 +118,8 @@ def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
 def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     """Our DPO's work and params. The reference's part of the measured steps is paid inside them, once, as by TRL."""
     from tasks import models
-    from tasks.training import pairs, reference
-    from tasks.training.precision import DTYPES
+    from tasks.training.parallel.precision import DTYPES
+    from tasks.training.preferences import pairs, reference
     from tasks.training.stages import dpo
 
     class Referring(dpo.Preferring):
@@ -142,7 +142,7 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
 
 def part(found: Any, indices: Sequence[int]) -> Any:
     """Some of the pairs."""
-    from tasks.training.pairs import Pairs
+    from tasks.training.preferences.pairs import Pairs
 
     answers = {side: [rows[i] for i in indices] for side, rows in found.answers.items()}
     return Pairs([found.prompts[i] for i in indices], answers, [""] * len(indices), np.arange(len(indices)))

@@ -9,9 +9,9 @@ from torch import Tensor, from_numpy
 
 from tasks import models
 from tasks.generation import log_probabilities, reward_scores
-from tasks.training.advantages import gae, whiten
-from tasks.training.policy_losses import policy_loss, value_loss
-from tasks.training.preference_losses import dpo_loss, ranking_loss
+from tasks.training.preferences.preference_losses import dpo_loss, ranking_loss
+from tasks.training.rl.advantages import gae, whiten
+from tasks.training.rl.policy_losses import policy_loss, value_loss
 
 
 def reward(said: Any, world: Path) -> float:

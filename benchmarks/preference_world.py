@@ -8,7 +8,7 @@ from tasks import models, tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation
 from tasks.ingestion.sources import numbers
 from tasks.tokenization import bpe, records
-from tasks.training import architecture
+from tasks.training.shape import architecture
 from tasks.training.stages.reward import with_head
 
 NUM_CONVERSATIONS, NUM_PAIRS, VOCABULARY = 4000, 2000, 4096

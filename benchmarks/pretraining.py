@@ -13,15 +13,15 @@ import torch
 from torch.nn import functional as F
 
 from tasks.tokenization import packing
-from tasks.training import attention
-from tasks.training.architecture import Architecture, build
-from tasks.training.compiling import Mode, compiled
-from tasks.training.counting import Vocabulary
-from tasks.training.float8 import products
-from tasks.training.loop import LoopParams, run
-from tasks.training.next_token import NextToken
-from tasks.training.rows import Rows
-from tasks.training.speed import flops_of
+from tasks.training.estimate.counting import Vocabulary
+from tasks.training.language import attention
+from tasks.training.language.compilation import Mode, compiled
+from tasks.training.language.float8 import products
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Rows
+from tasks.training.loop.throughput import flops_of
+from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.shape.architecture import Architecture, build
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Prefer
 from tasks.documents import SCHEMA, Document
 from tasks.files import sha256
 from tasks.reports import Timings
-from tasks.training import checkpoint
-from tasks.training.checkpoint import MAX_COST, MIN_SECONDS, Saver
+from tasks.training.loop import checkpoint
+from tasks.training.loop.checkpoint import MAX_COST, MIN_SECONDS, Saver
 
 KILLS = 50
 LOOP = {"learning_rate": 0.003, "warmup_steps": 2, "num_threads": 1, "device": "cpu", "checkpoint_every": 2}

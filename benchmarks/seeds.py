@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import params
+from flows.runtime import params
 from tasks import catalog, gold
 from tasks.errors import BadInput
 from tasks.evaluation import gates

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import corpora
-from tasks.curation import classifier, filtering, measuring, signals
+from tasks.curation import filtering, shards
+from tasks.curation.classifier import classifier
 from tasks.curation.filters import spam
+from tasks.curation.signals import signals
 
 SET = corpora.DATA / "spam_sms_en" / "sms_spam.jsonl.gz"
 
@@ -39,7 +41,7 @@ def rate(judge: classifier.Classifier, texts: pa.Array) -> float:
 
 def by_rules(texts: pa.Array) -> classifier.Labels:
     """What the filter `spam` drops as it comes, without training."""
-    lists = measuring.lists({"en": filtering.Language(profile="en")})
+    lists = shards.lists({"en": filtering.Language(profile="en")})
     found = signals.measure(texts, lists.stop_words, lists.phrases)
     said = spam.drop_reasons(found, spam.Params.model_validate({}))
     return np.any([verdict.dropped for verdict in said.values()], axis=0)  # type: ignore[union-attr, no-any-return]

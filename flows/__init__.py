@@ -12,6 +12,6 @@ OURS = Path(".venv/bin/python")
 if importlib.util.find_spec("prefect") is None and OURS.exists():
     os.execv(OURS, [str(OURS), *sys.orig_argv[1:]])
 
-from flows import environment  # noqa: E402  (needs the packages)
+from flows.runtime import environment  # noqa: E402  (needs the packages)
 
 environment.prepare()

@@ -22,6 +22,6 @@ def classifier(params: tasks.Teaching, data: Path = Path("data")) -> None:
 
 
 if __name__ == "__main__":
-    from flows import command
+    from flows.runtime import command
 
     command.main("classifier")

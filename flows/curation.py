@@ -24,7 +24,7 @@ def curation(params: tasks.Params, data: Path = Path("data")) -> None:
 
 def explain(name: str, data: Path = Path("data")) -> None:
     """Print one document's signals, what every filter says of them, and what became of it."""
-    from flows import params
+    from flows.runtime import params
 
     tasks.explain(name, tasks.Params.model_validate(params.load("curation").model_dump()), data)
 
@@ -32,7 +32,7 @@ def explain(name: str, data: Path = Path("data")) -> None:
 if __name__ == "__main__":
     import sys
 
-    from flows import command
+    from flows.runtime import command
 
     if sys.argv[1:2] == ["--explain"] and len(sys.argv) == 3:
         sys.exit(command.guarded(lambda: explain(sys.argv[2])))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import command, params
+from flows.runtime import command, params
 from tasks.files import MANIFEST, read_json
 from tasks.training import tasks
 

@@ -19,6 +19,6 @@ def ingestion(params: tasks.Params, data: Path = Path("data")) -> None:
 
 
 if __name__ == "__main__":
-    from flows import command
+    from flows.runtime import command
 
     command.main("ingestion")

@@ -3,8 +3,8 @@
 import sys
 from datetime import UTC, datetime
 
-from flows import command, tracking, versioning
-from flows.environment import home
+from flows.runtime import command, tracking, versioning
+from flows.runtime.environment import home
 from tasks.errors import BadParams
 
 

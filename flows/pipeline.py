@@ -6,7 +6,7 @@ import time
 
 from prefect import flow, runtime
 
-from flows import command, embedded, params, results, spool, tracking, versioning
+from flows.runtime import command, embedded, params, results, spool, tracking, versioning
 from tasks.errors import GateFailed
 
 

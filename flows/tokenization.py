@@ -23,6 +23,6 @@ def tokenization(params: tasks.Params, data: Path = Path("data")) -> None:
 
 
 if __name__ == "__main__":
-    from flows import command
+    from flows.runtime import command
 
     command.main("tokenization")

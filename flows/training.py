@@ -18,6 +18,6 @@ def training(stage: str, params: SerializeAsAny[BaseModel], data: Path, checkpoi
 
 
 if __name__ == "__main__":
-    from flows import command
+    from flows.runtime import command
 
     command.main()

@@ -1,17 +1,25 @@
-"""The plan of the house as rules: what may import what, and how long a file or a function may be."""
+"""Rules of the structure: which file may import which, how large a file, a function or a folder may be."""
 
 import ast
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.sources import ROOT, files, imports
 
 OURS = files("tasks", "flows")
 # What ground files may stand on: how a mistake is told, how a file is written, how a file is found by its name.
 FOUNDATION = {"tasks.errors", "tasks.files", "tasks.catalog"}
-TRACKER, VERSIONER = Path("flows/tracking.py"), Path("flows/versioning.py")
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+TRACKER, VERSIONER = Path("flows/runtime/tracking.py"), Path("flows/runtime/versioning.py")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_MODULES = 400, 60, 24
+# Imports of one module from a module of another subpackage. training/stages composes the others, so it does not count.
+MAX_IMPORTS_BETWEEN = {"curation": 45, "training": 20}
+LAYERS = {  # of tasks/training/, from the bottom up: none imports one that stands after it
+    "training": ["parallel", "shape", "adapters", "loop", "language", "preferences", "rl", "estimate", "stages"],
+    "curation": ["text", "signals", "classifier", "filters", "duplicates", "contamination", "privacy"],
+}
+MAX_TRAINING_DEPS = 40
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
 
 
@@ -66,6 +74,51 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert length <= MAX_FUNCTION_LINES, f"{path}:{node.lineno} {node.name} has {length} lines"
 
 
+def subpackage(module: str, package: str) -> str:
+    """The subpackage of tasks/<package>/ that a module belongs to; empty for a module of the package's own folder."""
+    parts = module.split(".")
+    return (
+        parts[2]
+        if parts[:2] == ["tasks", package] and (ROOT / "tasks" / package / "/".join(parts[2:3])).is_dir()
+        else ""
+    )
+
+
+def between(package: str) -> list[tuple[str, str, str, str]]:
+    """(module, imported module, subpackage, imported subpackage) of every import from one subpackage to another."""
+    found = []
+    for path in files(f"tasks/{package}"):
+        module = str(path.with_suffix("")).replace("/", ".").removesuffix(".__init__")
+        for other in imports(path):
+            ours, theirs = subpackage(module, package), subpackage(other, package)
+            if ours and theirs and ours != theirs:
+                found.append((module, other, ours, theirs))
+    return found
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_subpackages_are_layers(package: str) -> None:
+    order = LAYERS[package]
+    upward = [
+        f"{module} imports {other}" for module, other, a, b in between(package) if order.index(b) > order.index(a)
+    ]
+    assert not upward, f"a lower layer imports a higher one: {'; '.join(upward)}"
+    counted = [edge for edge in between(package) if edge[2] != "stages"]
+    assert len(counted) <= MAX_IMPORTS_BETWEEN[package], f"{len(counted)} imports between subpackages of {package}"
+
+
+def test_folders_are_small() -> None:
+    for folder in {path.parent for path in OURS}:
+        modules = [path for path in OURS if path.parent == folder]
+        assert len(modules) <= MAX_FOLDER_MODULES, f"{folder} has {len(modules)} modules: give it subpackages"
+
+
+def test_dvc_yaml_names_folders_of_training() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    named = [dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("tasks/training")]
+    assert len(named) <= MAX_TRAINING_DEPS
+
+
 def test_no_file_is_a_dump() -> None:
     assert not [path for path in OURS if FORBIDDEN_NAMES & {path.stem, *path.parts}]
 
@@ -74,13 +127,13 @@ def test_the_rules_would_notice() -> None:
     """The table itself, by hand: each of these has a row."""
     filters = Path("tasks/curation/filters/c4.py")
     assert may_import(filters, "tasks.documents")
-    assert may_import(filters, "tasks.curation.signals")
-    assert not may_import(filters, "tasks.training.loop")
+    assert may_import(filters, "tasks.curation.signals.signals")
+    assert not may_import(filters, "tasks.training.loop.training_loop")
     assert not may_import(filters, "prefect")
     assert not may_import(Path("tasks/tables.py"), "prefect")
     assert not may_import(Path("tasks/tables.py"), "tasks.documents")
     assert may_import(Path("tasks/curation/tasks.py"), "prefect")
     assert may_import(Path("flows/curation.py"), "tasks.curation.tasks")
-    assert not may_import(Path("flows/curation.py"), "tasks.curation.signals")
+    assert not may_import(Path("flows/curation.py"), "tasks.curation.signals.signals")
     assert not may_import(Path("flows/pipeline.py"), "mlflow.entities")
-    assert not may_import(Path("tasks/models.py"), "flows.params")
+    assert not may_import(Path("tasks/models.py"), "flows.runtime.params")

@@ -10,7 +10,8 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from tasks import tables
-from tasks.curation import contamination, exact
+from tasks.curation.contamination import contamination
+from tasks.curation.duplicates import exact
 from tasks.documents import SPLITS
 
 PRECEDENCE = {split: place for place, split in enumerate(SPLITS)}  # of a repeated record, test keeps it, train does not

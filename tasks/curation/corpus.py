@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks import documents
-from tasks.curation import filtering, spool
+from tasks.curation import filtering, text_files
 from tasks.curation.filtering import KEPT, Bound, Judges
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 
 SMALL = ("id", "source", "split")  # what is held in memory of every document, beside its signals
 
@@ -73,7 +73,7 @@ class Corpus:
         kept = self.kept[self.waiting]
         if not kept.all():
             path = self.scratch / f"texts-{int(kept.sum())}.arrow"
-            self.texts, self.waiting = spool.keep(path, self.texts, kept), self.waiting[kept]
+            self.texts, self.waiting = text_files.keep(path, self.texts, kept), self.waiting[kept]
         return self.waiting, self.texts
 
     def priority(self, rows: Rows, prefer: str | None) -> npt.NDArray[Any]:
@@ -110,7 +110,7 @@ class Corpus:
 
     def change(self, rows: Rows, texts: Iterable[pa.Array], reason: str) -> None:
         """Take `texts` for those of `rows`, all that remain; drop, for `reason`, those of which nothing is left."""
-        self.texts = spool.write(self.scratch / f"texts-{reason}.arrow", texts)
+        self.texts = text_files.write(self.scratch / f"texts-{reason}.arrow", texts)
         bare = pc.utf8_trim_whitespace(self.texts)
         self.reasons[rows[np.asarray(pc.equal(bare, ""), np.bool_)]] = reason
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks import catalog
 from tasks.curation.compiled import Ints
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Verdict
 from tasks.errors import BadParams
 

@@ -18,34 +18,22 @@ from prefect.context import FlowRunContext
 from pydantic import BaseModel, Field, RedisDsn, model_validator
 
 from tasks import catalog, tables
-from tasks.curation import (
-    contamination,
-    conversations,
-    deliveries,
-    exact,
-    explaining,
-    filtering,
-    folding,
-    measuring,
-    minhash,
-    pii,
-    redis_index,
-    rehydration,
-    repeats,
-    reporting,
-    spool,
-    teaching,
-)
-from tasks.curation.contamination import Index
-from tasks.curation.contamination import Params as Contamination
+from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
+from tasks.curation.classifier import training
+from tasks.curation.contamination import contamination
+from tasks.curation.contamination.contamination import Index
+from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, placed, precedence
-from tasks.curation.minhash import Params as Minhash
-from tasks.curation.ordering import ahead, fed
-from tasks.curation.pii import Params as Pii
-from tasks.curation.rehydration import Params as Rehydration
-from tasks.curation.repeats import Params as Repeats
-from tasks.curation.signals import NUMBERS
-from tasks.curation.store import Store
+from tasks.curation.duplicates import deliveries, exact, minhash, redis_index, rehydration, repeated_lines
+from tasks.curation.duplicates.minhash import Params as Minhash
+from tasks.curation.duplicates.rehydration import Params as Rehydration
+from tasks.curation.duplicates.repeated_lines import Params as Repeats
+from tasks.curation.privacy import pii
+from tasks.curation.privacy.pii import Params as Pii
+from tasks.curation.signals.signals import NUMBERS
+from tasks.curation.signals.store import Store
+from tasks.curation.text import folding
+from tasks.curation.threads import ahead, fed
 from tasks.errors import BadInput, NothingLeft
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
@@ -53,7 +41,7 @@ from tasks.reports import Report, Timings
 RUN = Path(".run")
 PART_BYTES = 4 << 20  # what a thread measures at once
 RECORDS = ("conversations", "preferences")
-Teaching = teaching.Params
+Teaching = training.Params
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -100,8 +88,8 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 @task(cache_policy=NO_CACHE)
 def judge(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
     """Measure and judge every document, shard by shard. Raises BadInput where there is none."""
-    store = Store(measuring.lists(params.languages), run / "signals")
-    judging = measuring.Judging(store, filtering.judges(params.languages, params.filters), params.threads())
+    store = Store(shards.lists(params.languages), run / "signals")
+    judging = shards.Judging(store, filtering.judges(params.languages, params.filters), params.threads())
     folder, scratch = data / "documents", run / "curation"
     parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
     if not rows:
@@ -113,7 +101,7 @@ def judge(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corp
             beside.submit(folding.table)  # made once, while kernels run: what comes next needs it
 
         judged = judging.kept_texts(parts, told)
-        texts = spool.write(scratch / "texts.arrow", judged)
+        texts = text_files.write(scratch / "texts.arrow", judged)
     return judging.corpus(texts, scratch)
 
 
@@ -162,10 +150,10 @@ def cut_repeats(corpus: Corpus, params: Params, timings: Timings) -> None:
     with timings.measure("repeats"):
         rows, texts = corpus.remaining()
         priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows)
-        gone = repeats.repeated(texts, params.repeats, priority, ids)
+        gone = repeated_lines.repeated(texts, params.repeats, priority, ids)
         corpus.counts["repeats_cut"] = len(gone)
         if len(gone):
-            corpus.change(rows, repeats.without(texts, gone), "repeats.nothing_left")
+            corpus.change(rows, repeated_lines.without(texts, gone), "repeats.nothing_left")
 
 
 @task(cache_policy=NO_CACHE)
@@ -210,7 +198,7 @@ def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> N
 def _sizes_before_filters(corpus: Corpus, params: Params, data: Path) -> npt.NDArray[np.int64]:
     """How many documents each one's cluster has among all that were read, the dropped ones too."""
     parts = (part["text"].combine_chunks() for part in tables.batches(data / "documents"))
-    texts = spool.write(corpus.scratch / "all.arrow", parts)
+    texts = text_files.write(corpus.scratch / "all.arrow", parts)
     priority = np.zeros(len(texts), np.int64)
     return minhash.duplicates(texts, params.minhash or Minhash.model_validate({}), priority, None, params.threads())[1]
 
@@ -313,16 +301,16 @@ def _compared_with(index: Index, data: Path) -> dict[str, dict[str, Any]]:
 
 
 @task(cache_policy=NO_CACHE)
-def teach(name: str, lesson: teaching.Lesson, data: Path, report: Report, timings: Timings) -> None:
+def teach(name: str, lesson: training.Lesson, data: Path, report: Report, timings: Timings) -> None:
     """Train the classifier `name`, write it, and add to the report how good it is. Raises BadInput."""
     with timings.measure(name):
-        judge, probabilities, labels = teaching.teach(lesson)
+        judge, probabilities, labels = training.teach(lesson)
         judge.save(data / "classifiers" / f"{name}.safetensors")
-        teaching.describe(report, name, probabilities, labels)
+        training.describe(report, name, probabilities, labels)
 
 
 def explain(name: str, params: Params, data: Path) -> None:
     """Print one document's signals, what every filter says of them, and what became of it. Raises BadInput."""
-    lists, judges = measuring.lists(params.languages), filtering.judges(params.languages, params.filters)
-    for line in explaining.explain(data, name, lists, judges):
+    lists, judges = shards.lists(params.languages), filtering.judges(params.languages, params.filters)
+    for line in explanation.explain(data, name, lists, judges):
         print(line)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 
 Mask = npt.NDArray[np.bool_]
 

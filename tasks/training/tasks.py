@@ -18,7 +18,7 @@ STAGES = "tasks.training.stages"
 @task(cache_policy=NO_CACHE, task_run_name="train-{stage}")
 def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings: Timings) -> Report:
     """Run the stage that tasks/training/stages/<stage>.py holds; its model is then in data/models/<stage>."""
-    from tasks.training import launch
+    from tasks.training.parallel import launch
 
     report = launch.train(stage, params, data, checkpoints, timings)
     timings.values["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
@@ -34,6 +34,8 @@ def write_report(report: Report, data: Path, timings: Timings) -> None:
 
 def estimate(params: BaseModel, vocab_size: int, terms: Mapping[str, Any]) -> Iterator[str]:
     """Lines about what a pretrain section will take; `terms`: the fields of forecast.Terms. Raises BadParams."""
-    forecast = importlib.import_module("tasks.training.forecast")  # by its name: no stage is stale when it changes
+    forecast = importlib.import_module(
+        "tasks.training.estimate.forecast"
+    )  # by its name: no stage is stale when it changes
     lines: Iterator[str] = forecast.lines(params, vocab_size, forecast.Terms(**terms))
     return lines

@@ -6,7 +6,8 @@ from typing import Any
 
 from tasks import tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
-from tasks.curation import contamination, conversations
+from tasks.curation import conversations
+from tasks.curation.contamination import contamination
 
 LONG = "a decorator that remembers the results of a function by its arguments so that it runs only once for each"
 

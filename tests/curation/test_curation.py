@@ -10,7 +10,9 @@ import pytest
 
 from tasks import documents, progress, tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES
-from tasks.curation import reporting, store, tasks, words
+from tasks.curation import reporting, tasks
+from tasks.curation.signals import store
+from tasks.curation.text import words
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json
 from tasks.reports import Timings

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pytest
 
 from tasks import catalog
-from tasks.curation import classifier, filtering, signals
+from tasks.curation import filtering
+from tasks.curation.classifier import classifier
 from tasks.curation.filtering import Language
+from tasks.curation.signals import signals
 from tasks.errors import BadParams
-from tests.curation.test_classifier import messages
+from tests.curation.classifier.test_classifier import messages
 
 SENTENCE = "The keeper of the house went to the sea and had a look at the boats that had come home with the tide."
 

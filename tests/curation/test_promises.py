@@ -84,8 +84,9 @@ def test_shards_and_order_change_nothing_with_every_step_on(tmp_path: Path, shar
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("tasks.curation.store", "measure", 2),  # the signals of one shard are stored, those of the next are not
-        ("tasks.curation.deliveries", "write_json", 1),  # the index has its tables, and no mark
+        # The signals of one shard are stored, those of the next are not.
+        ("tasks.curation.signals.store", "measure", 2),
+        ("tasks.curation.duplicates.deliveries", "write_json", 1),  # the index has its tables, and no mark
         ("tasks.tables", "Writer._write_shard", 4),  # curated is whole, dropped is not
         ("tasks.reports", "write_json", 1),  # all but the report
     ],

@@ -6,21 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import environment
+from flows.runtime import environment
 from tests.flows.project import BLOCK, FLOW, ROOT, STAGES, WORK, Project, copy, start_versioning
 
-OURS = (
-    "__init__",
-    "command",
-    "embedded",
-    "environment",
-    "params",
-    "pipeline",
-    "results",
-    "spool",
-    "tracking",
-    "versioning",
-)
+RUNTIME = ["__init__", "command", "embedded", "environment", "params", "results", "spool", "tracking", "versioning"]
 
 
 @pytest.fixture
@@ -36,7 +25,7 @@ def plain_env(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def project(tmp_path: Path, plain_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Project:
     """A fresh project of the three stages, committed, in the current folder."""
     made = Project(tmp_path, plain_env)
-    for name in OURS:
+    for name in ("__init__", "pipeline", *(f"runtime/{name}" for name in RUNTIME)):
         copy(ROOT / "flows" / f"{name}.py", tmp_path / "flows" / f"{name}.py")
     for path in (ROOT / "tasks").glob("*.py"):
         copy(path, tmp_path / "tasks" / path.name)

@@ -66,7 +66,7 @@ def {stage}(params: tasks.Params, data: Path = Path("data")) -> None:
     tasks.work(params, data)
 
 if __name__ == "__main__":
-    from flows import command
+    from flows.runtime import command
 
     command.main("{stage}")
 """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import params
+from flows.runtime import params
 from tests.sources import ROOT, module_file, reachable
 
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

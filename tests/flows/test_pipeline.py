@@ -21,7 +21,7 @@ def prefect_runs() -> list[tuple[str, str, bool]]:
 
 def mlflow_runs(project: Project) -> list[tuple[str, str]]:
     """(name, status) of every run, when all that a busy machine left untold is told."""
-    project.run("flows.tracking")
+    project.run("flows.runtime.tracking")
     with sqlite3.connect("mlflow.db") as db:
         return sorted(db.execute("select name, status from runs"))
 

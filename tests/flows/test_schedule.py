@@ -26,7 +26,7 @@ def ask(url: str, body: dict[str, Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_scheduled_run_fires_and_is_told_to_the_servers(project: Project) -> None:
-    copy(ROOT / "flows/servers.py", project.root / "flows/servers.py")
+    copy(ROOT / "flows/runtime/servers.py", project.root / "flows/runtime/servers.py")
     deployments = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     assert 'cron: "0 3 * * *"' in deployments
     project.write(
@@ -37,7 +37,7 @@ def test_a_scheduled_run_fires_and_is_told_to_the_servers(project: Project) -> N
     api = f"http://127.0.0.1:{project.env['PREFECT_PORT']}/api"
     mlflow = f"http://127.0.0.1:{project.env['MLFLOW_PORT']}/api/2.0/mlflow"
     try:
-        said = project.run("flows.servers", "up")
+        said = project.run("flows.runtime.servers", "up")
         assert f"MLflow   http://127.0.0.1:{project.env['MLFLOW_PORT']}" in said
         runs: list[Any] = []
         while not {"words", "pipeline"} <= {run["name"] for run in runs if run["state_type"] == "COMPLETED"}:
@@ -48,9 +48,9 @@ def test_a_scheduled_run_fires_and_is_told_to_the_servers(project: Project) -> N
         while not (told := ask(f"{mlflow}/runs/search", {"experiment_ids": ["0", "1"]}).get("runs", [])):
             time.sleep(1)
         assert {run["info"]["run_name"] for run in told} <= {"pipeline", "words"}
-        assert "MLflow" in project.run("flows.servers", "up")  # once more changes nothing
+        assert "MLflow" in project.run("flows.runtime.servers", "up")  # once more changes nothing
     finally:
-        said = project.run("flows.servers", "down")
+        said = project.run("flows.runtime.servers", "down")
     assert all(f"stopped {name}" in said for name in ("worker", "mlflow", "prefect")), said
     assert not list((project.root / ".run/servers").glob("*.json"))
     assert "Everything is up to date" in project.run("flows.pipeline", "--to", "words")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.training.architecture import Architecture, build
+from tasks.training.shape.architecture import Architecture, build
 
 
 class Ids:

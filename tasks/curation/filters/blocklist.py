@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from tasks.curation import phrases
 from tasks.curation.compiled import Floats
-from tasks.curation.signals import Signals, buffers
+from tasks.curation.signals.signals import Signals, buffers
+from tasks.curation.text import phrases
 from tasks.curation.verdicts import Reasons, Verdict
 from tasks.errors import BadParams
 

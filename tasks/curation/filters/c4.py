@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from tasks.curation.compiled import Floats
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict
 
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")

@@ -5,7 +5,7 @@ FineWeb, arXiv:2406.17557, section 3.6, counted as datatrove's FineWebQualityFil
 
 from pydantic import BaseModel, Field
 
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, above, below
 
 

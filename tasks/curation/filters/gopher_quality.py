@@ -5,7 +5,7 @@ Gopher, arXiv:2112.11446, table A1, counted as datatrove's GopherQualityFilter c
 
 from pydantic import BaseModel, Field
 
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, above, below
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, above
 
 Share = Annotated[float | None, Field(ge=0)]

@@ -1,12 +1,12 @@
 """Drop documents in a language nobody asked for, and those whose language is too uncertain.
 
-Languages are found by script, stop words and CLD2 (tasks/curation/language.py).
+Languages are found by script, stop words and CLD2 (tasks/curation/signals/language.py).
 """
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict, below
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, above, below
 
 

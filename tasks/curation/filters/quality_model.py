@@ -1,4 +1,4 @@
-"""Drop what a trained classifier (tasks/curation/classifier.py; its label true for good text) holds for bad."""
+"""Drop documents that a trained classifier judges to be bad; its label `true` means good text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from tasks.curation import classifier
+from tasks.curation.classifier import classifier
 from tasks.curation.compiled import Floats
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from tasks.curation import classifier
+from tasks.curation.classifier import classifier
 from tasks.curation.compiled import Floats, Ints
-from tasks.curation.signals import Signals
+from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict
 
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, SerializeAsAny, model_serializer, model_validator
 
 from tasks import catalog
-from tasks.training.quantised import Bits, quantise
+from tasks.training.adapters._quantized import Bits, quantise
 
 
 class Choice(BaseModel, frozen=True, extra="forbid"):

@@ -18,12 +18,15 @@ from tasks import models
 from tasks.errors import NothingLeft
 from tasks.generation import Answers, answer_logits, answer_states, token_log_probs
 from tasks.reports import Report, Timings
-from tasks.training import adapters, attention, curves, pairs, preference_losses, prompts
-from tasks.training.guard import Guard, GuardParams
-from tasks.training.held_out import HeldOut, HeldOutParams
-from tasks.training.loop import LoopParams, Work, chosen_device, run
-from tasks.training.precision import choose
-from tasks.training.reference import Reference, Referred, refer
+from tasks.training import adapters
+from tasks.training.language import attention
+from tasks.training.loop import curves
+from tasks.training.loop.training_loop import LoopParams, Work, chosen_device, run
+from tasks.training.parallel.precision import choose
+from tasks.training.preferences import pairs, preference_losses, prompts
+from tasks.training.preferences.guard import Guard, GuardParams
+from tasks.training.preferences.held_out import HeldOut, HeldOutParams
+from tasks.training.preferences.reference import Reference, Referred, refer
 
 
 class Params(LoopParams, frozen=True, extra="forbid"):

@@ -20,19 +20,24 @@ from tasks.errors import NothingLeft
 from tasks.files import MANIFEST, read_json
 from tasks.generation import answer_logits, answer_states
 from tasks.reports import Report, Timings
-from tasks.training import adapters, advantages, attention, curves, pairs, policy_losses, processes, prompts, rewards
-from tasks.training.guard import Guard, GuardParams
-from tasks.training.held_out import HeldOut, HeldOutParams
-from tasks.training.loop import LoopParams, Work, chosen_device, run
-from tasks.training.losses import next_token_loss
-from tasks.training.policy import PolicyWithValue
-from tasks.training.precision import choose
-from tasks.training.prompts import Prompts
-from tasks.training.reference import Reference
-from tasks.training.rewards import Scorer, scorer
-from tasks.training.rollout import Collector, Normaliser, RewardParams, Rollout, RolloutBatch
-from tasks.training.rows import Rows
-from tasks.training.trunk import head_weight, last_hidden
+from tasks.training import adapters
+from tasks.training.language import attention
+from tasks.training.language.losses import next_token_loss
+from tasks.training.language.rows import Rows
+from tasks.training.language.trunk import head_weight, last_hidden
+from tasks.training.loop import curves
+from tasks.training.loop.training_loop import LoopParams, Work, chosen_device, run
+from tasks.training.parallel import processes
+from tasks.training.parallel.precision import choose
+from tasks.training.preferences import pairs, prompts, rewards
+from tasks.training.preferences.guard import Guard, GuardParams
+from tasks.training.preferences.held_out import HeldOut, HeldOutParams
+from tasks.training.preferences.prompts import Prompts
+from tasks.training.preferences.reference import Reference
+from tasks.training.preferences.rewards import Scorer, scorer
+from tasks.training.rl import advantages, policy_losses
+from tasks.training.rl.policy import PolicyWithValue
+from tasks.training.rl.rollout import Collector, Normaliser, RewardParams, Rollout, RolloutBatch
 
 ENTROPY_TOKENS = 128
 SEEDS_PER_RUN = 1_000_003

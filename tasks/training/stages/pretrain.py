@@ -12,14 +12,16 @@ from pydantic import Field, model_validator
 from tasks import corruption, models
 from tasks.models import Objective
 from tasks.reports import Report, Timings
-from tasks.training import architecture, attention, curves, sizes
-from tasks.training.acceleration import AcceleratedParams, accelerated
-from tasks.training.architecture import Architecture
-from tasks.training.loop import run
-from tasks.training.masked import Masked
-from tasks.training.next_token import NextToken
-from tasks.training.rows import Rows
-from tasks.training.spans import Spans
+from tasks.training.language import attention
+from tasks.training.language.acceleration import AcceleratedParams, accelerated
+from tasks.training.language.masked import Masked
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Rows
+from tasks.training.language.spans import Spans
+from tasks.training.loop import curves
+from tasks.training.loop.training_loop import run
+from tasks.training.shape import architecture, sizes
+from tasks.training.shape.architecture import Architecture
 
 USUAL_KINDS = {"masked": "modernbert", "span": "t5"}
 

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from tasks import models
 from tasks.generation import Answers, answer_scores, evaluating
 from tasks.reports import Report, Timings
-from tasks.training import adapters, attention, curves, pair_measures, pairs
-from tasks.training.forked import fork, ranked
-from tasks.training.loop import LoopParams, Work, run
-from tasks.training.pairs import Pairs
-from tasks.training.preference_losses import list_weights, ranking_loss
+from tasks.training import adapters
+from tasks.training.language import attention
+from tasks.training.loop import curves
+from tasks.training.loop.training_loop import LoopParams, Work, run
+from tasks.training.preferences import pair_metrics, pairs
+from tasks.training.preferences.pairs import Pairs
+from tasks.training.preferences.preference_losses import list_weights, ranking_loss
+from tasks.training.preferences.shared_prompts import fork, ranked
 
 EVALUATED_AT_ONCE = 128  # pairs
 MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -97,7 +100,7 @@ class Ranking(Work):
             return {}
         chosen, rejected = pair_scores(self.model, self.validation, self.pad_id, self.params.validation_pairs)
         losses = ranking_loss(chosen, rejected)
-        accuracy = float(pair_measures.right_way((chosen - rejected).numpy()).mean())
+        accuracy = float(pair_metrics.right_way((chosen - rejected).numpy()).mean())
         return {"validation_loss": float(losses.mean()), "validation_accuracy": accuracy}
 
 
@@ -168,13 +171,13 @@ def tell(report: Report, model: Any, train_pairs: Pairs, validation: Pairs | Non
     lengths = validation.answer_lengths("chosen"), validation.answer_lengths("rejected")
     report.counts["validation_pairs"] = len(validation)
     report.scores |= {
-        "accuracy": pair_measures.proportion(pair_measures.right_way(margins)),
-        "accuracy_by_reason": pair_measures.by_reason(margins, validation.reasons),
-        "accuracy_by_length": pair_measures.by_length(margins, *lengths),
-        "accuracy_of_length_alone": pair_measures.proportion(pair_measures.right_way(lengths[0] - lengths[1])),
-        "calibration_error": pair_measures.calibration_error(margins),
-        "length_bias": pair_measures.length_bias(margins, *lengths),
-        "length_bias_of_labels": pair_measures.length_bias(np.ones(len(margins)), *lengths),
+        "accuracy": pair_metrics.proportion(pair_metrics.right_way(margins)),
+        "accuracy_by_reason": pair_metrics.by_reason(margins, validation.reasons),
+        "accuracy_by_length": pair_metrics.by_length(margins, *lengths),
+        "accuracy_of_length_alone": pair_metrics.proportion(pair_metrics.right_way(lengths[0] - lengths[1])),
+        "calibration_error": pair_metrics.calibration_error(margins),
+        "length_bias": pair_metrics.length_bias(margins, *lengths),
+        "length_bias_of_labels": pair_metrics.length_bias(np.ones(len(margins)), *lengths),
         "mean_score": round(float((chosen.mean() + rejected.mean()) / 2), 6),
     }
     quantiles = np.quantile(margins, MARGIN_QUANTILES).round(6).tolist()

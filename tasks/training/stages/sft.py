@@ -8,11 +8,13 @@ from pydantic import Field, model_validator
 from tasks import models
 from tasks.files import MANIFEST, read_json
 from tasks.reports import Report, Timings
-from tasks.training import adapters, attention, curves
-from tasks.training.acceleration import AcceleratedParams, accelerated
-from tasks.training.loop import run
-from tasks.training.next_token import NextToken
-from tasks.training.rows import Rows
+from tasks.training import adapters
+from tasks.training.language import attention
+from tasks.training.language.acceleration import AcceleratedParams, accelerated
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Rows
+from tasks.training.loop import curves
+from tasks.training.loop.training_loop import run
 
 
 class Params(AcceleratedParams, frozen=True):

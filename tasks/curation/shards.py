@@ -1,0 +1,78 @@
+"""Documents measured and judged shard by shard; of what is kept, the text goes on to disk, of all, the signals stay."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tasks.curation import filtering
+from tasks.curation.corpus import SMALL, Corpus
+from tasks.curation.filtering import KEPT, Decision, Judges, Language
+from tasks.curation.signals.signals import Signals, together
+from tasks.curation.signals.store import Lists, Store
+from tasks.curation.text import characters
+from tasks.curation.threads import Told, ahead, nobody
+
+
+def lists(languages: Mapping[str, Language]) -> Lists:
+    """The stop words of each language, and the phrases of all of them."""
+    profiles = {code: filtering.profile(language.profile) for code, language in languages.items()}
+    phrases: dict[str, list[str]] = {}
+    for profile in profiles.values():
+        for kind, some in profile.phrases.items():
+            phrases[kind] = sorted({*phrases.get(kind, ()), *some})
+    return Lists({code: profile.stop_words for code, profile in profiles.items()}, phrases)
+
+
+class Judging:
+    """Measures and judges documents part by part, several parts at once, and remembers what came out."""
+
+    def __init__(self, store: Store, judges: Judges, num_threads: int) -> None:
+        characters.classes()  # before there are threads, each of which would make its own
+        self._store, self._judges, self._num_threads = store, judges, num_threads
+        self._small: list[pa.Table] = []
+        self._signals: list[Signals] = []
+        self._decisions: list[Decision] = []
+
+    @property
+    def num_documents(self) -> int:
+        """How many documents have been judged."""
+        return sum(map(len, self._signals))
+
+    def kept_texts(self, parts: Iterable[pa.Table], told: Told = nobody) -> Iterator[pa.Array]:
+        """Judge part after part; the texts of what is kept of each, edited where a filter edits. Tells documents."""
+        for small, signals, decision, texts in ahead(self._judged, parts, self._num_threads):
+            self._small.append(small)
+            self._signals.append(signals)
+            self._decisions.append(decision)
+            told(len(signals))
+            yield texts
+
+    def _judged(self, part: pa.Table) -> tuple[pa.Table, Signals, Decision, pa.Array]:
+        texts, metadata = part["text"].combine_chunks(), part["metadata"].combine_chunks()
+        signals = self._store.measure(texts)
+        decision = filtering.decide(signals, self._judges, texts, metadata)
+        kept = np.asarray(decision.reasons == KEPT, np.bool_)
+        owners = filtering.judged_as(signals, self._judges)
+        edited = filtering.edit(texts.filter(pa.array(kept)), owners[kept], self._judges)
+        return part.select(SMALL), signals, decision, edited
+
+    def corpus(self, texts: pa.ChunkedArray, scratch: Path) -> Corpus:
+        """All that was judged; `texts` are those that `kept_texts` gave."""
+        signals = together(self._signals)
+        reasons: npt.NDArray[np.object_] = np.concatenate([decision.reasons for decision in self._decisions])
+        return Corpus(
+            small=pa.concat_tables(self._small),
+            signals=signals,
+            judges=self._judges,
+            reasons=reasons,
+            values=np.concatenate([decision.values for decision in self._decisions]),
+            bounds=self._decisions[0].bounds,
+            scratch=scratch,
+            texts=texts,
+            waiting=np.flatnonzero(reasons == KEPT),
+            evidence=np.full(len(reasons), None, object),
+            stands_for=np.arange(len(reasons)),
+        )

@@ -1,0 +1,103 @@
+"""How fast a run goes: tokens per second, the share of the hardware's matrix products that it gets, peak memory.
+
+For whoever watches, and for Timings; nothing of it enters a report, for it is never the same twice.
+"""
+
+import platform
+import resource
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.files import read_json, write_json
+from tasks.reports import TIMINGS
+from tasks.training.parallel.precision import product_seconds
+
+PEAKS = {  # FLOP/s of dense products in 16 bits, as the makers say; the first name that a device's contains counts
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
+    "A10G": 70e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12,
+}  # fmt: skip
+MEASURED_SIZE = 1024
+
+
+class Speed:
+    """Counts what the steps of one run read. `processes`: how many share the work, each with a device of its own."""
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, processes: int = 1) -> None:
+        self._device, self._dtype, self._processes = device, dtype, processes
+        self._by_weights, self._by_length = flops_of(model)
+        self._tokens, self._flops, self._start = 0, 0.0, time.perf_counter()
+
+    def add(self, batches: Sequence[Any]) -> None:
+        """Count the micro-batches of one step, those of all processes."""
+        for batch in batches:
+            ids = getattr(batch, "ids", getattr(getattr(batch, "answers", None), "ids", None))
+            if isinstance(ids, Tensor):
+                self._tokens += ids.numel()
+                self._flops += ids.numel() * (self._by_weights + self._by_length * ids.shape[-1])
+
+    def note(self) -> str:
+        """What stands beside the loss: `8.1 k tokens/s, 47 % of peak, 1.2 GB`."""
+        found = self.timings()
+        if not self._tokens:
+            return f"{found['training_memory_bytes'] / 1e9:.1f} GB"
+        share = f", {100 * found['peak_share']:.0f} % of peak" if "peak_share" in found else ""
+        rate, memory = found["tokens_per_second"] / 1e3, found["training_memory_bytes"] / 1e9
+        return f"{rate:.1f} k tokens/s{share}, {memory:.1f} GB"
+
+    def timings(self) -> dict[str, float]:
+        """Rates so far. peak_share: of the hardware's matrix products, where they are known (MFU, arXiv:2204.02311)."""
+        found = {"training_memory_bytes": self._memory()}
+        if self._tokens:
+            seconds = max(time.perf_counter() - self._start, 1e-9)
+            found["tokens_per_second"] = self._tokens / seconds
+            peak = self._peak()
+            if peak is not None:
+                found["peak_share"] = self._flops / seconds / self._processes / peak
+        return found
+
+    def _memory(self) -> float:
+        if self._device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self._device))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+    def _peak(self) -> float | None:
+        if self._device.type == "cuda":
+            return gpu_peak(torch.cuda.get_device_name(self._device))
+        return cpu_peak(self._dtype, torch.get_num_threads())
+
+
+def flops_of(model: nn.Module) -> tuple[float, float]:
+    """Operations of a training step per token: by weights, and by each token of its row (causal attention).
+
+    Two per weight that is multiplied forward, two for the gradient of what comes in, two for that of the weight where
+    it is trained (arXiv:2001.08361). Recomputing is not counted: it is no use.
+    """
+    config = next((m.config for m in model.modules() if hasattr(m, "config") and hasattr(m.config, "to_dict")), None)
+    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    heads = {getattr(m, "weight", None) for name, m in model.named_modules() if name.endswith("lm_head")}
+    multiplied = [p for p in model.parameters() if p.ndim >= 2 and (p not in tables or p in heads)]
+    by_weights = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in multiplied)
+    width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
+    return by_weights, 6.0 * width * layers
+
+
+def gpu_peak(name: str) -> float | None:
+    """FLOP/s of the GPU `name`, where they are known."""
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+@cache
+def cpu_peak(dtype: torch.dtype, threads: int, folder: Path = TIMINGS.parent) -> float:
+    """FLOP/s of this CPU's matrix products, measured once and kept in `folder`."""
+    path, key = folder / "matmul_peak.json", f"{platform.processor() or platform.machine()} {dtype} {threads}"
+    known: dict[str, float] = read_json(path) if path.is_file() else {}
+    if key not in known:
+        known[key] = 2 * MEASURED_SIZE**3 / product_seconds(dtype, MEASURED_SIZE)
+        write_json(path, known)
+    return known[key]

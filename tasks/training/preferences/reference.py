@@ -1,0 +1,102 @@
+"""The reference: the policy as it was before preference training, frozen; and what it says of given answers, stored."""
+
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tasks.generation import Answers, Ids, answer_logits, answer_states, log_probabilities, token_log_probs
+from tasks.training.parallel import processes
+from tasks.training.preferences.pairs import Pairs, micro_batches
+from tasks.training.preferences.shared_prompts import fork
+
+ASKED_AT_ONCE = 128  # pairs
+
+
+class Reference:
+    """A frozen copy of `policy` in `dtype`; for an adapter, the same weights without it, which costs no memory."""
+
+    def __init__(self, policy: Any, dtype: torch.dtype = torch.float32) -> None:
+        self._adapted = policy if hasattr(policy, "disable_adapter") else None
+        self._copy = None if self._adapted else copy.deepcopy(policy).requires_grad_(False).to(dtype).eval()
+
+    @contextmanager
+    def model(self) -> Iterator[Any]:
+        """The reference model, for the length of the block."""
+        if self._adapted is None:
+            yield self._copy
+        else:
+            with self._adapted.disable_adapter():
+                yield self._adapted
+
+    def log_probabilities(
+        self, sequences: Sequence[Ids], prompt_lengths: Sequence[int], *, pad_id: int, temperature: float = 1.0
+    ) -> list[Tensor]:
+        """log p of every answer token under the reference, one float32 tensor per sequence."""
+        with self.model() as model:
+            return log_probabilities(model, sequences, prompt_lengths, pad_id=pad_id, temperature=temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class Referred:
+    """Pairs and what the reference says of them: log p of chosen and rejected answers, float32 [2, pairs].
+
+    A third row, where there is one, is about mismatched answers (see Pairs.mismatched).
+    """
+
+    pairs: Pairs
+    reference: npt.NDArray[np.float32]
+
+    def batch(self, indices: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> Answers:
+        """These pairs, one row each: the prompt, then the answers in the order of the rows of `reference`."""
+        kinds = [self.pairs.answers["chosen"], self.pairs.answers["rejected"]]
+        if len(self.reference) == 3:
+            kinds.append(self.pairs.mismatched())
+        answers = [[kind[i] for kind in kinds] for i in indices]
+        return fork([self.pairs.prompts[i] for i in indices], answers, pad_id, device, dtype)
+
+
+def refer(pairs: Pairs, model: Any, dtype: torch.dtype, path: Path, pad_id: int, mismatched: bool = False) -> Referred:
+    """`pairs` with the log-probabilities that `model`, in the precision of training, gives; kept in the file `path`.
+
+    A file that is there already, of the right size, is taken as it is: its folder is keyed by all it is made of.
+    """
+    size = (3 if mismatched else 2, len(pairs))
+    stored = _stored(path)
+    if stored is None or stored.shape != size:
+        stored = asked(Referred(pairs, np.zeros(size, np.float32)), Reference(model, dtype), pad_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{processes.rank()}.tmp.npy")
+        np.save(beside, stored)
+        beside.replace(path)
+    return Referred(pairs, stored)
+
+
+@torch.no_grad()
+def asked(pairs: Referred, reference: Reference, pad_id: int) -> npt.NDArray[np.float32]:
+    """The sums over each answer of what the reference says: float32 [kinds, pairs]."""
+    found = torch.zeros(pairs.reference.shape)
+    with reference.model() as model:
+        for part in micro_batches(np.arange(len(pairs.pairs)), pairs.pairs.lengths(), ASKED_AT_ONCE):
+            batch = pairs.batch(part.tolist(), pad_id, next(model.parameters()).device, model.dtype)
+            log_probs = token_log_probs(answer_logits(model, answer_states(model, batch)), batch.targets)
+            found[:, part] = batch.sum_by_answer(log_probs).view(len(part), -1).T.cpu()
+    return found.numpy()
+
+
+def _stored(path: Path) -> npt.NDArray[np.float32] | None:
+    try:
+        return np.asarray(np.load(path), np.float32)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        print(f"{path} is computed again: {error}", file=sys.stderr, flush=True)
+        return None

@@ -1,0 +1,91 @@
+"""Classifiers from labelled text: written, reported, used by the filters; mistakes named by file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tasks.curation import tasks
+from tasks.curation.classifier import classifier, training
+from tasks.errors import BadInput
+from tasks.files import read_json
+from tasks.reports import Report, Timings
+from tests.curation.classifier.test_classifier import messages
+from tests.curation.test_filters import said
+
+
+def labelled(path: Path) -> Path:
+    texts, labels = messages(0)
+    rows = [{"text": t, "label": "spam" if y else "ham"} for t, y in zip(texts.to_pylist(), labels, strict=True)]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def taught(tmp_path: Path) -> Path:
+    """A classifier file, made as the flow makes it."""
+    lesson = training.Lesson(examples=labelled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
+    report = Report("classifier")
+    tasks.teach.fn("spam", lesson, tmp_path, report, Timings("classifier", tmp_path / "timings"))
+    report.write(tmp_path / "reports")
+    return tmp_path / "classifiers" / "spam.safetensors"
+
+
+def test_written_reported_and_asked_by_the_filters(tmp_path: Path) -> None:
+    file = taught(tmp_path)
+    body = read_json(tmp_path / "reports" / "classifier.json")
+    assert body["counts"] == {"spam_texts": 200, "spam_positive": 100}
+    assert body["spam"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 200}
+    assert body["spam"]["brier"]["value"] < 0.02
+    assert (tmp_path / "reports" / "classifier" / "spam_calibration.csv").is_file()
+    texts = ("lunch home today prize home lunch today home", "lunch home today home home lunch today home")
+    assert said("spam", *texts, file=file) == ["classifier", ""]
+    assert said("spam", *texts) == ["", ""]
+    assert said("quality_model", *texts, file=file) == ["", "low_quality"]
+
+
+def test_the_same_bytes_again(tmp_path: Path) -> None:
+    first, report = taught(tmp_path).read_bytes(), (tmp_path / "reports" / "classifier.json").read_bytes()
+    classifier.loaded.cache_clear()
+    assert taught(tmp_path).read_bytes() == first
+    assert (tmp_path / "reports" / "classifier.json").read_bytes() == report
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label": "spam"', "line 1: no JSON"),
+        ('{"text": "", "label": "spam"}', "line 1: expected .* not empty"),
+        ('["a"]', "line 1: expected"),
+        ('{"text": "a"}', "line 1: expected a `label`"),
+        ('{"text": "a", "label": true}', "0 of 1 texts with the label 'spam' .labels there: true"),
+        ("", "labels there: none"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "spam.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(BadInput, match=message):
+        training.read(training.Lesson(examples=path, positive="spam"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"nowhere\.jsonl cannot be read"):
+        training.read(training.Lesson(examples=tmp_path / "nowhere.jsonl", positive="spam"))
+
+
+@pytest.mark.parametrize("models", [{}, {"a/b": {"examples": "x", "positive": "y"}}])
+def test_names_are_file_names(models: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        training.Params(models=models)
+
+
+def test_calibration_by_hand() -> None:
+    rows = training.calibration(np.array([0.05, 0.15, 0.15, 1.0]), np.array([False, True, False, True]))
+    assert [(row["from"], row["texts"], row["positive"]) for row in rows] == [
+        (0.0, 1, 0.0),
+        (0.1, 2, 0.5),
+        (0.9, 1, 1.0),
+    ]

@@ -1,0 +1,135 @@
+"""Contamination: what gives an example away is found and named; formulas, collisions and near misses are not."""
+
+import dataclasses
+import itertools
+import random
+
+import pyarrow as pa
+import pytest
+
+from tasks.curation.contamination import contamination
+from tasks.curation.contamination.contamination import Examples, Params
+from tasks.curation.text import words
+
+ENGLISH = "the quick brown fox jumps over the lazy dog while seven silent owls watch from an old crooked oak"
+CHINESE = "人工智能正在改变我们的生活方式也在改变我们理解世界的方法和工具以及未来"
+
+
+def strings(*texts: str) -> pa.Array:
+    return pa.array(texts, pa.large_string())
+
+
+def hits(texts: list[str], examples: list[str], **params: int) -> list[tuple[int, str, str]]:
+    made = contamination.index(
+        [Examples("quiz", tuple(f"q{i}" for i in range(len(examples))), strings(*examples))], Params(**params)
+    )
+    return [(hit.row, hit.set, hit.example) for hit in contamination.scan(strings(*texts), made)]
+
+
+def run(text: str, start: int, size: int) -> str:
+    return " ".join(text.split()[start : start + size])
+
+
+def test_thirteen_words_in_a_row_are_found_and_twelve_are_not() -> None:
+    texts = [f"before {run(ENGLISH, 3, 13)} after", f"before {run(ENGLISH, 3, 12)} after", run(ENGLISH, 0, 13).upper()]
+    assert hits(texts, ["unrelated words " * 10, ENGLISH]) == [(0, "quiz", "q1"), (2, "quiz", "q1")]
+
+
+def test_chinese_runs_are_counted_in_characters_whatever_the_script() -> None:
+    traditional = "據說人工智能正在改變我們的生活方式也在改變我們理解世界的方法和工具"
+    texts = ["前文" + CHINESE[5:29] + "后文", "前文" + CHINESE[5:28] + "后文", traditional]
+    assert hits(texts, [CHINESE]) == [(0, "quiz", "q0"), (2, "quiz", "q0")]
+
+
+def test_mixed_runs_count_as_what_most_of_their_tokens_are() -> None:
+    mixed = "模型 alpha beta gamma delta epsilon zeta eta theta iota 上 kappa lambda 人"
+    assert hits([f"x {mixed} y"], [mixed]) == [(0, "quiz", "q0")]
+    assert (
+        hits(["x 一二三四五六七 a b c d e f y"], ["一二三四五六七 a b c d e f"]) == []
+    )  # 13 tokens, 7 of them characters
+
+
+def test_short_texts_are_compared_whole() -> None:
+    assert hits(["Paris.", "It is Paris", "paris"], ["Paris"]) == [(0, "quiz", "q0"), (2, "quiz", "q0")]
+    assert hits(["", "..."], ["", "!"]) == []
+
+
+def test_runs_in_many_examples_are_formulas() -> None:
+    formula = "below is an instruction that describes a task please write a fitting response now"
+    examples = [f"{formula} case{i}x" for i in range(5)]
+    assert hits([f"{formula} something else"], examples, max_occurrences=4) == [(0, "quiz", "q4")][1:]
+    assert hits([f"{formula} something else"], examples, max_occurrences=5)[0][0] == 0
+    assert hits([examples[3]], examples, max_occurrences=1) == [(0, "quiz", "q3")]
+
+
+def test_every_planted_leak_is_found_and_named() -> None:
+    dice = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(500)]
+    examples = [" ".join(dice.choices(vocabulary, k=40)) for _ in range(200)]
+    texts, expected = [], []
+    for i in range(400):
+        text = dice.choices(vocabulary, k=dice.randrange(300))
+        if i % 2:
+            place, at = dice.randrange(len(text) + 1), dice.randrange(28)
+            text[place:place] = examples[i // 2].split()[at : at + 13]
+            expected.append((i, "quiz", f"q{i // 2}"))
+        texts.append(" ".join(text))
+    assert hits(texts, examples) == expected
+
+
+def test_hash_collisions_drop_nothing() -> None:
+    """The words behind the hashes are others, as in a collision."""
+    made = contamination.index([Examples("quiz", ("q0",), strings(ENGLISH))], Params())
+    other = Examples("quiz", ("q0",), strings(ENGLISH.replace("o", "0")))
+    assert list(contamination.scan(strings(ENGLISH), dataclasses.replace(made, sets=(other,)))) == []
+
+
+def numbers(count: int, seed: int) -> list[str]:
+    """Prompts that differ in a number alone, behind a long instruction."""
+    dice = random.Random(seed)
+    names = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    instruction = "please translate the following number into Chinese and answer with nothing but the number itself"
+    return [f"{instruction}: {' hundred '.join(dice.choices(names, k=3))}" for _ in range(count)]
+
+
+def test_records_with_long_instructions_are_not_mistaken() -> None:
+    held = sorted(set(numbers(30, 1)))
+    train = [text for text in numbers(600, 2) if text not in held]
+    made = contamination.index([Examples("quiz", tuple(held), strings(*held))], Params())
+    assert contamination.scan_records(strings(*train), made) == []
+    found = contamination.scan_records(strings(*train, held[7], held[7].upper() + "."), made)
+    assert [(hit.row, hit.example) for hit in found] == [(len(train), held[7]), (len(train) + 1, held[7])]
+
+
+def test_cut_leaves_the_rest() -> None:
+    made = contamination.index([Examples("quiz", ("q0",), strings(ENGLISH))], Params(margin=6, max_cuts=1))
+    leak = run(ENGLISH, 2, 15)
+    assert contamination.cut(f"A long beginning, {leak} and a long ending.", made) == "A long begin\nlong ending."
+    assert contamination.cut("nothing here", made) == "nothing here"
+    assert contamination.cut(f"{leak} {'filler ' * 20} {leak}", made) is None
+    assert contamination.cut(leak, made) is None
+
+
+def test_sets_are_described() -> None:
+    first = Examples("quiz", ("a", "b"), strings("x", "y"))
+    swapped = Examples("quiz", ("b", "a"), strings("y", "x"))
+    assert contamination.index([first], Params()).describe() == {"quiz": {"examples": 2, "digest": first.digest()}}
+    assert first.digest() == swapped.digest() != Examples("quiz", ("a", "b"), strings("x", "z")).digest()
+
+
+def test_no_examples_and_no_texts() -> None:
+    assert hits(["a text"], []) == []
+    assert hits([], ["an example"]) == []
+
+
+def test_many_hits_and_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "CHUNK_ROWS", 3)
+    texts = [f"{ENGLISH} {i}" if i % 3 else "clean" for i in range(100)]
+    assert [row for row, _, _ in hits(texts, [ENGLISH])] == [i for i in range(100) if i % 3]
+
+
+def test_starts_are_the_tokens_of_the_contract() -> None:
+    text = "Hello, 電腦World_9 ﬁn　é!"
+    data, starts = words.starts(text)
+    places = [data[begin:end].decode() for begin, end in itertools.pairwise(starts)]
+    assert [list(words.tokens(part)) for part in places] == [[token] for token in words.tokens(text)]

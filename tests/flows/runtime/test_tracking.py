@@ -1,0 +1,213 @@
+"""What waits in the spool is told to MLflow once, whole, in spite of a server that is dead or hangs."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import lineage
+from flows.runtime import spool, tracking
+from tasks.errors import BadInput
+from tasks.files import write_json
+
+ROOT = str(Path(__file__).parents[3])
+TAGS = {
+    "dvc.dep.data/tokens": "aaa",
+    "dvc.dep.tasks/x.py": "ccc",
+    "dvc.out.data/models/sft": "bbb",
+    "git.dirty": "false",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    spool.folder().mkdir(parents=True)
+    return tmp_path
+
+
+def make_note(session: spool.Session, stage: str = "sft", tags: dict[str, str] = TAGS) -> None:
+    """A stage run with three steps, a report and a model."""
+    write_json(Path(f"data/reports/{stage}.json"), {"loss": {"value": 0.5, "low": 0.4, "n": 3}, "counts": {"rows": 7}})
+    write_json(Path(f".run/timings/{stage}.json"), {"train": 1.5})
+    write_json(Path(f"data/models/{stage}/config.json"), {})
+    Path(f"data/reports/{stage}").mkdir(exist_ok=True)
+    steps = "step,loss,note\n" + "".join(f"{i},{1 / (i + 1)},x\n" for i in range(3))
+    Path(f"data/reports/{stage}/steps.csv").write_text(steps)
+    Path(f"data/reports/{stage}/samples.csv").write_text("step,prompt,answer\n0,2+2,5\n9,2+2,4\n")
+    with session.noted(stage, {"a.b": 1}, tags, Path("steps.csv")):
+        pass
+
+
+def runs() -> dict[str, Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+@contextlib.contextmanager
+def hanging_server() -> Iterator[str]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        over = threading.Event()
+        thread = threading.Thread(target=over.wait)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        over.set()
+        thread.join()
+
+
+def test_a_run_is_told_with_all_it_has(home: Path) -> None:
+    session = spool.Session("pipeline")
+    with session.closed(lambda: {"dvc.experiment": "eee"}):
+        make_note(session)
+    tracking.Teller().tell_all()
+    told = runs()
+    sft, parent = told["sft"], told["pipeline"]
+    assert (sft.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    assert sft.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert sft.data.tags["dvc.experiment"] == parent.data.tags["dvc.experiment"] == "eee"
+    assert sft.data.params == {"a.b": "1"}
+    assert TAGS.items() <= sft.data.tags.items()
+    expected = {"loss/low": 0.4, "loss/n": 3, "counts/rows": 7, "timings/train": 1.5}
+    assert expected.items() <= sft.data.metrics.items()
+    assert "system/process_memory_usage_megabytes" in sft.data.metrics
+    assert [(d.dataset.name, d.dataset.digest) for d in sft.inputs.dataset_inputs] == [("data/tokens", "aaa")]
+    assert not list(spool.folder().glob("*/note.json"))
+    points = client().get_metric_history(sft.info.run_id, "loss")
+    assert {(0, 1.0), (1, 0.5), (2, 1 / 3)} <= {(point.step, point.value) for point in points}
+    assert [file.path for file in client().list_artifacts(sft.info.run_id, "report")] == [
+        "report/samples.csv",
+        "report/steps.csv",
+    ]
+    assert samples(sft) == [["0", "2+2", "5"], ["9", "2+2", "4"]]
+    version = client().search_model_versions("name = 'sft'")[0]
+    assert (version.run_id, version.tags["dvc.out.data/models/sft"]) == (sft.info.run_id, "bbb")
+
+
+def samples(run: Any) -> Any:
+    return json.loads(Path(client().download_artifacts(run.info.run_id, "samples.json")).read_text())["data"]
+
+
+def client() -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
+def test_a_database_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often somebody is killed while MLflow makes its tables: what stands there is used, never mended."""
+    where = f"sqlite:///{tmp_path}/mlflow.db"
+    code = f"from flows.runtime import tracking; tracking.make_database({where!r})"
+    for seconds in (4, 600):
+        command = [sys.executable, "-c", code]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, timeout=seconds, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": ROOT})
+        if (tmp_path / "mlflow.db").exists():
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+            assert [experiment.name for experiment in client().search_experiments()] == ["Default"]
+    assert (tmp_path / "mlflow.db").exists()
+    before = (tmp_path / "mlflow.db").read_bytes()
+    tracking.make_database(where)
+    tracking.make_database("http://127.0.0.1:9")
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_telling_twice_changes_nothing(home: Path) -> None:
+    make_note(spool.Session("pipeline"))
+    shutil.copytree(spool.folder(), home / "again")
+    tracking.Teller().tell_all()
+    once = {name: run.to_dictionary() for name, run in runs().items()}
+    shutil.copytree(home / "again", spool.folder(), dirs_exist_ok=True)
+    tracking.Teller().tell_all()
+    assert {name: run.to_dictionary() for name, run in runs().items()} == once
+    assert len(client().get_metric_history(runs()["sft"].info.run_id, "loss")) == 4
+    assert len(client().search_model_versions("name = 'sft'")) == 1
+    assert len(samples(runs()["sft"])) == 2
+
+
+def test_a_dead_server_costs_a_message_and_the_next_run_tells(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as dead:
+        dead.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with tracking.following():
+            make_note(spool.Session("pipeline"))
+    said = capfd.readouterr().err
+    assert "MLflow at http://127.0.0.1:9 could not be told" in said
+    assert "python -m flows.runtime.tracking" in said
+    assert len(list(spool.folder().glob("*/note.json"))) == 1
+    with tracking.following(patience=300):  # MLflow's tables are made meanwhile
+        pass
+    assert runs()["sft"].info.status == "FINISHED"
+
+
+def test_a_server_that_hangs_is_left_after_the_patience(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with hanging_server() as url, monkeypatch.context() as hung:
+        hung.setenv("MLFLOW_TRACKING_URI", url)
+        with tracking.following(patience=0.5):
+            make_note(spool.Session("pipeline"))
+    assert "(no answer)" in capfd.readouterr().err
+    assert len(list(spool.folder().glob("*/note.json"))) == 1
+
+
+def test_steps_are_told_while_the_stage_runs_and_a_killed_one_is_closed(home: Path) -> None:
+    note = spool.Session()._note("ppo", {}, {}, Path("live.csv"))
+    Path("live.csv").write_text("step,loss\n0,2.0\n")
+    note.write("running")
+    teller = tracking.Teller()
+    teller.tell_all()
+    assert (runs()["ppo"].info.status, runs()["ppo"].data.metrics) == ("RUNNING", {"loss": 2.0})
+    Path("live.csv").write_text("step,loss\n0,2.0\n1,1.0\n")
+    teller.tell_all()
+    assert runs()["ppo"].data.metrics == {"loss": 1.0}
+    note.body["pid"] = 2**22 + 1  # no process has this id
+    note.write("running")
+    teller.tell_all()
+    assert runs()["ppo"].info.status == "KILLED"
+
+
+def test_a_failing_stage_is_noted_with_its_error(home: Path) -> None:
+    with pytest.raises(BadInput), spool.Session().noted("sft", {}, {}, Path("x")):
+        raise BadInput("no such file")
+    tracking.Teller().tell_all()
+    assert (runs()["sft"].info.status, runs()["sft"].data.tags["error"]) == ("FAILED", "BadInput: no such file")
+
+
+def test_lineage_walks_back_to_what_came_from_outside(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = spool.Session("pipeline")
+    with session.closed(lambda: {"dvc.experiment": "e" * 40}):
+        make_note(session, "tokenization", {"dvc.dep.data/raw": "rrr", "dvc.out.data/tokens": "aaa"})
+        make_note(session)
+    tracking.Teller().tell_all()
+    lineage.show("sft")
+    said = capsys.readouterr().out
+    assert "sft version 1" in said
+    assert said.index("data/tokens  md5 aaa") < said.index("tokenization  run") < said.index("data/raw  md5 rrr")
+    assert "data/raw  md5 rrr  <- from outside" in said
+    assert f"git worktree add --detach ../{home.name}-eeeeeeee {'e' * 40}" in said
+    with pytest.raises(BadInput, match=r"knows no model 'sfd' at all; there are: sft"):
+        lineage.show("sfd")
+    with pytest.raises(BadInput, match=r"knows no model 'sft' version 7; it has 1"):
+        lineage.show("sft/7")
+
+
+def test_numbers_are_named_by_their_path() -> None:
+    body = {"a": 1, "b": {"value": 0.5, "low": 0.4}, "c": {"d": {"value": 2}}, "notes": ["x"], "ok": True}
+    assert spool.numbers(body) == {"a": 1.0, "b": 0.5, "b/low": 0.4, "c/d": 2.0, "ok": 1.0}

@@ -1,0 +1,167 @@
+"""The contract with DVC's internals: our call in place of its command, its order, lock, cache and errors."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.runtime import versioning
+from flows.runtime.versioning import Versions
+from tasks.errors import BadInput, BadParams, GateFailed
+from tests.flows.project import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own use of pygtrie
+
+
+class Toy:
+    """Does what the stages of the toy project do, without Prefect, and notes the order."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.restored: list[str] = []
+        self.keys: dict[str, str] = {}
+
+    def __call__(self, versions: Versions) -> None:
+        self.ran.append(versions.stage)
+        self.keys[versions.stage] = versions.key
+        name = versions.stage
+        for folder in (name, f"reports/{name}", *(["models/total"] if name == "total" else [])):
+            Path("data", folder).mkdir(parents=True)
+            Path("data", folder, "a.txt").write_text(name + str(versions.deps))
+        Path(f"data/reports/{name}.json").write_text("{}")
+
+    def note_restored(self, versions: Versions) -> None:
+        self.restored.append(versions.stage)
+
+
+def reproduce(to: str | None = None) -> Toy:
+    toy = Toy()
+    versioning.reproduce(toy, toy.note_restored, to)
+    return toy
+
+
+def test_stages_run_in_the_order_of_dvc_yaml_and_then_no_more(project: Project) -> None:
+    assert versioning.stages() == ["words", "letters", "lines", "total"] or versioning.stages()[-1] in (
+        "total",
+        "lines",
+    )
+    ran = reproduce().ran
+    assert sorted(ran) == ["letters", "lines", "total", "words"]
+    assert ran.index("words") < ran.index("letters") < ran.index("total")
+    assert versioning.stale() == []
+    assert reproduce().ran == []
+
+
+def test_dvc_finds_everything_up_to_date_after_us(project: Project) -> None:
+    reproduce()
+    assert "up to date" in project.run("dvc", "status")
+    assert "Running stage" not in project.run("dvc", "repro")
+
+
+def test_to_runs_only_what_the_stage_needs(project: Project) -> None:
+    assert versioning.stages("letters") == ["words", "letters"]
+    assert reproduce("letters").ran == ["words", "letters"]
+    with pytest.raises(BadParams, match=r"no stage 'leters'; there are: .*letters"):
+        versioning.stages("leters")
+
+
+def test_a_param_reruns_exactly_the_stages_it_touches(project: Project) -> None:
+    before = reproduce()
+    project.set_params(letters="times: 2")
+    after = reproduce()
+    assert after.ran == ["letters", "total"]
+    assert after.keys["letters"] != before.keys["letters"]
+    assert versioning.stale() == []
+
+
+def test_what_was_computed_before_is_restored(project: Project) -> None:
+    first = reproduce()
+    project.set_params(letters="times: 2")
+    reproduce()
+    project.set_params()
+    again = reproduce()
+    assert (first.restored, again.ran, sorted(again.restored)) == ([], [], ["letters", "total"])
+
+
+def test_outs_are_gone_before_a_stage_runs_and_errors_come_through(project: Project) -> None:
+    reproduce()
+    project.set_params(words="times: 2")
+
+    def fail(versions: Versions) -> None:
+        assert not Path("data/words").exists()
+        raise GateFailed("below")
+
+    with pytest.raises(GateFailed, match=r"^below$"):
+        versioning.reproduce(fail, lambda _: None)
+    assert "words" in versioning.stale()
+
+
+def test_other_commands_stay_dvcs_own(project: Project) -> None:
+    dvc_yaml = Path("dvc.yaml").read_text()
+    shell = "\n  shell:\n    cmd: echo hello > data/hello\n    outs: [data/hello]\n"
+    project.write("dvc.yaml", dvc_yaml + shell)
+    assert "shell" not in reproduce("shell").ran
+    assert Path("data/hello").read_text() == "hello\n"
+
+
+def test_a_second_run_is_refused_while_the_first_holds_its_files(project: Project) -> None:
+    said: list[str] = []
+
+    def meanwhile(versions: Versions) -> None:
+        if versions.stage == "words":
+            said.append(project.run("dvc", "repro", "words", code=255))
+        Toy()(versions)
+
+    versioning.reproduce(meanwhile, lambda _: None, "words")
+    assert "PID" in said[0]
+
+
+def test_the_key_of_the_checkpoints_is_what_goes_in(project: Project) -> None:
+    ran = reproduce().keys
+    with versioning.opened("letters") as versions:
+        assert versions.key == ran["letters"]
+        assert versions.out_tags()["dvc.out.data/letters"].endswith(".dir")
+        assert versions.tags()["git.dirty"] == "false"
+    project.set_params(letters="times: 2")
+    with versioning.opened("letters") as versions:
+        assert versions.key != ran["letters"]
+
+
+def test_what_dvc_cannot_do_is_one_message(project: Project) -> None:
+    project.write("dvc.yaml", "stages: [1]")
+    with pytest.raises(BadInput, match=r"dvc\.yaml"):
+        versioning.stages()
+
+
+def test_a_missing_file_that_no_stage_makes_is_one_message(project: Project) -> None:
+    project.write("dvc.yaml", Path("dvc.yaml").read_text().replace("tasks/letters]", "tasks/letters, gone.txt]"))
+    with pytest.raises(BadInput, match=r"gone\.txt is missing.*depends on it"):
+        reproduce()
+
+
+def test_an_experiment_is_committed_beside_the_branch(project: Project) -> None:
+    head, reproduced = project.git("rev-parse", "HEAD"), reproduce()
+    project.write("tasks/new.py", "NEW = 1\n")
+    project.git("add", "tasks/new.py")
+    project.write("big", "x" * (versioning.MAX_UNTRACKED_BYTES + 1))
+    before = project.git("status", "--porcelain"), Path(".git/index").read_bytes()
+    commit = versioning.save_experiment("trial")
+    assert reproduced.ran
+    assert (project.git("status", "--porcelain"), Path(".git/index").read_bytes()) == before
+    assert project.git("rev-parse", "HEAD") == head
+    held = project.git("ls-tree", "-r", "--name-only", str(commit)).split()
+    assert {"dvc.lock", "tasks/new.py", "data/reports/words.json"} <= set(held)
+    assert not {"big", "data/words/a.txt"} & set(held)
+    assert "trial" in project.run("dvc", "exp", "list")
+    with versioning.opened("words") as versions:
+        md5 = versions.out_tags()["dvc.out.data/words"]
+    assert (versioning.commit_with(md5), versioning.commit_with("0" * 32)) == (commit, "")
+
+
+def test_paths_outside_the_deps_are_noticed(project: Project) -> None:
+    project.write("mine/a.txt", "x")
+    with versioning.opened("words") as versions:
+        seen = {
+            path: not versions.unseen(path)
+            for path in ("mine/a.txt", "mine/*.txt", "data/raw/a.txt", "data/raw", "no/file")
+        }
+    assert seen == {"mine/a.txt": False, "mine/*.txt": False, "data/raw/a.txt": True, "data/raw": True, "no/file": True}

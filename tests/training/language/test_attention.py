@@ -1,0 +1,158 @@
+"""Documents packed into a row must not see each other: the proof is that their outputs are those they have alone."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import MistralConfig, MistralForCausalLM
+
+from tasks.training.language import attention, trunk
+from tests.training.models import small_model
+
+LENGTHS = [5, 17, 300, 3, 40]
+
+
+def packed_ids() -> tuple[Tensor, Tensor]:
+    ids = torch.randint(6, 300, (2, sum(LENGTHS)), generator=torch.Generator().manual_seed(0))
+    return ids, torch.cat([torch.arange(n) for n in LENGTHS]).expand(2, -1)
+
+
+def alone(model: Any, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    return torch.cat([model.base_model(part, use_cache=False).last_hidden_state for part in ids.split(lengths, 1)], 1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize("block", [64, 256])
+def test_a_document_in_a_pack_is_as_it_is_alone(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
+    model = small_model(kind)
+    ids, positions = packed_ids()
+    with torch.no_grad():
+        with attention.packed(model):
+            together = trunk.last_hidden(model, ids, positions)
+        difference = (together - alone(model, ids, LENGTHS)).abs().max()
+    assert difference < 1e-5
+    assert model.config._attn_implementation == "sdpa"
+
+
+def flash_by_hand(
+    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, _: Any, *lengths: int, **said: Any
+) -> Tensor:
+    """What torch's varlen_attn promises: [tokens, heads, head_dim], document by document."""
+    behind, ahead = said.pop("window_size")
+    assert ahead == 0
+    assert begins.dtype == torch.int32
+    assert max(begins.diff()) <= min(lengths)
+    parts = [[x[a:b].transpose(0, 1) for x in (query, key, value)] for a, b in pairwise(begins.tolist())]
+    masks = [torch.ones(n, n, dtype=torch.bool).tril() for n in begins.diff().tolist()]
+    seen = [mask.triu(-behind) if behind >= 0 else mask for mask in masks]
+    return torch.cat([sdpa(*part, mask, **said).transpose(0, 1) for part, mask in zip(parts, seen, strict=True)])
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but for the kernel."""
+    monkeypatch.setattr(attention, "has_flash", lambda device, dtype: True)
+    monkeypatch.setattr(attention, "varlen_attn", flash_by_hand)
+
+
+@pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "qwen3_moe"])
+def test_where_documents_begin_is_all_that_flash_attention_is_told(kind: str) -> None:
+    model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
+    ids, positions = packed_ids()
+    with attention.packed(model):
+        together = trunk.last_hidden(model, ids, positions)
+    assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
+    together[:, 5:].sum().backward()
+    assert model.get_input_embeddings().weight.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("flash")
+def test_a_row_may_begin_in_the_middle_of_a_document() -> None:
+    positions = torch.tensor([[3, 4, 0, 1], [0, 1, 2, 0]])
+    assert attention.bounds(positions).flatten().tolist() == [0, 2, 4, 7, 8]
+
+
+@pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_heads_too_wide_for_flash_attention_get_the_mask(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MAX_FLASH_DIM", 8)
+    monkeypatch.setattr(attention, "varlen_attn", None)
+    model = small_model(kind)
+    ids, positions = packed_ids()
+    with torch.no_grad(), attention.packed(model):
+        together = trunk.last_hidden(model, ids, positions)
+    assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
+
+
+def test_dropout_is_nothing_for_flash_attention() -> None:
+    module, query = torch.nn.Linear(1, 1).train(), torch.zeros(1, 1, 1, 64)
+    assert attention._fits_flash(module, query, {"dropout": 0.0})
+    assert not attention._fits_flash(module, query, {"dropout": 0.1})
+    assert attention._fits_flash(module.eval(), query, {"dropout": 0.1})
+
+
+def windowed_model() -> Any:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=300, num_key_value_heads=1, sliding_window=8, **shape)
+    torch.manual_seed(0)
+    return MistralForCausalLM(config).eval()
+
+
+def test_a_sliding_window_is_kept(request: pytest.FixtureRequest) -> None:
+    model = windowed_model()
+    ids, positions = packed_ids()
+    ids = ids % 300
+    model.set_attn_implementation("eager")  # whose windows are transformers' own
+    with torch.no_grad():
+        apart = alone(model, ids, LENGTHS)
+        for fixture in (None, "flash"):
+            if fixture:
+                request.getfixturevalue(fixture)
+            with attention.packed(model):
+                together = trunk.last_hidden(model, ids, positions)
+            assert (together - apart).abs().max() < 1e-5
+        model.config.sliding_window = None
+        wide = type(model)(model.config).eval()
+        wide.load_state_dict(model.state_dict())
+        assert (alone(wide, ids, LENGTHS) - apart).abs().max() > 1e-3  # the window matters here
+
+
+def test_gradients_do_not_leak_either() -> None:
+    """The loss of the second document moves no embedding of a token that only the first one has."""
+    model = small_model("llama")
+    ids = torch.tensor([[10, 11, 12, 20, 21, 22]])
+    with attention.packed(model):
+        hidden = trunk.last_hidden(model, ids, torch.tensor([[0, 1, 2, 0, 1, 2]]))
+    hidden[:, 3:].sum().backward()
+    moved = model.get_input_embeddings().weight.grad.abs().sum(1)
+    assert moved[10:13].eq(0).all()
+    assert moved[20:23].gt(0).all()
+
+
+def test_grouped_query_heads() -> None:
+    model = small_model("llama", num_heads=4, num_key_value_heads=2)
+    ids, positions = packed_ids()
+    with torch.no_grad(), attention.packed(model):
+        together = trunk.last_hidden(model, ids, positions)
+    assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
+
+
+def test_the_mask_by_hand() -> None:
+    """Two documents of two tokens: nobody looks ahead or across."""
+    open_ = attention.isolation(torch.tensor([[0, 1, 0, 1]]), torch.float32)[0, 0] == 0
+    assert open_.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+
+
+def test_generation_still_works_inside() -> None:
+    model = small_model("llama")
+    ids = torch.tensor([[7, 8, 9]])
+    plain = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
+    with attention.packed(model):
+        inside = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
+    assert torch.equal(plain, inside)

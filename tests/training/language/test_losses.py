@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tasks.training.language import losses
+from tasks.training.language.losses import IGNORED, linear_cross_entropy, next_token_loss
+
+
+def test_by_hand() -> None:
+    """Logits (0, log 3) for one row: p = (1/4, 3/4), so -log p of the second is log(4/3)."""
+    hidden, head = torch.tensor([[1.0]]), torch.tensor([[0.0], [math.log(3)]])
+    assert linear_cross_entropy(hidden, head, torch.tensor([1])).item() == pytest.approx(math.log(4 / 3))
+    assert linear_cross_entropy(hidden, head, torch.tensor([0])).item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 1000])
+def test_value_and_gradients_are_those_of_whole_logits(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
+    monkeypatch.setattr(losses, "MIN_CHUNK", rows_at_once)
+    monkeypatch.setitem(losses.CHUNK_BYTES, "cpu", 1)
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 10, 6, requires_grad=True)
+    head = torch.randn(50, 6, requires_grad=True)
+    targets = torch.randint(0, 50, (2, 10))
+    targets[0, :4] = IGNORED
+    loss, count = next_token_loss(hidden, head, targets)
+    (loss * 3).backward()
+    got = hidden.grad, head.grad
+    hidden.grad = head.grad = None
+    plain = F.cross_entropy((hidden @ head.T).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    (plain * 3).backward()
+    assert count == 16
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(got, (hidden.grad, head.grad), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(next_token_loss(hidden, head, targets)[0], plain.detach())
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, head = torch.randn(3, 4, requires_grad=True), torch.randn(9, 4)
+    linear_cross_entropy(hidden, head, torch.tensor([1, 2, 3])).mean().backward()
+    assert hidden.grad is not None
+    assert head.grad is None
+
+
+def test_bf16_is_close() -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(64, 16).bfloat16().requires_grad_(), torch.randn(100, 16).bfloat16().requires_grad_()
+    targets = torch.randint(0, 100, (64,))
+    loss = linear_cross_entropy(hidden, head, targets).mean()
+    exact = F.cross_entropy(hidden.float() @ head.float().T, targets)
+    assert loss.item() == pytest.approx(exact.item(), rel=3e-3)
+
+
+def test_no_target_no_loss_and_no_gradient() -> None:
+    hidden, head = torch.randn(1, 3, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    loss, count = next_token_loss(hidden, head, torch.full((1, 3), IGNORED))
+    loss.backward()
+    assert (count, loss.item()) == (0, 0.0)
+    assert hidden.grad is not None
+    assert not hidden.grad.any()

@@ -1,0 +1,61 @@
+"""Encoders, encoder-decoders and experts in two processes: losses, norms and weights of one process."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from tasks import corruption
+from tasks.errors import BadParams
+from tasks.training.language.masked import Masked
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.spans import Spans
+from tasks.training.loop.training_loop import LoopParams, run
+from tests.training.language.test_objectives import packed_rows
+from tests.training.models import small_model
+from tests.training.parallel.test_strategies import alike
+from tests.training.together import in_processes
+
+
+def train(
+    folder: Path, kind: str, strategy: str = "ddp", **changes: Any
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Five micro-batches of one row a step, so that one of two processes has more to do."""
+    model: Any = small_model(kind)
+    rows, held_out = (packed_rows([9, 14, 25, 6, 17] * 4, 5, 1) for _ in range(2))
+    work: NextToken = NextToken(model, rows, held_out, 4)
+    if kind == "bert":
+        work = Masked(model, rows, held_out, 4, masking=corruption.Masking(), mask_id=299, vocab_size=299, seed=0)
+    if kind == "t5":
+        marks = np.arange(260, 290)
+        work = Spans(model, rows, held_out, 4, cutting=corruption.Cutting(), sentinels=marks, end_id=5, seed=0)
+    params = LoopParams.model_validate(
+        {"steps": 6, "learning_rate": 0.01, "warmup_steps": 2, "precision": "fp32", "num_threads": 1, "device": "cpu",
+         "log_every": 1, "evaluate_every": 3, "launch": {"strategy": strategy}, **changes}
+    )  # fmt: skip
+    warnings.filterwarnings(
+        "ignore", message=".*returned a view tensor"
+    )  # of T5's biases, which nobody changes in place
+    log = run(work, params, folder, "test")
+    return log, {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "qwen3_moe"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str) -> None:
+    one = train(tmp_path / "one", kind)
+    for two in in_processes(lambda: train(tmp_path / "two", kind, strategy)):
+        assert alike(one, two)
+
+
+@pytest.mark.parametrize("optimiser", ["adafactor", "adamw_8bit"])
+def test_optimisers_that_need_whole_weights_say_so(tmp_path: Path, optimiser: str) -> None:
+    def refused() -> bool:
+        with pytest.raises(BadParams, match=f"optimiser {optimiser} needs whole weights"):
+            train(tmp_path, "llama", "fsdp", optimiser=optimiser)
+        return True
+
+    assert all(in_processes(refused))

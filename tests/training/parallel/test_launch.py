@@ -1,0 +1,86 @@
+"""Two processes on one machine: the same losses as one, a dead one does not end the run, mistakes are told as ever."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks import models
+from tasks.errors import BadInput, BadParams
+from tasks.reports import Timings
+from tasks.training.parallel import launch
+from tasks.training.stages import pretrain
+
+PARAMS = {"learning_rate": 0.01, "warmup_steps": 2, "global_batch_size": 4, "micro_batch_size": 2, "num_threads": 1,
+          "precision": "fp32", "device": "cpu", "log_every": 1, "sequence_length": 32,
+          "model": {"width": 32, "num_layers": 2, "num_heads": 2}}  # fmt: skip
+
+
+def train(data: Path, checkpoints: Path, **changes: Any) -> list[dict[str, Any]]:
+    params = pretrain.Params(**{**PARAMS, "steps": 12, **changes})
+    rows = launch.train("pretrain", params, data, checkpoints, Timings("pretrain")).tables["steps"]
+    models.verify(data / "models/pretrain")
+    return rows
+
+
+def kill_one(checkpoints: Path) -> None:
+    """As soon as there is a checkpoint, kill -9 one of the two processes."""
+    while not list(checkpoints.glob("0*")):
+        time.sleep(0.02)
+    for child in psutil.Process(os.getpid()).children(recursive=True):
+        if "tasks.training.parallel.worker" in child.cmdline() and "torch.distributed.run" not in child.cmdline():
+            child.send_signal(signal.SIGKILL)
+            return
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_give_the_losses_of_one_and_survive_a_kill(
+    ready: Path, tmp_path: Path, strategy: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = train(ready, tmp_path / "one", steps=60)
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "two",), daemon=True)
+    killer.start()
+    two = train(ready, tmp_path / "two", steps=60, launch={"processes": 2, "strategy": strategy}, checkpoint_every=5)
+    assert "a process died in attempt 1" in capfd.readouterr().err
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert [row["loss"] for row in two][:10] == pytest.approx([row["loss"] for row in one][:10], abs=1e-5)
+
+
+def test_a_users_mistake_crosses_the_border(ready: Path, tmp_path: Path) -> None:
+    shutil.copytree(ready / "tokens/tokenizer", tmp_path / "tokens/tokenizer")
+    with pytest.raises(BadInput, match="Run tokenization again"):
+        train(tmp_path, tmp_path / "checkpoints", launch={"processes": 2})
+
+
+def test_two_nodes_meet_on_one_machine_and_survive_a_kill(
+    ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two torchrun agents with a process each, of which one is killed; the second node joins by the command."""
+    one = train(ready, tmp_path / "one", steps=40)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tasks.training.parallel.launch", str(tmp_path / "stage")]
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "stage/key",), daemon=True)
+    killer.start()
+    launched = {"launch": {"nodes": 2, "rendezvous": where, "strategy": "fsdp"}, "checkpoint_every": 5}
+    with subprocess.Popen(command) as second:
+        two = train(ready, tmp_path / "stage/key", steps=40, **launched)
+        assert second.wait(60) == 0
+    assert "a process died in attempt 1" in capfd.readouterr().err
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+
+
+def test_nodes_that_do_not_know_where_to_meet(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PET_RDZV_ENDPOINT", raising=False)
+    with pytest.raises(BadParams, match=r"launch\.rendezvous"):
+        train(ready, tmp_path, launch={"nodes": 2})

@@ -1,0 +1,255 @@
+"""Two processes, every strategy: losses, norms and weights of one process, and checkpoints that any number takes."""
+
+import copy
+import importlib.util
+import warnings
+from contextlib import nullcontext
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from tasks import catalog, models
+from tasks.errors import BadParams
+from tasks.reports import Timings
+from tasks.tokens import Stream
+from tasks.training import adapters
+from tasks.training.language import attention, compilation, float8
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Rows
+from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.parallel import strategies, zero
+from tasks.training.stages import sft
+from tests.training import tiny
+from tests.training.models import small_model
+from tests.training.together import in_processes
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
+
+ZERO = ("zero1", "zero2", "zero3")
+with_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="pip install -e '.[zero]'")
+
+
+def zero_param(strategy: str, *values: Any) -> Any:
+    """A case that needs DeepSpeed, which is an extra."""
+    return pytest.param(strategy, *values, marks=with_deepspeed)
+
+
+HERE = ["ddp", "fsdp", "tensor", *map(zero_param, ZERO)]
+PARAMS: dict[str, Any] = {"steps": 8, "learning_rate": 0.01, "warmup_steps": 2, "precision": "fp32", "num_threads": 1,
+                          "device": "cpu", "log_every": 1, "evaluate_every": 4, "checkpoint_every": 3}  # fmt: skip
+Log = list[dict[str, Any]]
+
+
+def stream() -> Stream:
+    import numpy as np
+
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(5, 20, 40)
+    ids = chance.integers(6, 300, lengths.sum()).astype(np.uint16)
+    positions = np.concatenate([np.arange(n, dtype=np.uint32) for n in lengths])
+    return Stream(ids, positions, (positions > 0).astype(np.uint8))
+
+
+def train(
+    folder: Path,
+    strategy: str = "ddp",
+    kind: str = "llama",
+    adapter: Any = None,
+    wrapped: Any = nullcontext,
+    **changes: Any,
+) -> Any:
+    """Five micro-batches of one row a step, so that one of two processes has more to do. The log and the weights."""
+    model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
+    model = adapters.attach(model, sft.Params(adapter=adapter).adapter, seed=0)
+    rows, held_out = (Rows(stream(), 32, 5, 1, seed, 0) for seed in (0, 1))
+    params = LoopParams(**{**PARAMS, "launch": {"strategy": strategy}, **changes})
+    if strategy in ZERO:
+        warnings.simplefilter("ignore")  # in a forked process: DeepSpeed and what it imports are old-fashioned
+    with attention.packed(model), wrapped(model):
+        log = run(NextToken(model, rows, held_out, 4), params, folder, "test")
+    assert type(copy.deepcopy(model)).__name__ == type(small_model(kind) if adapter is None else model).__name__
+    assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}
+    return log, {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def column(log: Log, name: str) -> list[float]:
+    return [row[name] for row in log if row[name] is not None]
+
+
+def alike(one: tuple[Log, dict[str, Tensor]], other: tuple[Log, dict[str, Tensor]], tolerance: float = 1e-5) -> bool:
+    for name in ("loss", "gradient_norm", "validation_loss"):
+        assert column(other[0], name) == pytest.approx(column(one[0], name), abs=tolerance), name
+    assert one[1].keys() == other[1].keys()
+    moved = [name for name in one[1] if "attn.c_attn.bias" not in name]  # keys do not feel theirs: all noise to AdamW
+    return all((one[1][name] - other[1][name]).abs().max() < 100 * tolerance for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    [("ddp", "llama"), *product(("fsdp", "tensor"), ("llama", "qwen3")), *(zero_param(name, "llama") for name in ZERO)],
+)
+def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str) -> None:
+    one = train(tmp_path / "one", kind=kind)
+    for two in in_processes(lambda: train(tmp_path / "two", strategy, kind)):
+        assert alike(one, two)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        ("fsdp", {"gradient_checkpointing": True}),
+        ("tensor", {"gradient_checkpointing": True}),
+        ("fsdp", {"kind": "gpt2", "weight_decay": 0.0}),
+        ("fsdp", {"adapter": "lora"}),
+        ("fsdp", {"adapter": "prompt_tuning"}),
+        ("fsdp", {"optimiser": "muon"}),
+        ("tensor", {"optimiser": "muon"}),
+        ("fsdp", {"keep_best": True}),
+        ("tensor", {"keep_best": True}),
+        *(zero_param(strategy, {"keep_best": True}) for strategy in ZERO),
+        zero_param("zero3", {"adapter": "lora"}),
+        zero_param("zero3", {"gradient_checkpointing": True}),
+    ],
+)
+def test_ways_of_training(tmp_path: Path, strategy: str, changes: dict[str, Any]) -> None:
+    one = train(tmp_path / "one", **changes)
+    tolerance = 1e-3 if "optimiser" in changes else 1e-5  # Muon multiplies in bf16: parts of a matrix round otherwise
+    assert alike(one, in_processes(lambda: train(tmp_path / "two", strategy, **changes))[0], tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # torch's
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
+def test_compiled_too(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # all but the last step, to machine code
+    monkeypatch.setenv(compilation.PLACE, str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
+
+    def wrapped(model: Any) -> Any:
+        return compilation.compiled(model, "on", 8, torch.device("cpu"))
+
+    two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=wrapped))[0]
+    assert alike(train(tmp_path / "one"), two)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
+def test_in_eight_bits_too(tmp_path: Path, strategy: str) -> None:
+    """Emulated. A process has scales of its own for its part of a matrix: losses are alike, not the same."""
+    one = train(tmp_path / "one", wrapped=float8.swapped)
+    two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=float8.swapped))[0]
+    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), abs=0.02)
+
+
+@pytest.mark.parametrize("strategy", HERE)
+def test_in_bf16_too(tmp_path: Path, strategy: str) -> None:
+    one = train(tmp_path / "one", precision="bf16")
+    two = in_processes(lambda: train(tmp_path / "two", strategy, precision="bf16"))[0]
+    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), abs=0.02)
+    assert {value.dtype for value in two[1].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("strategy", HERE)
+def test_the_number_of_processes_may_change_on_the_way(tmp_path: Path, strategy: str) -> None:
+    """Stopped after six of eight steps in two processes and gone on in one, and the other way round."""
+    whole = train(tmp_path / "whole")
+    in_processes(lambda: stopped(tmp_path / "down", strategy))
+    assert alike(whole, train(tmp_path / "down"))
+    stopped(tmp_path / "up")
+    assert alike(whole, in_processes(lambda: train(tmp_path / "up", strategy))[0])
+
+
+def stopped(folder: Path, strategy: str = "ddp") -> None:
+    """The run as it is killed after its checkpoint of step 6."""
+
+    class Killed(BaseException):
+        pass
+
+    original = NextToken.batches
+
+    def batches(self: NextToken, step: int) -> Any:
+        if step == 7:
+            raise Killed
+        return original(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NextToken, "batches", batches)
+        with pytest.raises(Killed):
+            train(folder, strategy)
+    assert (folder / "000000006").is_dir()
+
+
+def test_what_a_strategy_cannot_do_is_said(tmp_path: Path) -> None:
+    def refused(said: str, **changes: Any) -> None:
+        with pytest.raises(BadParams, match=said):
+            train(tmp_path / "refused", "tensor", **changes)
+
+    in_processes(lambda: refused("knows llama, qwen3, not gpt2", kind="gpt2"))
+    in_processes(lambda: refused("does not cut adapters", adapter="lora"))
+    with pytest.raises(BadParams, match="num_attention_heads 2 cannot be divided among 3"):
+        catalog.find("tasks.training.parallel.strategies", "tensor")._blocks(small_model(), 3)
+
+
+def refused_by_zero(folder: Path, said: str, **changes: Any) -> None:
+    with pytest.raises(BadParams, match=said):
+        train(folder, "zero1", **changes)
+
+
+@with_deepspeed
+@pytest.mark.parametrize("optimiser", ["muon", "adafactor", "lion", "adamw_8bit"])
+def test_zero_goes_with_adamw_alone(tmp_path: Path, optimiser: str) -> None:
+    in_processes(lambda: refused_by_zero(tmp_path, "optimiser adamw alone", optimiser=optimiser))
+
+
+def test_without_deepspeed_zero_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: None)
+    in_processes(lambda: refused_by_zero(tmp_path, "pip install .* deepspeed"))
+
+
+def test_names_that_are_not_there() -> None:
+    with pytest.raises(ValidationError, match="did you mean 'fsdp'"):
+        strategies.Launch(strategy="fsdp2")
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "reward": {"global_batch_size": 8, "micro_batch_size": 3},
+    "dpo": {"global_batch_size": 8, "micro_batch_size": 3, "max_new_tokens": 4, "guard": {"max_kl": None}},
+    "ppo": {"reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:num_dots": 1.0}, "max_new_tokens": 5,
+            "rollout_size": 8, "num_epochs": 2, "micro_batch_size": 3, "guard": {"max_kl": None}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stage", "changes"),
+    [
+        ("ddp", "ppo", {}),
+        ("fsdp", "ppo", {"critic": "own"}),
+        ("fsdp", "ppo", {"adapter": "lora"}),
+        ("tensor", "ppo", {}),
+        ("fsdp", "dpo", {}),
+        ("tensor", "dpo", {}),
+        ("fsdp", "reward", {}),
+        ("tensor", "reward", {}),
+        zero_param("zero2", "ppo", {}),
+        zero_param("zero3", "ppo", {}),
+    ],
+)
+def test_preference_stages(tmp_path: Path, strategy: str, stage: str, changes: dict[str, Any]) -> None:
+    def trained(room: str) -> Log:
+        module = catalog.find("tasks.training.stages", stage)
+        loop = {"steps": 6, "warmup_steps": 0, "precision": "fp32", "log_every": 1, "num_threads": 1, "device": "cpu"}
+        if strategy in ZERO:
+            warnings.simplefilter("ignore")
+        params = module.Params(**loop, **STAGES[stage], **changes, launch={"strategy": strategy}, evaluate_every=3)
+        report = module.train(params, tmp_path, tmp_path / room, Timings(stage, tmp_path / "timings"))
+        return list(report.tables["steps"])
+
+    tiny.world(tmp_path)
+    one = trained("one")
+    for two in in_processes(lambda: trained("two")):
+        for name in one[0].keys() - {"step", "accuracy"}:  # before the first update margins are 0, or nearly
+            assert column(two, name) == pytest.approx(column(one, name), abs=1e-5), name
+    models.verify(tmp_path / "models" / stage)

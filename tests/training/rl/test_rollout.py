@@ -1,0 +1,93 @@
+"""Rollouts of a tiny model: what each token learns from, checked against a plain computation."""
+
+import pytest
+import torch
+
+from tasks.generation import log_probabilities
+from tasks.training.preferences.prompts import Prompts
+from tasks.training.preferences.reference import Reference
+from tasks.training.rl.policy import PolicyWithValue
+from tasks.training.rl.rollout import Collector, Normaliser, RewardParams
+from tests.training import tiny
+
+PROMPTS = Prompts([tiny.prompt(x) for x in ("a", "b c", "d")], [{"text": x} for x in ("a", "b c", "d")])
+
+
+def score(sequences, answers, metadata):
+    """The number of tokens."""
+    return torch.tensor([float(len(ids)) for ids in sequences])
+
+
+def collector(critic="trunk", advantage="gae", group_size=1, **changes):
+    settings = {"normalise_scores": False, "whiten_advantages": False, "clip_scores": None, "missing_end_penalty": 0.0}
+    policy = tiny.model()
+    model = PolicyWithValue(policy, critic, 1.0)
+    if model.value_head is not None:
+        torch.nn.init.normal_(model.value_head.linear.weight, generator=torch.Generator().manual_seed(1))
+    params = RewardParams(**{**settings, **changes})
+    reference = Reference(tiny.model(seed=1))
+    return Collector(model, reference, score, tiny.tokenizer(), params, advantage, group_size, 6, 1.0, Normaliser())
+
+
+def collect(kl_coef=0.1, **changes):
+    return collector(**changes).collect(PROMPTS, torch.Generator().manual_seed(0), kl_coef)
+
+
+def test_log_probs_of_policy_and_reference_are_those_of_plain_forwards():
+    got = collect()
+    for seed, found in ((0, got.log_probs), (1, got.reference)):
+        expected = log_probabilities(tiny.model(seed), got.sequences, got.prompt_lengths)
+        for one, two in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    kl = sum(float((p - q).sum()) for p, q in zip(got.log_probs, got.reference, strict=True)) / 3
+    assert got.numbers["kl"] == pytest.approx(kl, abs=1e-4)
+
+
+def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_value():
+    got = collect(gae_lambda=1.0, kl_coef=0.1)
+    for row, ids in enumerate(got.sequences):
+        paid = -0.1 * (got.log_probs[row] - got.reference[row])
+        paid[-1] += len(ids)
+        to_go = paid.flip(0).cumsum(0).flip(0)
+        torch.testing.assert_close(got.advantages[row], to_go - got.values[row], atol=1e-4, rtol=0)
+        torch.testing.assert_close(got.returns[row], to_go, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "rloo"])
+def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage):
+    got = collect(critic="none", advantage=advantage, group_size=4)
+    assert len(got.sequences) == 12
+    assert all(len(set(tokens.tolist())) == 1 for tokens in got.advantages)
+    for start in (0, 4, 8):
+        assert sum(float(got.advantages[row][0]) for row in range(start, start + 4)) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk():
+    made = collector(critic="own")
+    for parameter in made.model.critic_model.parameters():
+        parameter.data.mul_(0.5)
+    got = made.collect(PROMPTS, torch.Generator().manual_seed(0), 0.1)
+    ids, length = got.sequences[1], got.prompt_lengths[1]
+    hidden = made.model.critic_model.model(torch.tensor([ids])).last_hidden_state[0, length - 1 : -1]
+    torch.testing.assert_close(got.values[1], made.model.value_head(hidden).squeeze(-1).detach(), atol=1e-5, rtol=0)
+
+
+def test_scores_are_measured_by_the_references_own():
+    normaliser = Normaliser()
+    torch.testing.assert_close(normaliser(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(normaliser(torch.tensor([5.0])), torch.tensor([3.0]))
+
+
+def test_a_batch_holds_the_tokens_of_its_answers_in_order():
+    got = collect()
+    batch = got.batch([2, 0], pad_id=0, device=torch.device("cpu"), dtype=torch.float32)
+    expected = got.sequences[2][got.prompt_lengths[2] :] + got.sequences[0][got.prompt_lengths[0] :]
+    assert batch.answers.targets.tolist() == expected
+    torch.testing.assert_close(batch.log_probs, torch.cat((got.log_probs[2], got.log_probs[0])))
+    assert batch.weight == len(expected)
+
+
+def test_white_advantages_have_mean_zero_and_variance_one():
+    flat = torch.cat(collect(whiten_advantages=True).advantages)
+    assert float(flat.mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(flat.var()) == pytest.approx(1.0, abs=1e-4)

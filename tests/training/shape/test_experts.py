@@ -1,0 +1,73 @@
+"""The balance of experts: by hand, as transformers has it, and in the training loss alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tasks.training.language import trunk
+from tasks.training.language.next_token import NextToken
+from tasks.training.language.rows import Batch
+from tasks.training.loop.training_loop import LoopParams, run
+from tests.tokenization.small_data import write_curated
+from tests.tokenization.test_tasks import tokenize
+from tests.training.language.test_objectives import packed_rows
+from tests.training.models import small_model
+from tests.training.stages.test_stages import SMALL, run_pretrain, run_sft
+
+IDS = torch.randint(6, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+POSITIONS = torch.arange(12).expand(2, -1)
+
+
+def test_the_loss_is_that_of_transformers() -> None:
+    model = small_model("qwen3_moe", num_experts=4, balance_coef=0.5).train()
+    theirs = model(IDS, labels=IDS, output_router_logits=True).loss
+    targets = torch.cat((IDS[:, 1:], torch.full((2, 1), -100)), 1)
+    work = NextToken(model, packed_rows([9]), None, None)
+    ours, numbers = work.loss(Batch(IDS, POSITIONS, targets, 22.0))
+    torch.testing.assert_close(ours, theirs)
+    assert numbers["cross_entropy"] < ours
+    assert (
+        "cross_entropy"
+        not in NextToken(model.eval(), packed_rows([9]), None, None).loss(Batch(IDS, POSITIONS, targets, 22.0))[1]
+    )
+
+
+def test_a_router_that_does_not_choose_by_hand() -> None:
+    """All logits equal: every probability 1/4; top 2 of 4: the shares sum to 2. 4 x sum(share / 4) = 2, times .5."""
+    model = small_model("qwen3_moe", num_experts=4, experts_per_token=2, balance_coef=0.5)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.mlp.gate.weight)
+    _, balance = trunk.hidden_and_balance(model, IDS, POSITIONS)
+    assert float(balance.detach()) == pytest.approx(1.0)
+
+
+def test_it_goes_through_the_stages_and_transformers_loads_it(tmp_path: Path) -> None:
+    write_curated(tmp_path)
+    tokenize(tmp_path)
+    run_pretrain(tmp_path, model={"kind": "qwen3_moe", "num_experts": 4, **SMALL}, steps=5)
+    rows = run_sft(tmp_path, steps=20).tables["steps"]
+    assert rows[-1]["cross_entropy"] < rows[0]["cross_entropy"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "models/sft")
+    assert type(model).__name__ == "Qwen3MoeForCausalLM"
+    assert model.generate(torch.tensor([[1, 40, 41]]), max_new_tokens=4, do_sample=False).shape[1] > 3
+
+
+def test_a_model_without_experts_has_none() -> None:
+    assert trunk.hidden_and_balance(small_model("qwen3"), IDS, POSITIONS)[1] is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimiser": "muon"}]
+)
+def test_it_trains(tmp_path: Path, changes: dict[str, str]) -> None:
+    model = small_model("qwen3_moe", num_experts=4)
+    work = NextToken(model, packed_rows([20] * 8, 4, 2), packed_rows([20] * 8, 4, 2), None)
+    params = LoopParams.model_validate(
+        {"steps": 30, "learning_rate": 0.01, "warmup_steps": 2, "num_threads": 1, "precision": "fp32", **changes}
+    )
+    rows = run(work, params, tmp_path, "test")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    assert rows[-1]["cross_entropy"] < rows[-1]["loss"]
+    assert abs(rows[-1]["validation_loss"] - rows[-1]["cross_entropy"]) < 0.5

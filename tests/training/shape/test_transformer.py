@@ -1,0 +1,83 @@
+"""The oracle: a plain decoder, written out as the textbooks have it, gives the Hugging Face model's logits.
+
+docs/transformer.md explains the model by quoting this file.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.training.language.losses import linear_cross_entropy
+from tests.training.models import small_model
+
+Weights = dict[str, Tensor]
+
+
+def decoder(ids: Tensor, w: Weights, num_layers: int, num_heads: int) -> Tensor:
+    """ids [length] -> logits [length, vocabulary]."""
+    x = w["embed_tokens.weight"][ids]
+    for layer in range(num_layers):
+        block = {name.removeprefix(f"layers.{layer}."): part for name, part in w.items()}
+        x = x + attention(normalise(x, block["input_layernorm.weight"]), block, num_heads)
+        x = x + feed_forward(normalise(x, block["post_attention_layernorm.weight"]), block)
+    return normalise(x, w["norm.weight"]) @ w["embed_tokens.weight"].T  # the embedding read backwards
+
+
+def attention(x: Tensor, w: Weights, num_heads: int) -> Tensor:
+    """Every position asks (query) all positions up to itself (keys) and takes a mean of what they hold (values)."""
+    length, width = x.shape
+    query, key, value = (
+        (x @ w[f"self_attn.{name}_proj.weight"].T).view(length, num_heads, -1).transpose(0, 1) for name in "qkv"
+    )
+    scores = rotate(query) @ rotate(key).transpose(1, 2) / math.sqrt(width // num_heads)
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    shares = scores.masked_fill(later, -math.inf).softmax(-1)
+    heads = shares @ value
+    return heads.transpose(0, 1).reshape(length, width) @ w["self_attn.o_proj.weight"].T
+
+
+def rotate(x: Tensor, base: float = 10_000.0) -> Tensor:
+    """Turn pairs of numbers by an angle that grows with the position, so that scores depend on distances."""
+    half = x.shape[-1] // 2
+    angle = torch.arange(x.shape[1])[:, None] * base ** (-torch.arange(half) / half)
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat((left * angle.cos() - right * angle.sin(), right * angle.cos() + left * angle.sin()), -1)
+
+
+def feed_forward(x: Tensor, w: Weights) -> Tensor:
+    """Each position by itself: widen, let a gate choose, narrow again (SwiGLU)."""
+    gate, up = x @ w["mlp.gate_proj.weight"].T, x @ w["mlp.up_proj.weight"].T
+    return (gate * gate.sigmoid() * up) @ w["mlp.down_proj.weight"].T
+
+
+def normalise(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """Scale each position to a root mean square of 1, then by a learnt factor per channel (RMSNorm)."""
+    return weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+def weights_of(model: Any) -> Weights:
+    return {name.removeprefix("model."): part for name, part in model.state_dict().items()}
+
+
+def test_the_oracle_gives_the_logits_of_the_model() -> None:
+    model = small_model("llama", num_layers=3, num_heads=4)
+    for name, part in model.named_parameters():  # norms begin at one: give them something to get wrong
+        if "norm" in name:
+            part.data += 0.1 * torch.randn(part.shape, generator=torch.Generator().manual_seed(len(name)))
+    ids = torch.randint(6, 300, (40,), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = decoder(ids, weights_of(model), 3, 4), model(ids[None]).logits[0]
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_its_loss_is_the_training_loss() -> None:
+    model = small_model("llama")
+    ids = torch.randint(6, 300, (30,), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = decoder(ids, weights_of(model), 2, 2)
+        by_hand = -logits.log_softmax(-1)[torch.arange(29), ids[1:]].mean()
+        hidden = model.base_model(ids[None]).last_hidden_state[0, :-1]
+        ours = linear_cross_entropy(hidden, model.get_output_embeddings().weight, ids[1:]).mean()
+    torch.testing.assert_close(ours, by_hand, atol=1e-5, rtol=1e-5)

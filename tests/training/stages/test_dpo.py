@@ -1,0 +1,85 @@
+"""The dpo stage on a world of letters: the chosen answer ends with a dot."""
+
+import numpy as np
+import pytest
+import torch
+
+from tasks import models
+from tasks.generation import log_probabilities
+from tasks.reports import Timings
+from tasks.training.preferences import pairs
+from tasks.training.preferences.reference import refer
+from tasks.training.stages import dpo
+from tests.training import tiny
+
+QUICK = {"steps": 30, "learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32",
+         "global_batch_size": 8, "log_every": 10, "evaluate_every": 10, "max_new_tokens": 4,
+         "guard": {"max_kl": None}}  # fmt: skip
+
+
+def run(data, checkpoints="ck", **changes):
+    params = dpo.Params(**{**QUICK, **changes})
+    return dpo.train(params, data, data / checkpoints, Timings("dpo", data / "timings"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "ipo", "per_token": True}, {"loss": "kto"}, {"label_smoothing": 0.1}])
+def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path, changes):
+    report = run(tiny.world(tmp_path), **changes)
+    rows = report.tables["steps"]
+    assert rows[0]["accuracy"] < 0.6  # at first policy and reference are one
+    assert rows[-1]["validation_accuracy"] == 1.0
+    assert rows[-1]["chosen_reward"] > rows[-1]["rejected_reward"]
+    assert {row["step"] for row in report.tables["samples"]} == {0, 10, 20, 30}
+
+
+def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path):
+    report = run(tiny.world(tmp_path), steps=1)
+    assert report.tables["steps"][0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    stored = np.load(tmp_path / "ck/reference-train.npy")
+    held = pairs.read(tmp_path / "tokens/preferences/train", 99)
+    expected = log_probabilities(tiny.model(), [held.sequence(2, "rejected")], [len(held.prompts[2])])[0].sum()
+    assert stored.shape == (2, 15)
+    assert stored[1, 2] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_stored_reference_is_not_computed_again(tmp_path):
+    held = pairs.read(tiny.world(tmp_path) / "tokens/preferences/train", 99)
+    path = tmp_path / "reference.npy"
+    np.save(path, np.full((2, 15), 7.0, np.float32))
+    assert refer(held, None, torch.float32, path, 0).reference[0, 0] == 7.0
+    path.write_bytes(b"half a file")
+    assert refer(held, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
+
+
+def test_mismatched_answers_belong_to_the_next_prompt(tmp_path):
+    held = pairs.read(tiny.world(tmp_path) / "tokens/preferences/train", 99)
+    assert held.mismatched()[0].tolist() == tiny.answer("c .")
+    assert held.mismatched()[14].tolist() == tiny.answer("b .")
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+    tiny.world(tmp_path)
+    settings = {"steps": 12, "checkpoint_every": 5, "evaluate_every": 3}
+    first = run(tmp_path, "whole", **settings)
+    whole = (tmp_path / "models/dpo/model.safetensors").read_bytes()
+    with tiny.dying(dpo.Preferring, at_step=8):
+        run(tmp_path, "killed", **settings)
+    second = run(tmp_path, "killed", **settings)
+    assert (tmp_path / "models/dpo/model.safetensors").read_bytes() == whole
+    assert second.tables == first.tables
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
+def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path):
+    report = run(tiny.world(tmp_path), adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
+    assert report.tables["steps"][-1]["validation_accuracy"] > 0.8
+    assert report.counts["num_trained"] < tiny.model().num_parameters() / 2
+    assert report.tables["curve"][0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert report.tables["curve"][-1]["kl"] > 0.01
+    models.load_causal(tmp_path / "models/dpo")
+
+
+def test_without_prompts_nobody_guards_and_the_report_says_so(tmp_path):
+    tiny.world(tmp_path)
+    report = run(tmp_path, steps=2, tasks=("no such task",))
+    assert report.notes[0].startswith("NOT GUARDED")

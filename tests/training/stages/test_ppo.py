@@ -1,0 +1,190 @@
+"""The ppo stage on a world of letters, with rewards whose outcome is known."""
+
+import pytest
+import torch
+
+from tasks import models
+from tasks.errors import BadModel, NothingLeft
+from tasks.files import write_json
+from tasks.generation import log_probabilities
+from tasks.reports import Timings
+from tasks.training.parallel import launch
+from tasks.training.stages import ppo, reward
+from tests.training import tiny
+
+QUICK = {
+    "steps": 24, "learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32", "log_every": 2,
+    "reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:num_dots": 1.0}, "max_new_tokens": 6,
+    "rollout_size": 16, "num_epochs": 2, "guard": {"max_kl": None}, "held_out": {"num_samples": 2},
+}  # fmt: skip
+
+
+def run(data, checkpoints="ck", **changes):
+    params = ppo.Params(**{**QUICK, **changes})
+    return ppo.train(params, data, data / checkpoints, Timings("ppo", data / "timings"))
+
+
+def weights(data):
+    return (data / "models/ppo/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"critic": "own"},
+        {"critic": "detached"},
+        {"advantage": "grpo", "group_size": 4, "rollout_size": 4, "loss_kl_coef": 0.01},
+        {"advantage": "rloo", "group_size": 4, "rollout_size": 4},
+        {"advantage": "reinforce++", "minibatch_size": 8, "micro_batch_size": 3},
+    ],
+)
+def test_the_policy_comes_to_do_what_is_paid(tmp_path, changes):
+    """Dots are paid, so there must be more of them."""
+    report = run(tiny.world(tmp_path), **changes)
+    scores = [row["score"] for row in report.tables["steps"]]
+    assert scores[-1] > scores[0] + 0.5
+    models.load_causal(tmp_path / "models/ppo")
+
+
+def test_every_number_that_is_promised_is_logged(tmp_path):
+    report = run(tiny.world(tmp_path), steps=2)
+    promised = {"score", "kl", "kl_coef", "entropy", "clip_share", "value_loss", "explained_variance"}
+    promised |= {"answer_length", "finished", "gold"}
+    promised |= {f"validation_{name}" for name in ("gold", "exact_match", "score", "kl", "length", "finished")}
+    assert promised <= set(report.tables["steps"][-1])
+    assert {row["step"] for row in report.tables["samples"]} == {0, 2}
+    assert report.counts["rollouts"] == 1
+
+
+def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path):
+    """Where gold itself is what is paid, score and gold are the same number."""
+    paid = {"tasks.gold:gold": 1.0}
+    report = run(tiny.world(tmp_path), reward_functions=paid, rollout_size=600, max_new_tokens=2, steps=2)
+    rows = report.tables["steps"]
+    assert [row["gold"] for row in rows] == pytest.approx([row["score"] for row in rows])
+    assert rows[-1]["gold"] > 0
+
+
+def test_before_the_first_update_nothing_differs(tmp_path):
+    """Policy = reference, ratio 1: no KL, no clip."""
+    first = run(tiny.world(tmp_path), steps=1).tables["steps"][0]
+    assert first["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert first["update_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert first["clip_share"] == 0.0
+
+
+def test_a_reward_model_is_followed(tmp_path):
+    tiny.world(tmp_path)
+    reward.train(
+        reward.Params(steps=40, learning_rate=1e-2, warmup_steps=0, precision="fp32", global_batch_size=8),
+        tmp_path, tmp_path / "rm", Timings("reward", tmp_path / "timings"),
+    )  # fmt: skip
+    report = run(tmp_path, reward_model_weight=1.0, reward_functions={}, steps=40)
+    rows = report.tables["steps"]
+    assert rows[-1]["score"] > rows[0]["score"] + 0.5
+
+
+def test_kl_is_dear_where_its_coefficient_is_high(tmp_path):
+    tiny.world(tmp_path)
+    runs = [run(tmp_path, f"ck{c}", rewards={"kl_coef": {"initial": c}}).tables["steps"][-1]["kl"] for c in (0.0, 5.0)]
+    assert runs[1] < runs[0] / 2
+
+
+def test_an_adaptive_coefficient_rises_while_kl_is_above_its_target(tmp_path):
+    report = run(tiny.world(tmp_path), rewards={"kl_coef": {"initial": 0.01, "target": 0.01, "horizon": 32}})
+    coefs = [row["kl_coef"] for row in report.tables["steps"]]
+    assert coefs[-1] > coefs[0]
+
+
+def test_an_update_that_strays_too_far_ends_its_rollout(tmp_path):
+    """24 steps of 4 updates are 6 rollouts. The first update strays by nothing, the second by something: then rest."""
+    report = run(tiny.world(tmp_path), num_epochs=4, max_update_kl=1e-9)
+    assert report.counts["rollouts"] == 12
+
+
+@pytest.mark.parametrize("kind", ["documents", "conversations"])
+def test_what_was_learnt_before_holds_the_policy_when_ptx_is_on(tmp_path, kind):
+    import numpy as np
+
+    from tasks import tokens
+
+    tiny.world(tmp_path)
+    ids = np.array(tiny.ids("<|document|> a b c d e f g h") * 20, np.uint16)
+    positions = np.tile(np.arange(9, dtype=np.uint32), 20)
+    stream = tokens.Stream(ids, positions, (positions > 0).astype(np.uint8))
+    tokens.write_stream(tmp_path / "tokens" / kind / "train", stream)
+    write_json(tmp_path / "tokens/manifest.json", {"sequence_length": 9})
+    report = run(tmp_path, ptx_coef=1.0, ptx_data=kind, ptx_length=9, ptx_rows=4)
+    losses = [row["ptx_loss"] for row in report.tables["steps"]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
+def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path):
+    tiny.prompt_files(tiny.world(tmp_path) / "tokens/prompts/validation", [("a", {})])  # no gold: the last is kept
+    report = run(tmp_path, adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
+    assert report.notes[0].startswith("ppo: NOT GUARDED")
+    rows = report.tables["steps"]
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert rows[-1]["score"] > rows[0]["score"]
+    model, _ = models.load_causal(tmp_path / "models/ppo")
+    ids = tiny.prompt("a") + tiny.answer("b")
+    before, after = (log_probabilities(m, [ids], [5])[0] for m in (tiny.model(), model))
+    assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("at_step", [7, 8, 9])
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path, at_step):
+    """Killed inside a rollout's updates, before and after one: checkpoints exist between rollouts only."""
+    settings = {"steps": 14, "checkpoint_every": 1, "evaluate_every": 3, "guard": {"max_kl": 1e9},
+                "rewards": {"kl_coef": {"initial": 0.01, "target": 0.1, "horizon": 100}}}  # fmt: skip
+    first = run(tiny.world(tmp_path), "whole", **settings)
+    whole = weights(tmp_path)
+    with tiny.dying(ppo.Reinforcing, at_step):
+        run(tmp_path, "killed", **settings)
+    second = run(tmp_path, "killed", **settings)
+    assert weights(tmp_path) == whole
+    assert second.tables == first.tables
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"advantage": "grpo"}, "group_size must be 2 or more"),
+        ({"reward_functions": {}}, "nothing is rewarded"),
+        ({"clip_range": 0}, "greater than 0"),
+    ],
+)
+def test_params_that_cannot_work_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        ppo.Params(**{**QUICK, **changes})
+
+
+def test_prompts_of_no_such_task(tmp_path):
+    with pytest.raises(NothingLeft, match="letters"):
+        run(tiny.world(tmp_path), tasks=("lettres",))
+
+
+def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path):
+    tiny.world(tmp_path)
+    other = tiny.tokenizer()
+    other.add_tokens(["zz"])
+    models.save(tmp_path / "models/reward", reward.with_head(tiny.model(), 0), other, {"stage": "reward"})
+    with pytest.raises(BadModel, match="other tokens"):
+        run(tmp_path, reward_model_weight=1.0)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path):
+    """Both make the same rollouts, share the updates and end a rollout together; the first one writes."""
+    runs = []
+    for count in (1, 2):
+        data = tiny.world(tmp_path / str(count))
+        params = ppo.Params(
+            **{**QUICK, "steps": 8, "micro_batch_size": 8, "max_update_kl": 1e-4, "launch": {"processes": count}}
+        )
+        report = launch.train("ppo", params, data, data / "ck", Timings("ppo", data / "timings"))
+        runs.append([row["loss"] for row in report.tables["steps"]])
+        models.verify(data / "models/ppo")
+    assert runs[0] == pytest.approx(runs[1], abs=1e-5)

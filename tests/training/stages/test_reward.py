@@ -1,0 +1,111 @@
+"""The reward stage on a world of letters: the chosen answer ends with a dot."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from tasks import models
+from tasks.errors import BadModel, NothingLeft
+from tasks.generation import padded, reward_scores
+from tasks.reports import Timings
+from tasks.training.preferences import pairs
+from tasks.training.stages import reward
+from tests.training import tiny
+
+QUICK = {"steps": 40, "learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32",
+         "global_batch_size": 8, "log_every": 10}  # fmt: skip
+
+
+def run(data, checkpoints="ck", **changes):
+    params = reward.Params(**{**QUICK, **changes})
+    return reward.train(params, data, data / checkpoints, Timings("reward", data / "timings"))
+
+
+def test_a_learnable_preference_is_learnt_and_measured(tmp_path):
+    report = run(tiny.world(tmp_path))
+    accuracy = report.scores["accuracy"]
+    assert (accuracy.value, accuracy.n) == (1.0, 15)
+    assert report.scores["accuracy_by_reason"]["style"].value == 1.0
+    assert report.scores["accuracy_of_length_alone"].value == 1.0
+    assert report.scores["length_bias_of_labels"] == pytest.approx(1.0)
+    assert report.counts["train_pairs"] == 15
+
+
+def test_plain_transformers_gives_the_same_scores(tmp_path):
+    run(tiny.world(tmp_path), steps=5)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models/reward")
+    ours, tokenizer = models.load_reward(tmp_path / "models/reward")
+    assert (model.config.num_labels, tokenizer.pad_token_id) == (1, 0)
+    held_out = pairs.read(tmp_path / "tokens/preferences/validation", 99)
+    sequences = [held_out.sequence(i, side) for i in range(4) for side in ("chosen", "rejected")]
+    ids, _ = padded(sequences, pad_id=0)
+    expected = model(input_ids=ids, attention_mask=ids != 0).logits[:, 0].detach()
+    torch.testing.assert_close(reward_scores(ours, sequences, pad_id=0, batch_size=3), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
+@pytest.mark.parametrize("adapter", [{"name": "lora", "rank": 2}, "ia3", {"name": "lora", "rank": 2, "base_bits": 4}])
+def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path, adapter):
+    if "base_bits" in adapter:
+        pytest.importorskip("bitsandbytes")
+    report = run(tiny.world(tmp_path), adapter=adapter, learning_rate=3e-2)
+    assert report.scores["accuracy"].value > 0.9
+    assert report.counts["num_trained"] < report.counts["num_weights"] / 4
+    model, _ = models.load_reward(tmp_path / "models/reward")
+    held_out = pairs.read(tmp_path / "tokens/preferences/validation", 99)
+    chosen, rejected = reward.pair_scores(model, held_out, 0)
+    assert (chosen > rejected).float().mean() > 0.9
+
+
+def test_the_trunk_begins_as_the_base_models(tmp_path):
+    causal = tiny.model()
+    model = reward.with_head(causal, seed=0)
+    ids = torch.tensor([tiny.prompt("a b")])
+    expected = tiny.model().model(ids).last_hidden_state
+    torch.testing.assert_close(model.model(ids).last_hidden_state, expected)
+
+
+def test_a_ranked_list_scores_each_answer_once_and_weighs_one():
+    """Of `a`, three answers b > c > d are three pairs of one list; `e` has a pair alone: five sequences."""
+    rows = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("e", "f", "g")]
+    sides = {"chosen": [tiny.answer(r[1]) for r in rows], "rejected": [tiny.answer(r[2]) for r in rows]}
+    lists = torch.tensor([0, 0, 0, 1]).numpy()
+    found = pairs.Pairs([tiny.prompt(r[0]) for r in rows], sides, [""] * 4, lists)
+    work = reward.Ranking(tiny.model(), found, None, reward.Params(global_batch_size=2), pad_id=0)
+    (batch,) = work.batches(0)
+    assert (len(batch.answers.ids), len(batch.answers.lengths)) == (2, 5)
+    rows = {tuple(batch.answers.ids[0].tolist()), tuple(batch.answers.ids[1].tolist())}
+    expected = tiny.prompt("a") + tiny.answer("b") + tiny.answer("c") + tiny.answer("d")
+    assert tuple(expected) in rows
+    assert sorted(batch.pair_weights.tolist()) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
+    assert batch.weight == pytest.approx(2.0)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole(tmp_path):
+    tiny.world(tmp_path)
+    runs = [run(tmp_path, f"ck{size}", steps=3, micro_batch_size=size).tables["steps"] for size in (None, 3)]
+    for one, two in zip(*runs, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+    tiny.world(tmp_path)
+    run(tmp_path, "whole", steps=12, checkpoint_every=5)
+    whole = (tmp_path / "models/reward/model.safetensors").read_bytes()
+
+    with tiny.dying(reward.Ranking, at_step=8):
+        run(tmp_path, "killed", steps=12, checkpoint_every=5)
+    run(tmp_path, "killed", steps=12, checkpoint_every=5)
+    assert (tmp_path / "models/reward/model.safetensors").read_bytes() == whole
+
+
+def test_without_pairs_there_is_nothing_to_train_on(tmp_path):
+    tiny.world(tmp_path)
+    with pytest.raises(NothingLeft, match="longer than 3 tokens"):
+        run(tmp_path, max_length=3)
+
+
+def test_a_missing_base_model_is_said(tmp_path):
+    tiny.world(tmp_path)
+    with pytest.raises(BadModel, match="nowhere"):
+        run(tmp_path, base=str(tmp_path / "nowhere"))
