@@ -3,7 +3,7 @@
 python curation_peers.py DOCUMENTS.parquet FOLDER -> {"bytes", "seconds", "kept"}
 
 Parquet in, Parquet out: Gopher quality and repetition, FineWeb, MinHash in four stages, PII masking. Left out, in its
-favour: language (its models are downloads), exact duplicates, contamination, spam.
+favor: language (its models are downloads), exact duplicates, contamination, spam.
 """
 
 import json

@@ -3,7 +3,7 @@
     make bench NAME=distributed
 
 A Llama of 2.6 million parameters on made-up documents in fp32, eight micro-batches a step; the processes are forked and
-talk over gloo. Bytes are what each process keeps of weights, gradients and optimiser states, as far as tensors tell.
+talk over gloo. Bytes are what each process keeps of weights, gradients and optimizer states, as far as tensors tell.
 """
 
 import gc
@@ -122,7 +122,7 @@ def train(strategy: str, room: Path) -> dict[str, Any]:
 
 
 def kept_bytes() -> int:
-    """Bytes of all large tensors that live between two steps: weights, optimiser states, gradients that are kept."""
+    """Bytes of all large tensors that live between two steps: weights, optimizer states, gradients that are kept."""
     found = {}
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor) and thing.is_floating_point():

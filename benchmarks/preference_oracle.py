@@ -15,11 +15,11 @@ from tasks.training.rl.policy_losses import policy_loss, value_loss
 
 
 def reward(said: Any, world: Path) -> float:
-    """The ranking loss with centring, through our scores."""
+    """The ranking loss with centering, through our scores."""
     model, _ = models.load_reward(world / "models/reward")
     sequences = [ids[mask == 1] for ids, mask in zip(said["ids"], said["mask"], strict=True)]
     chosen, rejected = reward_scores(model, sequences, pad_id=0).chunk(2)
-    return difference(ranking_loss(chosen, rejected, centring=0.01).mean(), said["loss"])
+    return difference(ranking_loss(chosen, rejected, centering=0.01).mean(), said["loss"])
 
 
 def dpo(said: Any, world: Path) -> float:

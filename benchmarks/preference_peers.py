@@ -126,7 +126,7 @@ def rate(stage, world, room, precision, batch, length, epochs, warmup, steps):
 
 
 def reward_oracle(world, room, batch, length):
-    """A batch of pairs and the ranking loss with centring."""
+    """A batch of pairs and the ranking loss with centering."""
     trainer = reward_trainer(world, room, "fp32", batch, 1, center_rewards_coefficient=0.01)
     inputs = next(iter(trainer.get_train_dataloader()))
     ids, mask = inputs["input_ids"].clone(), inputs["attention_mask"].clone()

@@ -127,7 +127,7 @@ def _ids(rows: Rows, world: World) -> Iterator[torch.Tensor]:
     return (rows.batches(step)[0].ids.to(world.device, non_blocking=True) for step in range(world.steps))
 
 
-def _step(network: Any, optimiser: torch.optim.Optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
+def _step(network: Any, optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
     forward = torch.compile(network)
 
     def step(ids: torch.Tensor) -> torch.Tensor:
@@ -136,8 +136,8 @@ def _step(network: Any, optimiser: torch.optim.Optimizer) -> Callable[[torch.Ten
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
     return step

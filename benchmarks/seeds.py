@@ -24,7 +24,7 @@ from tasks.reports import Timings
 
 ROOM = Path(".bench/seeds")
 STAGES = ("sft", "reward", "ppo", "dpo")
-METRICS = ("accuracy", "gold", "kl", "reward_accuracy", "over_optimisation")
+METRICS = ("accuracy", "gold", "kl", "reward_accuracy", "over_optimization")
 Scores = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""Classifier: the user's labelled text -> data/classifiers, for the filters `spam` and `quality_model`.
+"""Classifier: the user's labeled text -> data/classifiers, for the filters `spam` and `quality_model`.
 
 Not in the journey until params.yaml and dvc.yaml have its paragraphs (docs/classifier.md).
 """
@@ -13,7 +13,7 @@ from tasks.reports import Report, Timings
 
 @flow(name="classifier")
 def classifier(params: tasks.Teaching, data: Path = Path("data")) -> None:
-    """Train each classifier on its labelled text, cross-validate and calibrate it, report."""
+    """Train each classifier on its labeled text, cross-validate and calibrate it, report."""
     timings, report = Timings("classifier"), Report("classifier")
     for name, lesson in params.models.items():
         tasks.teach(name, lesson, data, report, timings)

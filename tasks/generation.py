@@ -88,12 +88,12 @@ def answer_scores(model: Any, answers: Answers) -> Tensor:
 
 def _all_states(model: Any, answers: Answers) -> Tensor:
     """[rows * length, hidden_size]."""
-    prompt, cache, count = _learnt(model, len(answers.ids))
+    prompt, cache, count = _learned(model, len(answers.ids))
     inputs: dict[str, Any] = {"input_ids": answers.ids}
     inputs |= {"attention_mask": answers.mask, "position_ids": answers.positions}
     if count and answers.mask is not None:
         raise BadModel(
-            "a model behind learnt prompts (prompt_tuning, p_tuning, prefix_tuning) can be trained by sft, but not by "
+            "a model behind learned prompts (prompt_tuning, p_tuning, prefix_tuning) can be trained by sft, but not by "
             "the stages after it. Use adapter lora or ia3 there."
         )
     if prompt is not None:
@@ -245,7 +245,7 @@ class _Batch:
         ids, lengths = padded([prompts[row] for row in rows], pad_id, side="left")
         self.rows, self._ids = torch.tensor(rows), ids.to(device)
         seen = torch.arange(ids.shape[1]) >= ids.shape[1] - lengths[:, None]
-        self._prompt, cache, count = _learnt(model, len(rows))
+        self._prompt, cache, count = _learned(model, len(rows))
         self._seen = F.pad(seen, (count, 0), value=True).to(device)
         self._positions = (self._seen.cumsum(1) - 1).clamp(min=0)
         if cache is not None:
@@ -329,7 +329,7 @@ def _room(model: Any, lengths: list[int]) -> int:
     context = getattr(_base(model).config, "max_position_embeddings", None)
     if context is None:
         return sys.maxsize
-    context -= _learnt(model, 1)[2]
+    context -= _learned(model, 1)[2]
     if max(lengths) >= context:
         raise BadInput(f"a prompt of {max(lengths)} tokens fills the model's context of {context}: shorten it")
     return int(context - max(lengths))
@@ -355,7 +355,7 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _learnt(model: Any, rows: int) -> tuple[Tensor | None, Any, int]:
+def _learned(model: Any, rows: int) -> tuple[Tensor | None, Any, int]:
     """What prompt or prefix tuning puts before each of `rows` texts: embeddings, or keys and values; its length."""
     adapter = getattr(model, "active_peft_config", None)
     if adapter is None or not adapter.is_prompt_learning:
@@ -365,7 +365,7 @@ def _learnt(model: Any, rows: int) -> tuple[Tensor | None, Any, int]:
 
 
 def _behind(prompt: Tensor, model: Any, ids: Tensor) -> Tensor:
-    """Embeddings of `ids` behind those of a learnt prompt."""
+    """Embeddings of `ids` behind those of a learned prompt."""
     embedded = _base(model).get_input_embeddings()(ids)
     return torch.cat((prompt.to(embedded.dtype), embedded), 1)
 

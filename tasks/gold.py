@@ -12,14 +12,14 @@ CLOSING_MARKS = ".。!！"
 STYLE_SHARE = 0.5
 
 
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     """An answer without what exact match does not look at: width, case, outer space, closing mark."""
     return unicodedata.normalize("NFKC", answer).strip().rstrip(CLOSING_MARKS).strip().casefold()
 
 
 def correct(answer: str, metadata: Mapping[str, Any]) -> bool:
     """Exact match: `answer` says what metadata["answer"] says."""
-    return normalise(answer) == normalise(str(metadata["answer"]))
+    return normalize(answer) == normalize(str(metadata["answer"]))
 
 
 def in_house_style(answer: str, metadata: Mapping[str, Any]) -> bool:

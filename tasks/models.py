@@ -31,7 +31,7 @@ KINDS: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span":
 def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) -> None:
     """Write `model` (a peft model: its adapter, and the whole merged), `tokenizer` and `origin`; the manifest last.
 
-    Learnt prompts cannot be merged: beside their adapter stands the model that they are put before.
+    Learned prompts cannot be merged: beside their adapter stands the model that they are put before.
 
     `origin`: JSON values saying what the model was made from: stage, base, params. Of several processes that have
     trained it together the first alone writes.
@@ -72,31 +72,31 @@ def merged(model: Any) -> Any:
 
     A base in 8 or 4 bits is turned into fp32 weights first, those that its bits stand for.
     """
-    if not _is_quantised(model):
+    if not _is_quantized(model):
         return copy.deepcopy(model).merge_and_unload()
     import peft
 
-    config, learnt = copy.deepcopy(model.active_peft_config), peft.get_peft_model_state_dict(model)
+    config, learned = copy.deepcopy(model.active_peft_config), peft.get_peft_model_state_dict(model)
     copied = copy.deepcopy(model)
     _is_plain(copied.get_base_model())
-    plain = _dequantised(copied.unload())
+    plain = _dequantized(copied.unload())
     config.fan_in_fan_out = any(type(module).__name__ == "Conv1D" for module in plain.modules())
     with _without_peft_warnings():
         again = peft.get_peft_model(plain, config)
-    peft.set_peft_model_state_dict(again, learnt)
+    peft.set_peft_model_state_dict(again, learned)
     return again.merge_and_unload()
 
 
 def _below_prompts(model: Any) -> Any:
     base = model.get_base_model()
-    return _dequantised(copy.deepcopy(base)) if _is_quantised(base) else base
+    return _dequantized(copy.deepcopy(base)) if _is_quantized(base) else base
 
 
-def _is_quantised(model: Any) -> bool:
+def _is_quantized(model: Any) -> bool:
     return any(type(parameter).__name__ in QUANTISED for parameter in model.parameters())
 
 
-def _dequantised(model: Any) -> Any:
+def _dequantized(model: Any) -> Any:
     """`model` with fp32 linear maps in place of those of bitsandbytes."""
     import torch
     from peft.utils.integrations import dequantize_module_weight
@@ -191,7 +191,7 @@ def load_reward(
 
 
 def _with_prompts(model: Any, adapter: Path) -> Any:
-    """`model` behind the learnt prompts of `adapter`, if it holds such; other adapters are merged in already."""
+    """`model` behind the learned prompts of `adapter`, if it holds such; other adapters are merged in already."""
     if not adapter.is_dir():
         return model
     from peft import PeftConfig, PeftModel

@@ -138,7 +138,7 @@ def test_prompts_that_cannot_be_answered(model, prompts, said):
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft 0.21 asks transformers 5.23 what is deprecated there
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig"])
-def test_learnt_prompts_stand_before_every_text(model, kind):
+def test_learned_prompts_stand_before_every_text(model, kind):
     import peft
 
     torch.manual_seed(0)

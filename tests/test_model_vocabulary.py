@@ -34,11 +34,11 @@ def test_new_rows_are_means_of_their_pieces(tied: bool, kind: str) -> None:
         table = layer().weight
         assert table.shape == (312, 32)
         assert torch.equal(table[:300], old)
-        spelt = own("zebra crossing", add_special_tokens=False).input_ids
-        torch.testing.assert_close(table[longer.convert_tokens_to_ids("zebra crossing")], old[spelt].mean(0))
+        spelled = own("zebra crossing", add_special_tokens=False).input_ids
+        torch.testing.assert_close(table[longer.convert_tokens_to_ids("zebra crossing")], old[spelled].mean(0))
         torch.testing.assert_close(table[longer.mask_token_id], old.mean(0))
-        learnt = longer.convert_ids_to_tokens(305)
-        pieces = [piece.id for piece in own.backend_tokenizer.model.tokenize(learnt)]
+        learned = longer.convert_ids_to_tokens(305)
+        pieces = [piece.id for piece in own.backend_tokenizer.model.tokenize(learned)]
         assert len(pieces) > 1
         torch.testing.assert_close(table[305], old[pieces].mean(0))
     assert (layers[0]().weight is layers[1]().weight) == (tied or kind == "t5")

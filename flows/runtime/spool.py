@@ -188,15 +188,15 @@ class Sampler:
             "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 1e6,
             "system/process_memory_usage_megabytes": process.memory_info().rss / 1e6,
         }
-        for index, _, utilisation, memory, power in gpus() if self._gpu else []:
-            for name, value in (("utilization_percentage", utilisation), ("memory_usage_megabytes", memory)):
+        for index, _, utilization, memory, power in gpus() if self._gpu else []:
+            for name, value in (("utilization_percentage", utilization), ("memory_usage_megabytes", memory)):
                 values[f"system/gpu_{index}_{name}"] = value
             values[f"system/gpu_{index}_power_usage_watts"] = power
         return values
 
 
 def gpus() -> list[tuple[int, str, float, float, float]]:
-    """(index, name, utilisation in %, memory in MB, power in W) of each GPU; empty without a driver."""
+    """(index, name, utilization in %, memory in MB, power in W) of each GPU; empty without a driver."""
     try:
         answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):

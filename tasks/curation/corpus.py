@@ -1,4 +1,4 @@
-"""The documents under judgement: what is known of each, and what became of it. The texts themselves stay on disk."""
+"""The documents under judgment: what is known of each, and what became of it. The texts themselves stay on disk."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

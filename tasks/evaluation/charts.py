@@ -1,4 +1,4 @@
-"""Small SVG charts for the page: no script, colours from the page's own variables, so that light and dark both fit."""
+"""Small SVG charts for the page: no script, colors from the page's own variables, so that light and dark both fit."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -22,7 +22,7 @@ class Gates(BaseModel, frozen=True, extra="forbid"):
     min_reward_accuracy: float | None = Field(default=None, ge=0, le=1)
     min_gold_gain: float | None = Field(default=None, description="Over sft, in standard errors of the difference")
     max_kl: float | None = Field(default=None, gt=0, description="Of ppo and dpo to sft, nats per answer")
-    refuse_over_optimisation: bool = True
+    refuse_over_optimization: bool = True
 
 
 def num_asked(gates: Gates) -> int:
@@ -93,14 +93,14 @@ def _kl(scores: Scores, gates: Gates) -> Iterator[str]:
             yield f"max_kl: {name} is {score.value:.2f} nats per answer from {REFERENCE}, more than {gates.max_kl:g}"
 
 
-def _over_optimisation(scores: Scores, gates: Gates) -> Iterator[str]:
-    for name, verdict in scores.get("over_optimised", {}).items():
-        if verdict and gates.refuse_over_optimisation:
-            yield f"refuse_over_optimisation: the score of {name} rose while its gold reward fell"
+def _over_optimization(scores: Scores, gates: Gates) -> Iterator[str]:
+    for name, verdict in scores.get("over_optimized", {}).items():
+        if verdict and gates.refuse_over_optimization:
+            yield f"refuse_over_optimization: the score of {name} rose while its gold reward fell"
 
 
 def _missing(gate: str, number: str) -> str:
     return f"{gate}: {number} was not measured; name its metric under evaluation.metrics or set the gate to null"
 
 
-_CHECKS = (_perplexity, _exact_match, _reward_accuracy, _gold_gain, _kl, _over_optimisation)
+_CHECKS = (_perplexity, _exact_match, _reward_accuracy, _gold_gain, _kl, _over_optimization)

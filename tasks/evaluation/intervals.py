@@ -18,9 +18,9 @@ def share(successes: float, n: int) -> Score:
     """`successes` of `n` as a share, with Wilson's interval (1927), open even at 0 and 1. A tie may count half."""
     assert n > 0
     value = successes / n
-    centre = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    center = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * np.sqrt(value * (1 - value) / n + Z**2 / (4 * n**2))
-    return score(value, min(value, centre - half), max(value, centre + half), n)
+    return score(value, min(value, center - half), max(value, center + half), n)
 
 
 def mean(values: npt.ArrayLike, seed: int = 0) -> Score:

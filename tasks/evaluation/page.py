@@ -53,7 +53,7 @@ def write(reports: Path, path: Path) -> None:
         result=body,
         stages=[stage(reports, name, says) for name, says in STAGES.items() if (reports / f"{name}.json").is_file()],
         groups=list(comparisons(body)),
-        curves=[(title, Markup(chart)) for title, chart in curves(reports / "evaluation" / "over_optimisation.csv")],
+        curves=[(title, Markup(chart)) for title, chart in curves(reports / "evaluation" / "over_optimization.csv")],
         samples=read_rows(reports / "evaluation" / "samples.csv"),
         all_numbers=list(flat(body)),
         Markup=Markup,

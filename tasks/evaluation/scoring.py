@@ -48,7 +48,7 @@ def answer_divergences(
 ) -> tuple[Floats, Floats]:
     """KL(policy | reference) of each answer in nats, two unbiased estimates, each [num_answers].
 
-    The answers are sampled from the policy at temperature 1. First the Rao-Blackwellised estimate: the exact divergence
+    The answers are sampled from the policy at temperature 1. First the Rao-Blackwellized estimate: the exact divergence
     of the two next-token distributions, summed along the answer (arXiv:2504.10637); it is never negative and varies
     less. Second the plain one: ln p_policy(answer) - ln p_reference(answer), "k1".
     """

@@ -44,7 +44,7 @@ def installed() -> Iterator[Distribution]:
     """Every distribution but Athanor, and the standard library as `python`, by name; the first on sys.path wins."""
     found: dict[str, importlib.metadata.Distribution] = {}
     for candidate in importlib.metadata.distributions():
-        name = _normalise(_field(candidate, "Name"))
+        name = _normalize(_field(candidate, "Name"))
         if name not in ("", OURSELVES):
             found.setdefault(name, candidate)
     for name in sorted({*found, "python"}):
@@ -83,5 +83,5 @@ def _standard_library() -> Distribution:
     return Distribution("python", platform.python_version(), "", "", root, files)
 
 
-def _normalise(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()

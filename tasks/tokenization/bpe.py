@@ -24,7 +24,7 @@ CHAT_TEMPLATE = (
 
 NUMERALS = "〇零一二三四五六七八九十百千万亿"
 
-# Where a token may not reach across. Digits and Chinese numerals stand alone, so that numbers are spelt and never
+# Where a token may not reach across. Digits and Chinese numerals stand alone, so that numbers are spelled and never
 # guessed; Han and other letters are kept apart; a word takes the one mark or blank before it along.
 _HAN = rf"[\p{{Han}}&&[^{NUMERALS}]]"
 _LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"

@@ -20,7 +20,7 @@ Merge = tuple[str, str]
 
 
 def extend(tokenizer: Any, texts: Iterable[str], number: int, min_frequency: int = 2) -> Any:
-    """`tokenizer` with up to `number` tokens more, learnt from `texts`.
+    """`tokenizer` with up to `number` tokens more, learned from `texts`.
 
     Raises BadParams where it is no byte-level BPE.
     """
@@ -50,8 +50,8 @@ def _merges(backend: Any, words: Counter[str], number: int, min_frequency: int) 
     """Pairs of tokens to be merged, in order, that give `number` new tokens or as many as there are."""
     known = backend.get_vocab(with_added_tokens=True)
     names = {index: token for token, index in known.items()}
-    spelt = {word: [token.id for token in backend.model.tokenize(word)] for word in words}
-    letters = sorted({index for ids in spelt.values() for index in ids})
+    spelled = {word: [token.id for token in backend.model.tokenize(word)] for word in words}
+    letters = sorted({index for ids in spelled.values() for index in ids})
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -60,7 +60,7 @@ def _merges(backend: Any, words: Counter[str], number: int, min_frequency: int) 
         initial_alphabet=[chr(FIRST_LETTER + index) for index in letters],
         show_progress=False,
     )
-    trained.train_from_iterator(_lines(words, spelt), trainer)
+    trained.train_from_iterator(_lines(words, spelled), trainer)
     pairs = json.loads(trained.to_str())["model"]["merges"]
     return [
         (_named(left, names), _named(right, names))
@@ -68,9 +68,9 @@ def _merges(backend: Any, words: Counter[str], number: int, min_frequency: int) 
     ]
 
 
-def _lines(words: Counter[str], spelt: dict[str, list[int]]) -> Iterator[str]:
+def _lines(words: Counter[str], spelled: dict[str, list[int]]) -> Iterator[str]:
     for word in sorted(words):
-        letters = "".join(chr(FIRST_LETTER + index) for index in spelt[word])
+        letters = "".join(chr(FIRST_LETTER + index) for index in spelled[word])
         for start in range(0, words[word], AT_ONCE):
             yield " ".join([letters] * min(AT_ONCE, words[word] - start))
 

@@ -21,7 +21,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     """Which tokenizer, and how conversations are packed."""
 
     tokenizer: str | None = Field(None, description="a folder or hub name to take instead of training one")
-    new_tokens: int = Field(0, ge=0, description="at most so many are learnt from the corpus and added to `tokenizer`")
+    new_tokens: int = Field(0, ge=0, description="at most so many are learned from the corpus and added to `tokenizer`")
     vocab_size: int = Field(4096, ge=262, le=1 << 20, description="with 6 special tokens and 256 bytes")
     min_frequency: int = Field(2, ge=1, description="a pair seen less often is not merged")
     share: float = Field(1.0, gt=0, le=1, description="of the train documents and conversations to train on")

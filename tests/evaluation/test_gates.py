@@ -21,16 +21,16 @@ def scores() -> dict[str, Any]:
         "gold": {"sft": score(0.75), "ppo": score(0.95), "dpo": score(0.76)},
         "gold_gain_standard_errors": {"ppo": 12.0, "dpo": 0.5},
         "kl": {"sft": score(0), "ppo": score(0.7), "dpo": score(2.5)},
-        "over_optimised": {"ppo": 0, "dpo": 0},
+        "over_optimized": {"ppo": 0, "dpo": 0},
     }
 
 
 def test_nothing_is_asked_by_default_but_honesty(scores: dict[str, Any]) -> None:
     assert failures(scores, Gates()) == []
     assert failures({}, Gates()) == []
-    scores["over_optimised"]["ppo"] = 1
-    assert failures(scores, Gates()) == ["refuse_over_optimisation: the score of ppo rose while its gold reward fell"]
-    assert failures(scores, Gates(refuse_over_optimisation=False)) == []
+    scores["over_optimized"]["ppo"] = 1
+    assert failures(scores, Gates()) == ["refuse_over_optimization: the score of ppo rose while its gold reward fell"]
+    assert failures(scores, Gates(refuse_over_optimization=False)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tasks.evaluation import intervals
 
 
 def test_wilson_interval_by_hand() -> None:
-    """8 of 10: centre (0.8 + 0.19207) / 1.38415 = 0.7167, half 1.96 / 1.38415 * sqrt(0.016 + 0.0096) = 0.2266."""
+    """8 of 10: center (0.8 + 0.19207) / 1.38415 = 0.7167, half 1.96 / 1.38415 * sqrt(0.016 + 0.0096) = 0.2266."""
     score = intervals.share(8, 10)
     assert (score.value, score.n) == (0.8, 10)
     assert score.low == pytest.approx(0.4902, abs=1e-4)

@@ -51,7 +51,7 @@ def reports(tmp_path: Path) -> Path:
     }
     samples = [{"prompt": "<script>alert(1)</script>", "expected": "一", "sft": "one & only"}]
     curve = [{"step": i, "score": i, "gold": 0.5 + i / 100, "kl": i / 10} for i in range(5)]
-    Report("evaluation", scores=scores, tables={"samples": samples, "over_optimisation": curve}).write(tmp_path)
+    Report("evaluation", scores=scores, tables={"samples": samples, "over_optimization": curve}).write(tmp_path)
     return tmp_path
 
 

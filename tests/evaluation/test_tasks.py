@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
         "kl": {},
         "reward_accuracy": {},
         "win_rate": {},
-        "over_optimisation": {},
+        "over_optimization": {},
         "samples": {"num_prompts": 2},
     },
 }
@@ -59,10 +59,10 @@ def test_the_keys_that_others_read(data: Path) -> None:
         assert score["n"] > 0
 
 
-def test_over_optimisation_comes_first_and_fails_its_gate(data: Path) -> None:
+def test_over_optimization_comes_first_and_fails_its_gate(data: Path) -> None:
     body = read_json(data / "reports/evaluation.json")
-    assert body["over_optimised"] == {"ppo": 1, "dpo": 0}
-    assert body["notes"][0].startswith("GATE FAILED: refuse_over_optimisation")
+    assert body["over_optimized"] == {"ppo": 1, "dpo": 0}
+    assert body["notes"][0].startswith("GATE FAILED: refuse_over_optimization")
     assert body["notes"][1].startswith("OVER-OPTIMISED: ppo: from step 1 to step 5")
     assert (body["gates_asked"], body["gates_failed"]) == (1, 1)
 
@@ -73,7 +73,7 @@ def test_the_same_evidence_gives_the_same_bytes(data: Path) -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     before = digests()
-    assert {"report.html", "over_optimisation.png", "over_optimisation.csv", "samples.csv"} <= set(before)
+    assert {"report.html", "over_optimization.png", "over_optimization.csv", "samples.csv"} <= set(before)
     evaluate(data, Params.model_validate(SMALL))
     assert digests() == before
 

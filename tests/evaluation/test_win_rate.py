@@ -42,14 +42,14 @@ def test_the_judge_must_keep_to_the_grammar(reply: str, worth: float | None) -> 
 
 
 @contextmanager
-def endpoint(favourite: str) -> Iterator[Judge]:
-    """A judge that prefers the answer `favourite`, and otherwise whatever is shown first."""
+def endpoint(favorite: str) -> Iterator[Judge]:
+    """A judge that prefers the answer `favorite`, and otherwise whatever is shown first."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             material = json.loads(body["messages"][1]["content"])
-            reply = "B" if material["answer_b"] == favourite else "A"
+            reply = "B" if material["answer_b"] == favorite else "A"
             content = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))

@@ -1,4 +1,4 @@
-"""Small worlds of bad Parquet, CSV, text, HTML and WARC: which reason each is given, which neighbours are kept."""
+"""Small worlds of bad Parquet, CSV, text, HTML and WARC: which reason each is given, which neighbors are kept."""
 
 import gzip
 import struct

@@ -1,6 +1,6 @@
-"""Small worlds of bad input: which reason each is given, and which neighbours are kept.
+"""Small worlds of bad input: which reason each is given, and which neighbors are kept.
 
-Every case is one file with good rows around the bad ones. Nothing may crash, hang, or lose a neighbour.
+Every case is one file with good rows around the bad ones. Nothing may crash, hang, or lose a neighbor.
 """
 
 import bz2

@@ -114,7 +114,7 @@ def test_our_own_tree_is_left_out(site: Path) -> None:
     assert {r.id.split("/")[0] for r in read() if not isinstance(r, Quarantined)} == {"roots"}
 
 
-def test_unreadable_files_are_quarantined_and_their_neighbours_kept(site: Path) -> None:
+def test_unreadable_files_are_quarantined_and_their_neighbors_kept(site: Path) -> None:
     files = {"roots/__init__.py": MODULE, "roots/old.py": f'"""{"x" * 99}"""\nprint 1', "roots/bad.md": b"caf\xe9 or"}
     install(site, "roots", files)
     records = read()

@@ -18,7 +18,7 @@ def length(made: Any, texts: list[str]) -> int:
     return sum(len(made(text, add_special_tokens=False).input_ids) for text in texts)
 
 
-def test_what_is_learnt_by_hand() -> None:
+def test_what_is_learned_by_hand() -> None:
     """Of "abab" x 3 in letters: a-b first, then ab-ab."""
     made = merging.extend(tokenizer(262 + 2), ["xyxy"] * 3, 2)
     assert made.convert_ids_to_tokens([264, 265]) == ["xy", "xyxy"]
@@ -48,7 +48,7 @@ def test_old_ids_stay_and_text_comes_back(tmp_path: Path) -> None:
     assert loaded.chat_template == bpe.CHAT_TEMPLATE
 
 
-def test_numbers_are_still_spelt() -> None:
+def test_numbers_are_still_spelled() -> None:
     made = merging.extend(tokenizer(), ["321 三百二十一"] * 50, 20)
     assert all(len(made.decode(i).strip()) <= 1 for i in made("321三百二十一", add_special_tokens=False).input_ids)
 

@@ -1,4 +1,4 @@
-"""A linear classifier on hashed n-grams: characters 1 to 4, words 1 and 2; for spam, quality or whatever is labelled.
+"""A linear classifier on hashed n-grams: characters 1 to 4, words 1 and 2; for spam, quality or whatever is labeled.
 
 Each block of features is weighted by 1 + log(count) and inverse document frequency and scaled to length 1, as in
 tf-idf; the weights are those of a support vector machine with squared hinge, found by dual coordinate descent (Hsieh et
@@ -67,7 +67,7 @@ class Classifier:
         return np.asarray(out * (weight / idf) + self.bias)
 
     def probabilities(self, texts: pa.Array) -> Floats:
-        """The probability of each text to be what was labelled true."""
+        """The probability of each text to be what was labeled true."""
         return np.asarray(1 / (1 + np.exp(self.slope * self.margins(texts) + self.offset)))
 
     def save(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Classifiers from labelled text: trained, cross-validated, calibrated, reported; the filters use them."""
+"""Classifiers from labeled text: trained, cross-validated, calibrated, reported; the filters use them."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def read(lesson: Lesson) -> tuple[pa.Array, Labels]:
     try:
         lines = lesson.examples.read_bytes().split(b"\n")
     except OSError as error:
-        raise BadInput(f"the labelled text {lesson.examples} cannot be read: {error}") from error
+        raise BadInput(f"the labeled text {lesson.examples} cannot be read: {error}") from error
     found = [
         _example(line, f"{lesson.examples}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
     ]

@@ -89,7 +89,7 @@ class Index:
         return functools.lru_cache(4096)(lambda example: words.starts(self.owners[example][2]))
 
     def run(self, example: int, start: int, size: int) -> bytes:
-        """Some neighbouring tokens of an example as they stand there, with what separates them from the next."""
+        """Some neighboring tokens of an example as they stand there, with what separates them from the next."""
         data, starts = self.starts(example)
         return data[starts[start] : starts[start + size]]
 

@@ -30,7 +30,7 @@ class Clusters:
 
 
 def band_keys(signatures: npt.NDArray[np.uint32], bands: int, rows: int) -> Keys:
-    """One 64-bit key for each band of `rows` neighbouring values: uint64[bands, n]."""
+    """One 64-bit key for each band of `rows` neighboring values: uint64[bands, n]."""
     keys = np.empty((bands, len(signatures)), np.uint64)
     _band_keys(signatures, rows, keys)
     return keys
@@ -59,7 +59,7 @@ def verify(
     """Connect documents that share a band and whose shingle sets have a Jaccard similarity of `threshold` or more.
 
     `weights` are bytes of text, `sets_of(rows)` the shingle sets of some documents. In a bucket of more than
-    `max_bucket` distinct documents, each is compared with that many neighbours in the order of their content.
+    `max_bucket` distinct documents, each is compared with that many neighbors in the order of their content.
     """
     coarse = candidates(keys, signed)
     roots, edges = np.arange(len(coarse), dtype=np.int32), [np.empty((0, 2), np.int32)]
@@ -192,7 +192,7 @@ def jaccard(a: Any, b: Any) -> Any:
 def _link(
     hashes: Any, offsets: Any, keys: Any, order: Any, threshold: float, window: int, roots: Any, edges: Any, count: int
 ) -> Any:
-    """Unite neighbours in `order` of equal key and sufficient Jaccard; the new number of edges."""
+    """Unite neighbors in `order` of equal key and sufficient Jaccard; the new number of edges."""
     first = 0
     for at in range(1, len(order)):
         i = order[at]

@@ -1,4 +1,4 @@
-"""Exact duplicates: texts whose 128-bit xxh3 hashes are equal once white space is normalised.
+"""Exact duplicates: texts whose 128-bit xxh3 hashes are equal once white space is normalized.
 
 Case, width and punctuation still count: copies that differ in those are for `minhash` to find.
 """
@@ -42,7 +42,7 @@ def digests(texts: Texts, threads: int = 1) -> Digests:
     return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(parts)]).view(np.uint64).reshape(-1, 2)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """What is hashed of a text, in plain Python."""
     return " ".join(text.split())
 

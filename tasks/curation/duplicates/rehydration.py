@@ -26,7 +26,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     languages: dict[str, Table] = Field(default_factory=dict)
     max_copies: int = Field(10, ge=1)  # "measured": of the best cluster size
     min_clusters: int = Field(100, ge=1)  # "measured": sizes with fewer clusters are taken together with the next
-    window: int = Field(5, ge=1)  # "measured": neighbouring sizes over which copies are averaged
+    window: int = Field(5, ge=1)  # "measured": neighboring sizes over which copies are averaged
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -100,7 +100,7 @@ def rehydrate(kept: pa.Table) -> pa.Table:
 
 
 def _bins(sizes: Rows, dropped: npt.NDArray[np.bool_], least: int) -> list[tuple[int, float, float]]:
-    """(smallest size, clusters, share dropped) of neighbouring sizes with at least so many clusters together.
+    """(smallest size, clusters, share dropped) of neighboring sizes with at least so many clusters together.
 
     A cluster of n documents counts n times 1 / n, as dropped by the share of its documents that is.
     """
@@ -119,7 +119,7 @@ def _bins(sizes: Rows, dropped: npt.NDArray[np.bool_], least: int) -> list[tuple
 
 
 def _smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
-    """The mean of `window` neighbours; as they are where there are not so many on either side."""
+    """The mean of `window` neighbors; as they are where there are not so many on either side."""
     half = window // 2
     made = values.copy()
     for i in range(half, len(values) - half):

@@ -1,4 +1,4 @@
-"""Lines or paragraphs that several documents share: menus, disclaimers, licences, quoted passages.
+"""Lines or paragraphs that several documents share: menus, disclaimers, licenses, quoted passages.
 
 After CCNet (Wenzek et al. 2020) and Dolma (Soldaini et al. 2024): a passage is kept in one document, the best ranked of
 those that have it, and cut out of the others. Passages are equal if their folded tokens are (64-bit hashes of them).

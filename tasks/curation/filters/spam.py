@@ -1,7 +1,7 @@
 """Drop advertising, by rules that need no training data: what a text asks for, how often, and whom it sends to.
 
 The phrases are listed in the profiles, English and Chinese. A rule needs a number and a density, so that a long article
-that mentions a telephone number or a casino stays. A classifier trained on labelled text (flows/classifier.py) is asked
+that mentions a telephone number or a casino stays. A classifier trained on labeled text (flows/classifier.py) is asked
 as well where there is one.
 """
 

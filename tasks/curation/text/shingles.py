@@ -1,8 +1,8 @@
-"""Shingles: runs of neighbouring tokens, hashed from the text on and signed by MinHash in datasketch's affine32 scheme.
+"""Shingles: runs of neighboring tokens, hashed from the text on and signed by MinHash in datasketch's affine32 scheme.
 
 The contract, on top of that of `words`:
 
-- A shingle is `size` neighbouring tokens with hashes w. Its 64-bit hash is the sum of w_i * BASE^(size-1-i) modulo
+- A shingle is `size` neighboring tokens with hashes w. Its 64-bit hash is the sum of w_i * BASE^(size-1-i) modulo
   2^64; its 32-bit hash, the one that MinHash is given, the upper half of (h ^ h >> 32) * FINISH modulo 2^64.
 - A text with fewer than `size` tokens has no shingles; its signature says so by a count of 0 and must equal no other.
 - Signatures (Broder 1997) are those of `datasketch.MinHash(scheme="affine32")` with `shingle_hash` as `hashfunc`.
@@ -99,7 +99,7 @@ def roll(tokens: Any, count: int, size: int, out: Any) -> Any:
 
 @kernel("uint32(uint64)", inline="always")
 def _mixed(h: Any) -> Any:
-    """The 32-bit hash of a shingle, and on it the finaliser of MurmurHash3 that affine32 starts with."""
+    """The 32-bit hash of a shingle, and on it the finalizer of MurmurHash3 that affine32 starts with."""
     x = np.uint32(((h ^ (h >> _U32)) * _FINISH) >> _U32)
     x = np.uint32((x ^ (x >> np.uint32(16))) * _M1)
     x = np.uint32((x ^ (x >> np.uint32(13))) * _M2)

@@ -41,7 +41,7 @@ def measure(evidence: Evidence, params: Params) -> Finding:
 def _corpus_scores(pairs: list[tuple[str, str]], params: Params) -> tuple[Score, Score]:
     from sacrebleu.metrics import BLEU, CHRF
 
-    said, references = ([gold.normalise(text) for text in texts] for texts in zip(*pairs, strict=True))
+    said, references = ([gold.normalize(text) for text in texts] for texts in zip(*pairs, strict=True))
     made = []
     for metric in (BLEU(tokenize="zh" if any(map(_is_chinese, references)) else "13a"), CHRF()):
         _give_floats(metric)

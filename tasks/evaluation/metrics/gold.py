@@ -1,6 +1,6 @@
 """The gold reward (tasks/gold.py), which no policy is trained on, of each model on the same held-out prompts.
 
-`gold` judges answers sampled at temperature 1: that is what ppo optimises and what sft's open style is a coin for; the
+`gold` judges answers sampled at temperature 1: that is what ppo optimizes and what sft's open style is a coin for; the
 likeliest answer alone would show sft as always or never in style. `gold_greedy` judges the likeliest answers.
 `gold_gain` is the mean difference to sft, prompt by prompt, and `standard_errors` that difference in units of its own
 standard error. Intervals: bootstrap over prompts (Wilson where all answers are alike).

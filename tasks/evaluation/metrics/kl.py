@@ -1,7 +1,7 @@
 """How far each policy has gone from sft: KL(policy | sft) of a whole answer, in nats.
 
 Answers to held-out prompts are sampled from the policy at temperature 1; along each, the exact divergence of the two
-next-token distributions is summed (a Rao-Blackwellised estimate, unbiased and never negative, arXiv:2504.10637).
+next-token distributions is summed (a Rao-Blackwellized estimate, unbiased and never negative, arXiv:2504.10637).
 `kl_k1` is the plain estimate from the same answers, ln p_policy - ln p_sft. sft's own is 0 by definition. Intervals:
 bootstrap over answers.
 """

@@ -3,7 +3,7 @@
 Also by reason and by length difference, the mean margin, the calibration (ECE: the distance between
 sigmoid(|margin|) and the share right, over ten bins, arXiv:1706.04599), and the pull of length: the correlation of
 margins with length differences, each pair taken in both orders. What the labels themselves have of it stands beside it:
-a reward model that only learnt to count tokens exceeds it. Intervals: Wilson for shares, else bootstrap over pairs.
+a reward model that only learned to count tokens exceeds it. Intervals: Wilson for shares, else bootstrap over pairs.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The documentation of the Python packages installed here: docstrings, README texts, .md, .rst and .txt files.
 
-Real text that is on every machine, with its natural duplicates, licences and junk; and questions about the documented
+Real text that is on every machine, with its natural duplicates, licenses and junk; and questions about the documented
 objects that their docstrings answer. Packages take turns, so that a few giants do not fill the caps.
 """
 
@@ -149,7 +149,7 @@ def _clean(document: Document) -> records.Record:
 
 
 def _join(objects: list[Documented], num_bytes: int) -> Iterator[list[Documented]]:
-    """Neighbours of one module, as many as fit into `num_bytes`, at least one."""
+    """Neighbors of one module, as many as fit into `num_bytes`, at least one."""
     part: list[Documented] = []
     size = 0
     for one in objects:

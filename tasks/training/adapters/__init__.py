@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, SerializeAsAny, model_serializer, model_validator
 
 from tasks import catalog
-from tasks.training.adapters._quantized import Bits, quantise
+from tasks.training.adapters._quantized import Bits, quantize
 
 
 class Choice(BaseModel, frozen=True, extra="forbid"):
@@ -53,12 +53,12 @@ def attach(model: Any, choice: Choice | None, seed: int) -> Any:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's own
         torch.manual_seed(seed)
         if choice.base_bits is not None:
-            quantise(model, choice.base_bits)
+            quantize(model, choice.base_bits)
         return catalog.find(__name__, choice.name).attach(model, choice.params)
 
 
 def is_turned(model: Any) -> bool:
-    """Whether the model's linear maps are stored the other way round, as GPT-2's are unless they are quantised."""
+    """Whether the model's linear maps are stored the other way round, as GPT-2's are unless they are quantized."""
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())

@@ -16,7 +16,7 @@ from tasks.errors import BadParams
 Bits = Literal[4, 8]
 
 
-def quantise(model: Any, bits: Bits) -> None:
+def quantize(model: Any, bits: Bits) -> None:
     """Put the linear maps of `model`'s blocks in `bits` bits, in place. Raises BadParams without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BadParams("adapter.base_bits needs bitsandbytes: pip install bitsandbytes, or leave it out")

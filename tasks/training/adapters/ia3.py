@@ -1,4 +1,4 @@
-"""IA3 (arXiv:2205.05638): learnt factors on keys, values and the MLP's inside; the fewest weights of all."""
+"""IA3 (arXiv:2205.05638): learned factors on keys, values and the MLP's inside; the fewest weights of all."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from tasks.training.adapters import task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """The learnt prompt and the network that makes it."""
+    """The learned prompt and the network that makes it."""
 
     num_virtual_tokens: int = Field(16, ge=1)
     encoder_width: int = Field(128, ge=1)

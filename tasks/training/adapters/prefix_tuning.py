@@ -1,4 +1,4 @@
-"""Prefix tuning (arXiv:2101.00190; p-tuning v2 is the same): learnt keys and values before the text, in every layer."""
+"""Prefix tuning (arXiv:2101.00190; p-tuning v2 is the same): learned keys and values in front of the text, per layer."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tasks.training.adapters import task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How long the learnt prefix is."""
+    """How long the learned prefix is."""
 
     num_virtual_tokens: int = Field(16, ge=1)
 

@@ -1,4 +1,4 @@
-"""Prompt tuning (arXiv:2104.08691): learnt embeddings before the text, nothing else is trained."""
+"""Prompt tuning (arXiv:2104.08691): learned embeddings before the text, nothing else is trained."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tasks.training.adapters import task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How long the learnt prompt is."""
+    """How long the learned prompt is."""
 
     num_virtual_tokens: int = Field(16, ge=1)
 

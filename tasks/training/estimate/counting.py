@@ -35,7 +35,7 @@ class Counts:
 
     parts: dict[str, int]  # by PARTS, those that there are
     matrices: dict[str, int]  # of the blocks, that a token is multiplied by: {"encoder": ..., "decoder": ...}
-    by_muon: int  # of plain matrices, which that optimiser takes; stacks and tables are AdamW's
+    by_muon: int  # of plain matrices, which that optimizer takes; stacks and tables are AdamW's
     head: int  # of the matrix that gives logits, tied or not
     linear_widths: tuple[tuple[int, int], ...]  # (in, out) of every linear map of the blocks: what LoRA goes beside
     objective: Objective

@@ -19,11 +19,11 @@ BASE_BYTES: dict[Base, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4
 STATE_BYTES = {"adamw": 8.0, "muon": 4.0, "lion": 4.0, "adamw_8bit": 2.0 + 8 / 256, "adafactor": 0.0}
 SHARDED: dict[Strategy, tuple[str, ...]] = {
     "ddp": (),
-    "zero1": ("optimiser",),
-    "zero2": ("optimiser", "gradients"),
-    "zero3": ("optimiser", "gradients", "weights"),
-    "fsdp": ("optimiser", "gradients", "weights"),
-    "tensor": ("optimiser", "gradients", "weights"),
+    "zero1": ("optimizer",),
+    "zero2": ("optimizer", "gradients"),
+    "zero3": ("optimizer", "gradients", "weights"),
+    "fsdp": ("optimizer", "gradients", "weights"),
+    "tensor": ("optimizer", "gradients", "weights"),
 }
 
 
@@ -43,24 +43,24 @@ class Memory:
 
     weights: float
     gradients: float
-    optimiser: float
+    optimizer: float
     activations: float
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.weights + self.gradients + self.optimiser + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def full(
-    counts: Counts, batch: Batch, precision: Literal["fp32", "bf16"], optimiser: str, strategy: Strategy, gpus: int
+    counts: Counts, batch: Batch, precision: Literal["fp32", "bf16"], optimizer: str, strategy: Strategy, gpus: int
 ) -> Memory:
     """Memory of training every weight: fp32 masters, and beside them in bf16 a working copy and its gradients."""
     low = 2 if precision == "bf16" else 0
-    state = STATE_BYTES[optimiser] * counts.total
-    if optimiser == "muon":  # embeddings, head, norms and stacked experts are AdamW's
+    state = STATE_BYTES[optimizer] * counts.total
+    if optimizer == "muon":  # embeddings, head, norms and stacked experts are AdamW's
         state = 8 * counts.total - 4 * counts.by_muon
-    held = {"weights": (4 + low) * counts.total, "gradients": (4 + low) * counts.total, "optimiser": state}
+    held = {"weights": (4 + low) * counts.total, "gradients": (4 + low) * counts.total, "optimizer": state}
     parts = {name: size / (gpus if name in SHARDED[strategy] else 1) for name, size in held.items()}
     return Memory(**parts, activations=activations(counts, batch, 4 - low))
 

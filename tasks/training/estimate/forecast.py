@@ -106,9 +106,9 @@ def _memory(params: Any, counted: Counts, terms: Terms) -> Iterator[str]:
     shared = f", {terms.strategy} on {terms.gpus}" if (terms.gpus or 1) > 1 else ""
     unit, size = ("GiB", GIB) if max(memory.total for memory in found.values()) >= GIB else ("MiB", MIB)
     yield f"{unit} per device, {params.micro_batch_size} rows of {params.sequence_length} at once{shared}"
-    yield f"{'':<34}{'weights':>10}{'gradients':>11}{'optimiser':>11}{'activations':>13}{'all':>10}"
+    yield f"{'':<34}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'all':>10}"
     for way, memory in found.items():
-        parts = (memory.weights, memory.gradients, memory.optimiser, memory.activations, memory.total)
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.total)
         numbers = "".join(f"{part / size:>{width}.2f}" for part, width in zip(parts, (10, 11, 11, 13, 10), strict=True))
         verdict = "" if limit is None else "  fits" if memory.total <= limit else "  does not fit"
         yield f"{way:<34}{numbers}{verdict}"
@@ -125,8 +125,8 @@ def _ways(params: Any, counted: Counts, terms: Terms) -> Iterator[tuple[str, Mem
     strategy, gpus = terms.strategy or "ddp", terms.gpus or 1
     for precision in PRECISIONS:
         for batch in (plain, light):
-            name = f"{precision}, {params.optimiser}" + (", checkpointing" if batch.checkpointing else "")
-            memory = estimate.full(counted, batch, precision, params.optimiser, strategy, gpus)
+            name = f"{precision}, {params.optimizer}" + (", checkpointing" if batch.checkpointing else "")
+            memory = estimate.full(counted, batch, precision, params.optimizer, strategy, gpus)
             yield name, memory
     for base, bits in BASES.items():
         for batch in (plain, light):
@@ -136,7 +136,7 @@ def _ways(params: Any, counted: Counts, terms: Terms) -> Iterator[tuple[str, Mem
 
 def _verdict(params: Any, found: dict[str, Memory], limit: float) -> str:
     precision = "fp32" if params.precision == "fp32" else "bf16"
-    name = f"{precision}, {params.optimiser}" + (", checkpointing" if params.gradient_checkpointing else "")
+    name = f"{precision}, {params.optimizer}" + (", checkpointing" if params.gradient_checkpointing else "")
     need, room = found[name].total / GIB, limit / GIB
     if found[name].total <= limit:
         return f"It fits: pretrain as params say ({name}) needs {need:.2f} of {room:.2f} GiB."

@@ -96,7 +96,7 @@ def _forward(
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     scaled = query * (settings.get("scaling") or query.shape[-1] ** -0.5)
-    before = key.shape[2] - query.shape[2]  # keys of a learnt prefix, or of what was decoded so far
+    before = key.shape[2] - query.shape[2]  # keys of a learned prefix, or of what was decoded so far
     parts = []
     for start in range(0, query.shape[2], BLOCK):
         end = min(start + BLOCK, query.shape[2])

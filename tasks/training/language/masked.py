@@ -1,4 +1,4 @@
-"""Masked language modelling on packed rows: what pretrain brings to the loop for an encoder (BERT, arXiv:1810.04805).
+"""Masked language modeling on packed rows: what pretrain brings to the loop for an encoder (BERT, arXiv:1810.04805).
 
 What is hidden is drawn anew for every step (RoBERTa, arXiv:1907.11692) and is a pure function of (seed, step).
 """

@@ -48,7 +48,7 @@ class NextToken(Work):
         return {f"validation_{name}": total / max(1.0, count) for name, total in means.items()}
 
     def skipped(self, step: int, norm: float, batches: Sequence[Batch]) -> None:
-        """Note which rows of the stream the step would have learnt from."""
+        """Note which rows of the stream the step would have learned from."""
         rows = ", ".join(str(row) for batch in batches for row in batch.rows)
         self.notes.append(f"step {step} was skipped: gradient norm {norm:.3g}; its rows in the token stream: {rows}")
         print(self.notes[-1], file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""From packed ids to what enters the head, for a plain model, one with adapters in its layers, or learnt prompts.
+"""From packed ids to what enters the head, for a plain model, one with adapters in its layers, or learned prompts.
 
-Documents packed into a row do not see each other, and each of them sees the learnt prompt, as if it stood alone behind
+Documents packed into a row do not see each other, and each of them sees the learned prompt, as if it stood alone behind
 it: the prompt sees no document, so one copy of it serves all of a row.
 """
 
@@ -57,7 +57,7 @@ def num_virtual(model: Any) -> int:
 
 
 def _after_prompt(model: Any, plain: Any, ids: Tensor, positions: Tensor, mask: Tensor, count: int) -> dict[str, Any]:
-    """The inputs that change when learnt prompts stand before the rows."""
+    """The inputs that change when learned prompts stand before the rows."""
     prompt = model.get_prompt(len(ids))
     seeing = F.pad(mask, (count, 0))  # every token may look at the whole prompt
     if not isinstance(prompt, Tensor):

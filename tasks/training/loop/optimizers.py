@@ -1,4 +1,4 @@
-"""Optimisers by name. Weight decay falls on matrices only: a norm or a bias has no scale to decay towards."""
+"""Optimizers by name. Weight decay falls on matrices only: a norm or a bias has no scale to decay toward."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -28,16 +28,16 @@ def build(
     betas: tuple[float, float],
     table_factor: float = 1.0,
 ) -> list[Optimizer]:
-    """Optimisers over `named` parameters, at learning rate 1: the loop scales every group by its "factor".
+    """Optimizers over `named` parameters, at learning rate 1: the loop scales every group by its "factor".
 
     "muon": matrices inside the blocks by Muon (Jordan 2024, with arXiv:2502.16982's scale), the rest by AdamW.
     "adafactor" (arXiv:1804.04235) keeps sums of rows and columns alone; its rate is relative to the size of weights.
     "lion" (arXiv:2302.06675; a third of AdamW's rate) and "adamw_8bit" (arXiv:2110.02861) are bitsandbytes'. Raises
-    BadParams where that is not installed, or weights are in parts and the optimiser needs them whole.
+    BadParams where that is not installed, or weights are in parts and the optimizer needs them whole.
     `table_factor`: how many times faster embeddings and the head learn: each step touches few of their rows.
     """
     if name in WHOLE and any(isinstance(p, DTensor) for _, p in named):
-        raise BadParams(f"optimiser {name} needs whole weights; with launch.strategy fsdp or tensor take adamw or muon")
+        raise BadParams(f"optimizer {name} needs whole weights; with launch.strategy fsdp or tensor take adamw or muon")
     tables = [p for n, p in named if p.ndim == 2 and is_table(n)]
     matrices = [p for n, p in named if p.ndim == 2 and not is_table(n)]
     stacks = [p for _, p in named if p.ndim > 2]
@@ -74,7 +74,7 @@ def _bitsandbytes(name: str) -> Any:
     try:
         from bitsandbytes import optim
     except ImportError as error:
-        raise BadParams(f"optimiser {name} needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
+        raise BadParams(f"optimizer {name} needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
     return optim
 
 

@@ -1,4 +1,4 @@
-"""The one optimisation loop. A stage brings batches and a loss; the loop does the rest.
+"""The one optimization loop. A stage brings batches and a loss; the loop does the rest.
 
 That is: accumulation, clipping, precision, schedule, the step log, evaluation and checkpoints.
 Batches and randomness are pure functions of (seed, step), so that a run that is killed and started again ends in the
@@ -36,13 +36,13 @@ class LoopParams(BaseModel, frozen=True, extra="forbid"):
     """The dials that every training stage has; a stage's Params inherit them."""
 
     seed: int = Field(0, ge=0)
-    steps: int = Field(1000, ge=1, description="optimiser updates")
+    steps: int = Field(1000, ge=1, description="optimizer updates")
     learning_rate: float = Field(1e-3, gt=0)
     embedding_learning_rate: float | None = Field(None, gt=0, description="embeddings and head; none = learning_rate")
     schedule: schedules.Name = "cosine"
     warmup_steps: int = Field(50, ge=0)
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
-    optimiser: optimizers.Name = "adamw"
+    optimizer: optimizers.Name = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     max_gradient_norm: float = Field(1.0, gt=0)
@@ -141,14 +141,14 @@ class _Run:
         self.strategy = work.strategy = strategies.begin(params.launch, work, dtype, device)
         self.weights = self.strategy.weights
         named = list(zip(self.weights.names, self.weights.masters, strict=True))
-        self.optimisers = optimizers.build(
-            params.optimiser,
+        self.optimizers = optimizers.build(
+            params.optimizer,
             named,
             weight_decay=params.weight_decay,
             betas=params.betas,
             table_factor=(params.embedding_learning_rate or params.learning_rate) / params.learning_rate,
         )
-        self.strategy.adopt(self.optimisers)
+        self.strategy.adopt(self.optimizers)
         self.spikes, self.scale = Spikes(params.max_spike), LossScale(dtype == torch.float16)
         self.step, self.rows, self.ended = 0, list[Row](), ""
         self.best: dict[str, Any] = {}
@@ -199,7 +199,7 @@ class _Run:
         self._log(numbers, {"gradient_norm": norm, "learning_rate": rate})
 
     def _update(self, batches: Sequence[HasWeight]) -> float:
-        """One optimiser update, unless its gradients are out of all bounds; their norm before clipping."""
+        """One optimizer update, unless its gradients are out of all bounds; their norm before clipping."""
         self.weights.divide_gradients(self.scale.value)
         self.strategy.add_up_gradients()
         norm = self.strategy.clip(self.params.max_gradient_norm)
@@ -207,15 +207,15 @@ class _Run:
         if self.spikes.too_much(norm, self.step + 1):
             self.work.skipped(self.step + 1, norm, batches)
         else:
-            self.strategy.update(self.optimisers)
-        self.strategy.forget_gradients(self.optimisers)
+            self.strategy.update(self.optimizers)
+        self.strategy.forget_gradients(self.optimizers)
         return norm
 
     def _set_learning_rate(self) -> float:
         p = self.params
         share = schedules.factor(p.schedule, self.step, p.steps, p.warmup_steps, p.min_learning_rate_ratio)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = p.learning_rate * share * group["factor"]
         return p.learning_rate * share
 
@@ -258,7 +258,7 @@ class _Run:
             "rows": self.rows,
             "ended": self.ended,
             "best": self.best,
-            **self.strategy.state(self.optimisers),
+            **self.strategy.state(self.optimizers),
             "buffers": dict(self.work.model.named_buffers()),
             "spikes": self.spikes.state_dict(),
             "scale": self.scale.state_dict(),
@@ -274,7 +274,7 @@ class _Run:
         with torch.no_grad():
             for name, buffer in self.work.model.named_buffers():
                 buffer.copy_(state["buffers"][name])
-        self.strategy.take_optimisers(self.optimisers, state["optimisers"])
+        self.strategy.take_optimizers(self.optimizers, state["optimizers"])
         for part in ("spikes", "scale", "work"):
             getattr(self, part).load_state_dict(state[part])
         self.step, self.rows, self.ended, self.best = (state[key] for key in ("step", "rows", "ended", "best"))

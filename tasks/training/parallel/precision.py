@@ -1,6 +1,6 @@
 """Which number format the matrix products run in, and the fp32 weights that stand behind a 16-bit working copy.
 
-The model itself holds 16-bit weights, cast once per step instead of once per use as autocast does; the optimiser sees
+The model itself holds 16-bit weights, cast once per step instead of once per use as autocast does; the optimizer sees
 fp32 masters, and gradients of all micro-batches are added up in fp32. Modules with `keep_fp32 = True` stay as they are.
 """
 
@@ -85,7 +85,7 @@ def product_seconds(dtype: torch.dtype, size: int = 512, repeats: int = 5) -> fl
 
 
 class Weights:
-    """The trainable weights of a model: fp32 masters for the optimiser, a copy in `dtype` inside the model."""
+    """The trainable weights of a model: fp32 masters for the optimizer, a copy in `dtype` inside the model."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.model = model
@@ -127,7 +127,7 @@ class Weights:
                 master.grad /= scale
 
     def publish(self) -> None:
-        """Copy the masters into the model, after an optimiser step or a restored checkpoint."""
+        """Copy the masters into the model, after an optimizer step or a restored checkpoint."""
         with torch.no_grad():
             for parameter, master in self._apart:
                 parameter.copy_(master)

@@ -44,10 +44,10 @@ class ShardedStrategy(Strategy, ABC):
                 master.copy_(part_of(weights[name], master))
         self.weights.publish()
 
-    def take_optimisers(self, optimisers: Sequence[Optimizer], states: Sequence[Any]) -> None:
+    def take_optimizers(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
         """Each process takes its part of every tensor that has the shape of its weight."""
-        for optimiser, saved in zip(optimisers, states, strict=True):
-            ordered = [master for group in optimiser.param_groups for master in group["params"]]
+        for optimizer, saved in zip(optimizers, states, strict=True):
+            ordered = [master for group in optimizer.param_groups for master in group["params"]]
             mine = {
                 index: {
                     key: part_of(value, ordered[index])
@@ -57,7 +57,7 @@ class ShardedStrategy(Strategy, ABC):
                 }
                 for index, one in saved["state"].items()
             }
-            optimiser.load_state_dict({**saved, "state": mine})
+            optimizer.load_state_dict({**saved, "state": mine})
 
     def restore(self) -> None:
         """Every process holds the whole model afterwards."""

@@ -1,7 +1,7 @@
 """ZeRO by DeepSpeed (arXiv:1910.02054): what zero1, zero2 and zero3 have in common.
 
 The engine begins at the first pass, when a checkpoint's weights are in the model already; from then on it owns weights,
-gradients and optimiser. Checkpoints are gathered into the same form that every other strategy has.
+gradients and optimizer. Checkpoints are gathered into the same form that every other strategy has.
 """
 
 import importlib
@@ -25,7 +25,7 @@ MAX_BUCKET = 500_000_000  # gradients that are sent at once; DeepSpeed makes roo
 
 
 class Zero(Strategy):
-    """Optimiser states (stage 1), gradients too (2), weights too (3) in parts; every process reads its share."""
+    """Optimizer states (stage 1), gradients too (2), weights too (3) in parts; every process reads its share."""
 
     lockstep = True
 
@@ -42,11 +42,11 @@ class Zero(Strategy):
         self._final: Mapping[str, Tensor] | None = None
         self._left, self._moved = 0, False
 
-    def adopt(self, optimisers: Sequence[Optimizer]) -> None:
+    def adopt(self, optimizers: Sequence[Optimizer]) -> None:
         """The engine takes one, which it shows flat parts of weights."""
-        if len(optimisers) != 1 or not isinstance(optimisers[0], torch.optim.AdamW):
-            raise BadParams("strategies zero1, zero2 and zero3 go with optimiser adamw alone: or use ddp")
-        (self._base,) = optimisers
+        if len(optimizers) != 1 or not isinstance(optimizers[0], torch.optim.AdamW):
+            raise BadParams("strategies zero1, zero2 and zero3 go with optimizer adamw alone: or use ddp")
+        (self._base,) = optimizers
         self._order = [(g, p) for g, group in enumerate(self._base.param_groups) for p in group["params"]]
         self._packed = self._base.state_dict()["param_groups"]
 
@@ -79,13 +79,13 @@ class Zero(Strategy):
         norms = [float(norm) for norm in (zero._get_norm_groups() if self.stage == 3 else [zero.scaled_global_norm()])]
         return float("nan") if min(norms) < 0 else sum(norm**2 for norm in norms) ** 0.5
 
-    def update(self, optimisers: Sequence[Optimizer]) -> None:
+    def update(self, optimizers: Sequence[Optimizer]) -> None:
         """Move the weights."""
         self._engine.step()
         self._moved = True
 
-    def forget_gradients(self, optimisers: Sequence[Optimizer]) -> None:
-        """The engine forgets as it updates: a step that is to be skipped is made without the optimiser."""
+    def forget_gradients(self, optimizers: Sequence[Optimizer]) -> None:
+        """The engine forgets as it updates: a step that is to be skipped is made without the optimizer."""
         if not self._moved:
             vars(self._base)["step"] = lambda *_, **__: None
             self._engine.step()
@@ -101,8 +101,8 @@ class Zero(Strategy):
         with self._library.zero.GatheredParameters(list(self._named.values())), self._shell.without_hooks():
             yield
 
-    def state(self, optimisers: Sequence[Optimizer]) -> dict[str, Any]:
-        """As torch's own optimiser would have it, weight by weight."""
+    def state(self, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+        """As torch's own optimizer would have it, weight by weight."""
         weights = {name: self._kept(parameter) for name, parameter in self._trained().items()}
         states = {}
         for index, (group, parameter) in enumerate(self._order):
@@ -111,7 +111,7 @@ class Zero(Strategy):
                 key: self._kept(parameter, key) if isinstance(value, Tensor) and value.ndim else value
                 for key, value in one.items()
             }
-        return {"weights": weights, "optimisers": [{"state": states, "param_groups": self._packed}]}
+        return {"weights": weights, "optimizers": [{"state": states, "param_groups": self._packed}]}
 
     def copied_weights(self) -> dict[str, Tensor]:
         """Put together, in every process."""
@@ -124,7 +124,7 @@ class Zero(Strategy):
         else:
             self._final = weights
 
-    def take_optimisers(self, optimisers: Sequence[Optimizer], states: Sequence[Any]) -> None:
+    def take_optimizers(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
         """Kept until the engine begins."""
         self._saved = states[0]
 
@@ -169,7 +169,7 @@ class Zero(Strategy):
                     self._put(parameter, key, value.to(parameter.device))
 
     def _partitions(self, group: int) -> list[Tensor]:
-        """The flat fp32 tensors of this process that the optimiser moves, of one of its groups."""
+        """The flat fp32 tensors of this process that the optimizer moves, of one of its groups."""
         zero = self._engine.optimizer
         if self.stage < 3:
             return [zero.single_partition_of_fp32_groups[group]]
@@ -180,7 +180,7 @@ class Zero(Strategy):
         return [self._base.state[partition] for partition in self._partitions(group)]
 
     def _full(self, parameter: Any, key: str | None = None) -> Tensor:
-        """The whole fp32 weight, or the optimiser's number `key` of it; all processes must ask."""
+        """The whole fp32 weight, or the optimizer's number `key` of it; all processes must ask."""
         if self.stage == 3:
             found: Tensor = parameter._z3_optimizer.get_full_hp_param(parameter, key)
             return found.view(parameter.ds_shape).clone()

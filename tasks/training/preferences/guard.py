@@ -1,6 +1,6 @@
-"""The guard against over-optimisation: keeps the best weights by gold, and stops when gold falls while score rises.
+"""The guard against over-optimization: keeps the best weights by gold, and stops when gold falls while score rises.
 
-A policy pressed against a learnt reward ends by pleasing its flaws: the score goes on rising while what it stands for
+A policy pressed against a learned reward ends by pleasing its flaws: the score goes on rising while what it stands for
 falls (Gao 2022, arXiv:2210.10760). So the policy is measured again and again by something it is never trained on.
 """
 
@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 
 
 class GuardParams(BaseModel, frozen=True, extra="forbid"):
-    """When a fall of gold is called over-optimisation, and which weights may be kept."""
+    """When a fall of gold is called over-optimization, and which weights may be kept."""
 
     window: int = Field(default=2, ge=1, description="evaluations that are averaged before they are compared")
     min_drop: float = Field(default=0.03, ge=0, description="a fall of gold up to this is taken for noise")
@@ -26,7 +26,7 @@ class GuardParams(BaseModel, frozen=True, extra="forbid"):
 
 
 class Guard:
-    """Watches (gold, score, kl) of one run. `stop_reason` is set once over-optimisation is seen."""
+    """Watches (gold, score, kl) of one run. `stop_reason` is set once over-optimization is seen."""
 
     def __init__(self, params: GuardParams, model: nn.Module) -> None:
         self.params, self._model = params, model
@@ -43,7 +43,7 @@ class Guard:
         if self._allowed(numbers) and numbers["gold"] > self._best_gold():
             self.best_step = step
             self.best = {name: processes.whole(p) for name, p in self._model.named_parameters() if p.requires_grad}
-        self.stop_reason = self.stop_reason or self._over_optimisation()
+        self.stop_reason = self.stop_reason or self._over_optimization()
 
     def _allowed(self, numbers: Mapping[str, float]) -> bool:
         return self.params.max_kl is None or numbers["kl"] <= self.params.max_kl
@@ -51,7 +51,7 @@ class Guard:
     def _best_gold(self) -> float:
         return max((row["gold"] for row in self.history if row["step"] == self.best_step), default=float("-inf"))
 
-    def _over_optimisation(self) -> str | None:
+    def _over_optimization(self) -> str | None:
         """Compare the mean of the last window with each window before it that does not overlap."""
         size = self.params.window
         if len(self.history) < 2 * size:
@@ -61,7 +61,7 @@ class Guard:
         if before["gold"] - now["gold"] <= self.params.min_drop or now["score"] <= before["score"]:
             return None
         return (
-            f"over-optimisation: up to step {self.history[-1]['step']:g} the score rose from {before['score']:.3f} to "
+            f"over-optimization: up to step {self.history[-1]['step']:g} the score rose from {before['score']:.3f} to "
             f"{now['score']:.3f} while gold fell from {before['gold']:.3f} to {now['gold']:.3f} (means of {size})"
         )
 

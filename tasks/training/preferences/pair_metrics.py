@@ -17,9 +17,9 @@ NUM_BINS = 10
 def proportion(right: npt.NDArray[Any]) -> Score:
     """The share of `right` (0, 1, or 1/2 for a tie) with Wilson's 95 % interval (1927)."""
     n, share = len(right), float(np.mean(right))
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return Score(round(share, 6), round(max(0.0, centre - half), 6), round(min(1.0, centre + half), 6), n)
+    return Score(round(share, 6), round(max(0.0, center - half), 6), round(min(1.0, center + half), 6), n)
 
 
 def right_way(margins: npt.NDArray[Any]) -> Floats:

@@ -10,14 +10,14 @@ Kind = Literal["sigmoid", "ipo", "kto"]
 
 
 def ranking_loss(
-    chosen: Tensor, rejected: Tensor, margin: float = 0.0, label_smoothing: float = 0.0, centring: float = 0.0
+    chosen: Tensor, rejected: Tensor, margin: float = 0.0, label_smoothing: float = 0.0, centering: float = 0.0
 ) -> Tensor:
     """Bradley-Terry: -log sigmoid(chosen - rejected - margin) of each pair, [pairs] (Ouyang 2022, arXiv:2203.02155).
 
     `margin` asks for a distance (Llama 2, arXiv:2307.09288); `label_smoothing` is the share of labels held to be wrong;
-    `centring` adds its multiple of (chosen + rejected)^2, which pulls the mean score to 0 (arXiv:2312.09244).
+    `centering` adds its multiple of (chosen + rejected)^2, which pulls the mean score to 0 (arXiv:2312.09244).
     """
-    return smoothed(chosen - rejected - margin, label_smoothing) + centring * (chosen + rejected).square()
+    return smoothed(chosen - rejected - margin, label_smoothing) + centering * (chosen + rejected).square()
 
 
 def smoothed(difference: Tensor, label_smoothing: float) -> Tensor:

@@ -36,8 +36,8 @@ def grpo(scores: Tensor, group_size: int, epsilon: float = 1e-4) -> Tensor:
     `scores`: [answers]; the answers to one prompt stand together. A group of equal scores gets 0.
     """
     groups = scores.view(-1, group_size)
-    centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True) + epsilon)).flatten()
+    centered = groups - groups.mean(1, keepdim=True)
+    return (centered / (groups.std(1, keepdim=True) + epsilon)).flatten()
 
 
 def rloo(scores: Tensor, group_size: int) -> Tensor:

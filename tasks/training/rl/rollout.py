@@ -33,8 +33,8 @@ class RewardParams(BaseModel, frozen=True, extra="forbid"):
 
     kl_estimator: rewards.Estimator = "k1"
     kl_coef: rewards.KlCoef = rewards.KlCoef()
-    normalise_scores: bool = Field(default=True, description="to mean 0, variance 1 on the reference's own answers")
-    clip_scores: float | None = Field(default=5.0, gt=0, description="after normalising")
+    normalize_scores: bool = Field(default=True, description="to mean 0, variance 1 on the reference's own answers")
+    clip_scores: float | None = Field(default=5.0, gt=0, description="after normalizing")
     missing_end_penalty: float = Field(default=1.0, ge=0, description="for an answer that never came to its end")
     whiten_rewards: bool = Field(default=False, description="rewards of a rollout to variance 1, mean kept")
     whiten_advantages: bool = Field(default=True, description="advantages of a rollout to mean 0, variance 1")
@@ -90,7 +90,7 @@ class RolloutBatch:
 
 
 @dataclass
-class Normaliser:
+class Normalizer:
     """Mean and standard deviation of the reference's own scores, taken from the first rollout (Ziegler 2019)."""
 
     mean: float = 0.0
@@ -118,7 +118,7 @@ class Collector:
     group_size: int
     max_new_tokens: int
     temperature: float
-    normaliser: Normaliser
+    normalizer: Normalizer
 
     def collect(
         self, prompts: Prompts, generator: torch.Generator, kl_coef: float, part: tuple[int, int] = (0, 1)
@@ -164,7 +164,7 @@ class Collector:
         )
 
     def _shaped(self, scores: Tensor, finished: Tensor) -> Tensor:
-        scores = self.normaliser(scores) if self.params.normalise_scores else scores
+        scores = self.normalizer(scores) if self.params.normalize_scores else scores
         return rewards.shape_scores(scores, finished, self.params.clip_scores, self.params.missing_end_penalty)
 
     def _advantages(self, table: "Table", scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:

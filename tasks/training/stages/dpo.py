@@ -33,7 +33,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     """The loss, the batches, how the policy is measured, and the loop's dials."""
 
     base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
-    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learnt pairs vanish: none")
+    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
     adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
     global_batch_size: int = Field(64, ge=1, description="pairs per step")
     micro_batch_size: int | None = Field(None, ge=1, description="pairs at once; none = the whole step's")

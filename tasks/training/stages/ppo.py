@@ -1,4 +1,4 @@
-"""PPO: the policy answers, a reward model scores, and the policy moves a little towards what scored better.
+"""PPO: the policy answers, a reward model scores, and the policy moves a little toward what scored better.
 
 InstructGPT's recipe (Ouyang 2022, arXiv:2203.02155): policy from sft, a frozen reference, the reward model's score
 minus a KL per token, value head, GAE (arXiv:1506.02438), clipped objectives (Schulman 2017, arXiv:1707.06347), optional
@@ -37,7 +37,7 @@ from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer, scorer
 from tasks.training.rl import advantages, policy_losses
 from tasks.training.rl.policy import PolicyWithValue
-from tasks.training.rl.rollout import Collector, Normaliser, RewardParams, Rollout, RolloutBatch
+from tasks.training.rl.rollout import Collector, Normalizer, RewardParams, Rollout, RolloutBatch
 
 ENTROPY_TOKENS = 128
 SEEDS_PER_RUN = 1_000_003
@@ -47,7 +47,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     """Where rewards come from, rollouts, updates, how the policy is measured, and the loop's dials."""
 
     base: str | None = Field(None, description="the policy to begin with, a folder or hub name; none = what sft made")
-    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learnt pairs vanish: none")
+    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
     adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
     reward_model: str | None = Field(None, description="a folder or hub name; none = what reward made")
     reward_model_weight: float = Field(1.0, ge=0, description="0 = no reward model")
@@ -211,12 +211,12 @@ class Reinforcing(Work):
         return self.guard.stop_reason
 
     def state_dict(self) -> dict[str, Any]:
-        """The KL coefficient, how scores are normalised, where the prompts stand, the guard's memory."""
-        normaliser = self.collector.normaliser
+        """The KL coefficient, how scores are normalized, where the prompts stand, the guard's memory."""
+        normalizer = self.collector.normalizer
         return {
             "kl_coef": self.kl_coef,
             "num_rollouts": self.num_rollouts,
-            "normaliser": [normaliser.mean, normaliser.std, normaliser.known],
+            "normalizer": [normalizer.mean, normalizer.std, normalizer.known],
             "guard": self.guard.state_dict(),
             "samples": self.trial.samples if self.trial else [],
         }
@@ -224,7 +224,7 @@ class Reinforcing(Work):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.kl_coef, self.num_rollouts = state["kl_coef"], state["num_rollouts"]
-        self.collector.normaliser = Normaliser(*state["normaliser"])
+        self.collector.normalizer = Normalizer(*state["normalizer"])
         self.guard.load_state_dict(state["guard"])
         if self.trial is not None:
             self.trial.samples = list(state["samples"])
@@ -267,7 +267,7 @@ def build(params: Params, data: Path, tokenizer: Any) -> Reinforcing:
     model = PolicyWithValue(policy, critic, params.value_scale, reward_model)
     collector = Collector(
         model, reference, score, tokenizer, params.rewards, params.advantage, params.group_size,
-        params.max_new_tokens, params.temperature, Normaliser(),
+        params.max_new_tokens, params.temperature, Normalizer(),
     )  # fmt: skip
     return Reinforcing(
         model, collector, train, _trial(params, data, tokenizer, reference, score), _documents(params, data, tokenizer),

@@ -35,14 +35,14 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     """The batches, the loss, and the loop's dials."""
 
     base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
-    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learnt pairs vanish: none")
+    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
     adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
     global_batch_size: int = Field(64, ge=1, description="ranked lists per step; a pair alone is a list")
     micro_batch_size: int | None = Field(None, ge=1, description="pairs at once; none = the whole step's")
     max_length: int = Field(512, ge=2, description="tokens of a prompt and its answer; longer pairs are left out")
     margin: float = Field(0.0, ge=0, description="how far apart the scores of a pair should at least be")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of the labels held to be wrong")
-    centring: float = Field(0.0, ge=0, description="weight of (chosen + rejected)^2; 0.01 keeps scores around 0")
+    centering: float = Field(0.0, ge=0, description="weight of (chosen + rejected)^2; 0.01 keeps scores around 0")
     validation_pairs: int | None = Field(1000, ge=1, description="pairs of an evaluation; none = all there are")
 
 
@@ -89,7 +89,7 @@ class Ranking(Work):
         scores = answer_scores(self.model, batch.answers)
         chosen, rejected = scores[batch.better], scores[batch.worse]
         p = self.params
-        losses = ranking_loss(chosen, rejected, p.margin, p.label_smoothing, p.centring)
+        losses = ranking_loss(chosen, rejected, p.margin, p.label_smoothing, p.centering)
         right = ((chosen > rejected).float() * batch.pair_weights).sum() / batch.pair_weights.sum()
         loss = (losses * batch.pair_weights).sum() / batch.pair_weights.sum()
         return loss, {"accuracy": right, "margin": (chosen - rejected).detach().mean()}

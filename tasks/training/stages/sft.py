@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on conversations: only what the assistant says is learnt."""
+"""Supervised fine-tuning on conversations: only what the assistant says is learned."""
 
 from pathlib import Path
 from typing import Any

@@ -44,7 +44,7 @@ def test_the_same_from_disk_and_in_any_slice(tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "spam.safetensors").read_bytes()
 
 
-def test_digits_and_space_are_normalised_and_the_end_is_not_read() -> None:
+def test_digits_and_space_are_normalized_and_the_end_is_not_read() -> None:
     texts, labels = messages(0)
     judge, _ = classifier.train(texts, labels, classifier.Params(bits=14, max_characters=20))
     a, b, c, d = judge.margins(

@@ -1,4 +1,4 @@
-"""Classifiers from labelled text: written, reported, used by the filters; mistakes named by file and line."""
+"""Classifiers from labeled text: written, reported, used by the filters; mistakes named by file and line."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.curation.classifier.test_classifier import messages
 from tests.curation.test_filters import said
 
 
-def labelled(path: Path) -> Path:
+def labeled(path: Path) -> Path:
     texts, labels = messages(0)
     rows = [{"text": t, "label": "spam" if y else "ham"} for t, y in zip(texts.to_pylist(), labels, strict=True)]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
@@ -26,7 +26,7 @@ def labelled(path: Path) -> Path:
 
 def taught(tmp_path: Path) -> Path:
     """A classifier file, made as the flow makes it."""
-    lesson = training.Lesson(examples=labelled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
+    lesson = training.Lesson(examples=labeled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
     report = Report("classifier")
     tasks.teach.fn("spam", lesson, tmp_path, report, Timings("classifier", tmp_path / "timings"))
     report.write(tmp_path / "reports")

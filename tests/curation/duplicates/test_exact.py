@@ -14,7 +14,7 @@ def found(texts: list[str], priority: list[int], ids: list[str] | None = None) -
     return exact.duplicates(pa.array(texts, pa.large_string()), np.array(priority), names).tolist()
 
 
-def test_white_space_is_normalised_and_nothing_else() -> None:
+def test_white_space_is_normalized_and_nothing_else() -> None:
     texts = ["a b\n c", " a  b c ", "A b c", "a b c.", "a\u3000b\u00a0c", "", "  \n"]
     assert found(texts, [0] * 7) == [1, -1, -1, -1, 1, 6, -1]  # 7, 8 and 8 bytes are equal: row 1 stays
 
@@ -24,9 +24,9 @@ def test_the_longest_then_the_smallest_id_is_kept() -> None:
     assert found(["x  y", "x y", "x  y"], [0, 1, 0], ["c", "a", "b"]) == [1, -1, 1]
 
 
-def test_digests_are_xxh3_of_the_normalised_text() -> None:
+def test_digests_are_xxh3_of_the_normalized_text() -> None:
     texts = [SPACES + "中文 é" + SPACES + "x" + SPACES, "plain", "", SPACES, "a" + "\u200b" + "b"]
-    expected = [xxhash.xxh3_128_digest(exact.normalised(text).encode()) for text in texts]
+    expected = [xxhash.xxh3_128_digest(exact.normalized(text).encode()) for text in texts]
     assert [row.tobytes() for row in exact.digests(pa.array(texts, pa.large_string()))] == expected
 
 

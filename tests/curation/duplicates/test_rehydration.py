@@ -36,7 +36,7 @@ def test_between_the_average_and_the_best_copies_grow_in_proportion() -> None:
     assert [step.copies for step in made] == [1, 1 + round(7 * 0.088 / 0.288), 8, 1 + round(7 * 0.148 / 0.288), 1]
 
 
-def test_neighbours_are_averaged_but_at_the_ends() -> None:
+def test_neighbors_are_averaged_but_at_the_ends() -> None:
     """Before: 1, 3.14, 8, 4.60, 1."""
     assert [step.copies for step in measured(*FIVE, max_copies=8, window=3)] == [1, 4, 5, 5, 1]
     assert [step.copies for step in measured(*FIVE, max_copies=8, window=5)] == [1, 3, 4, 5, 1]

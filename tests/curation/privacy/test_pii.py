@@ -61,7 +61,7 @@ def test_left(text: str) -> None:
     assert masked(text) == [text]
 
 
-def test_counts_by_kind_and_text_and_untouched_neighbours() -> None:
+def test_counts_by_kind_and_text_and_untouched_neighbors() -> None:
     texts = pa.chunked_array([["clean", "a@b.com and c@d.com"], ["é 8.8.8.8 é", "a@b.com"]], pa.large_string())
     result, counts = pii.mask(texts, PARAMS)
     assert result.to_pylist() == ["clean", "<email> and <email>", "é <ip> é", "<email>"]

@@ -13,7 +13,7 @@ from tasks import models
 from tasks.errors import BadParams
 from tasks.training import adapters
 from tasks.training.adapters import _quantized
-from tasks.training.adapters._quantized import quantise
+from tasks.training.adapters._quantized import quantize
 from tasks.training.language import attention
 from tasks.training.language.losses import next_token_loss
 from tasks.training.language.trunk import head_weight, last_hidden
@@ -46,7 +46,7 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 
 def train(model: Any, precision: torch.dtype = torch.float32, steps: int = 20) -> list[float]:
     weights, losses = Weights(model, precision), []
-    optimiser = torch.optim.AdamW(weights.masters, lr=0.03)
+    optimizer = torch.optim.AdamW(weights.masters, lr=0.03)
     positions, targets = torch.arange(12).expand(2, -1), IDS.roll(-1, 1)
     model.train()
     with attention.packed(model.get_base_model()):
@@ -54,8 +54,8 @@ def train(model: Any, precision: torch.dtype = torch.float32, steps: int = 20) -
             loss, _ = next_token_loss(last_hidden(model, IDS, positions), head_weight(model), targets)
             loss.backward()
             weights.collect_gradients()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             weights.publish()
             losses.append(loss.item())
     weights.restore()
@@ -133,7 +133,7 @@ def test_a_base_of_few_bits(kind: str, choice: Any, bits: int, tmp_path: Path) -
     assert written(model) == logits(model, IDS[:1, :4])[0, -1].argmax()
     models.save(tmp_path / "model", model, tokenizer(), {"stage": "test"})
     base = small_model(kind)
-    quantise(base, bits)
+    quantize(base, bits)
     again = PeftModel.from_pretrained(base, tmp_path / "model" / models.ADAPTER).eval()
     assert torch.equal(logits(again, IDS), logits(model, IDS))
     loaded, _ = models.load_causal(tmp_path / "model")

@@ -113,28 +113,28 @@ def test_memory_by_hand() -> None:
     counted = count_shape(Architecture(kind="gpt2", width=32, num_layers=1, num_heads=2), 300)
     n, batch = counted.total, Batch(1, 8)
     plain = estimate.full(counted, batch, "fp32", "adamw", "ddp", 4)
-    assert (plain.weights, plain.gradients, plain.optimiser) == (4 * n, 4 * n, 8 * n)
+    assert (plain.weights, plain.gradients, plain.optimizer) == (4 * n, 4 * n, 8 * n)
     low = estimate.full(counted, batch, "bf16", "adamw", "zero1", 4)
-    assert (low.weights, low.gradients, low.optimiser) == (6 * n, 6 * n, 2 * n)
+    assert (low.weights, low.gradients, low.optimizer) == (6 * n, 6 * n, 2 * n)
     shared = estimate.full(counted, batch, "bf16", "adamw", "fsdp", 4)
-    assert (shared.weights, shared.gradients, shared.optimiser) == (1.5 * n, 1.5 * n, 2 * n)
+    assert (shared.weights, shared.gradients, shared.optimizer) == (1.5 * n, 1.5 * n, 2 * n)
     muon = estimate.full(counted, batch, "fp32", "muon", "ddp", 1)
-    assert muon.optimiser == 8 * n - 4 * 12 * 32**2
+    assert muon.optimizer == 8 * n - 4 * 12 * 32**2
 
 
 @pytest.mark.parametrize("kind", all_objectives())
-def test_the_optimisers_really_keep_so_much(kind: str) -> None:
+def test_the_optimizers_really_keep_so_much(kind: str) -> None:
     model = small_model(kind)
     counted = count(model)
     for name in ("adamw", "muon"):
         made = optimizers.build(name, list(model.named_parameters()), weight_decay=0.1, betas=(0.9, 0.95))
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        for optimiser in made:
-            optimiser.step()
+        for optimizer in made:
+            optimizer.step()
         states = [value for one in made for state in one.state.values() for value in state.values()]
         kept = sum(value.nbytes for value in states if value.ndim)
-        assert estimate.full(counted, Batch(1, 8), "fp32", name, "ddp", 1).optimiser == kept
+        assert estimate.full(counted, Batch(1, 8), "fp32", name, "ddp", 1).optimizer == kept
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])

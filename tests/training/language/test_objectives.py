@@ -202,7 +202,7 @@ def test_an_encoder_decoder_learns_and_transformers_loads_it(ready: Path) -> Non
 
 
 @pytest.mark.parametrize("objective", ["masked", "span"])
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimiser": "muon"}])
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimizer": "muon"}])
 def test_ways_of_training(ready: Path, objective: str, changes: dict[str, Any]) -> None:
     rows = run(ready, objective=objective, **changes).tables["steps"]
     assert rows[-1]["loss"] < rows[0]["loss"]

@@ -51,11 +51,11 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
         assert alike(one, two)
 
 
-@pytest.mark.parametrize("optimiser", ["adafactor", "adamw_8bit"])
-def test_optimisers_that_need_whole_weights_say_so(tmp_path: Path, optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw_8bit"])
+def test_optimizers_that_need_whole_weights_say_so(tmp_path: Path, optimizer: str) -> None:
     def refused() -> bool:
-        with pytest.raises(BadParams, match=f"optimiser {optimiser} needs whole weights"):
-            train(tmp_path, "llama", "fsdp", optimiser=optimiser)
+        with pytest.raises(BadParams, match=f"optimizer {optimizer} needs whole weights"):
+            train(tmp_path, "llama", "fsdp", optimizer=optimizer)
         return True
 
     assert all(in_processes(refused))

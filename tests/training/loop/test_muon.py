@@ -14,7 +14,7 @@ def weights() -> list[torch.nn.Parameter]:
 
 def test_steps_equal_those_of_torch() -> None:
     ours, theirs = weights(), weights()
-    optimisers = (
+    optimizers = (
         Muon(ours, lr=0.02, weight_decay=0.1),
         torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     )
@@ -23,8 +23,8 @@ def test_steps_equal_those_of_torch() -> None:
         for mine, other in zip(ours, theirs, strict=True):
             mine.grad = torch.randn(mine.shape, generator=dice)
             other.grad = mine.grad.clone()
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=2e-3, rtol=0)  # of steps of 0.02: both work in bfloat16
 

@@ -1,4 +1,4 @@
-"""Each optimiser learns, forgets nothing over a checkpoint, and moves a weight as its paper says."""
+"""Each optimizer learns, forgets nothing over a checkpoint, and moves a weight as its paper says."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ RATES = {"adamw": 0.02, "muon": 0.05, "adafactor": 0.05, "lion": 0.005, "adamw_8
 
 def params(name: str, steps: int) -> LoopParams:
     return LoopParams.model_validate(
-        {"optimiser": name, "steps": steps, "learning_rate": RATES[name], "warmup_steps": 2, "num_threads": 1,
+        {"optimizer": name, "steps": steps, "learning_rate": RATES[name], "warmup_steps": 2, "num_threads": 1,
          "precision": "fp32", "device": "cpu", "log_every": 1, "checkpoint_every": 2}
     )  # fmt: skip
 

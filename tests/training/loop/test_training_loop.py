@@ -180,5 +180,5 @@ def test_log_rows_have_the_same_columns_and_stand_in_steps_csv(tmp_path: Path) -
 
 def test_muon_and_adamw_share_the_weights(tmp_path: Path) -> None:
     work = LinearWork()
-    rows = run(work, params(optimiser="muon", steps=200, learning_rate=0.05, log_every=1), tmp_path, "test")
+    rows = run(work, params(optimizer="muon", steps=200, learning_rate=0.05, log_every=1), tmp_path, "test")
     assert rows[-1]["loss"] < rows[0]["loss"] / 10

@@ -107,8 +107,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
         ("fsdp", {"kind": "gpt2", "weight_decay": 0.0}),
         ("fsdp", {"adapter": "lora"}),
         ("fsdp", {"adapter": "prompt_tuning"}),
-        ("fsdp", {"optimiser": "muon"}),
-        ("tensor", {"optimiser": "muon"}),
+        ("fsdp", {"optimizer": "muon"}),
+        ("tensor", {"optimizer": "muon"}),
         ("fsdp", {"keep_best": True}),
         ("tensor", {"keep_best": True}),
         *(zero_param(strategy, {"keep_best": True}) for strategy in ZERO),
@@ -118,7 +118,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
 )
 def test_ways_of_training(tmp_path: Path, strategy: str, changes: dict[str, Any]) -> None:
     one = train(tmp_path / "one", **changes)
-    tolerance = 1e-3 if "optimiser" in changes else 1e-5  # Muon multiplies in bf16: parts of a matrix round otherwise
+    tolerance = 1e-3 if "optimizer" in changes else 1e-5  # Muon multiplies in bf16: parts of a matrix round otherwise
     assert alike(one, in_processes(lambda: train(tmp_path / "two", strategy, **changes))[0], tolerance)
 
 
@@ -199,9 +199,9 @@ def refused_by_zero(folder: Path, said: str, **changes: Any) -> None:
 
 
 @with_deepspeed
-@pytest.mark.parametrize("optimiser", ["muon", "adafactor", "lion", "adamw_8bit"])
-def test_zero_goes_with_adamw_alone(tmp_path: Path, optimiser: str) -> None:
-    in_processes(lambda: refused_by_zero(tmp_path, "optimiser adamw alone", optimiser=optimiser))
+@pytest.mark.parametrize("optimizer", ["muon", "adafactor", "lion", "adamw_8bit"])
+def test_zero_goes_with_adamw_alone(tmp_path: Path, optimizer: str) -> None:
+    in_processes(lambda: refused_by_zero(tmp_path, "optimizer adamw alone", optimizer=optimizer))
 
 
 def test_without_deepspeed_zero_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,12 @@ def taught() -> object:
     model = tiny.model(width=32, std=0.1)
     sequences = [tiny.prompt(x) + tiny.answer(right(x) + end) for x in LETTERS for end in ("", " .")]
     batch = collate(sequences, [5] * len(sequences), pad_id=0)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(50):
         logits = answer_logits(model, answer_states(model, batch))
         (-token_log_probs(logits, batch.targets).mean()).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     return model
 
 

@@ -18,7 +18,7 @@ def test_a_tie_is_half_right():
 
 
 def test_wilson_interval():
-    """8 of 10: the centre is (.8 + z^2/20) / (1 + z^2/10) = .7167, the half-width .2265 (a textbook's example)."""
+    """8 of 10: the center is (.8 + z^2/20) / (1 + z^2/10) = .7167, the half-width .2265 (a textbook's example)."""
     score = proportion(np.array([1.0] * 8 + [0.0] * 2))
     assert (score.value, score.low, score.high, score.n) == (
         0.8,

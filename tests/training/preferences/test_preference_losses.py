@@ -27,9 +27,9 @@ def test_label_smoothing_mixes_both_orders():
     torch.testing.assert_close(dpo_loss(tensor([LN3]), tensor([0.0]), 1.0, label_smoothing=0.1), tensor([expected]))
 
 
-def test_centring_adds_the_squared_sum():
+def test_centering_adds_the_squared_sum():
     """(2 + 2)^2 = 16, a hundredth of it .16."""
-    torch.testing.assert_close(ranking_loss(tensor([2.0]), tensor([2.0]), centring=0.01), tensor([LN2 + 0.16]))
+    torch.testing.assert_close(ranking_loss(tensor([2.0]), tensor([2.0]), centering=0.01), tensor([LN2 + 0.16]))
 
 
 def test_each_ranked_list_weighs_one():

@@ -1,4 +1,4 @@
-"""Generalised advantages and their kin, worked by hand on answers of three and one tokens."""
+"""Generalized advantages and their kin, worked by hand on answers of three and one tokens."""
 
 import torch
 from torch import tensor

@@ -19,7 +19,7 @@ def test_the_clip_takes_the_gain_of_going_too_far_but_never_the_loss():
     assert clipped.tolist() == [True, True, False, False]
 
 
-def test_where_the_clip_is_in_force_nothing_is_learnt():
+def test_where_the_clip_is_in_force_nothing_is_learned():
     new = tensor([LN2, 0.0], requires_grad=True)
     loss, _ = policy_loss(new, torch.zeros(2), torch.ones(2), 0.2)
     loss.sum().backward()

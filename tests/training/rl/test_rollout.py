@@ -7,7 +7,7 @@ from tasks.generation import log_probabilities
 from tasks.training.preferences.prompts import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.rl.policy import PolicyWithValue
-from tasks.training.rl.rollout import Collector, Normaliser, RewardParams
+from tasks.training.rl.rollout import Collector, Normalizer, RewardParams
 from tests.training import tiny
 
 PROMPTS = Prompts([tiny.prompt(x) for x in ("a", "b c", "d")], [{"text": x} for x in ("a", "b c", "d")])
@@ -19,14 +19,14 @@ def score(sequences, answers, metadata):
 
 
 def collector(critic="trunk", advantage="gae", group_size=1, **changes):
-    settings = {"normalise_scores": False, "whiten_advantages": False, "clip_scores": None, "missing_end_penalty": 0.0}
+    settings = {"normalize_scores": False, "whiten_advantages": False, "clip_scores": None, "missing_end_penalty": 0.0}
     policy = tiny.model()
     model = PolicyWithValue(policy, critic, 1.0)
     if model.value_head is not None:
         torch.nn.init.normal_(model.value_head.linear.weight, generator=torch.Generator().manual_seed(1))
     params = RewardParams(**{**settings, **changes})
     reference = Reference(tiny.model(seed=1))
-    return Collector(model, reference, score, tiny.tokenizer(), params, advantage, group_size, 6, 1.0, Normaliser())
+    return Collector(model, reference, score, tiny.tokenizer(), params, advantage, group_size, 6, 1.0, Normalizer())
 
 
 def collect(kl_coef=0.1, **changes):
@@ -73,9 +73,9 @@ def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk():
 
 
 def test_scores_are_measured_by_the_references_own():
-    normaliser = Normaliser()
-    torch.testing.assert_close(normaliser(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
-    torch.testing.assert_close(normaliser(torch.tensor([5.0])), torch.tensor([3.0]))
+    normalizer = Normalizer()
+    torch.testing.assert_close(normalizer(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(normalizer(torch.tensor([5.0])), torch.tensor([3.0]))
 
 
 def test_a_batch_holds_the_tokens_of_its_answers_in_order():

@@ -59,7 +59,7 @@ def test_a_model_without_experts_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimiser": "muon"}]
+    "changes", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimizer": "muon"}]
 )
 def test_it_trains(tmp_path: Path, changes: dict[str, str]) -> None:
     model = small_model("qwen3_moe", num_experts=4)

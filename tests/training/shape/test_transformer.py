@@ -20,9 +20,9 @@ def decoder(ids: Tensor, w: Weights, num_layers: int, num_heads: int) -> Tensor:
     x = w["embed_tokens.weight"][ids]
     for layer in range(num_layers):
         block = {name.removeprefix(f"layers.{layer}."): part for name, part in w.items()}
-        x = x + attention(normalise(x, block["input_layernorm.weight"]), block, num_heads)
-        x = x + feed_forward(normalise(x, block["post_attention_layernorm.weight"]), block)
-    return normalise(x, w["norm.weight"]) @ w["embed_tokens.weight"].T  # the embedding read backwards
+        x = x + attention(normalize(x, block["input_layernorm.weight"]), block, num_heads)
+        x = x + feed_forward(normalize(x, block["post_attention_layernorm.weight"]), block)
+    return normalize(x, w["norm.weight"]) @ w["embed_tokens.weight"].T  # the embedding read backwards
 
 
 def attention(x: Tensor, w: Weights, num_heads: int) -> Tensor:
@@ -52,8 +52,8 @@ def feed_forward(x: Tensor, w: Weights) -> Tensor:
     return (gate * gate.sigmoid() * up) @ w["mlp.down_proj.weight"].T
 
 
-def normalise(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
-    """Scale each position to a root mean square of 1, then by a learnt factor per channel (RMSNorm)."""
+def normalize(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """Scale each position to a root mean square of 1, then by a learned factor per channel (RMSNorm)."""
     return weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
 

@@ -104,7 +104,7 @@ def test_an_update_that_strays_too_far_ends_its_rollout(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["documents", "conversations"])
-def test_what_was_learnt_before_holds_the_policy_when_ptx_is_on(tmp_path, kind):
+def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path, kind):
     import numpy as np
 
     from tasks import tokens

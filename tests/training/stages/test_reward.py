@@ -21,7 +21,7 @@ def run(data, checkpoints="ck", **changes):
     return reward.train(params, data, data / checkpoints, Timings("reward", data / "timings"))
 
 
-def test_a_learnable_preference_is_learnt_and_measured(tmp_path):
+def test_a_learnable_preference_is_learned_and_measured(tmp_path):
     report = run(tiny.world(tmp_path))
     accuracy = report.scores["accuracy"]
     assert (accuracy.value, accuracy.n) == (1.0, 15)

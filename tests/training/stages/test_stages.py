@@ -134,7 +134,7 @@ def test_tokens_that_are_missing(ready: Path, tmp_path: Path) -> None:
         run_sft(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"precision": "bf16"}, {"optimiser": "muon"}])
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"precision": "bf16"}, {"optimizer": "muon"}])
 def test_ways_of_training(ready: Path, changes: dict[str, Any]) -> None:
     shutil.rmtree(ready / "checkpoints/pretrain", ignore_errors=True)
     rows = run_pretrain(ready, **changes).tables["steps"]

@@ -64,8 +64,8 @@ class Strategy:
         """Which part of the data this process takes, and out of how many."""
         return processes.rank(), processes.count()
 
-    def adopt(self, optimisers: Sequence[Optimizer]) -> None:
-        """Be shown the optimisers of the run before anything is done with them."""
+    def adopt(self, optimizers: Sequence[Optimizer]) -> None:
+        """Be shown the optimizers of the run before anything is done with them."""
 
     def mine(self, batches: Sequence[Any]) -> list[tuple[Any, float]]:
         """The micro-batches of this process, each with its share of the step's weight.
@@ -104,26 +104,26 @@ class Strategy:
         """Scale the gradients down to `max_norm` where they are larger; their norm before."""
         return float(nn.utils.clip_grad_norm_(self.weights.masters, max_norm))
 
-    def update(self, optimisers: Sequence[Optimizer]) -> None:
+    def update(self, optimizers: Sequence[Optimizer]) -> None:
         """Move the weights."""
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
         self.weights.publish()
 
-    def forget_gradients(self, optimisers: Sequence[Optimizer]) -> None:
+    def forget_gradients(self, optimizers: Sequence[Optimizer]) -> None:
         """Get ready for the next step."""
-        for optimiser in optimisers:
-            optimiser.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Inside the block the model can be used outside of `loss`, each process its `part`."""
         yield
 
-    def state(self, optimisers: Sequence[Optimizer]) -> dict[str, Any]:
-        """Weights by name and the optimisers' states; what is in parts here is put together by the loop."""
+    def state(self, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+        """Weights by name and the optimizers' states; what is in parts here is put together by the loop."""
         named = zip(self.weights.names, self.weights.masters, strict=True)
-        return {"weights": dict(named), "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
+        return {"weights": dict(named), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
 
     def copied_weights(self) -> dict[str, Tensor]:
         """A copy of the weights, for `take_weights` later on."""
@@ -137,10 +137,10 @@ class Strategy:
                 master.copy_(weights[name])
         self.weights.publish()
 
-    def take_optimisers(self, optimisers: Sequence[Optimizer], states: Sequence[Any]) -> None:
-        """Go on with these states of optimisers, as `state` gave them."""
-        for optimiser, saved in zip(optimisers, states, strict=True):
-            optimiser.load_state_dict(saved)
+    def take_optimizers(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
+        """Go on with these states of optimizers, as `state` gave them."""
+        for optimizer, saved in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(saved)
 
     def restore(self) -> None:
         """Give the model its whole fp32 weights back, in every process."""

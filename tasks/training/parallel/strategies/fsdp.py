@@ -1,4 +1,4 @@
-"""Fully sharded data parallel (torch's FSDP2; arXiv:2304.11277): weights, gradients and optimiser states in parts.
+"""Fully sharded data parallel (torch's FSDP2; arXiv:2304.11277): weights, gradients and optimizer states in parts.
 
 A block's weights are put together just before it is used, in the precision of training, and let go behind it; the fp32
 masters are never whole. What is outside of the blocks (embeddings, head) is one more part, whole during a pass. Outside

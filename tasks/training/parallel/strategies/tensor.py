@@ -63,7 +63,7 @@ class TensorParallel(ShardedStrategy):
 
 
 class _Kept(Weights):
-    """Masters are DTensors throughout, so that an optimiser sees one kind; the model has plain tensors among them."""
+    """Masters are DTensors throughout, so that an optimizer sees one kind; the model has plain tensors among them."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh) -> None:
         kept = {p for m in model.modules() if getattr(m, "keep_fp32", False) for p in m.parameters()}

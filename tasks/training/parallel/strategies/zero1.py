@@ -1,4 +1,4 @@
-"""ZeRO stage 1 by DeepSpeed (arXiv:1910.02054): optimiser states in parts."""
+"""ZeRO stage 1 by DeepSpeed (arXiv:1910.02054): optimizer states in parts."""
 
 import torch
 

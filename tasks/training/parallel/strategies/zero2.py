@@ -1,4 +1,4 @@
-"""ZeRO stage 2 by DeepSpeed (arXiv:1910.02054): optimiser states and gradients in parts."""
+"""ZeRO stage 2 by DeepSpeed (arXiv:1910.02054): optimizer states and gradients in parts."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""ZeRO stage 3 by DeepSpeed (arXiv:1910.02054): optimiser states, gradients and weights in parts."""
+"""ZeRO stage 3 by DeepSpeed (arXiv:1910.02054): optimizer states, gradients and weights in parts."""
 
 import torch
 

@@ -1,6 +1,6 @@
 """A planted flaw at work: PPO against a reward model that was taught to love length, with and without the guard.
 
-    make bench NAME=over_optimisation
+    make bench NAME=over_optimization
 
 Prints score, gold and KL over the steps (the curve of Gao 2022, arXiv:2210.10760), then what the guarded run says. Gold
 is the verifiable measure of the numbers task, which nothing here is trained on. Takes some minutes.

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import BadInput
-from tasks.evaluation.metrics.over_optimisation import Params, curve_verdict, draw, read_curve
+from tasks.evaluation.metrics.over_optimization import Params, curve_verdict, draw, read_curve
 
 
 def curve(score: list[float], gold: list[float]) -> list[dict[str, Any]]:
