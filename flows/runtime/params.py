@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows.runtime import renamed_keys
 from tasks import catalog
 from tasks.errors import BadParams
 
@@ -89,6 +90,8 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     if not isinstance(body, dict) or root is None:
         raise BadParams(f"{file} must hold one section per stage: {', '.join(stages())}")
     _refuse_duplicates(root, (), file)
+    if renames := list(_renames(root, (), file)):
+        raise BadParams("\n".join(renames))
     for key in body:
         if key not in stages():
             where = f"{file}, line {_line(root, (key,))}"
@@ -189,6 +192,22 @@ def _refuse_duplicates(node: yaml.Node, path: Location, file: Path) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _refuse_duplicates(value, (*path, index), file)
+
+
+def _renames(node: yaml.Node, path: tuple[str, ...], file: Path) -> Iterable[str]:
+    """Yield one message for each key or value of `node` that has another name now."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _renames(item, path, file)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            if name := renamed_keys.new_key(here):
+                yield f"{file}, line {key.start_mark.line + 1}: {_dotted(here)} was renamed; write {name}"
+            yield from _renames(value, here, file)
+    elif name := renamed_keys.new_value(path, str(node.value)):
+        where = f"{file}, line {node.start_mark.line + 1}: {_dotted(path)}"
+        yield f"{where}: the value {node.value!r} was renamed; write {name!r}"
 
 
 def _dotted(location: Location) -> str:

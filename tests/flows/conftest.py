@@ -9,7 +9,18 @@ import pytest
 from flows.runtime import environment
 from tests.flows.project import BLOCK, FLOW, ROOT, STAGES, WORK, Project, copy, start_versioning
 
-RUNTIME = ["__init__", "command", "embedded", "environment", "params", "results", "spool", "tracking", "versioning"]
+RUNTIME = [
+    "__init__",
+    "command",
+    "embedded",
+    "environment",
+    "params",
+    "renamed_keys",
+    "results",
+    "spool",
+    "tracking",
+    "versioning",
+]
 
 
 @pytest.fixture

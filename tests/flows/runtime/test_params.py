@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
-from flows.runtime import params
+from flows.runtime import params, renamed_keys
 from tasks.errors import BadParams
 
 
@@ -88,6 +88,24 @@ def test_every_mistake_is_told_at_once(told: Any) -> None:
 def test_what_is_not_written_has_its_default(told: Any) -> None:
     assert told("toy:\n") == Toy() == told("toy: {}")
     assert told("toy: {steps: 1_000}").steps == 1000
+
+
+def test_an_old_key_is_answered_with_its_new_name(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"*.stps": "*.steps", "toy.named.*.words": "toy.named.*.min_words"}
+    monkeypatch.setattr(renamed_keys, "RENAMED_KEYS", keys)
+    monkeypatch.setattr(renamed_keys, "RENAMED_VALUES", {("toy.inner.name", "y"): "x"})
+    text = "toy:\n  stps: 3\n  named: {a: {words: 2}}\n  inner:\n    name: y\nother: {min_words: 1}\n"
+    assert told(text).splitlines() == [
+        "params.yaml, line 2: toy.stps was renamed; write toy.steps",
+        "params.yaml, line 3: toy.named.a.words was renamed; write toy.named.a.min_words",
+        "params.yaml, line 5: toy.inner.name: the value 'y' was renamed; write 'x'",
+    ]
+    assert told("toy: {steps: 3, inner: {name: x}}").steps == 3
+
+
+def test_no_new_name_is_an_old_one() -> None:
+    for new in renamed_keys.RENAMED_KEYS.values():
+        assert renamed_keys.new_key(new.split(".")) is None
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
