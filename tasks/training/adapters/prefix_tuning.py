@@ -1,4 +1,4 @@
-"""Prefix tuning (arXiv:2101.00190; p-tuning v2 is the same): learned keys and values in front of the text, per layer."""
+"""Prefix tuning (arXiv:2101.00190; p-tuning v2 is the same): learned keys and values precede the text in each layer."""
 
 from typing import Any
 
