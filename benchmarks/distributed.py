@@ -31,7 +31,7 @@ from tasks.tokenization import packing
 from tasks.training.estimate.counting import Vocabulary
 from tasks.training.language import attention
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Rows
+from tasks.training.language.rows import PackedRows
 from tasks.training.loop.training_loop import LoopParams, Row, run
 from tasks.training.parallel import strategies
 from tasks.training.parallel.sharding import local_of
@@ -131,7 +131,7 @@ def kept_bytes() -> int:
     return sum(found.values())
 
 
-def rows() -> Rows:
+def rows() -> PackedRows:
     """Documents of 20 to 400 made-up tokens by Zipf's law."""
     import numpy as np
 
@@ -139,7 +139,7 @@ def rows() -> Rows:
     stream = packing.concatenate(
         [np.minimum(chance.zipf(1.3, n) + 5, VOCAB - 1) for n in chance.integers(20, 400, 200)], VOCAB
     )
-    return Rows(stream, LENGTH, 8, 1, 0, 0)
+    return PackedRows(stream, LENGTH, 8, 1, 0, 0)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from benchmarks import peers
 from tasks.training import adapters
 from tasks.training.estimate.counting import Vocabulary
 from tasks.training.language import attention
+from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Batch, Rows
-from tasks.training.language.trunk import head_weight, last_hidden
+from tasks.training.language.rows import PackedBatch, PackedRows
 from tasks.training.loop.training_loop import LoopParams, chosen_device, run
 from tasks.training.shape.architecture import Architecture, build
 from tasks.training.stages import sft
@@ -54,7 +54,7 @@ MMAP_THRESHOLD, OF_ALL_BUT_SMALL = -3, 1 << 16  # mallopt: what is freed goes ba
 class WholeLogits(NextToken):
     """The loss as it is usually written."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(self, batch: PackedBatch) -> tuple[Tensor, Mapping[str, float]]:
         """Cross-entropy on the logits of all tokens at once."""
         head = head_weight(self.model)
         hidden = last_hidden(self.model, batch.ids.to(head.device), batch.positions.to(head.device))
@@ -125,7 +125,7 @@ def peak(world: Any, case: Mapping[str, Any], room: Path) -> int:
     return resident("VmHWM") - before
 
 
-def rows(length: int, count: int) -> Rows:
+def rows(length: int, count: int) -> PackedRows:
     """Documents of made-up tokens by Zipf's law."""
     import numpy as np
 
@@ -133,7 +133,7 @@ def rows(length: int, count: int) -> Rows:
 
     chance = np.random.default_rng(0)
     documents = [np.minimum(chance.zipf(1.2, n) + 5, VOCAB - 1) for n in chance.integers(50, 800, 40)]
-    return Rows(packing.concatenate(documents, VOCAB), length, count, count, 0, 0)
+    return PackedRows(packing.concatenate(documents, VOCAB), length, count, count, 0, 0)
 
 
 def resident(field: str) -> int:

@@ -67,7 +67,7 @@ def ours(folder: Path) -> float:
     from tasks.tokenization import packing
     from tasks.training.language import attention
     from tasks.training.language.next_token import NextToken
-    from tasks.training.language.rows import Rows
+    from tasks.training.language.rows import PackedRows
     from tasks.training.loop.training_loop import LoopParams, run
 
     lists = [(ids, np.ones(len(ids), np.uint8)) for ids in conversations()]
@@ -81,7 +81,7 @@ def ours(folder: Path) -> float:
             tokens.append(sum(int((batch.ids != 0).sum()) for batch in batches))
             return batches
 
-    work = Timed(network, Rows(packed.stream, LENGTH, ROWS, ROWS, 0, 0), None, None)
+    work = Timed(network, PackedRows(packed.stream, LENGTH, ROWS, ROWS, 0, 0), None, None)
     params = LoopParams(steps=STEPS, learning_rate=1e-3, precision="bf16", device="cpu")
     with attention.packed(network):
         run(work, params, folder, "bench")
@@ -93,7 +93,7 @@ def isolation_error() -> float:
     import torch
 
     from tasks.training.language import attention
-    from tasks.training.language.trunk import last_hidden
+    from tasks.training.language.backbone import last_hidden
 
     network, lists = model().eval(), conversations()[:3]
     ids = torch.from_numpy(np.concatenate(lists))[None]

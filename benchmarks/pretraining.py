@@ -16,9 +16,9 @@ from tasks.tokenization import packing
 from tasks.training.estimate.counting import Vocabulary
 from tasks.training.language import attention
 from tasks.training.language.compilation import Mode, compiled
-from tasks.training.language.float8 import products
+from tasks.training.language.float8 import float8_training
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Rows
+from tasks.training.language.rows import PackedRows
 from tasks.training.loop.throughput import flops_of
 from tasks.training.loop.training_loop import LoopParams, run
 from tasks.training.shape.architecture import Architecture, build
@@ -44,12 +44,12 @@ class World:
         """The model with the weights that it begins with."""
         return build(Architecture(**self.shape), Vocabulary(self.vocab), 0)  # type: ignore[arg-type]
 
-    def batches(self) -> Rows:
+    def batches(self) -> PackedRows:
         """Documents of 20 to 400 made-up tokens in rows: Zipf's law, so that there is something to learn."""
         chance = np.random.default_rng(0)
         lengths = chance.integers(20, 400, max(200, self.tokens * self.steps // 200))
         stream = packing.concatenate([np.minimum(chance.zipf(1.3, n) + 5, self.vocab - 1) for n in lengths], self.vocab)
-        return Rows(stream, self.length, self.rows, self.rows, 0, 0)
+        return PackedRows(stream, self.length, self.rows, self.rows, 0, 0)
 
     def flops_per_token(self) -> float:
         """As the progress line counts them: forward and backward, causal attention by half a row."""
@@ -80,7 +80,7 @@ def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False, ex
     work = Timed(network, world.batches(), None, None)
     dials: dict[str, Any] = {"precision": precision, "device": world.device.type, "exact": exact}
     params = LoopParams(steps=world.steps, learning_rate=1e-3, **dials)
-    fast = products(network, fp8, world.device), compiled(network, mode, world.steps, world.device)
+    fast = float8_training(network, fp8, world.device), compiled(network, mode, world.steps, world.device)
     with TemporaryDirectory() as folder, attention.packed(network), fast[0], fast[1]:
         rows = run(work, params, Path(folder), "bench")
     return _fastest(marks), rows[-1]["loss"]
@@ -123,7 +123,7 @@ def by_hand(world: World) -> Outcome:
     return _fastest(marks), float(loss)
 
 
-def _ids(rows: Rows, world: World) -> Iterator[torch.Tensor]:
+def _ids(rows: PackedRows, world: World) -> Iterator[torch.Tensor]:
     return (rows.batches(step)[0].ids.to(world.device, non_blocking=True) for step in range(world.steps))
 
 

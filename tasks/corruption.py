@@ -1,7 +1,7 @@
-"""What a model is to put right: hidden tokens (BERT, arXiv:1810.04805) and cut-out spans (T5, arXiv:1910.10683).
+"""Corrupted inputs for pretraining: masked tokens (BERT, arXiv:1810.04805) and corrupted spans (T5, arXiv:1910.10683).
 
-The tokens for it - <|mask|>, <extra_id_0>, <extra_id_1> ... - are added behind the tokenizer's own, on the copy that is
-saved with such a model.
+The special tokens that this needs (<|mask|>, <extra_id_0>, <extra_id_1> ...) are appended to a copy of the tokenizer;
+that copy is saved with the model.
 """
 
 import copy
@@ -16,110 +16,136 @@ Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 MASK = "<|mask|>"
-SENTINEL = "<extra_id_{}>"  # as T5's own tokenizers call them
+SENTINEL = "<extra_id_{}>"  # the names in T5's own tokenizers
 
 
 class Masking(BaseModel, frozen=True, extra="forbid"):
-    """How tokens are hidden from an encoder; the defaults are BERT's."""
+    """Which tokens are masked for an encoder. The defaults are BERT's."""
 
-    share: float = Field(0.15, gt=0, lt=1, description="of the tokens that are to be guessed")
-    mask_share: float = Field(0.8, ge=0, le=1, description="of these, replaced by the mask token")
-    random_share: float = Field(0.1, ge=0, le=1, description="of these, replaced by any token; the rest stays")
+    share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that the model must predict.")
+    mask_share: float = Field(
+        0.8, ge=0, le=1, description="Share of the tokens to predict that are replaced by the mask token."
+    )
+    random_share: float = Field(
+        0.1, ge=0, le=1, description="Share of the tokens to predict that are replaced by a random token. "
+        "The tokens that are neither masked nor replaced stay as they are.",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _at_most_all(self) -> "Masking":
         if self.mask_share + self.random_share > 1:
-            raise ValueError("mask_share and random_share are together more than 1")
+            total = self.mask_share + self.random_share
+            raise ValueError(f"mask_share + random_share must be at most 1, not {total:g}; decrease one of them")
         return self
 
 
-class Cutting(BaseModel, frozen=True, extra="forbid"):
-    """How spans are cut out for an encoder-decoder; the defaults are T5's."""
+class SpanCorruption(BaseModel, frozen=True, extra="forbid"):
+    """Which spans are replaced by sentinels for an encoder-decoder. The defaults are T5's."""
 
-    share: float = Field(0.15, gt=0, lt=1, description="of the tokens that are cut out")
-    mean_length: float = Field(3.0, ge=1, description="tokens of a span")
+    share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that are replaced by sentinels.")
+    mean_length: float = Field(3.0, ge=1, description="Mean length of a corrupted span, in tokens.")
 
     def sizes(self, length: int) -> tuple[int, int]:
-        """Tokens that are cut out of `length`, and spans that they form; (0, 0) where there is nothing to cut from."""
+        """The number of corrupted tokens and of spans in a text of `length` tokens; (0, 0) if it is shorter than 2."""
         if length < 2:
             return 0, 0
-        cut = min(max(1, round(length * self.share)), length - 1)
-        return cut, min(max(1, round(cut / self.mean_length)), cut, length - cut)
+        num_tokens = min(max(1, round(length * self.share)), length - 1)
+        return num_tokens, min(max(1, round(num_tokens / self.mean_length)), num_tokens, length - num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Riddle:
-    """A document with spans cut out: `seen` by the encoder; `asked` of the decoder, without an end token."""
+class SpanCorruptionExample:
+    """A text with corrupted spans: `input_ids` for the encoder, `target_ids` for the decoder, without an end token."""
 
-    seen: Ids
-    asked: Ids
+    input_ids: Ids
+    target_ids: Ids
 
 
-def hide(
-    ids: Ids, may_hide: Flags, masking: Masking, mask_id: int, vocab_size: int, generator: np.random.Generator
+def mask_tokens(
+    ids: Ids, maskable: Flags, masking: Masking, mask_id: int, vocab_size: int, generator: np.random.Generator
 ) -> tuple[Ids, Flags]:
-    """`ids` [n] with some tokens hidden, and which ones are to be guessed: always at least one where any may be."""
-    places = np.flatnonzero(may_hide)
-    number = min(len(places), max(1, round(len(places) * masking.share)))
-    chosen = np.sort(generator.choice(places, number, replace=False)) if number else places
-    draw = generator.random(number)
-    given = ids.copy()
-    given[chosen[draw < masking.mask_share]] = mask_id
-    swapped = chosen[(draw >= masking.mask_share) & (draw < masking.mask_share + masking.random_share)]
-    given[swapped] = generator.integers(0, vocab_size, len(swapped))
-    guessed = np.zeros(len(ids), np.bool_)
-    guessed[chosen] = True
-    return given, guessed
+    """Mask tokens of `ids` [n] where `maskable` [n] allows it.
+
+    Returns the masked ids [n] and which of them the model must predict [n]: at least one if any token is maskable.
+    """
+    candidates = np.flatnonzero(maskable)
+    num_predicted = min(len(candidates), max(1, round(len(candidates) * masking.share)))
+    positions = np.sort(generator.choice(candidates, num_predicted, replace=False)) if num_predicted else candidates
+    # BERT replaces only some of the predicted tokens by the mask token, because that token never occurs in fine-tuning.
+    draw = generator.random(num_predicted)
+    masked_ids = ids.copy()
+    masked_ids[positions[draw < masking.mask_share]] = mask_id
+    is_random = (draw >= masking.mask_share) & (draw < masking.mask_share + masking.random_share)
+    random_positions = positions[is_random]
+    masked_ids[random_positions] = generator.integers(0, vocab_size, len(random_positions))
+    is_predicted = np.zeros(len(ids), np.bool_)
+    is_predicted[positions] = True
+    return masked_ids, is_predicted
 
 
-def spans(length: int, cutting: Cutting, generator: np.random.Generator) -> Flags:
-    """Which of `length` tokens are cut out. The first never is; spans do not touch, and the last token ends one."""
-    cut, number = cutting.sizes(length)
-    if not number:
+def draw_spans(length: int, span_corruption: SpanCorruption, generator: np.random.Generator) -> Flags:
+    """Draw which of `length` tokens are corrupted [length].
+
+    The first token never is; two spans are never adjacent, and the last token ends a span. This is T5's
+    `random_spans_noise_mask`: kept and corrupted runs alternate, and the lengths of each kind are drawn uniformly.
+    """
+    num_corrupted, num_spans = span_corruption.sizes(length)
+    if not num_spans:
         return np.zeros(length, np.bool_)
-    runs = np.empty(2 * number, np.int64)
-    runs[0::2], runs[1::2] = _split(length - cut, number, generator), _split(cut, number, generator)
-    return np.repeat(np.arange(2 * number) % 2 == 1, runs)
+    run_lengths = np.empty(2 * num_spans, np.int64)
+    run_lengths[0::2] = _random_partition(length - num_corrupted, num_spans, generator)
+    run_lengths[1::2] = _random_partition(num_corrupted, num_spans, generator)
+    return np.repeat(np.arange(2 * num_spans) % 2 == 1, run_lengths)
 
 
-def cut(ids: Ids, away: Flags, sentinels: Ids) -> Riddle:
-    """Put a sentinel in the place of each span of `away`; the decoder is asked for each with what it stands for."""
-    begins = away & ~np.concatenate(([False], away[:-1]))
-    number = begins.cumsum() - 1
-    seen = np.where(begins, sentinels[np.maximum(number, 0)], ids)[~away | begins]
-    pieces = [np.concatenate(([sentinels[i]], ids[away & (number == i)])) for i in range(int(begins.sum()))]
-    return Riddle(seen, np.concatenate(pieces) if pieces else ids[:0])
+def corrupt_spans(ids: Ids, is_corrupted: Flags, sentinels: Ids) -> SpanCorruptionExample:
+    """Replace each span of `ids` [n] that `is_corrupted` [n] marks by one sentinel.
+
+    The targets are, for each span, its sentinel followed by the tokens of the span.
+    """
+    span_starts = is_corrupted & ~np.concatenate(([False], is_corrupted[:-1]))
+    span_numbers = span_starts.cumsum() - 1  # of the latest span at each token; -1 before the first span
+    with_sentinels = np.where(span_starts, sentinels[np.maximum(span_numbers, 0)], ids)
+    input_ids = with_sentinels[~is_corrupted | span_starts]
+    targets = [
+        np.concatenate(([sentinels[i]], ids[is_corrupted & (span_numbers == i)])) for i in range(int(span_starts.sum()))
+    ]
+    return SpanCorruptionExample(input_ids, np.concatenate(targets) if targets else ids[:0])
 
 
-def _split(total: int, parts: int, generator: np.random.Generator) -> Ids:
-    """`total` as a sum of `parts` numbers of at least 1, every such sum equally likely."""
-    cuts = np.sort(generator.choice(total - 1, parts - 1, replace=False)) + 1 if parts > 1 else np.empty(0, np.int64)
-    return np.diff(np.concatenate(([0], cuts, [total]))).astype(np.int64)
+def _random_partition(total: int, num_parts: int, generator: np.random.Generator) -> Ids:
+    """`total` as a sum of `num_parts` integers of at least 1; all such sums are equally likely."""
+    borders = (
+        np.sort(generator.choice(total - 1, num_parts - 1, replace=False)) + 1
+        if num_parts > 1
+        else np.empty(0, np.int64)
+    )
+    return np.diff(np.concatenate(([0], borders, [total]))).astype(np.int64)
 
 
-def with_mask(tokenizer: Any) -> Any:
+def with_mask_token(tokenizer: Any) -> Any:
     """A copy of `tokenizer` that has a mask token."""
-    longer = copy.deepcopy(tokenizer)
-    if longer.mask_token is None:
-        longer.add_special_tokens({"mask_token": MASK})
-    return longer
+    extended = copy.deepcopy(tokenizer)
+    if extended.mask_token is None:
+        extended.add_special_tokens({"mask_token": MASK})
+    return extended
 
 
 def with_sentinels(tokenizer: Any, number: int) -> Any:
     """A copy of `tokenizer` that has at least `number` sentinels."""
     from tokenizers import AddedToken
 
-    longer = copy.deepcopy(tokenizer)
+    extended = copy.deepcopy(tokenizer)
     names = [SENTINEL.format(i) for i in range(number)]
-    known = longer.get_vocab()
-    missing = [AddedToken(name, special=True, normalized=False) for name in names if name not in known]
-    longer.add_tokens(missing, special_tokens=True)
-    return longer
+    vocabulary = extended.get_vocab()
+    missing = [AddedToken(name, special=True, normalized=False) for name in names if name not in vocabulary]
+    extended.add_tokens(missing, special_tokens=True)
+    return extended
 
 
-def sentinels(tokenizer: Any) -> Ids:
-    """The ids of its sentinels, in order."""
-    known, found = tokenizer.get_vocab(), list[int]()
-    while (name := SENTINEL.format(len(found))) in known:
-        found.append(known[name])
-    return np.array(found, np.int64)
+def sentinel_ids(tokenizer: Any) -> Ids:
+    """The ids of the sentinels that `tokenizer` has, in order."""
+    vocabulary, ids = tokenizer.get_vocab(), list[int]()
+    while (name := SENTINEL.format(len(ids))) in vocabulary:
+        ids.append(vocabulary[name])
+    return np.array(ids, np.int64)

@@ -10,7 +10,7 @@ from tests.sources import ROOT, files, imports
 
 OURS = files("tasks", "flows")
 # What ground files may stand on: how a mistake is told, how a file is written, how a file is found by its name.
-FOUNDATION = {"tasks.errors", "tasks.files", "tasks.catalog"}
+FOUNDATION = {"tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft"}
 TRACKER, VERSIONER = Path("flows/runtime/tracking.py"), Path("flows/runtime/versioning.py")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_MODULES = 400, 60, 24
 # Imports of one module from a module of another subpackage. training/stages composes the others, so it does not count.

@@ -9,6 +9,9 @@ RENAMED_KEYS: dict[str, str] = {
     "*.optimiser": "*.optimizer",
     "reward.centring": "reward.centering",
     "evaluation.metrics.over_optimisation": "evaluation.metrics.over_optimization",
+    "*.cutting": "*.span_corruption",
+    "*.model.balance_coef": "*.model.load_balancing_coef",
+    "evaluation.metrics.*.cutting": "evaluation.metrics.*.span_corruption",
     "evaluation.gates.refuse_over_optimisation": "evaluation.gates.refuse_over_optimization",
 }
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.corruption import Ids, Riddle
+from tasks.corruption import Ids, SpanCorruptionExample
 from tasks.tokens import Stream
 
 Floats = npt.NDArray[np.float64]
@@ -65,12 +65,14 @@ def guess_hidden(
 
 
 @torch.inference_mode()
-def guess_cut(model: Any, riddles: Sequence[Riddle], end_id: int, pad_id: int, batch_size: int) -> Iterator[Guess]:
+def guess_cut(
+    model: Any, riddles: Sequence[SpanCorruptionExample], end_id: int, pad_id: int, batch_size: int
+) -> Iterator[Guess]:
     """What an encoder-decoder makes of riddles; the end token is asked for as well."""
     for start in range(0, len(riddles), batch_size):
         part = riddles[start : start + batch_size]
-        ids, mask = _padded([riddle.seen for riddle in part], pad_id, model.device)
-        targets, _ = _padded([np.append(riddle.asked, end_id) for riddle in part], IGNORED, model.device)
+        ids, mask = _padded([riddle.input_ids for riddle in part], pad_id, model.device)
+        targets, _ = _padded([np.append(riddle.target_ids, end_id) for riddle in part], IGNORED, model.device)
         yield from _guesses(model(input_ids=ids, attention_mask=mask, labels=targets).logits, targets)
 
 

@@ -34,7 +34,7 @@ def evidence_of(data: Path, model: Any, tokenizer: Any) -> Evidence:
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    own = corruption.with_mask(small.tokenizer())
+    own = corruption.with_mask_token(small.tokenizer())
     config = BertConfig(vocab_size=len(own), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                         intermediate_size=32, max_position_embeddings=64, pad_token_id=0)  # fmt: skip
     return evidence_of(tmp_path_factory.mktemp("masked"), seeded(BertForMaskedLM, config), own)

@@ -7,7 +7,7 @@ Intervals: bootstrap over documents; n counts documents.
 import numpy as np
 from pydantic import BaseModel, Field
 
-from tasks.corruption import Masking, hide
+from tasks.corruption import Masking, mask_tokens
 from tasks.evaluation import intervals
 from tasks.evaluation.evidence import Evidence, Finding
 
@@ -37,7 +37,9 @@ def measure(evidence: Evidence, params: Params) -> Finding:
     for place, piece in enumerate(found):
         may_hide = np.arange(len(piece.ids)) > 0
         generator = np.random.default_rng((params.seed, place))
-        ids, hidden = hide(piece.ids, may_hide, params.masking, tokenizer.mask_token_id, len(tokenizer), generator)
+        ids, hidden = mask_tokens(
+            piece.ids, may_hide, params.masking, tokenizer.mask_token_id, len(tokenizer), generator
+        )
         given.append(ids)
         wanted.append(np.where(hidden, piece.ids, IGNORED))
     guesses = list(guess_hidden(model, given, wanted, tokenizer.pad_token_id, params.batch_size))

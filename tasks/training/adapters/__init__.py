@@ -1,94 +1,114 @@
-"""PEFT methods, one file each: `Params`, and `attach(model, params)` giving the model to train."""
+"""PEFT methods, one file each: `Params`, and `attach(model, params)`, which returns the model to train."""
 
-import warnings
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, SerializeAsAny, model_serializer, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, model_serializer, model_validator
 
-from tasks import catalog
-from tasks.training.adapters._quantized import Bits, quantize
+from tasks import catalog, peft
+from tasks.errors import BadParams
 
 
-class Choice(BaseModel, frozen=True, extra="forbid"):
-    """`adapter: {name: lora, rank: 8 ...}`: a file of this folder, and the rest are its Params.
+class AdapterParams(BaseModel, frozen=True, extra="forbid"):
+    """`adapter: {name: lora, rank: 8 ...}`: the name of a file in this folder, followed by the Params of that file."""
 
-    `base_bits`: 8 (LLM.int8) or 4 (NF4, which makes LoRA QLoRA) for the frozen model below; none = as it is.
-    """
-
-    name: str
-    base_bits: Bits | None = None
-    params: SerializeAsAny[BaseModel]
+    name: str = Field(description="Name of a file in tasks/training/adapters/, such as lora.")
+    base_bits: peft.Bits | None = Field(
+        None, description="Bits of the frozen weights of the base model: 8 (LLM.int8) or 4 (NF4; with LoRA this is "
+        "QLoRA). null keeps their precision.",
+    )  # fmt: skip
+    params: SerializeAsAny[BaseModel] = Field(description="The Params of that file.")
 
     @model_validator(mode="before")
     @classmethod
-    def _find(cls, paragraph: Any) -> Any:
-        if isinstance(paragraph, str):
-            paragraph = {"name": paragraph}
-        if not isinstance(paragraph, dict) or "params" in paragraph:
-            return paragraph
-        dials = dict(paragraph)
-        name = str(dials.pop("name", ""))
-        bits = {"base_bits": dials.pop("base_bits")} if "base_bits" in dials else {}
-        return {"name": name, **bits, "params": catalog.find(__name__, name).Params(**dials)}
+    def _split(cls, section: Any) -> Any:
+        """Separate the keys of this class from those of the adapter's own Params."""
+        if isinstance(section, str):
+            section = {"name": section}
+        if not isinstance(section, dict) or "params" in section:
+            return section
+        settings = dict(section)
+        name = str(settings.pop("name", ""))
+        bits = {"base_bits": settings.pop("base_bits")} if "base_bits" in settings else {}
+        adapter_params = catalog.find(__name__, name).Params
+        _refuse_unknown_keys(name, settings, [*adapter_params.model_fields, "base_bits"])
+        return {"name": name, **bits, "params": adapter_params(**settings)}
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:
         if self.base_bits == 8 and getattr(self.params, "use_dora", False):
-            raise ValueError("use_dora reads weights in a way that breaks on base_bits 8 (peft 0.21): use base_bits 4")
+            raise ValueError(
+                "use_dora does not work with base_bits: 8, because DoRA in peft 0.21 reads the weights as if they were "
+                "not quantized. Set base_bits: 4, or use_dora: false."
+            )
         return self
 
     @model_serializer
-    def paragraph(self) -> dict[str, Any]:
-        """As it stands in params.yaml."""
+    def section(self) -> dict[str, Any]:
+        """The section as it is written in params.yaml."""
         bits = {"base_bits": self.base_bits} if self.base_bits is not None else {}
         return {"name": self.name, **bits, **self.params.model_dump(mode="json")}
 
 
-def attach(model: Any, choice: Choice | None, seed: int) -> Any:
-    """`model` with the chosen adapter, of which alone the weights are trained; without one, the model itself."""
-    if choice is None:
+def _refuse_unknown_keys(name: str, settings: dict[str, Any], valid_keys: list[str]) -> None:
+    for key in settings:
+        if key not in valid_keys:
+            raise BadParams(f"adapter {name} has no param {key!r}; {catalog.nearest(str(key), valid_keys)}")
+
+
+def attach(model: Any, adapter: AdapterParams | None, seed: int) -> Any:
+    """Attach `adapter` to `model`: only the adapter's weights are trained. Without an adapter, `model` itself.
+
+    The first weights of the adapter depend on `seed` alone. Raises BadParams if a needed package is not installed.
+    """
+    if adapter is None:
         return model
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft's own
+    with torch.random.fork_rng(devices=[]), peft.without_peft_warnings():
         torch.manual_seed(seed)
-        if choice.base_bits is not None:
-            quantize(model, choice.base_bits)
-        return catalog.find(__name__, choice.name).attach(model, choice.params)
+        if adapter.base_bits is not None:
+            peft.quantize(model, adapter.base_bits)
+        return catalog.find(__name__, adapter.name).attach(model, adapter.params)
 
 
-def is_turned(model: Any) -> bool:
-    """Whether the model's linear maps are stored the other way round, as GPT-2's are unless they are quantized."""
+def has_conv1d(model: Any) -> bool:
+    """Whether the weights of linear maps are [in, out] instead of [out, in]: GPT-2's are, unless they are quantized."""
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def num_trained(model: Any) -> int:
-    """How many weights training moves."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def task_type(model: Any) -> Any:
-    """What peft calls the model's task; under a scalar head it trains that head with the adapter, and saves it too."""
+    """The TaskType of peft for `model`. For a reward model, peft trains and saves the scalar head with the adapter."""
     from peft import TaskType
 
     return TaskType.SEQ_CLS if type(model).__name__.endswith("ForSequenceClassification") else TaskType.CAUSAL_LM
 
 
-def counted(model: Any) -> dict[str, int]:
-    """For a report: weights that training moves, and what it keeps beside activations, in all and of full fine-tuning.
+def num_trainable_parameters(model: Any) -> int:
+    """The number of weights that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    Bytes of the weights as they are, and for each trained one of its gradient and AdamW's two numbers, in fp32.
+
+def num_parameters(model: Any) -> int:
+    """The number of all weights of a PeftModel. A quantized weight counts once, although it is stored packed."""
+    return int(model.get_nb_trainable_parameters()[1])
+
+
+def parameter_counts(model: Any) -> dict[str, int]:
+    """Counts for the report of a stage: trainable weights, and for a PeftModel all weights and their memory.
+
+    `training_bytes`: the weights in their precision, plus 12 bytes for each trainable weight (its gradient and the two
+    moments of AdamW, all in fp32). `training_bytes_of_full_fine_tuning`: 16 bytes for every weight. Activations and
+    temporary memory are not included.
     """
-    counts = {"num_trained": num_trained(model)}
+    counts = {"num_trainable_parameters": num_trainable_parameters(model)}
     if not hasattr(model, "peft_config"):
         return counts
-    kept = sum(p.numel() * p.element_size() for p in model.parameters()) + 12 * counts["num_trained"]
-    count = num_weights(model)
-    return {**counts, "num_weights": count, "kept_bytes": kept, "kept_bytes_of_full_fine_tuning": 16 * count}
-
-
-def num_weights(model: Any) -> int:
-    """All weights of a model with an adapter, in however few bits they are."""
-    return int(model.get_nb_trainable_parameters()[1])
+    weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    total = num_parameters(model)
+    return {
+        **counts,
+        "num_parameters": total,
+        "training_bytes": weight_bytes + 12 * counts["num_trainable_parameters"],
+        "training_bytes_of_full_fine_tuning": 16 * total,
+    }

@@ -1,24 +1,29 @@
-"""LoRA (arXiv:2106.09685): a product of two thin matrices beside each linear map; DoRA and rsLoRA by params."""
+"""LoRA (arXiv:2106.09685): add a product of two low-rank matrices to each linear map. DoRA and rsLoRA are params."""
 
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from tasks.training.adapters import is_turned, task_type
+from tasks.training.adapters import has_conv1d, task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """The shape of the thin matrices."""
+    """The rank, scale and variant of LoRA."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0, description="the product is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    use_dora: bool = Field(False, description="magnitude and direction apart, arXiv:2402.09353")
-    use_rslora: bool = Field(False, description="scaled by alpha / sqrt(rank), arXiv:2312.03732")
+    rank: int = Field(8, ge=1, description="Rank of the two matrices.")
+    alpha: float = Field(16.0, gt=0, description="The product of the matrices is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping an input of the matrices.")
+    use_dora: bool = Field(
+        False,
+        description="Train the magnitude of each weight vector apart from its direction (DoRA, arXiv:2402.09353).",
+    )
+    use_rslora: bool = Field(
+        False, description="Multiply the product by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732)."
+    )
 
 
 def attach(model: Any, params: Params) -> Any:
-    """LoRA on every linear map of the blocks."""
+    """Add LoRA to every linear map of the blocks."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -29,6 +34,6 @@ def attach(model: Any, params: Params) -> Any:
         lora_dropout=params.dropout,
         use_dora=params.use_dora,
         use_rslora=params.use_rslora,
-        fan_in_fan_out=is_turned(model),
+        fan_in_fan_out=has_conv1d(model),
     )
     return get_peft_model(model, config)

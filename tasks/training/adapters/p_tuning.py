@@ -1,4 +1,4 @@
-"""P-tuning v1 (arXiv:2103.10385): embeddings before the text, made by a small network that is trained."""
+"""P-tuning v1 (arXiv:2103.10385): a soft prompt in front of the text, computed by a small network that is trained."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from tasks.training.adapters import task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """The learned prompt and the network that makes it."""
+    """The sizes of the soft prompt and of the network that computes it."""
 
-    num_virtual_tokens: int = Field(16, ge=1)
-    encoder_width: int = Field(128, ge=1)
+    num_virtual_tokens: int = Field(16, ge=1, description="Length of the soft prompt, in tokens.")
+    encoder_width: int = Field(128, ge=1, description="Width of the hidden layers of the network.")
 
 
 def attach(model: Any, params: Params) -> Any:
-    """Virtual tokens out of a three-layer MLP."""
+    """Add virtual tokens that an MLP with three layers computes."""
     from peft import PromptEncoderConfig, get_peft_model
 
     config = PromptEncoderConfig(

@@ -1,4 +1,7 @@
-"""Prefix tuning (arXiv:2101.00190; p-tuning v2 is the same): learned keys and values precede the text in each layer."""
+"""Prefix tuning (arXiv:2101.00190): learned keys and values in front of the text in every layer.
+
+P-tuning v2 (arXiv:2110.07602) is the same method.
+"""
 
 from typing import Any
 
@@ -8,13 +11,13 @@ from tasks.training.adapters import task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How long the learned prefix is."""
+    """The length of the prefix."""
 
-    num_virtual_tokens: int = Field(16, ge=1)
+    num_virtual_tokens: int = Field(16, ge=1, description="Length of the prefix, in tokens.")
 
 
 def attach(model: Any, params: Params) -> Any:
-    """Keys and values for `num_virtual_tokens` in each layer, trained directly."""
+    """Add keys and values of `num_virtual_tokens` tokens to each layer; they are trained directly."""
     from peft import PrefixTuningConfig, get_peft_model
 
     config = PrefixTuningConfig(task_type=task_type(model), num_virtual_tokens=params.num_virtual_tokens)

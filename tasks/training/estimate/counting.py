@@ -10,7 +10,7 @@ from torch import nn
 from tasks import models
 from tasks.models import Objective
 from tasks.training.estimate import saved_activations
-from tasks.training.loop.optimizers import is_table
+from tasks.training.loop.optimizers import is_embedding_or_head
 from tasks.training.shape.architecture import Architecture, config
 
 PARTS = ("embedding", "attention", "mlp", "router", "norms", "head")
@@ -86,7 +86,7 @@ def count(model: Any) -> Counts:
     return Counts(
         parts={part: number for part, number in parts.items() if number},
         matrices=matrices,
-        by_muon=sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and not is_table(n)),
+        by_muon=sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and not is_embedding_or_head(n)),
         head=head.numel(),
         linear_widths=tuple(_linear_widths(model)),
         objective=_objective(model),

@@ -1,4 +1,4 @@
-"""Dials of stages that only read rows and take losses of them: torch.compile and products in 8 bits, both off."""
+"""Params that accelerate pretrain and sft: torch.compile and FP8. Both are off by default."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,24 @@ from tasks.training.loop.training_loop import LoopParams, chosen_device
 
 
 class AcceleratedParams(LoopParams, frozen=True):
-    """The loop's dials, and how to go faster where the hardware can."""
+    """The params of the training loop, and how to accelerate the model."""
 
-    compile: compilation.Mode = Field("off", description="auto = where the run is long enough to pay for it")
-    fp8: bool = Field(False, description="linear maps in 8 bits, on Hopper and newer")
+    compile: compilation.Mode = Field(
+        "off", description="Whether torch.compile compiles the blocks of the model: off, on, or auto (on if the run "
+        "has at least 500 steps on a GPU, 5000 on a CPU, and there is a C++ compiler).",
+    )  # fmt: skip
+    fp8: bool = Field(
+        False, description="Whether linear maps are multiplied in 8-bit floating point. This needs a GPU with compute "
+        "capability 8.9 (Ada, Hopper) or newer.",
+    )  # fmt: skip
 
 
 @contextmanager
 def accelerated(model: nn.Module, params: AcceleratedParams) -> Iterator[None]:
-    """Within the block `model` goes as `params` say. Raises BadParams where it cannot."""
+    """Accelerate `model` within the block as `params` say. Raises BadParams if this machine cannot."""
     device = chosen_device(params.device)
-    with float8.products(model, params.fp8, device), compilation.compiled(model, params.compile, params.steps, device):
+    with (
+        float8.float8_training(model, params.fp8, device),
+        compilation.compiled(model, params.compile, params.steps, device),
+    ):
         yield

@@ -1,6 +1,6 @@
-"""torch.compile of a model's blocks, which are alike and so are compiled once; what was compiled is kept for next time.
+"""torch.compile for the blocks of a model. Compiled code is cached in the project for later runs.
 
-Compiling takes a minute or so and changes the order of sums: off unless a run is long.
+Compilation takes about a minute and changes the order of floating-point sums, so results differ in the last bits.
 """
 
 import os
@@ -18,50 +18,56 @@ from tasks.errors import BadParams
 Mode = Literal["off", "on", "auto"]
 
 CACHE = Path(".run/compiled")
-PLACE = "TORCHINDUCTOR_CACHE_DIR"
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 BACKEND = "inductor"
-PAYS_AFTER = {"cuda": 500, "cpu": 5000}  # steps
+MIN_STEPS = {"cuda": 500, "cpu": 5000}  # "auto": shorter runs take less time than the compilation saves
 
 
 @contextmanager
 def compiled(model: nn.Module, mode: Mode, steps: int, device: torch.device) -> Iterator[None]:
-    """Within the block the blocks of `model` run compiled; "auto": where there is a compiler and `steps` pay for it.
+    """Run the blocks of `model` compiled within the block of `with`.
 
-    Raises BadParams where mode is "on" and there is no compiler.
+    "auto" compiles if there is a C++ compiler and the run has at least MIN_STEPS. Raises BadParams if mode is "on" and
+    there is no compiler.
     """
-    if not _wanted(mode, steps, device):
+    if not _should_compile(mode, steps, device):
         yield
         return
-    _keep_what_is_compiled()
+    _cache_in_project()
     blocks = blocks_of(model)
     try:
+        # Blocks are compiled, not the model: they have the same code and shapes, so the first one is compiled and the
+        # others reuse it ("regional compilation"). `module.compile()`, unlike `torch.compile(module)`, keeps the module
+        # itself, so the names in state_dict do not get the prefix "_orig_mod".
         for block in blocks:
             block.compile(backend=BACKEND)
         yield
     finally:
         for block in blocks:
-            block._compiled_call_impl = None
+            block._compiled_call_impl = None  # torch has no public way to undo `module.compile()`
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a Hugging Face Transformer."""
+    """The layers of a model of transformers, all of which derive from GradientCheckpointingLayer."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def _keep_what_is_compiled() -> None:
-    """In CACHE, unless the user has named another place; torch writes its own default there when it is imported."""
+def _cache_in_project() -> None:
+    """Set the cache to CACHE unless the user has set one. torch sets its default, under /tmp, when it is imported."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    if os.environ.get(PLACE) in (None, default_cache_dir()):
-        os.environ[PLACE] = str(CACHE.absolute())
+    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):
+        os.environ[CACHE_VARIABLE] = str(CACHE.absolute())
 
 
-def _wanted(mode: Mode, steps: int, device: torch.device) -> bool:
-    if mode == "off" or (mode == "auto" and steps < PAYS_AFTER[device.type]):
+def _should_compile(mode: Mode, steps: int, device: torch.device) -> bool:
+    if mode == "off" or (mode == "auto" and steps < MIN_STEPS[device.type]):
         return False
-    found = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
-    if not found and mode == "on":
-        raise BadParams("compile: on needs a C++ compiler, and neither g++ nor clang++ is here; install one or say off")
-    return found
+    has_compiler = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    if not has_compiler and mode == "on":
+        raise BadParams(
+            "compile: on needs a C++ compiler, but neither g++ nor clang++ was found. Install one, or set compile: off."
+        )
+    return has_compiler

@@ -1,7 +1,8 @@
-"""Products of linear maps in 8 bits, on GPUs that have them (arXiv:2209.05433): e4m3 forward, e5m2 for gradients.
+"""FP8 training (arXiv:2209.05433): linear maps are multiplied in 8 bits, e4m3 forward and e5m2 for gradients.
 
-Each tensor is scaled as a whole, so that its largest number is the largest of the format. Linear maps inside the blocks
-only; attention, norms, embeddings and head stay as they are, and so do weights and their fp32 masters.
+e4m3 has more precision, e5m2 more range, which gradients need. Each tensor has one scale, so that its largest number
+becomes the largest of the format ("dynamic scaling"). Only linear maps in the blocks are changed. Attention, norms,
+embeddings and the head keep their precision, and so do the weights and their fp32 masters.
 """
 
 from collections.abc import Iterator
@@ -14,35 +15,45 @@ from torch import Tensor, nn
 from tasks.errors import BadParams
 
 FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
-MULTIPLE = 16  # what every side of a product must be a multiple of
-ENOUGH = (8, 9)  # compute capability: Ada, Hopper and newer
-SMALLEST = 1e-12
+MULTIPLE = 16  # torch._scaled_mm needs sides that are multiples of this number
+MIN_CAPABILITY = (8, 9)  # compute capability: Ada, Hopper and newer
+MIN_AMAX = 1e-12  # a tensor of zeros has a finite scale
 
 
 @contextmanager
-def products(model: nn.Module, wanted: bool, device: torch.device) -> Iterator[None]:
-    """Within the block the linear maps of the model's blocks multiply in 8 bits. Raises BadParams where they cannot."""
-    if not wanted:
+def float8_training(model: nn.Module, enabled: bool, device: torch.device) -> Iterator[None]:
+    """Multiply the linear maps in the blocks of `model` in 8 bits within the block of `with`, if `enabled`.
+
+    Raises BadParams if the device or the model does not support it.
+    """
+    if not enabled:
         yield
         return
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < ENOUGH:
-        raise BadParams("fp8 needs a GPU of compute capability 8.9 or more (Hopper, Ada, Blackwell); set fp8: false")
-    with swapped(model):
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+        raise BadParams(
+            "fp8 needs a GPU with compute capability 8.9 or newer (Ada, Hopper, Blackwell), and this machine has none. "
+            "Set fp8: false."
+        )
+    with converted_to_float8(model):
         yield
 
 
 @contextmanager
-def swapped(model: nn.Module) -> Iterator[None]:
-    """As `products`, on any device: slow emulation where the hardware has no such products."""
-    maps = [module for name, module in model.named_modules() if "layers." in name and _fits(module)]
-    if not maps:
-        raise BadParams(f"fp8: {type(model).__name__} has no linear maps in its blocks with sides that 16 divides")
+def converted_to_float8(model: nn.Module) -> Iterator[None]:
+    """As `float8_training`, on any device: torch emulates the products, slowly, where the hardware has none."""
+    linears = [module for name, module in model.named_modules() if "layers." in name and _is_supported(module)]
+    if not linears:
+        raise BadParams(
+            f"fp8: {type(model).__name__} has no linear maps (torch.nn.Linear) in its blocks whose sides are multiples "
+            f"of {MULTIPLE}. Set fp8: false, or choose another model."
+        )
     try:
-        for module in maps:
+        # Only the class is exchanged: parameters stay the same objects, for which optimizers already keep state.
+        for module in linears:
             module.__class__ = Float8Linear
         yield
     finally:
-        for module in maps:
+        for module in linears:
             module.__class__ = nn.Linear
 
 
@@ -50,52 +61,56 @@ class Float8Linear(nn.Linear):
     """A linear map that multiplies in 8 bits: [..., in] -> [..., out]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Rows whose number 16 does not divide go the usual way."""
+        """An input whose number of rows is not a multiple of MULTIPLE is multiplied in its own precision."""
         rows = input.reshape(-1, self.in_features)
         if len(rows) % MULTIPLE:
             return super().forward(input)
-        product: Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]
-        shaped = product.view(*input.shape[:-1], self.out_features)
-        return shaped if self.bias is None else shaped + self.bias
+        product: Tensor = _Float8Matmul.apply(rows, self.weight)  # type: ignore[no-untyped-call]
+        output = product.view(*input.shape[:-1], self.out_features)
+        return output if self.bias is None else output + self.bias
 
 
-class _Product(torch.autograd.Function):
-    """rows [n, in] @ weight [out, in]^T."""
+class _Float8Matmul(torch.autograd.Function):
+    """rows [n, in] @ weight [out, in]^T -> [n, out]."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
-        small_rows, rows_scale = _small(rows, FORWARD)
-        small_weight, weight_scale = _small(weight, FORWARD)
-        ctx.save_for_backward(small_rows, rows_scale, small_weight, weight_scale)
-        return _multiply(small_rows, rows_scale, small_weight.T, weight_scale, rows.dtype, fast=True)
+        rows8, rows_scale = _quantize(rows, FORWARD)
+        weight8, weight_scale = _quantize(weight, FORWARD)
+        ctx.save_for_backward(rows8, rows_scale, weight8, weight_scale)
+        # Fast accumulation (fewer bits in the tensor cores' sums) is precise enough forward, but not for gradients.
+        return _matmul(rows8, rows_scale, weight8.T, weight_scale, rows.dtype, fast=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        rows, rows_scale, weight, weight_scale = ctx.saved_tensors
+        rows8, rows_scale, weight8, weight_scale = ctx.saved_tensors
         dtype = gradients[0].dtype
-        small, scale = _small(gradients[0], BACKWARD)
-        of_rows = _multiply(small, scale, _columns(weight), weight_scale, dtype)
-        of_weight = _multiply(small.T.contiguous(), scale, _columns(rows), rows_scale, dtype)
-        return of_rows, of_weight
+        gradient8, scale = _quantize(gradients[0], BACKWARD)
+        rows_gradient = _matmul(gradient8, scale, _column_major(weight8), weight_scale, dtype)
+        weight_gradient = _matmul(gradient8.T.contiguous(), scale, _column_major(rows8), rows_scale, dtype)
+        return rows_gradient, weight_gradient
 
 
-def _small(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`tensor` in 8 bits, and the number that it is to be multiplied by to be itself again."""
-    largest = tensor.detach().abs().amax().float().clamp_min(SMALLEST)
-    scale = torch.finfo(dtype).max / largest
-    return (tensor * scale.to(tensor.dtype)).clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype), 1 / scale
+def _quantize(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`tensor` in 8 bits, and the inverse of its scale (a scalar): their product is about `tensor` again."""
+    amax = tensor.detach().abs().amax().float().clamp_min(MIN_AMAX)
+    max_value = torch.finfo(dtype).max
+    scale = max_value / amax
+    # Rounding in bf16 can exceed the largest number of the format, and a cast to FP8 does not saturate: it gives NaN.
+    return (tensor * scale.to(tensor.dtype)).clamp(-max_value, max_value).to(dtype), 1 / scale
 
 
-def _multiply(
+def _matmul(
     left: Tensor, left_scale: Tensor, right: Tensor, right_scale: Tensor, dtype: torch.dtype, fast: bool = False
 ) -> Tensor:
+    """left [n, k], row-major, @ right [k, m], column-major: cuBLAS has FP8 products for this layout alone."""
     return torch._scaled_mm(left, right, left_scale, right_scale, out_dtype=dtype, use_fast_accum=fast)
 
 
-def _columns(matrix: Tensor) -> Tensor:
-    """The same numbers laid out column by column, as the right side of a product must be."""
+def _column_major(matrix: Tensor) -> Tensor:
+    """The same matrix with the numbers of a column next to each other in memory."""
     return matrix.T.contiguous().T
 
 
-def _fits(module: nn.Module) -> bool:
+def _is_supported(module: nn.Module) -> bool:
     return type(module) is nn.Linear and not any(side % MULTIPLE for side in module.weight.shape)

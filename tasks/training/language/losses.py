@@ -1,32 +1,38 @@
-"""Losses. The logits exist for a few hundred rows at a time, never whole: their gradients are taken on the way."""
+"""Cross-entropy that never holds all logits: they are computed for some hundred rows at a time, with their gradients.
+
+With a vocabulary of 50 000, the logits of one batch and their gradients would be the largest tensors of a training
+step. The same idea: Cut Cross-Entropy (arXiv:2411.09009), Liger (arXiv:2410.10989).
+"""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-IGNORED = -100
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # of logits at once; on a CPU what its cache can hold
-MIN_CHUNK = 64
-TINY = 1e-37
+IGNORED = -100  # a target without a loss, as in torch and transformers
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # logits at once; on a CPU about what its cache can hold
+MIN_CHUNK = 64  # rows
+MIN_PROBABILITY = 1e-37  # log(0) is avoided: this is close to the smallest normal number of fp32
 
 
 def next_token_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-    """Mean cross-entropy in nats over the targets that are not IGNORED, and how many those are.
+    """Mean cross-entropy in nats over the targets that are not IGNORED, and the number of these targets.
 
-    hidden [..., width], head [vocab, width], targets [...]. Only positions with a target go through the head.
+    hidden [..., width], head [vocab, width], targets [...]. Only positions with a target are multiplied by the head.
     """
-    chosen = targets.reshape(-1) != IGNORED
-    rows = hidden.reshape(-1, hidden.shape[-1])[chosen]
-    wanted = targets.reshape(-1)[chosen]
-    return linear_cross_entropy(rows, head, wanted).sum() / max(1, len(wanted)), len(wanted)
+    has_target = targets.reshape(-1) != IGNORED
+    rows = hidden.reshape(-1, hidden.shape[-1])[has_target]
+    row_targets = targets.reshape(-1)[has_target]
+    return linear_cross_entropy(rows, head, row_targets).sum() / max(1, len(row_targets)), len(row_targets)
 
 
 def linear_cross_entropy(rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(rows @ head^T)[target] per row, in nats: rows [n, width], head [vocab, width], targets [n] -> [n].
+    """-log softmax(rows @ head^T)[target] of each row, in nats, [n].
 
-    The gradients are computed beside the loss, for a loss that is the sum or mean of the result: every row must then
-    be given the same weight (checked in backward).
+    rows [n, width], head [vocab, width], targets [n].
+
+    The gradients are computed in the forward pass, for a loss that is the sum or the mean of the result. Therefore all
+    rows must have the same weight in the loss; the backward pass checks this.
     """
     losses: Tensor = _LinearCrossEntropy.apply(rows, head, targets)  # type: ignore[no-untyped-call]
     return losses
@@ -36,32 +42,34 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         if not any(ctx.needs_input_grad):
-            return torch.cat([_losses(rows[part], head, targets[part]) for part in _parts(rows, head)])
+            return torch.cat([_losses(rows[chunk], head, targets[chunk]) for chunk in _chunks(rows, head)])
         losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows)
+        # In fp32, because one weight of the head gets a contribution from every chunk: a sum in bf16 would lose them.
         grad_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        for part in _parts(rows, head):
-            # One kernel that works in fp32 inside. The loss of a bf16 probability is off by at most 0.002.
-            difference = torch.softmax(rows[part] @ head.T, -1)
-            wanted = targets[part, None]
-            losses[part] = -difference.gather(1, wanted)[:, 0].float().clamp_min(TINY).log()
-            difference.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=difference.dtype))
-            torch.mm(difference, head, out=grad_rows[part])
+        for chunk in _chunks(rows, head):
+            # One kernel, which computes in fp32 inside. The loss of a bf16 probability is off by at most 0.002.
+            grad_logits = torch.softmax(rows[chunk] @ head.T, -1)
+            chunk_targets = targets[chunk, None]
+            losses[chunk] = -grad_logits.gather(1, chunk_targets)[:, 0].float().clamp_min(MIN_PROBABILITY).log()
+            # The gradient of cross-entropy with respect to the logits is: probabilities - one_hot(target).
+            grad_logits.scatter_add_(1, chunk_targets, torch.full_like(chunk_targets, -1, dtype=grad_logits.dtype))
+            torch.mm(grad_logits, head, out=grad_rows[chunk])
             if ctx.needs_input_grad[1]:
-                grad_head += difference.T @ rows[part]
+                grad_head += grad_logits.T @ rows[chunk]
         ctx.save_for_backward(grad_rows, grad_head)
         return losses
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         grad_rows, grad_head = ctx.saved_tensors
-        weight = grad_outputs[0]
-        scale = weight[0] if len(weight) else weight.new_zeros(())
-        assert bool((weight == scale).all()), "every row must have the same weight in the loss"
-        wants_rows, wants_head = ctx.needs_input_grad[:2]
+        row_weights = grad_outputs[0]
+        scale = row_weights[0] if len(row_weights) else row_weights.new_zeros(())
+        assert bool((row_weights == scale).all()), "every row must have the same weight in the loss"
+        needs_rows, needs_head = ctx.needs_input_grad[:2]
         return (
-            grad_rows.mul_(scale) if wants_rows else None,
-            grad_head.mul_(scale).to(grad_rows.dtype) if wants_head else None,
+            grad_rows.mul_(scale) if needs_rows else None,
+            grad_head.mul_(scale).to(grad_rows.dtype) if needs_head else None,
             None,
         )
 
@@ -71,6 +79,6 @@ def _losses(rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return logits.logsumexp(1) - logits.gather(1, targets[:, None])[:, 0]
 
 
-def _parts(rows: Tensor, head: Tensor) -> list[slice]:
+def _chunks(rows: Tensor, head: Tensor) -> list[slice]:
     size = max(MIN_CHUNK, CHUNK_BYTES[rows.device.type] // (rows.element_size() * len(head)))
     return [slice(start, start + size) for start in range(0, max(1, len(rows)), size)]

@@ -1,4 +1,4 @@
-"""Rows of a stream as batches, in an order that is a pure function of (seed, step)."""
+"""Packed rows of a token stream as batches, in an order that is a pure function of (seed, step)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,21 @@ from tasks.training.language.losses import IGNORED
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """ids, positions, targets: int64 [rows, length]. targets are IGNORED where nothing is asked."""
+class PackedBatch:
+    """ids, positions, targets: int64 [rows, length]. Targets are IGNORED where the model has nothing to predict."""
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
     weight: float  # number of targets
-    rows: tuple[int, ...] = ()  # where they lie in the stream
+    rows: tuple[int, ...] = ()  # numbers of the rows in the stream
 
 
-class Rows:
-    """The rows of `stream`, `global_batch_size` per step, cut into micro-batches of `micro_batch_size`.
+class PackedRows:
+    """The rows of `stream`: `global_batch_size` per step, split into micro-batches of `micro_batch_size`.
 
-    Every row is seen once per epoch, in an order that `seed` and the epoch give; batches run across epochs.
+    Every row occurs once per epoch, in an order that depends on `seed` and the epoch. A batch may contain the last rows
+    of one epoch and the first rows of the next.
     """
 
     def __init__(
@@ -38,7 +39,8 @@ class Rows:
     ) -> None:
         self.stream, self.length, self.pad = stream, sequence_length, pad
         self.count = stream.num_rows(sequence_length)
-        self._global, self._micro = global_batch_size, micro_batch_size
+        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        # Two epochs, because a batch can be part of both.
         self._order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng((seed, epoch)).permutation(self.count))
 
     @classmethod
@@ -51,41 +53,55 @@ class Rows:
         seed: int,
         tokenizer: Any,
         needed: bool = True,
-    ) -> "Rows":
-        """The rows of the stream in `folder`. Raises BadInput where it is damaged, or empty and `needed`."""
+    ) -> "PackedRows":
+        """The rows of the stream in `folder`. Raises BadInput if it is damaged, or if it is empty and `needed`."""
         stream = read_stream(folder)
         if needed and not stream.loss_mask.any():
-            raise BadInput(f"{folder} holds nothing to train on: see the reports of ingestion, curation, tokenization")
+            raise BadInput(
+                f"{folder} contains no token to train on. The reports of ingestion, curation and tokenization in "
+                "data/reports show where documents were dropped."
+            )
         if len(stream.ids) and int(stream.ids.max()) >= len(tokenizer):
-            raise BadInput(f"{folder} holds ids beyond the {len(tokenizer)} of its tokenizer: run tokenization again")
+            raise BadInput(
+                f"{folder} contains the id {int(stream.ids.max())}, but its tokenizer has {len(tokenizer)} tokens. "
+                "Run the stage tokenization again."
+            )
         return cls(stream, length, global_batch, micro_batch, seed, tokenizer.pad_token_id)
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> list[PackedBatch]:
         """The micro-batches of one step."""
-        first = step * self._global
-        rows = [self._order(i // self.count)[i % self.count] for i in range(first, first + self._global)]
-        return [self._batch(rows[start : start + self._micro]) for start in range(0, len(rows), self._micro)]
+        first = step * self._global_batch_size
+        indices = range(first, first + self._global_batch_size)
+        rows = [self._order(i // self.count)[i % self.count] for i in indices]
+        size = self._micro_batch_size
+        return [self._batch(rows[start : start + size]) for start in range(0, len(rows), size)]
 
-    def once(self, max_rows: int | None = None) -> Iterator[Batch]:
-        """Every row once, in order: for evaluation. `max_rows`: that many, spread evenly over the stream."""
+    def once(self, max_rows: int | None = None) -> Iterator[PackedBatch]:
+        """Every row once, in order, for evaluation; at most `max_rows` of them, evenly spaced in the stream."""
         rows = range(self.count)
         if max_rows is not None and max_rows < self.count:
             rows = np.linspace(0, self.count - 1, max_rows).round().astype(int).tolist()
-        for start in range(0, len(rows), self._micro):
-            yield self._batch(rows[start : start + self._micro])
+        for start in range(0, len(rows), self._micro_batch_size):
+            yield self._batch(rows[start : start + self._micro_batch_size])
 
-    def _batch(self, rows: Sequence[int]) -> Batch:
-        parts = [self._row(row) for row in rows]
-        ids, positions, targets = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
-        return Batch(ids, positions, targets, float((targets != IGNORED).sum()), tuple(int(row) for row in rows))
+    def _batch(self, rows: Sequence[int]) -> PackedBatch:
+        columns = zip(*(self._row(row) for row in rows), strict=True)
+        ids, positions, targets = (torch.from_numpy(np.stack(column)) for column in columns)
+        return PackedBatch(ids, positions, targets, float((targets != IGNORED).sum()), tuple(int(row) for row in rows))
 
     def _row(self, row: int) -> tuple[npt.NDArray[Any], ...]:
-        """One row as int64 arrays of `length`: a document that goes on from the row before starts at 0 again."""
+        """ids, positions and targets of one row, int64 [length] each.
+
+        The stream gives length + 1 tokens, so that the last one has a target. The first token of a document is never a
+        target: it would have to be predicted from another document.
+        """
         ids, positions, mask = (part.astype(np.int64) for part in self.stream.row(row, self.length))
         targets = np.where((mask[1:] == 1) & (positions[1:] > 0), ids[1:], IGNORED)
-        starts = np.flatnonzero(positions == 0)
-        carried = starts[0] if len(starts) else len(positions)
-        positions[:carried] -= positions[0]
-        short = self.length - len(targets)
+        # Where a document continues from the previous row, its positions begin at 0 again, because the model cannot see
+        # the tokens before them.
+        document_starts = np.flatnonzero(positions == 0)
+        num_continued = document_starts[0] if len(document_starts) else len(positions)
+        positions[:num_continued] -= positions[0]
+        num_missing = self.length - len(targets)  # the last row of a stream is padded
         columns = (ids[:-1], self.pad), (positions[:-1], 0), (targets, IGNORED)
-        return tuple(np.pad(column, (0, short), constant_values=value) for column, value in columns)
+        return tuple(np.pad(column, (0, num_missing), constant_values=value) for column, value in columns)

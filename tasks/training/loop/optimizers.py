@@ -38,8 +38,8 @@ def build(
     """
     if name in WHOLE and any(isinstance(p, DTensor) for _, p in named):
         raise BadParams(f"optimizer {name} needs whole weights; with launch.strategy fsdp or tensor take adamw or muon")
-    tables = [p for n, p in named if p.ndim == 2 and is_table(n)]
-    matrices = [p for n, p in named if p.ndim == 2 and not is_table(n)]
+    tables = [p for n, p in named if p.ndim == 2 and is_embedding_or_head(n)]
+    matrices = [p for n, p in named if p.ndim == 2 and not is_embedding_or_head(n)]
     stacks = [p for _, p in named if p.ndim > 2]
     vectors = [p for _, p in named if p.ndim < 2]
     groups = [
@@ -78,6 +78,6 @@ def _bitsandbytes(name: str) -> Any:
     return optim
 
 
-def is_table(name: str) -> bool:
+def is_embedding_or_head(name: str) -> bool:
     """Embeddings and heads: rows are looked up one by one, so they are no matrices to Muon."""
     return name == "decoder.weight" or any(part in name for part in TABLES)

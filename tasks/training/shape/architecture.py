@@ -10,7 +10,7 @@ from tasks.models import Objective, auto_class
 
 Kind = Literal["llama", "qwen3", "gpt2", "qwen3_moe", "bert", "modernbert", "t5"]
 OBJECTIVES: dict[Kind, Objective] = {"bert": "masked", "modernbert": "masked", "t5": "span"}  # the others: "causal"
-COUNTED = ("gpt2", "bert")  # have a weight for each position, and none beyond
+LEARNED_POSITIONS = ("gpt2", "bert")  # have a weight for each position, and none beyond
 OUTPUTS = (  # what blocks add to the residual stream
     "o_proj.weight", "down_proj.weight", "c_proj.weight", "experts.down_proj", "Wo.weight", ".o.weight", ".wo.weight",
 )  # fmt: skip
@@ -27,7 +27,7 @@ class Architecture(BaseModel, frozen=True, extra="forbid"):
     mlp_width: int | None = Field(None, ge=8, description="none = 4 width; where gated, 8/3 width to a multiple of 32")
     num_experts: int = Field(8, ge=2, description="qwen3_moe: MLPs of mlp_width per layer")
     experts_per_token: int = Field(2, ge=1, description="qwen3_moe: how many of them a token goes through")
-    balance_coef: float = Field(0.001, ge=0, description="qwen3_moe: weight of the router's balance in the loss")
+    load_balancing_coef: float = Field(0.001, ge=0, description="qwen3_moe: weight of the router's balance in the loss")
     max_length: int = Field(1024, ge=8, description="positions; gpt2 and bert have a weight for each")
     rope_theta: float = Field(10_000.0, gt=0)
     tie_embeddings: bool = True
@@ -109,7 +109,7 @@ def _qwen3_moe(shape: Architecture) -> dict[str, Any]:
         "num_experts": shape.num_experts,
         "num_experts_per_tok": shape.experts_per_token,
         "norm_topk_prob": True,  # as Qwen3's own
-        "router_aux_loss_coef": shape.balance_coef,
+        "router_aux_loss_coef": shape.load_balancing_coef,
     }
 
 

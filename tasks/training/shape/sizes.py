@@ -48,7 +48,7 @@ SHAPES: dict[str, Shape] = {
 assert tuple(SHAPES) == get_args(Name)
 
 
-def filled(given: Mapping[str, Any]) -> dict[str, Any]:
+def apply_size(given: Mapping[str, Any]) -> dict[str, Any]:
     """A pretrain section with what its `size` says, wherever the section does not say it itself."""
     shape, own = SHAPES.get(str(given.get("size"))), given.get("model") or {}
     if shape is None or not isinstance(own, Mapping | BaseModel):

@@ -34,7 +34,9 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 
     base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
     max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
-    adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="a file of tasks/training/adapters/ and its params"
+    )
     global_batch_size: int = Field(64, ge=1, description="pairs per step")
     micro_batch_size: int | None = Field(None, ge=1, description="pairs at once; none = the whole step's")
     max_length: int = Field(512, ge=2, description="tokens of a prompt and its answer; longer pairs are left out")
@@ -215,7 +217,7 @@ def _trial(model: Any, dtype: torch.dtype, data: Path, params: Params, tokenizer
 
 def _report(work: Preferring, log: list[dict[str, Any]]) -> Report:
     counts = {"train_pairs": len(work.train.pairs), "too_long_pairs": work.train.pairs.num_too_long}
-    counts |= adapters.counted(work.model)
+    counts |= adapters.parameter_counts(work.model)
     if work.trial is None:
         notes = ["NOT GUARDED: there is no validation prompt, so the policy's answers were never looked at"]
         return curves.report("dpo", log, counts, notes)

@@ -22,9 +22,9 @@ from tasks.generation import answer_logits, answer_states
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
+from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.losses import next_token_loss
-from tasks.training.language.rows import Rows
-from tasks.training.language.trunk import head_weight, last_hidden
+from tasks.training.language.rows import PackedRows
 from tasks.training.loop import curves
 from tasks.training.loop.training_loop import LoopParams, Work, chosen_device, run
 from tasks.training.parallel import processes
@@ -48,7 +48,9 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 
     base: str | None = Field(None, description="the policy to begin with, a folder or hub name; none = what sft made")
     max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
-    adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="a file of tasks/training/adapters/ and its params"
+    )
     reward_model: str | None = Field(None, description="a folder or hub name; none = what reward made")
     reward_model_weight: float = Field(1.0, ge=0, description="0 = no reward model")
     reward_functions: dict[str, float] = Field({}, description="name or package.module:function -> weight")
@@ -98,7 +100,7 @@ class Reinforcing(Work):
         collector: Collector,
         train: Prompts,
         trial: HeldOut | None,
-        documents: Rows | None,
+        documents: PackedRows | None,
         params: Params,
     ) -> None:
         self.model, self.collector, self.train, self.trial = model, collector, train, trial
@@ -188,7 +190,7 @@ class Reinforcing(Work):
             found.append(("ptx_loss", p.ptx_coef, self._ptx_loss(self.documents)))
         return found
 
-    def _ptx_loss(self, documents: Rows) -> Tensor:
+    def _ptx_loss(self, documents: PackedRows) -> Tensor:
         (rows,) = documents.batches(self._step)
         policy = self.model.policy
         loss, _ = next_token_loss(last_hidden(policy, rows.ids, rows.positions), head_weight(policy), rows.targets)
@@ -297,20 +299,20 @@ def _trial(params: Params, data: Path, tokenizer: Any, reference: Reference, sco
     )
 
 
-def _documents(params: Params, data: Path, tokenizer: Any) -> Rows | None:
+def _documents(params: Params, data: Path, tokenizer: Any) -> PackedRows | None:
     if not params.ptx_coef:
         return None
     tokens = data / "tokens"
     packed = params.ptx_data == "conversations"
     length = int(read_json(tokens / MANIFEST)["sequence_length"]) if packed else params.ptx_length
     sizes = length, params.ptx_rows, params.ptx_rows, params.seed
-    return Rows.open(tokens / params.ptx_data / "train", *sizes, tokenizer)
+    return PackedRows.open(tokens / params.ptx_data / "train", *sizes, tokenizer)
 
 
 def _report(work: Reinforcing, log: list[dict[str, Any]]) -> Report:
     answers = work.num_rollouts * work.params.rollout_size * work.params.group_size
     counts = {"rollouts": work.num_rollouts, "answers": answers, "train_prompts": len(work.train)}
-    counts |= {"too_long_prompts": work.train.num_too_long, **adapters.counted(work.model.policy)}
+    counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
     if work.trial is None:
         notes = ["ppo: NOT GUARDED: there is no validation prompt, so nobody looked at answers but the reward model"]
         return curves.report("ppo", log, counts, notes)

@@ -16,7 +16,7 @@ from tasks.training.language import attention
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Rows
+from tasks.training.language.rows import PackedRows
 from tasks.training.language.spans import Spans
 from tasks.training.loop import curves
 from tasks.training.loop.training_loop import run
@@ -38,14 +38,16 @@ class Params(AcceleratedParams, frozen=True):
     micro_batch_size: int = Field(8, ge=1, description="rows at once")
     validation_rows: int | None = Field(64, ge=1, description="rows of an evaluation; none = all there are")
     masking: corruption.Masking = Field(default_factory=lambda: corruption.Masking.model_validate({}))
-    cutting: corruption.Cutting = Field(default_factory=lambda: corruption.Cutting.model_validate({}))
+    span_corruption: corruption.SpanCorruption = Field(
+        default_factory=lambda: corruption.SpanCorruption.model_validate({})
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        filled = sizes.filled(given)
+        filled = sizes.apply_size(given)
         kind, model = USUAL_KINDS.get(str(filled.get("objective"))), filled.get("model", {})
         return {**filled, "model": {"kind": kind, **model}} if kind and isinstance(model, dict) else filled
 
@@ -56,7 +58,7 @@ class Params(AcceleratedParams, frozen=True):
             raise ValueError(f"objective {self.objective} needs model.kind {' or '.join(kinds)}, not {self.model.kind}")
         if (
             self.base is None
-            and self.model.kind in architecture.COUNTED
+            and self.model.kind in architecture.LEARNED_POSITIONS
             and self.sequence_length > self.model.max_length
         ):
             raise ValueError(
@@ -86,36 +88,42 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
 def equipped(params: Params, tokenizer: Any) -> Any:
     """`tokenizer` with what the objective needs: a mask token, or sentinels for the longest row."""
     if params.objective == "masked":
-        return corruption.with_mask(tokenizer)
+        return corruption.with_mask_token(tokenizer)
     if params.objective == "span":
-        return corruption.with_sentinels(tokenizer, params.cutting.sizes(params.sequence_length)[1])
+        return corruption.with_sentinels(tokenizer, params.span_corruption.sizes(params.sequence_length)[1])
     return tokenizer
 
 
-def work_for(params: Params, model: Any, tokenizer: Any, train_rows: Rows, validation_rows: Rows | None) -> NextToken:
+def work_for(
+    params: Params, model: Any, tokenizer: Any, train_rows: PackedRows, validation_rows: PackedRows | None
+) -> NextToken:
     """What the objective brings to the loop."""
     begin = model, train_rows, validation_rows, params.validation_rows
     if params.objective == "masked":
         size, mask_id = len(tokenizer), tokenizer.mask_token_id
         return Masked(*begin, masking=params.masking, mask_id=mask_id, vocab_size=size, seed=params.seed)
     if params.objective == "span":
-        sentinels, end_id = corruption.sentinels(tokenizer), tokenizer.eos_token_id
-        return Spans(*begin, cutting=params.cutting, sentinels=sentinels, end_id=end_id, seed=params.seed)
+        sentinels, end_id = corruption.sentinel_ids(tokenizer), tokenizer.eos_token_id
+        return Spans(
+            *begin, span_corruption=params.span_corruption, sentinels=sentinels, end_id=end_id, seed=params.seed
+        )
     return NextToken(*begin)
 
 
-def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[Rows, Rows | None]:
+def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:
     """The train rows of `folder`, and those of validation where there are any."""
     sizes = params.sequence_length, params.global_batch_size, params.micro_batch_size, params.seed
-    train_rows = Rows.open(folder / "train", *sizes, tokenizer)
+    train_rows = PackedRows.open(folder / "train", *sizes, tokenizer)
     has_validation = (folder / "validation").is_dir()
-    return train_rows, Rows.open(folder / "validation", *sizes, tokenizer, needed=False) if has_validation else None
+    return train_rows, PackedRows.open(
+        folder / "validation", *sizes, tokenizer, needed=False
+    ) if has_validation else None
 
 
 def beginning(params: Params, tokenizer: Any) -> Any:
     """The model before the first step. Raises BadModel where the tokenizer or the objective does not fit the base."""
     if params.base is None:
         return architecture.build(params.model, tokenizer, params.seed)
-    model, own = models.load_pretrained(params.base, wanted=params.objective)
+    model, own = models.load_pretrained(params.base, objective=params.objective)
     models.fit_vocabulary(model, own, tokenizer, params.base)
     return model

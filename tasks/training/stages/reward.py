@@ -36,7 +36,9 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 
     base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
     max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
-    adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="a file of tasks/training/adapters/ and its params"
+    )
     global_batch_size: int = Field(64, ge=1, description="ranked lists per step; a pair alone is a list")
     micro_batch_size: int | None = Field(None, ge=1, description="pairs at once; none = the whole step's")
     max_length: int = Field(512, ge=2, description="tokens of a prompt and its answer; longer pairs are left out")
@@ -113,7 +115,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     work = Ranking(model, train_pairs, validation, params, tokenizer.pad_token_id)
     with timings.measure("steps"), attention.packed(model):
         log = run(work, params, checkpoints, "reward", timings)
-    report = curves.report("reward", log, adapters.counted(model))
+    report = curves.report("reward", log, adapters.parameter_counts(model))
     with timings.measure("measure"):
         tell(report, model, train_pairs, validation, tokenizer.pad_token_id)
     origin = {"stage": "reward", "base": params.base or "data/models/sft", "params": params.model_dump(mode="json")}

@@ -12,7 +12,7 @@ from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Rows
+from tasks.training.language.rows import PackedRows
 from tasks.training.loop import curves
 from tasks.training.loop.training_loop import run
 
@@ -21,7 +21,9 @@ class Params(AcceleratedParams, frozen=True):
     """The batches, the adapter if there is one, and the loop's dials."""
 
     base: str | None = Field(None, description="a model folder or hub name; none = what pretrain made")
-    adapter: adapters.Choice | None = Field(None, description="a file of tasks/training/adapters/ and its params")
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="a file of tasks/training/adapters/ and its params"
+    )
     global_batch_size: int = Field(32, ge=1, description="rows per step, each as long as tokenization packed them")
     micro_batch_size: int = Field(8, ge=1, description="rows at once")
     validation_rows: int | None = Field(64, ge=1, description="rows of an evaluation; none = all there are")
@@ -46,12 +48,12 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     origin = {"stage": "sft", "base": params.base or "pretrain", "params": params.model_dump(mode="json")}
     with timings.measure("save"):
         models.save(data / "models/sft", model, tokenizer, origin)
-    return curves.report("sft", log, adapters.counted(model), work.notes)
+    return curves.report("sft", log, adapters.parameter_counts(model), work.notes)
 
 
-def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[Rows, Rows | None]:
+def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:
     """The packed conversations of train, and of validation where there are any."""
     length = int(read_json(folder / MANIFEST)["sequence_length"])
     sizes = length, params.global_batch_size, params.micro_batch_size, params.seed
     places = folder / "conversations/train", folder / "conversations/validation"
-    return Rows.open(places[0], *sizes, tokenizer), Rows.open(places[1], *sizes, tokenizer, needed=False)
+    return PackedRows.open(places[0], *sizes, tokenizer), PackedRows.open(places[1], *sizes, tokenizer, needed=False)

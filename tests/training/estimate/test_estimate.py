@@ -142,7 +142,7 @@ def test_lora_is_counted_as_peft_makes_it(kind: str) -> None:
     model = small_model(kind)
     counted = count(model)
     choice = sft.Params.model_validate({"adapter": {"name": "lora", "rank": 4}}).adapter
-    assert adapters.num_trained(adapters.attach(model, choice, 0)) == counted.lora(4)
+    assert adapters.num_trainable_parameters(adapters.attach(model, choice, 0)) == counted.lora(4)
     memory = estimate.lora(counted, Batch(1, 8), "nf4", 4)
     assert memory.gradients == 6 * counted.lora(4)
     assert memory.weights < estimate.lora(counted, Batch(1, 8), "int8", 4).weights

@@ -1,4 +1,6 @@
-"""Faster ways: the same within their precision, a model that is as it was afterwards, and a word where they cannot."""
+"""torch.compile, FP8 and reduced precision: equal results within their precision, a model that is unchanged afterwards,
+and an error where the hardware does not support them.
+"""
 
 import os
 from pathlib import Path
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from tasks.errors import BadParams
-from tasks.training.language import attention, compilation, float8, trunk
+from tasks.training.language import attention, backbone, compilation, float8
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
 from tasks.training.parallel.precision import Weights, exact, tf32
 from tests.training.models import small_model
@@ -22,7 +24,7 @@ POSITIONS = torch.arange(16).expand(2, -1)
 def loss_and_gradients(model: Any) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
     with attention.packed(model):
-        loss = trunk.last_hidden(model, IDS, POSITIONS).float().square().mean()
+        loss = backbone.last_hidden(model, IDS, POSITIONS).float().square().mean()
         loss.backward()
     return float(loss.detach()), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
@@ -30,7 +32,7 @@ def loss_and_gradients(model: Any) -> tuple[float, list[torch.Tensor]]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
 def test_compiled_blocks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By the compiler's own tracing and differentiation; its last step, to machine code, takes a minute."""
+    """With the compiler's tracing and differentiation; its last step, to machine code, would take a minute."""
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     monkeypatch.setattr(compilation, "CACHE", tmp_path)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -40,53 +42,53 @@ def test_compiled_blocks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatc
     loss, gradients = loss_and_gradients(model)
     with compilation.compiled(model, "on", 10, CPU):
         assert all(block._compiled_call_impl is not None for block in compilation.blocks_of(model))
-        other_loss, others = loss_and_gradients(model)
+        compiled_loss, compiled_gradients = loss_and_gradients(model)
     assert len(compilation.blocks_of(model)) == 2
     assert all(block._compiled_call_impl is None for block in compilation.blocks_of(model))
     assert list(model.state_dict()) == names
-    assert other_loss == pytest.approx(loss, rel=1e-5)
-    for one, other in zip(gradients, others, strict=True):
+    assert compiled_loss == pytest.approx(loss, rel=1e-5)
+    for one, other in zip(gradients, compiled_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(BadParams, match="compile: on needs a C"), compilation.compiled(nn.Linear(1, 1), "on", 10, CPU):
         pass
-    assert not compilation._wanted("auto", 10**6, CPU)
+    assert not compilation._should_compile("auto", 10**6, CPU)
 
 
 def test_short_runs_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
-    assert [compilation._wanted("auto", steps, device) for device in (CPU, CUDA) for steps in (499, 500, 5000)] == [
-        False, False, True, False, True, True,
-    ]  # fmt: skip
-    assert not compilation._wanted("off", 10**6, CPU)
+    steps = (499, 500, 5000)
+    assert [compilation._should_compile("auto", n, CPU) for n in steps] == [False, False, True]
+    assert [compilation._should_compile("auto", n, CUDA) for n in steps] == [False, True, True]
+    assert not compilation._should_compile("off", 10**6, CPU)
 
 
 def test_products_in_8_bits_by_hand() -> None:
-    """Numbers that e4m3 holds exactly, of which the largest is its largest: no scale, no error."""
+    """Numbers that e4m3 represents exactly, the largest of which is its maximum: the scale is 1, the error is 0."""
     rows = torch.tensor([[448.0, 1.0], [2.0, -0.5]]).repeat(8, 8)
     weight = torch.tensor([[448.0, 3.0], [-1.5, 7.0]]).repeat(8, 8)
-    torch.testing.assert_close(float8._Product.apply(rows, weight), rows @ weight.T)
+    torch.testing.assert_close(float8._Float8Matmul.apply(rows, weight), rows @ weight.T)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_in_8_bits_are_near_and_so_are_gradients(dtype: torch.dtype) -> None:
-    """Numbers of e4m3 are off by 6 % at most, of e5m2 by 12 %, their squares on average by half of that."""
+    """The rounding error is at most 6 % in e4m3 and 12 % in e5m2; the root mean square is about half of that."""
     torch.manual_seed(0)
     plain = nn.Linear(64, 48, bias=True).to(dtype)
-    small = float8.Float8Linear(64, 48, bias=True).to(dtype)
-    small.load_state_dict(plain.state_dict())
-    for number in (32, 7):  # 16 does not divide 7
-        found = []
-        for layer in (plain, small):
+    float8_linear = float8.Float8Linear(64, 48, bias=True).to(dtype)
+    float8_linear.load_state_dict(plain.state_dict())
+    for number in (32, 7):  # 7 is no multiple of 16
+        results = []
+        for layer in (plain, float8_linear):
             x = torch.randn(number, 64, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
             out = layer(x)
             layer.zero_grad()
             out.float().square().sum().backward()
-            found.append((out, x.grad, layer.weight.grad, layer.bias.grad))
-        for one, other in zip(*found, strict=True):
+            results.append((out, x.grad, layer.weight.grad, layer.bias.grad))
+        for one, other in zip(*results, strict=True):
             assert float((one - other).detach().float().norm() / one.detach().float().norm()) < 0.07
             assert one.dtype == other.dtype
 
@@ -95,34 +97,34 @@ def test_a_model_learns_in_8_bits_and_is_plain_afterwards() -> None:
     model = small_model("qwen3").train()
     kinds = [type(module) for module in model.modules()]
     plain, _ = loss_and_gradients(model)
-    with float8.swapped(model):
+    with float8.converted_to_float8(model):
         assert sum(isinstance(module, float8.Float8Linear) for module in model.modules()) == 2 * 7
         assert type(model.get_output_embeddings()) is nn.Linear
-        small, gradients = loss_and_gradients(model)
-    assert small == pytest.approx(plain, rel=0.05)
-    assert small != plain
+        float8_loss, gradients = loss_and_gradients(model)
+    assert float8_loss == pytest.approx(plain, rel=0.05)
+    assert float8_loss != plain
     assert len(gradients) == sum(1 for p in model.base_model.parameters())
     assert [type(module) for module in model.modules()] == kinds
 
 
-def test_where_there_are_no_such_products_it_is_said() -> None:
+def test_unsupported_devices_and_models_are_refused() -> None:
     if not torch.cuda.is_available():
         with (
             pytest.raises(BadParams, match=r"fp8 needs a GPU.*fp8: false"),
             accelerated(small_model(), AcceleratedParams(fp8=True)),
         ):
             pass
-    with pytest.raises(BadParams, match="no linear maps"), float8.swapped(small_model("gpt2")):
+    with pytest.raises(BadParams, match="no linear maps"), float8.converted_to_float8(small_model("gpt2")):
         pass
 
 
 def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    with pytest.raises(BadParams, match=r"8\.9"), float8.products(small_model(), True, CUDA):
+    with pytest.raises(BadParams, match=r"8\.9"), float8.float8_training(small_model(), True, CUDA):
         pass
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     model = small_model()
-    with float8.products(model, True, CUDA):
+    with float8.float8_training(model, True, CUDA):
         assert any(isinstance(module, float8.Float8Linear) for module in model.modules())
 
 
@@ -137,8 +139,8 @@ def test_tf32_is_for_gpus_and_for_the_run_alone() -> None:
 
 def test_exact_kernels_are_for_gpus_and_for_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    for device, wanted in ((CPU, True), (CUDA, False)):
-        with exact(device, wanted):
+    for device, enabled in ((CPU, True), (CUDA, False)):
+        with exact(device, enabled):
             assert not torch.are_deterministic_algorithms_enabled()
             assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     with exact(CUDA, True):
@@ -152,19 +154,19 @@ def test_exact_kernels_are_for_gpus_and_for_the_run_alone(monkeypatch: pytest.Mo
 def test_frozen_weights_come_back_in_fp32() -> None:
     model = nn.Linear(4, 4)
     model.weight.requires_grad_(False)
-    kept = model.weight.detach().clone()
+    before = model.weight.detach().clone()
     weights = Weights(model, torch.bfloat16)
     assert model.weight.dtype == torch.bfloat16
     weights.restore()
-    assert torch.equal(model.weight, kept)
+    assert torch.equal(model.weight, before)
 
 
-def test_what_is_compiled_is_kept_with_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_is_cached_in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    monkeypatch.setenv(compilation.PLACE, default_cache_dir())
-    compilation._keep_what_is_compiled()
-    assert Path(os.environ[compilation.PLACE]) == compilation.CACHE.absolute()
-    monkeypatch.setenv(compilation.PLACE, "/elsewhere")
-    compilation._keep_what_is_compiled()
-    assert os.environ[compilation.PLACE] == "/elsewhere"
+    monkeypatch.setenv(compilation.CACHE_VARIABLE, default_cache_dir())
+    compilation._cache_in_project()
+    assert Path(os.environ[compilation.CACHE_VARIABLE]) == compilation.CACHE.absolute()
+    monkeypatch.setenv(compilation.CACHE_VARIABLE, "/elsewhere")
+    compilation._cache_in_project()
+    assert os.environ[compilation.CACHE_VARIABLE] == "/elsewhere"

@@ -1,4 +1,4 @@
-"""Documents packed into a row must not see each other: the proof is that their outputs are those they have alone."""
+"""Documents packed into a row must not attend to each other: their outputs equal those of each document alone."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import MistralConfig, MistralForCausalLM
 
-from tasks.training.language import attention, trunk
+from tasks.training.language import attention, backbone
 from tests.training.models import small_model
 
 LENGTHS = [5, 17, 300, 3, 40]
@@ -33,40 +33,40 @@ def test_a_document_in_a_pack_is_as_it_is_alone(kind: str, block: int, monkeypat
     ids, positions = packed_ids()
     with torch.no_grad():
         with attention.packed(model):
-            together = trunk.last_hidden(model, ids, positions)
+            together = backbone.last_hidden(model, ids, positions)
         difference = (together - alone(model, ids, LENGTHS)).abs().max()
     assert difference < 1e-5
     assert model.config._attn_implementation == "sdpa"
 
 
 def flash_by_hand(
-    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, _: Any, *lengths: int, **said: Any
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, _: Any, *lengths: int, **settings: Any
 ) -> Tensor:
-    """What torch's varlen_attn promises: [tokens, heads, head_dim], document by document."""
-    behind, ahead = said.pop("window_size")
-    assert ahead == 0
-    assert begins.dtype == torch.int32
-    assert max(begins.diff()) <= min(lengths)
-    parts = [[x[a:b].transpose(0, 1) for x in (query, key, value)] for a, b in pairwise(begins.tolist())]
-    masks = [torch.ones(n, n, dtype=torch.bool).tril() for n in begins.diff().tolist()]
-    seen = [mask.triu(-behind) if behind >= 0 else mask for mask in masks]
-    return torch.cat([sdpa(*part, mask, **said).transpose(0, 1) for part, mask in zip(parts, seen, strict=True)])
+    """torch's varlen_attn, computed document by document: [tokens, heads, head_dim]."""
+    num_earlier, num_later = settings.pop("window_size")
+    assert num_later == 0
+    assert starts.dtype == torch.int32
+    assert max(starts.diff()) <= min(lengths)
+    parts = [[x[a:b].transpose(0, 1) for x in (query, key, value)] for a, b in pairwise(starts.tolist())]
+    masks = [torch.ones(n, n, dtype=torch.bool).tril() for n in starts.diff().tolist()]
+    masks = [mask.triu(-num_earlier) if num_earlier >= 0 else mask for mask in masks]
+    return torch.cat([sdpa(*part, mask, **settings).transpose(0, 1) for part, mask in zip(parts, masks, strict=True)])
 
 
 @pytest.fixture
 def flash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, but for the kernel."""
-    monkeypatch.setattr(attention, "has_flash", lambda device, dtype: True)
+    """The path of a GPU, with a plain function in place of the kernel."""
+    monkeypatch.setattr(attention, "has_flash_attention", lambda device, dtype: True)
     monkeypatch.setattr(attention, "varlen_attn", flash_by_hand)
 
 
 @pytest.mark.usefixtures("flash")
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "qwen3_moe"])
-def test_where_documents_begin_is_all_that_flash_attention_is_told(kind: str) -> None:
+def test_flash_attention_receives_cu_seqlens_instead_of_a_mask(kind: str) -> None:
     model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
     ids, positions = packed_ids()
     with attention.packed(model):
-        together = trunk.last_hidden(model, ids, positions)
+        together = backbone.last_hidden(model, ids, positions)
     assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
     together[:, 5:].sum().backward()
     assert model.get_input_embeddings().weight.grad.isfinite().all()
@@ -75,26 +75,26 @@ def test_where_documents_begin_is_all_that_flash_attention_is_told(kind: str) ->
 @pytest.mark.usefixtures("flash")
 def test_a_row_may_begin_in_the_middle_of_a_document() -> None:
     positions = torch.tensor([[3, 4, 0, 1], [0, 1, 2, 0]])
-    assert attention.bounds(positions).flatten().tolist() == [0, 2, 4, 7, 8]
+    assert attention.cu_seqlens(positions).flatten().tolist() == [0, 2, 4, 7, 8]
 
 
 @pytest.mark.usefixtures("flash")
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_heads_too_wide_for_flash_attention_get_the_mask(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "MAX_FLASH_DIM", 8)
+def test_heads_too_wide_for_flash_attention_use_the_mask(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MAX_FLASH_HEAD_DIM", 8)
     monkeypatch.setattr(attention, "varlen_attn", None)
     model = small_model(kind)
     ids, positions = packed_ids()
     with torch.no_grad(), attention.packed(model):
-        together = trunk.last_hidden(model, ids, positions)
+        together = backbone.last_hidden(model, ids, positions)
     assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
 
 
-def test_dropout_is_nothing_for_flash_attention() -> None:
+def test_dropout_does_not_fit_flash_attention() -> None:
     module, query = torch.nn.Linear(1, 1).train(), torch.zeros(1, 1, 1, 64)
-    assert attention._fits_flash(module, query, {"dropout": 0.0})
-    assert not attention._fits_flash(module, query, {"dropout": 0.1})
-    assert attention._fits_flash(module.eval(), query, {"dropout": 0.1})
+    assert attention._fits_flash_attention(module, query, {"dropout": 0.0})
+    assert not attention._fits_flash_attention(module, query, {"dropout": 0.1})
+    assert attention._fits_flash_attention(module.eval(), query, {"dropout": 0.1})
 
 
 def windowed_model() -> Any:
@@ -104,55 +104,55 @@ def windowed_model() -> Any:
     return MistralForCausalLM(config).eval()
 
 
-def test_a_sliding_window_is_kept(request: pytest.FixtureRequest) -> None:
+def test_a_sliding_window_is_respected(request: pytest.FixtureRequest) -> None:
     model = windowed_model()
     ids, positions = packed_ids()
     ids = ids % 300
-    model.set_attn_implementation("eager")  # whose windows are transformers' own
+    model.set_attn_implementation("eager")  # here transformers itself adds the window to its mask
     with torch.no_grad():
-        apart = alone(model, ids, LENGTHS)
+        expected = alone(model, ids, LENGTHS)
         for fixture in (None, "flash"):
             if fixture:
                 request.getfixturevalue(fixture)
             with attention.packed(model):
-                together = trunk.last_hidden(model, ids, positions)
-            assert (together - apart).abs().max() < 1e-5
+                together = backbone.last_hidden(model, ids, positions)
+            assert (together - expected).abs().max() < 1e-5
         model.config.sliding_window = None
         wide = type(model)(model.config).eval()
         wide.load_state_dict(model.state_dict())
-        assert (alone(wide, ids, LENGTHS) - apart).abs().max() > 1e-3  # the window matters here
+        assert (alone(wide, ids, LENGTHS) - expected).abs().max() > 1e-3  # the window matters here
 
 
 def test_gradients_do_not_leak_either() -> None:
-    """The loss of the second document moves no embedding of a token that only the first one has."""
+    """The loss of the second document has no gradient for embeddings of tokens that only the first one contains."""
     model = small_model("llama")
     ids = torch.tensor([[10, 11, 12, 20, 21, 22]])
     with attention.packed(model):
-        hidden = trunk.last_hidden(model, ids, torch.tensor([[0, 1, 2, 0, 1, 2]]))
+        hidden = backbone.last_hidden(model, ids, torch.tensor([[0, 1, 2, 0, 1, 2]]))
     hidden[:, 3:].sum().backward()
-    moved = model.get_input_embeddings().weight.grad.abs().sum(1)
-    assert moved[10:13].eq(0).all()
-    assert moved[20:23].gt(0).all()
+    gradients = model.get_input_embeddings().weight.grad.abs().sum(1)
+    assert gradients[10:13].eq(0).all()
+    assert gradients[20:23].gt(0).all()
 
 
 def test_grouped_query_heads() -> None:
     model = small_model("llama", num_heads=4, num_key_value_heads=2)
     ids, positions = packed_ids()
     with torch.no_grad(), attention.packed(model):
-        together = trunk.last_hidden(model, ids, positions)
+        together = backbone.last_hidden(model, ids, positions)
     assert (together - alone(model, ids, LENGTHS)).abs().max() < 1e-5
 
 
 def test_the_mask_by_hand() -> None:
-    """Two documents of two tokens: nobody looks ahead or across."""
-    open_ = attention.isolation(torch.tensor([[0, 1, 0, 1]]), torch.float32)[0, 0] == 0
-    assert open_.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    """Two documents of two tokens: no attention to later tokens or to the other document."""
+    is_visible = attention.packed_causal_mask(torch.tensor([[0, 1, 0, 1]]), torch.float32)[0, 0] == 0
+    assert is_visible.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
-def test_generation_still_works_inside() -> None:
+def test_generation_works_with_packed_attention() -> None:
     model = small_model("llama")
     ids = torch.tensor([[7, 8, 9]])
     plain = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
     with attention.packed(model):
-        inside = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
-    assert torch.equal(plain, inside)
+        packed = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
+    assert torch.equal(plain, packed)

@@ -1,3 +1,5 @@
+"""Cross-entropy in chunks equals cross-entropy of all logits, with its gradients."""
+
 import math
 
 import pytest
@@ -8,7 +10,7 @@ from tasks.training.language import losses
 from tasks.training.language.losses import IGNORED, linear_cross_entropy, next_token_loss
 
 
-def test_by_hand() -> None:
+def test_two_losses_by_hand() -> None:
     """Logits (0, log 3) for one row: p = (1/4, 3/4), so -log p of the second is log(4/3)."""
     hidden, head = torch.tensor([[1.0]]), torch.tensor([[0.0], [math.log(3)]])
     assert linear_cross_entropy(hidden, head, torch.tensor([1])).item() == pytest.approx(math.log(4 / 3))
@@ -26,13 +28,13 @@ def test_value_and_gradients_are_those_of_whole_logits(monkeypatch: pytest.Monke
     targets[0, :4] = IGNORED
     loss, count = next_token_loss(hidden, head, targets)
     (loss * 3).backward()
-    got = hidden.grad, head.grad
+    gradients = hidden.grad, head.grad
     hidden.grad = head.grad = None
     plain = F.cross_entropy((hidden @ head.T).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     (plain * 3).backward()
     assert count == 16
     torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(got, (hidden.grad, head.grad), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients, (hidden.grad, head.grad), atol=1e-5, rtol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(next_token_loss(hidden, head, targets)[0], plain.detach())
 
@@ -49,8 +51,8 @@ def test_bf16_is_close() -> None:
     hidden, head = torch.randn(64, 16).bfloat16().requires_grad_(), torch.randn(100, 16).bfloat16().requires_grad_()
     targets = torch.randint(0, 100, (64,))
     loss = linear_cross_entropy(hidden, head, targets).mean()
-    exact = F.cross_entropy(hidden.float() @ head.float().T, targets)
-    assert loss.item() == pytest.approx(exact.item(), rel=3e-3)
+    expected = F.cross_entropy(hidden.float() @ head.float().T, targets)
+    assert loss.item() == pytest.approx(expected.item(), rel=3e-3)
 
 
 def test_no_target_no_loss_and_no_gradient() -> None:

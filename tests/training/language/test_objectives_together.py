@@ -1,4 +1,4 @@
-"""Encoders, encoder-decoders and experts in two processes: losses, norms and weights of one process."""
+"""Encoders, encoder-decoders and experts train in two processes as in one: same losses, norms and weights."""
 
 import warnings
 from pathlib import Path
@@ -23,22 +23,32 @@ from tests.training.together import in_processes
 def train(
     folder: Path, kind: str, strategy: str = "ddp", **changes: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Five micro-batches of one row a step, so that one of two processes has more to do."""
+    """Five micro-batches of one row per step, so that one of two processes has more of them."""
     model: Any = small_model(kind)
-    rows, held_out = (packed_rows([9, 14, 25, 6, 17] * 4, 5, 1) for _ in range(2))
-    work: NextToken = NextToken(model, rows, held_out, 4)
+    rows, validation_rows = (packed_rows([9, 14, 25, 6, 17] * 4, 5, 1) for _ in range(2))
+    work: NextToken = NextToken(model, rows, validation_rows, 4)
     if kind == "bert":
-        work = Masked(model, rows, held_out, 4, masking=corruption.Masking(), mask_id=299, vocab_size=299, seed=0)
+        work = Masked(
+            model, rows, validation_rows, 4, masking=corruption.Masking(), mask_id=299, vocab_size=299, seed=0
+        )
     if kind == "t5":
-        marks = np.arange(260, 290)
-        work = Spans(model, rows, held_out, 4, cutting=corruption.Cutting(), sentinels=marks, end_id=5, seed=0)
+        sentinels = np.arange(260, 290)
+        work = Spans(
+            model,
+            rows,
+            validation_rows,
+            4,
+            span_corruption=corruption.SpanCorruption(),
+            sentinels=sentinels,
+            end_id=5,
+            seed=0,
+        )
     params = LoopParams.model_validate(
         {"steps": 6, "learning_rate": 0.01, "warmup_steps": 2, "precision": "fp32", "num_threads": 1, "device": "cpu",
          "log_every": 1, "evaluate_every": 3, "launch": {"strategy": strategy}, **changes}
     )  # fmt: skip
-    warnings.filterwarnings(
-        "ignore", message=".*returned a view tensor"
-    )  # of T5's biases, which nobody changes in place
+    # FSDP warns about the position biases of T5, which are views; no code changes them in place.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")
     log = run(work, params, folder, "test")
     return log, {name: p.detach().clone() for name, p in model.named_parameters()}
 
@@ -53,9 +63,9 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw_8bit"])
 def test_optimizers_that_need_whole_weights_say_so(tmp_path: Path, optimizer: str) -> None:
-    def refused() -> bool:
+    def is_refused() -> bool:
         with pytest.raises(BadParams, match=f"optimizer {optimizer} needs whole weights"):
             train(tmp_path, "llama", "fsdp", optimizer=optimizer)
         return True
 
-    assert all(in_processes(refused))
+    assert all(in_processes(is_refused))

@@ -69,7 +69,7 @@ def test_the_loop_tells_timings_and_shows_the_newest_loss(
 
 def test_an_adapter_is_counted_against_full_fine_tuning() -> None:
     plain, model = small_model(), adapters.attach(small_model(), sft.Params(adapter="ia3").adapter, 0)
-    counts = adapters.counted(model)
-    assert adapters.counted(plain) == {"num_trained": plain.num_parameters()}
-    assert counts["num_weights"] == plain.num_parameters() + counts["num_trained"]
-    assert counts["kept_bytes"] == 4 * counts["num_weights"] + 12 * counts["num_trained"]
+    counts = adapters.parameter_counts(model)
+    assert adapters.parameter_counts(plain) == {"num_trainable_parameters": plain.num_parameters()}
+    assert counts["num_parameters"] == plain.num_parameters() + counts["num_trainable_parameters"]
+    assert counts["training_bytes"] == 4 * counts["num_parameters"] + 12 * counts["num_trainable_parameters"]

@@ -20,7 +20,7 @@ from tasks.tokens import Stream
 from tasks.training import adapters
 from tasks.training.language import attention, compilation, float8
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Rows
+from tasks.training.language.rows import PackedRows
 from tasks.training.loop.training_loop import LoopParams, run
 from tasks.training.parallel import strategies, zero
 from tasks.training.stages import sft
@@ -66,7 +66,7 @@ def train(
     """Five micro-batches of one row a step, so that one of two processes has more to do. The log and the weights."""
     model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
     model = adapters.attach(model, sft.Params(adapter=adapter).adapter, seed=0)
-    rows, held_out = (Rows(stream(), 32, 5, 1, seed, 0) for seed in (0, 1))
+    rows, held_out = (PackedRows(stream(), 32, 5, 1, seed, 0) for seed in (0, 1))
     params = LoopParams(**{**PARAMS, "launch": {"strategy": strategy}, **changes})
     if strategy in ZERO:
         warnings.simplefilter("ignore")  # in a forked process: DeepSpeed and what it imports are old-fashioned
@@ -82,11 +82,13 @@ def column(log: Log, name: str) -> list[float]:
 
 
 def alike(one: tuple[Log, dict[str, Tensor]], other: tuple[Log, dict[str, Tensor]], tolerance: float = 1e-5) -> bool:
-    for name in ("loss", "gradient_norm", "validation_loss"):
-        assert column(other[0], name) == pytest.approx(column(one[0], name), abs=tolerance), name
+    """Equal losses, gradient norms and weights, up to the order of sums in fp32."""
+    for name, limit in (("loss", tolerance), ("gradient_norm", 10 * tolerance), ("validation_loss", tolerance)):
+        assert column(other[0], name) == pytest.approx(column(one[0], name), rel=limit, abs=0), name
     assert one[1].keys() == other[1].keys()
-    moved = [name for name in one[1] if "attn.c_attn.bias" not in name]  # keys do not feel theirs: all noise to AdamW
-    return all((one[1][name] - other[1][name]).abs().max() < 100 * tolerance for name in moved)
+    # The bias of keys has no effect on attention: its gradient is rounding noise, which AdamW scales to full steps.
+    names = [name for name in one[1] if not name.endswith(("attn.c_attn.bias", "self.key.bias"))]
+    return all((one[1][name] - other[1][name]).abs().max() < 100 * tolerance for name in names)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_ways_of_training(tmp_path: Path, strategy: str, changes: dict[str, Any]
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
 def test_compiled_too(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # all but the last step, to machine code
-    monkeypatch.setenv(compilation.PLACE, str(tmp_path))
+    monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
 
     def wrapped(model: Any) -> Any:
@@ -139,8 +141,8 @@ def test_compiled_too(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
 def test_in_eight_bits_too(tmp_path: Path, strategy: str) -> None:
     """Emulated. A process has scales of its own for its part of a matrix: losses are alike, not the same."""
-    one = train(tmp_path / "one", wrapped=float8.swapped)
-    two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=float8.swapped))[0]
+    one = train(tmp_path / "one", wrapped=float8.converted_to_float8)
+    two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=float8.converted_to_float8))[0]
     assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), abs=0.02)
 
 

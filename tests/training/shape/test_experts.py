@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.training.language import trunk
+from tasks.training.language import backbone
 from tasks.training.language.next_token import NextToken
-from tasks.training.language.rows import Batch
+from tasks.training.language.rows import PackedBatch
 from tasks.training.loop.training_loop import LoopParams, run
 from tests.tokenization.small_data import write_curated
 from tests.tokenization.test_tasks import tokenize
@@ -21,25 +21,25 @@ POSITIONS = torch.arange(12).expand(2, -1)
 
 
 def test_the_loss_is_that_of_transformers() -> None:
-    model = small_model("qwen3_moe", num_experts=4, balance_coef=0.5).train()
+    model = small_model("qwen3_moe", num_experts=4, load_balancing_coef=0.5).train()
     theirs = model(IDS, labels=IDS, output_router_logits=True).loss
     targets = torch.cat((IDS[:, 1:], torch.full((2, 1), -100)), 1)
     work = NextToken(model, packed_rows([9]), None, None)
-    ours, numbers = work.loss(Batch(IDS, POSITIONS, targets, 22.0))
+    ours, numbers = work.loss(PackedBatch(IDS, POSITIONS, targets, 22.0))
     torch.testing.assert_close(ours, theirs)
     assert numbers["cross_entropy"] < ours
     assert (
         "cross_entropy"
-        not in NextToken(model.eval(), packed_rows([9]), None, None).loss(Batch(IDS, POSITIONS, targets, 22.0))[1]
+        not in NextToken(model.eval(), packed_rows([9]), None, None).loss(PackedBatch(IDS, POSITIONS, targets, 22.0))[1]
     )
 
 
 def test_a_router_that_does_not_choose_by_hand() -> None:
     """All logits equal: every probability 1/4; top 2 of 4: the shares sum to 2. 4 x sum(share / 4) = 2, times .5."""
-    model = small_model("qwen3_moe", num_experts=4, experts_per_token=2, balance_coef=0.5)
+    model = small_model("qwen3_moe", num_experts=4, experts_per_token=2, load_balancing_coef=0.5)
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.mlp.gate.weight)
-    _, balance = trunk.hidden_and_balance(model, IDS, POSITIONS)
+    _, balance = backbone.hidden_and_load_balancing_loss(model, IDS, POSITIONS)
     assert float(balance.detach()) == pytest.approx(1.0)
 
 
@@ -55,7 +55,7 @@ def test_it_goes_through_the_stages_and_transformers_loads_it(tmp_path: Path) ->
 
 
 def test_a_model_without_experts_has_none() -> None:
-    assert trunk.hidden_and_balance(small_model("qwen3"), IDS, POSITIONS)[1] is None
+    assert backbone.hidden_and_load_balancing_loss(small_model("qwen3"), IDS, POSITIONS)[1] is None
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
 def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path):
     report = run(tiny.world(tmp_path), adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.tables["steps"][-1]["validation_accuracy"] > 0.8
-    assert report.counts["num_trained"] < tiny.model().num_parameters() / 2
+    assert report.counts["num_trainable_parameters"] < tiny.model().num_parameters() / 2
     assert report.tables["curve"][0]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert report.tables["curve"][-1]["kl"] > 0.01
     models.load_causal(tmp_path / "models/dpo")

@@ -50,7 +50,7 @@ def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path, adapter):
         pytest.importorskip("bitsandbytes")
     report = run(tiny.world(tmp_path), adapter=adapter, learning_rate=3e-2)
     assert report.scores["accuracy"].value > 0.9
-    assert report.counts["num_trained"] < report.counts["num_weights"] / 4
+    assert report.counts["num_trainable_parameters"] < report.counts["num_parameters"] / 4
     model, _ = models.load_reward(tmp_path / "models/reward")
     held_out = pairs.read(tmp_path / "tokens/preferences/validation", 99)
     chosen, rejected = reward.pair_scores(model, held_out, 0)

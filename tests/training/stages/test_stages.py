@@ -91,7 +91,7 @@ def test_merged_and_adapter_say_the_same(ready: Path) -> None:
 def test_an_adapter_trains_few_weights_and_leaves_the_base(ready: Path) -> None:
     model, _ = models.load_causal(ready / "models/pretrain")
     with_adapter = adapters.attach(model, sft.Params(adapter="lora").adapter, 0)
-    assert adapters.num_trained(with_adapter) < 0.5 * model.num_parameters()
+    assert adapters.num_trainable_parameters(with_adapter) < 0.5 * model.num_parameters()
 
 
 def test_a_base_with_another_tokenizer_is_refused(ready: Path, tmp_path: Path) -> None:
