@@ -1,34 +1,178 @@
-"""Find a source, filter, stage, adapter or metric by its file name: the file is the registration."""
+"""Find plug-ins by file name, and state what each kind of plug-in must define.
+
+A plug-in is one Python file in the folder of its kind. The file name is its registration: there is no decorator and no
+list. The Protocols below are the contracts of the six kinds; `find` refuses a file that does not fulfill its contract.
+"""
 
 import difflib
 import functools
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
+from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from tasks.errors import BadParams
+
+
+class SourceModule(Protocol):
+    """A file of tasks/ingestion/sources/: reads one format or place."""
+
+    Params: type[BaseModel]
+
+    def read(self, params: Any) -> Iterator[Any]:
+        """Yield a Document, Conversation, Preference or Quarantined for each record. Raises BadInput."""
+
+
+class FilterModule(Protocol):
+    """A file of tasks/curation/filters/: decides which documents are dropped, and why."""
+
+    Params: type[BaseModel]
+
+    def drop_reasons(self, signals: Any, params: Any, looked: Any = None, origin: Any = None) -> Mapping[str, Any]:
+        """Return reason -> Verdict or boolean mask [documents]. The first reason that applies is recorded.
+
+        A filter takes `looked` only if it defines `look`, and `origin` only if it defines `look_at_origin`; `origin`
+        needs a default, because documents may be filtered without their metadata.
+        """
+
+
+class FilterHooks(Protocol):
+    """Functions that a filter may define in addition."""
+
+    def look(self, texts: Any, params: Any) -> Any:
+        """Measure the texts (Arrow strings) where the stored signals are not sufficient; passed on as `looked`."""
+
+    def look_at_origin(self, metadata: Any, params: Any) -> Any:
+        """Measure the metadata (Arrow strings, JSON objects) of the documents; passed on as `origin`."""
+
+    def needs_texts(self, params: Any) -> bool:
+        """Return whether `look` is called with these params; without this function it always is."""
+
+    def edit(self, text: str, params: Any) -> str:
+        """Return the text of a kept document with parts removed."""
+
+
+class MetricModule(Protocol):
+    """A file of tasks/evaluation/metrics/: measures models on test data."""
+
+    Params: type[BaseModel]
+
+    def measure(self, evidence: Any, params: Any) -> Any:
+        """Return a Finding: scores with number of items and confidence interval, tables, figures, notes."""
+
+
+class AdapterModule(Protocol):
+    """A file of tasks/training/adapters/: one method of parameter-efficient fine-tuning (PEFT)."""
+
+    Params: type[BaseModel]
+
+    def attach(self, model: Any, params: Any) -> Any:
+        """Return the model to train: `model` with an adapter."""
+
+
+class StageModule(Protocol):
+    """A file of tasks/training/stages/: trains one kind of model."""
+
+    Params: type[BaseModel]
+
+    def train(self, params: Any, data: Path, checkpoints: Path, timings: Any) -> Any:
+        """Read tokens and models below `data`, write a model folder there, and return a Report."""
+
+
+class StrategyModule(Protocol):
+    """A file of tasks/training/parallel/strategies/: distributes a model and its batches among processes."""
+
+    def share(self, work: Any, dtype: Any, device: Any) -> Any:
+        """Return a Strategy that holds the weights of `work.model`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a file of one kind must define (`required`) and may define (`optional`).
+
+    suppliers: parameter of a required function -> the optional function that supplies it; without that function the
+    parameter is not passed.
+    """
+
+    kind: str
+    required: type
+    optional: type = object
+    suppliers: Mapping[str, str] = field(default_factory=dict)
+
+
+CONTRACTS = {
+    "sources": Contract("source", SourceModule),
+    "filters": Contract("filter", FilterModule, FilterHooks, {"looked": "look", "origin": "look_at_origin"}),
+    "metrics": Contract("metric", MetricModule),
+    "adapters": Contract("adapter", AdapterModule),
+    "stages": Contract("stage", StageModule),
+    "strategies": Contract("strategy", StrategyModule),
+}
+"""Folder name -> contract of the files in it."""
 
 
 def names(package: str) -> list[str]:
     """The modules of `package` (such as "tasks.curation.filters"), sorted, without importing them."""
     paths = importlib.import_module(package).__path__
-    return sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_"))
+    return sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_"))
 
 
 @functools.cache
 def find(package: str, name: str) -> ModuleType:
-    """The module `name` of `package`. Raises BadParams, naming the right names, when there is none."""
-    known = names(package)
-    if name not in known:
-        kind = package.rsplit(".", 1)[-1].removesuffix("s")
-        raise BadParams(f"no {kind} {name!r}; {nearest(name, known)}")
-    return importlib.import_module(f"{package}.{name}")
+    """The module `name` of `package`. Raises BadParams if there is none, or if it does not fulfill its contract."""
+    contract = CONTRACTS[package.rsplit(".", 1)[-1]]
+    available = names(package)
+    if name not in available:
+        raise BadParams(f"no {contract.kind} {name!r}; {suggest(name, available)}")
+    module = importlib.import_module(f"{package}.{name}")
+    if problems := violations(module, contract):
+        raise BadParams(f"{module.__file__} is not a complete {contract.kind}: {'; '.join(problems)}")
+    return module
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to say to someone who wrote `name` and may have meant one of `known`."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}there are: {', '.join(known)}"
+def suggest(name: str, available: Iterable[str]) -> str:
+    """The end of an error message about an unknown `name`: the most similar available name, then all of them."""
+    available = sorted(available)
+    similar = difflib.get_close_matches(name, available, n=1)
+    question = f"did you mean {similar[0]!r}? " if similar else ""
+    return f"{question}available: {', '.join(available)}"
+
+
+def violations(module: Any, contract: Contract) -> list[str]:
+    """What `module` lacks to fulfill `contract`, one phrase for each problem; empty if it fulfills it."""
+    problems = []
+    if "Params" in inspect.get_annotations(contract.required) and not _is_strict(getattr(module, "Params", None)):
+        problems.append("it needs `class Params(BaseModel, frozen=True, extra='forbid')`")
+    optional = {name: names for name, names in _functions(contract.optional).items() if hasattr(module, name)}
+    for name, expected in (_functions(contract.required) | optional).items():
+        passed = [p for p in expected if p not in contract.suppliers or hasattr(module, contract.suppliers[p])]
+        if not _accepts(getattr(module, name, None), passed):
+            problems.append(f"it needs the function `{name}({', '.join(passed)})`")
+    return problems
+
+
+def _is_strict(params: Any) -> bool:
+    """Whether this is a model that is immutable and refuses unknown keys."""
+    is_model = isinstance(params, type) and issubclass(params, BaseModel)
+    return is_model and bool(params.model_config.get("frozen")) and params.model_config.get("extra") == "forbid"
+
+
+def _accepts(function: Any, passed: list[str]) -> bool:
+    """Whether the first parameters of `function` have the names `passed`, and all others have a default."""
+    if not callable(function):
+        return False
+    parameters = list(inspect.signature(function).parameters.values())
+    others = parameters[len(passed) :]
+    return [p.name for p in parameters[: len(passed)]] == passed and all(p.default is not p.empty for p in others)
+
+
+def _functions(protocol: type) -> dict[str, list[str]]:
+    """Function -> names of its parameters without `self`, for the public functions that a Protocol declares."""
+    declared = {name: value for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"}
+    return {name: list(inspect.signature(function).parameters)[1:] for name, function in declared.items()}

@@ -12,5 +12,5 @@ def test_modules_are_found_by_name() -> None:
 
 
 def test_a_wrong_name_is_answered_with_the_right_ones() -> None:
-    with pytest.raises(BadParams, match=r"no source 'numbres'; did you mean 'numbers'\? there are: .*numbers"):
+    with pytest.raises(BadParams, match=r"no source 'numbres'; did you mean 'numbers'\? available: .*numbers"):
         catalog.find("tasks.ingestion.sources", "numbres")

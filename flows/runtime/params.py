@@ -95,13 +95,13 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     for key in body:
         if key not in stages():
             where = f"{file}, line {_line(root, (key,))}"
-            raise BadParams(f"{where}: {key}: no stage has this name; {catalog.nearest(str(key), stages())}")
+            raise BadParams(f"{where}: {key}: no stage has this name; {catalog.suggest(str(key), stages())}")
     return body, root
 
 
 def _validate(stage: str, body: Mapping[str, Any], root: yaml.Node, file: Path) -> BaseModel:
     if stage not in stages():
-        raise BadParams(f"no stage {stage!r}; {catalog.nearest(stage, stages())}")
+        raise BadParams(f"no stage {stage!r}; {catalog.suggest(stage, stages())}")
     if stage not in body:
         raise BadParams(f"{file} has no section {stage!r}; `{stage}: {{}}` takes every default")
     model = _model(stage)
@@ -133,7 +133,7 @@ def _describe(mistake: Any, location: Location, model: type[BaseModel], stage: s
     where = f"{file}, line {_line(root, (stage, *location))}: {_dotted((stage, *location))}"
     if mistake["type"] == "extra_forbidden":
         known = _fields(model, location[:-1])
-        return f"{where}: unknown key; " + (catalog.nearest(str(location[-1]), known) if known else "remove it")
+        return f"{where}: unknown key; " + (catalog.suggest(str(location[-1]), known) if known else "remove it")
     if mistake["type"] == "missing":
         return f"{where}: is missing and has no default"
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")

@@ -79,7 +79,7 @@ def profile(name: str) -> Profile:
     """The profile `name`. Raises BadParams, naming the right names, when there is none."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
-        raise BadParams(f"no profile {name!r}; {catalog.nearest(name, known)}")
+        raise BadParams(f"no profile {name!r}; {catalog.suggest(name, known)}")
     return Profile(**yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
@@ -175,7 +175,7 @@ def _params(code: str, language: Language, name: str, languages: Mapping[str, La
         dials.setdefault("allowed", sorted(languages))
     for key in dials:
         if key not in model.model_fields:
-            raise BadParams(f"languages.{code}: {name} has no {key!r}; {catalog.nearest(str(key), model.model_fields)}")
+            raise BadParams(f"languages.{code}: {name} has no {key!r}; {catalog.suggest(str(key), model.model_fields)}")
     try:
         return model(**dials)
     except ValidationError as error:

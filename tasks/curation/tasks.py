@@ -77,7 +77,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _signal_is_known(self) -> Self:
         if self.prefer is not None and self.prefer not in NUMBERS:
-            raise ValueError(f"prefer: no signal {self.prefer!r}; {catalog.nearest(self.prefer, NUMBERS)}")
+            raise ValueError(f"prefer: no signal {self.prefer!r}; {catalog.suggest(self.prefer, NUMBERS)}")
         return self
 
     def threads(self) -> int:

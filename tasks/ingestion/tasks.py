@@ -35,7 +35,7 @@ class Source(BaseModel, frozen=True):
         expected: type[BaseModel] = catalog.find(SOURCES, str(dials.pop("source"))).Params
         for key in dials:
             if key not in expected.model_fields:
-                raise ValueError(f"unknown key {key!r}; {catalog.nearest(str(key), expected.model_fields)}")
+                raise ValueError(f"unknown key {key!r}; {catalog.suggest(str(key), expected.model_fields)}")
         return {"source": paragraph["source"], "params": expected(**dials)}
 
     @model_serializer

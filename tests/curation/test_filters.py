@@ -197,10 +197,10 @@ def test_profiles_hold_what_was_published() -> None:
     ("languages", "filters", "message"),
     [
         ({"en": {"profile": "en"}}, ["lenght"], "did you mean 'length'"),
-        ({"en": {"profile": "eng"}}, ["length"], "no profile 'eng'.*there are: en, zh"),
+        ({"en": {"profile": "eng"}}, ["length"], "no profile 'eng'.*available: en, zh"),
         ({"en": {"profile": "en", "changes": {"length": {"min_chars": 1}}}}, ["length"], "no 'min_chars'.*min_"),
         ({"en": {"profile": "en", "changes": {"length": {"min_words": -1}}}}, ["length"], "length.min_words.*not -1"),
-        ({"en": {"profile": "en", "changes": {"c5": {}}}}, ["length"], "no filter 'c5'; there are: blocklist"),
+        ({"en": {"profile": "en", "changes": {"c5": {}}}}, ["length"], "no filter 'c5'; available: blocklist"),
     ],
 )
 def test_mistakes_are_named(languages: dict[str, Any], filters: list[str], message: str) -> None:

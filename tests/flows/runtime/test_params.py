@@ -26,7 +26,7 @@ class Toy(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _validate(cls, value: dict[str, Any]) -> dict[str, Any]:
         if "raise" in value:
-            raise BadParams("no filter 'lenght'; did you mean 'length'? there are: length")
+            raise BadParams("no filter 'lenght'; did you mean 'length'? available: length")
         Inner.model_validate(value)
         return value
 
@@ -51,11 +51,11 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("toy:\n  stps: 3\n", "line 2: toy.stps: unknown key; did you mean 'steps'? there are: chosen, either, inner"),
+        ("toy:\n  stps: 3\n", "line 2: toy.stps: unknown key; did you mean 'steps'? available: chosen, either, inner"),
         ("toy:\n  inner:\n    min_word: 3\n", "line 3: toy.inner.min_word: unknown key; did you mean 'min_words'?"),
         (
             "toy: {named: {a: {nam: 3}}}",
-            "line 1: toy.named.a.nam: unknown key; did you mean 'name'? there are: min_words, name",
+            "line 1: toy.named.a.nam: unknown key; did you mean 'name'? available: min_words, name",
         ),
         ("toy:\n  either:\n    nam: 3\n", "line 3: toy.either.nam: unknown key; did you mean 'name'?"),
         (
@@ -69,7 +69,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "line 2: toy.chosen.min_words: expected greater than or equal to 0, not -1",
         ),
         ("toy:\n  chosen: {raise: 1}", "line 2: toy.chosen: no filter 'lenght'; did you mean 'length'?"),
-        ("toy: {}\ntoi: {}\n", "line 2: toi: no stage has this name; did you mean 'toy'? there are: other, toy"),
+        ("toy: {}\ntoi: {}\n", "line 2: toi: no stage has this name; did you mean 'toy'? available: other, toy"),
         ("toy: {steps: 1}\ntoy: {}\n", "line 2: toy is given twice; keep one"),
         ("toy: {steps: 1\n", "is not valid YAML: "),
         ("- toy\n", "must hold one section per stage"),

@@ -29,7 +29,7 @@ class Launch(BaseModel, frozen=True, extra="forbid"):
     def _there_is_one(self) -> Self:
         known = catalog.names(__name__)
         if self.strategy not in known:
-            raise ValueError(f"no strategy {self.strategy!r}; {catalog.nearest(self.strategy, known)}")
+            raise ValueError(f"no strategy {self.strategy!r}; {catalog.suggest(self.strategy, known)}")
         return self
 
     @property
