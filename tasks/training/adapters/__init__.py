@@ -53,7 +53,7 @@ class AdapterParams(BaseModel, frozen=True, extra="forbid"):
 def _refuse_unknown_keys(name: str, settings: dict[str, Any], valid_keys: list[str]) -> None:
     for key in settings:
         if key not in valid_keys:
-            raise BadParams(f"adapter {name} has no param {key!r}; {catalog.nearest(str(key), valid_keys)}")
+            raise BadParams(f"adapter {name} has no param {key!r}; {catalog.suggest(str(key), valid_keys)}")
 
 
 def attach(model: Any, adapter: AdapterParams | None, seed: int) -> Any:
