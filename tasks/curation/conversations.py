@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from tasks import tables
+from tasks.curation.arrays import Int64Array
 from tasks.curation.contamination import contamination
 from tasks.curation.duplicates import exact
 from tasks.documents import SPLITS
@@ -99,7 +100,7 @@ def _said(messages: list[dict[str, str]], roles: bool = False) -> str:
     return " ".join(f"{message['role']}: \0 {message['content']} \0" for message in messages)
 
 
-def _precedence(table: pa.Table) -> npt.NDArray[np.int64]:
+def _precedence(table: pa.Table) -> Int64Array:
     return np.array([PRECEDENCE[split] for split in table["split"].to_pylist()], np.int64)
 
 

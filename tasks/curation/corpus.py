@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from tasks import documents
 from tasks.curation import filtering, text_files
+from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, ObjectArray, StringArray
 from tasks.curation.filtering import KEPT, Bound, Judges
 from tasks.curation.signals.signals import Signals
 
@@ -28,9 +29,6 @@ DROPPED = pa.schema(
     ]
 )
 
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
 
 @dataclass
 class Corpus:
@@ -39,36 +37,36 @@ class Corpus:
     small: pa.Table
     signals: Signals
     judges: Judges
-    reasons: npt.NDArray[np.object_]  # KEPT, or why it was dropped
-    values: npt.NDArray[np.float64]
+    reasons: ObjectArray  # KEPT, or why it was dropped
+    values: Float64Array
     bounds: Sequence[Bound]
     scratch: Path
     texts: pa.ChunkedArray
-    waiting: Rows  # the rows not dropped when `texts` was written
-    evidence: npt.NDArray[np.object_]
-    stands_for: Rows  # the row that each row repeats, itself where none
+    waiting: Int64Array  # the rows not dropped when `texts` was written
+    evidence: ObjectArray
+    stands_for: Int64Array  # the row that each row repeats, itself where none
     replaced: dict[int, str] = field(default_factory=dict)  # texts of which something held out was cut away
     counts: Counter[str] = field(default_factory=Counter)  # what was done to texts that stay
-    copies: Rows | None = None  # how often each is to be shown; None: once
+    copies: Int64Array | None = None  # how often each is to be shown; None: once
     shown: list[dict[str, Any]] = field(default_factory=list)  # by language and cluster size, why
 
     @property
-    def kept(self) -> Mask:
+    def kept(self) -> BoolArray:
         """Where nothing has been said against a document so far."""
         return np.asarray(self.reasons == KEPT, np.bool_)
 
     @property
-    def filtered(self) -> Mask:
+    def filtered(self) -> BoolArray:
         """Which documents a filter dropped."""
         filters = {bound.reason.split(".")[0] for bound in self.bounds}
         return np.array([reason.split(".")[0] in filters for reason in self.reasons.tolist()], np.bool_)
 
     @property
-    def judged_as(self) -> npt.NDArray[np.str_]:
+    def judged_as(self) -> StringArray:
         """The language whose filters judged each document."""
         return filtering.judged_as(self.signals, self.judges)
 
-    def remaining(self) -> tuple[Rows, pa.ChunkedArray]:
+    def remaining(self) -> tuple[Int64Array, pa.ChunkedArray]:
         """The rows still kept and their texts."""
         kept = self.kept[self.waiting]
         if not kept.all():
@@ -76,7 +74,7 @@ class Corpus:
             self.texts, self.waiting = text_files.keep(path, self.texts, kept), self.waiting[kept]
         return self.waiting, self.texts
 
-    def priority(self, rows: Rows, prefer: str | None) -> npt.NDArray[Any]:
+    def priority(self, rows: Int64Array, prefer: str | None) -> npt.NDArray[Any]:
         """Which of several copies is kept: what is held out, then what has more of the signal `prefer`, to .01."""
         held_out = precedence(self.column("split", rows))
         if prefer is None:
@@ -84,15 +82,15 @@ class Corpus:
         values = np.round(np.asarray(getattr(self.signals, prefer)[rows], np.float64), 2)
         return np.asarray(held_out * (1 + values.max(initial=0)) + values)
 
-    def num_bytes(self, rows: Rows) -> int:
+    def num_bytes(self, rows: Int64Array) -> int:
         """The size of the texts of some rows, as they came."""
         return int(self.signals.num_bytes[rows].sum())
 
-    def column(self, name: str, rows: Rows) -> pa.ChunkedArray:
+    def column(self, name: str, rows: Int64Array) -> pa.ChunkedArray:
         """A small column of some rows."""
         return self.small[name].take(pa.array(rows))
 
-    def drop_copies(self, rows: Rows, copy_of: Rows, reason: str) -> None:
+    def drop_copies(self, rows: Int64Array, copy_of: Int64Array, reason: str) -> None:
         """Drop rows[i] where copy_of[i] >= 0: it repeats rows[copy_of[i]]."""
         copies = copy_of >= 0
         self.reasons[rows[copies]] = reason
@@ -100,7 +98,7 @@ class Corpus:
         for _ in range(2):  # what repeats a copy repeats what that copy repeats
             self.stands_for = self.stands_for[self.stands_for]
 
-    def drop_known(self, rows: Rows, known_as: npt.NDArray[np.object_], reason: str) -> None:
+    def drop_known(self, rows: Int64Array, known_as: ObjectArray, reason: str) -> None:
         """Drop rows[i] where known_as[i] is the id of a document, of this run or an earlier one, that it repeats."""
         known = np.array([name is not None for name in known_as.tolist()], np.bool_)
         names = known_as[known]
@@ -108,13 +106,13 @@ class Corpus:
         here = pc.index_in(pa.array(names.tolist(), pa.string()), self.small["id"]).fill_null(-1).to_numpy()
         self.stands_for[rows[known]] = np.where(here < 0, rows[known], here)
 
-    def change(self, rows: Rows, texts: Iterable[pa.Array], reason: str) -> None:
+    def change(self, rows: Int64Array, texts: Iterable[pa.Array], reason: str) -> None:
         """Take `texts` for those of `rows`, all that remain; drop, for `reason`, those of which nothing is left."""
         self.texts = text_files.write(self.scratch / f"texts-{reason}.arrow", texts)
         bare = pc.utf8_trim_whitespace(self.texts)
         self.reasons[rows[np.asarray(pc.equal(bare, ""), np.bool_)]] = reason
 
-    def cluster_sizes(self) -> Rows:
+    def cluster_sizes(self) -> Int64Array:
         """How many documents each one's cluster has."""
         return np.bincount(self.stands_for, minlength=len(self.stands_for))[self.stands_for]
 
@@ -148,7 +146,7 @@ class Corpus:
 
         return divide
 
-    def _current(self, table: pa.Table, part: slice, waiting: Mask) -> pa.Table:
+    def _current(self, table: pa.Table, part: slice, waiting: BoolArray) -> pa.Table:
         """The rows kept of `part`, with the texts that the steps before have left of them; waiting: which are kept."""
         begin, end = np.searchsorted(self.waiting, [part.start, part.stop]).tolist()
         kept = waiting[begin:end]
@@ -173,7 +171,7 @@ def placed(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
         first += part.num_rows
 
 
-def precedence(splits: pa.ChunkedArray) -> Rows:
+def precedence(splits: pa.ChunkedArray) -> Int64Array:
     """Which of several copies is kept: test before validation before train, so that held-out text stays held out."""
     order: Any = pc.index_in(splits, pa.array(documents.SPLITS))
     return np.asarray(order.to_numpy(), np.int64)

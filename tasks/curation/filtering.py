@@ -8,13 +8,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks import catalog
-from tasks.curation.compiled import Ints
+from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, ObjectArray, StringArray
 from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Verdict
 from tasks.errors import BadParams
@@ -58,8 +57,8 @@ class Bound:
 class Decision:
     """reasons: "filter.reason", KEPT where kept; values: what decided, NaN where nothing did; each [documents]."""
 
-    reasons: npt.NDArray[np.object_]
-    values: npt.NDArray[np.float64]
+    reasons: ObjectArray
+    values: Float64Array
     bounds: Sequence[Bound]
 
 
@@ -104,7 +103,7 @@ def decide(signals: Signals, judges: Judges, texts: pa.Array, metadata: pa.Array
 
 
 def _asked(
-    name: str, params: BaseModel, rows: Ints | None, signals: Signals, texts: pa.Array, metadata: pa.Array | None
+    name: str, params: BaseModel, rows: Int64Array | None, signals: Signals, texts: pa.Array, metadata: pa.Array | None
 ) -> list[tuple[str, Verdict]]:
     """The verdicts on `rows`; on all documents where a filter looks at nothing but signals, which costs less."""
     if rows is None:
@@ -122,7 +121,7 @@ def looks(name: str, params: BaseModel) -> bool:
     return hasattr(module, "look") or hasattr(module, "look_at_origin")
 
 
-def judged_as(signals: Signals, judges: Judges) -> npt.NDArray[np.str_]:
+def judged_as(signals: Signals, judges: Judges) -> StringArray:
     """The language whose filters judge each document."""
     return np.where(np.isin(signals.language, list(judges)), signals.language, next(iter(judges)))
 
@@ -143,7 +142,7 @@ def verdicts(
     return [(f"{name}.{reason}", _verdict(said)) for reason, said in reasons.items()]
 
 
-def edit(texts: pa.Array, owners: npt.NDArray[np.str_], judges: Judges) -> pa.Array:
+def edit(texts: pa.Array, owners: StringArray, judges: Judges) -> pa.Array:
     """The texts as filters that have `edit(text, params)` leave them; the same array where none has."""
     editors = {
         language: [
@@ -164,7 +163,7 @@ def _filter(name: str) -> ModuleType:
     return catalog.find(FILTERS, name)
 
 
-def _verdict(said: Verdict | npt.NDArray[np.bool_]) -> Verdict:
+def _verdict(said: Verdict | BoolArray) -> Verdict:
     return said if isinstance(said, Verdict) else Verdict(said, np.full(len(said), np.nan))
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tasks import tables
 from tasks.curation import filtering
+from tasks.curation.arrays import Float64Array, Int64Array
 from tasks.curation.corpus import Corpus
 from tasks.curation.filtering import Bound
 from tasks.reports import Report
@@ -28,7 +29,7 @@ pre{{white-space:pre-wrap;background:#f6f6f4;padding:.6em;margin:.3em 0}}small{{
 <h1>Curation</h1>{body}
 """
 
-Rows = npt.NDArray[np.int64]
+Rows = Int64Array
 
 
 def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Counter[str]]) -> Report:
@@ -169,7 +170,7 @@ def examples(corpus: Corpus, reason: str) -> tuple[Rows, Rows]:
     return dropped, originals[~np.isin(originals, dropped)]
 
 
-def _values(corpus: Corpus, bound: Bound) -> npt.NDArray[np.float64] | None:
+def _values(corpus: Corpus, bound: Bound) -> Float64Array | None:
     """What is held against a bound, of all documents; None where only their texts would say."""
     if bound.signal:
         return np.asarray(getattr(corpus.signals, bound.signal), np.float64)

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from tasks.curation import filtering
+from tasks.curation.arrays import ObjectArray
 from tasks.curation.corpus import SMALL, Corpus
 from tasks.curation.filtering import KEPT, Decision, Judges, Language
 from tasks.curation.signals.signals import Signals, together
@@ -62,7 +62,7 @@ class Judging:
     def corpus(self, texts: pa.ChunkedArray, scratch: Path) -> Corpus:
         """All that was judged; `texts` are those that `kept_texts` gave."""
         signals = together(self._signals)
-        reasons: npt.NDArray[np.object_] = np.concatenate([decision.reasons for decision in self._decisions])
+        reasons: ObjectArray = np.concatenate([decision.reasons for decision in self._decisions])
         return Corpus(
             small=pa.concat_tables(self._small),
             signals=signals,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -19,6 +18,7 @@ from pydantic import BaseModel, Field, RedisDsn, model_validator
 
 from tasks import catalog, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
+from tasks.curation.arrays import Int64Array
 from tasks.curation.classifier import training
 from tasks.curation.contamination import contamination
 from tasks.curation.contamination.contamination import Index
@@ -195,7 +195,7 @@ def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> N
         corpus.shown = [{"language": code, **asdict(step)} for code, some in steps.items() for step in some]
 
 
-def _sizes_before_filters(corpus: Corpus, params: Params, data: Path) -> npt.NDArray[np.int64]:
+def _sizes_before_filters(corpus: Corpus, params: Params, data: Path) -> Int64Array:
     """How many documents each one's cluster has among all that were read, the dropped ones too."""
     parts = (part["text"].combine_chunks() for part in tables.batches(data / "documents"))
     texts = text_files.write(corpus.scratch / "all.arrow", parts)

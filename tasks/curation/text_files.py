@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from tasks.curation.arrays import BoolArray
 
 SCHEMA = pa.schema([pa.field("text", pa.large_string())])
 
@@ -21,7 +21,7 @@ def write(path: Path, chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()["text"]
 
 
-def keep(path: Path, texts: pa.ChunkedArray, kept: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
+def keep(path: Path, texts: pa.ChunkedArray, kept: BoolArray) -> pa.ChunkedArray:
     """The texts where `kept`, in a file of their own."""
 
     def parts() -> Iterable[pa.Array]:

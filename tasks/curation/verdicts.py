@@ -4,24 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from tasks.curation.arrays import BoolArray, Float64Array
 from tasks.curation.signals.signals import Signals
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """dropped: bool [documents]; values: what decided, float64 [documents]; bound: what they were held against."""
 
-    dropped: Mask
-    values: npt.NDArray[np.float64]
+    dropped: BoolArray
+    values: Float64Array
     signal: str = ""
     bound: float | None = None
 
 
-Reasons = Mapping[str, Verdict | Mask]
+Reasons = Mapping[str, Verdict | BoolArray]
 """Reason -> verdict, in the order in which they are asked. A bare mask will do where no value decides."""
 
 

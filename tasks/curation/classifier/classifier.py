@@ -12,19 +12,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tasks.curation.arrays import BoolArray, Float32Array, Float64Array, Int16Array, Int64Array
 from tasks.curation.classifier import classifier_kernels
-from tasks.curation.compiled import Floats, Ints
 from tasks.curation.signals.signals import buffers
 from tasks.errors import BadInput
 
 FORMAT, ABOUT = "athanor-linear-1", "athanor"  # one key: safetensors keeps several in no fixed order
-Labels = npt.NDArray[np.bool_]
+Labels = BoolArray
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -43,20 +42,20 @@ class Classifier:
     """weights: float32 [2**bits, 2], of each feature its idf and its weight times idf."""
 
     params: Params
-    weights: npt.NDArray[np.float32]
+    weights: Float32Array
     bias: float
     slope: float = -1.0
     offset: float = 0.0
-    small: npt.NDArray[np.int16] = field(init=False, repr=False, compare=False)  # weights, each column / its largest
+    small: Int16Array = field(init=False, repr=False, compare=False)  # weights, each column / its largest
 
     def __post_init__(self) -> None:
         """Round the weights to 16 bits for looking them up: a cache holds twice as many."""
         object.__setattr__(self, "small", np.rint(self.weights * (32767 / self._largest())).astype(np.int16))
 
-    def _largest(self) -> npt.NDArray[np.float64]:
+    def _largest(self) -> Float64Array:
         return np.asarray(np.maximum(np.abs(self.weights).max(axis=0), 1e-9), np.float64)
 
-    def margins(self, texts: pa.Array) -> Floats:
+    def margins(self, texts: pa.Array) -> Float64Array:
         """The signed distance of each text of a large_string array from the border."""
         data, offsets = buffers(texts)
         out = np.empty(len(texts))
@@ -66,7 +65,7 @@ class Classifier:
         idf, weight = self._largest()
         return np.asarray(out * (weight / idf) + self.bias)
 
-    def probabilities(self, texts: pa.Array) -> Floats:
+    def probabilities(self, texts: pa.Array) -> Float64Array:
         """The probability of each text to be what was labeled true."""
         return np.asarray(1 / (1 + np.exp(self.slope * self.margins(texts) + self.offset)))
 
@@ -96,7 +95,7 @@ def loaded(file: Path) -> Classifier:
     return load(file)
 
 
-def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, Floats]:
+def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, Float64Array]:
     """Train on all texts, calibrated on margins by cross-validation, which come back as well. Raises BadInput."""
     if labels.all() or not labels.any():
         raise BadInput("a classifier needs texts of both labels, and all have the same")
@@ -109,7 +108,7 @@ def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, 
     return Classifier(params, whole.weights, whole.bias, slope, offset), held_out
 
 
-def cross_validated(texts: pa.Array, labels: Labels, params: Params) -> Floats:
+def cross_validated(texts: pa.Array, labels: Labels, params: Params) -> Float64Array:
     """The probability of each text by a classifier that was trained and calibrated on the other folds alone."""
     out = np.empty(len(labels))
     for fold in stratified(labels, params):
@@ -119,7 +118,7 @@ def cross_validated(texts: pa.Array, labels: Labels, params: Params) -> Floats:
     return out
 
 
-def stratified(labels: Labels, params: Params) -> Sequence[Ints]:
+def stratified(labels: Labels, params: Params) -> Sequence[Int64Array]:
     """Folds with the same share of each label, as rows."""
     generator, place = np.random.default_rng(params.seed), np.empty(len(labels), np.int64)
     for label in (False, True):
@@ -133,7 +132,7 @@ def f1(predicted: Labels, labels: Labels) -> float:
     return float(2 * (predicted & labels).sum() / max(predicted.sum() + labels.sum(), 1))
 
 
-def platt(margins: Floats, labels: Labels) -> tuple[float, float]:
+def platt(margins: Float64Array, labels: Labels) -> tuple[float, float]:
     """slope and offset of 1 / (1 + exp(slope * margin + offset)), by Newton's method (Platt 1999)."""
     positive, negative = int(labels.sum()), int((~labels).sum())
     target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))

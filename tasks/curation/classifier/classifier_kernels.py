@@ -8,9 +8,18 @@ import math
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.curation.compiled import Bytes, Codes, Floats, Hashes, Ints, Kinds, kernel
+from tasks.curation.arrays import (
+    Float32Array,
+    Float64Array,
+    Int16Array,
+    Int64Array,
+    UInt8Array,
+    UInt16Array,
+    UInt32Array,
+    UInt64Array,
+)
+from tasks.curation.compiled import kernel
 from tasks.curation.signals.repetition_kernels import BASE, ONE, mix
 from tasks.curation.signals.signal_kernels import decode, split_words
 from tasks.curation.text import characters
@@ -22,19 +31,17 @@ COUNT_BITS, COUNT = np.uint64(16), np.uint64(0xFFFF)
 MAX_LOG = np.uint64(255)
 LOGS = np.array([0.0, *(1 + math.log(count) for count in range(1, 256))])  # more often counts no more
 READ_BYTES, READ_OFFSETS = "Array(uint8, 1, 'C', readonly=True)", "Array(int64, 1, 'C', readonly=True)"
-Singles = npt.NDArray[np.float32]
-Smalls = npt.NDArray[np.int16]
 
 
 @cache
-def tables() -> tuple[Kinds, Codes]:
+def tables() -> tuple[UInt16Array, UInt32Array]:
     """The classes of code points, and each one in lower case, uint32 [TABLE_SIZE]."""
     lower = [ord(low) if len(low := chr(code).lower()) == 1 else code for code in range(TABLE_SIZE)]
     return characters.classes(), np.array(lower, np.uint32)
 
 
 @kernel("int64(uint32[::1], uint16[::1], int64)")
-def plain(codes: Codes, kinds: Kinds, n: int) -> int:
+def plain(codes: UInt32Array, kinds: UInt16Array, n: int) -> int:
     """Digits become "0", runs of space one " ", in place; how many characters are left."""
     left = 0
     for i in range(n):
@@ -50,7 +57,7 @@ def plain(codes: Codes, kinds: Kinds, n: int) -> int:
 
 
 @kernel("int64(uint64, uint64[::1], uint64, int64[::1], int64)", inline="always")
-def count(number: np.uint64, table: Hashes, mask: np.uint64, used: Ints, num_used: int) -> int:
+def count(number: np.uint64, table: UInt64Array, mask: np.uint64, used: Int64Array, num_used: int) -> int:
     """Count a feature in an open-addressing table of (number + 1) << 16 | count; how many slots are used now."""
     key, slot = number + ONE, number & mask
     while table[slot] != 0 and table[slot] >> COUNT_BITS != key:
@@ -64,7 +71,9 @@ def count(number: np.uint64, table: Hashes, mask: np.uint64, used: Ints, num_use
 
 
 @kernel("int64(uint32[::1], int64, int64, uint64[::1], uint64, int64[::1])")
-def count_characters(codes: Codes, n: int, bits: int, features: Hashes, mask: np.uint64, used: Ints) -> int:
+def count_characters(
+    codes: UInt32Array, n: int, bits: int, features: UInt64Array, mask: np.uint64, used: Int64Array
+) -> int:
     """Count the character n-grams; how many slots are used."""
     shift, found = np.uint64(65 - bits), 0
     for i in range(n):
@@ -77,13 +86,13 @@ def count_characters(codes: Codes, n: int, bits: int, features: Hashes, mask: np
 
 @kernel("int64(uint64[::1], uint64[::1], int64, int64, uint64[::1], uint64, int64[::1], int64)")
 def count_words(
-    sums: Hashes,
-    inverses: Hashes,
+    sums: UInt64Array,
+    inverses: UInt64Array,
     num_words: int,
     bits: int,
-    features: Hashes,
+    features: UInt64Array,
     mask: np.uint64,
-    used: Ints,
+    used: Int64Array,
     found: int,
 ) -> int:
     """Count the words and the pairs of words; how many slots are used."""
@@ -103,20 +112,20 @@ def count_words(
     " uint64[:, ::1], int64[::1], uint16[::1], uint64[::1], int64[::1])"
 )
 def count_features(
-    data: Bytes,
+    data: UInt8Array,
     start: int,
     end: int,
-    table: Kinds,
-    lower: Codes,
+    table: UInt16Array,
+    lower: UInt32Array,
     bits: int,
     max_characters: int,
-    codes: Codes,
-    kinds: Kinds,
-    hashes: Hashes,
-    chars: Ints,
-    all_kinds: Kinds,
-    features: Hashes,
-    used: Ints,
+    codes: UInt32Array,
+    kinds: UInt16Array,
+    hashes: UInt64Array,
+    chars: Int64Array,
+    all_kinds: UInt16Array,
+    features: UInt64Array,
+    used: Int64Array,
 ) -> int:
     """Fill a clear table with the features of one text; how many slots are used. From `codes` on all is scratch."""
     stop = min(end, start + 4 * max_characters)
@@ -136,14 +145,14 @@ def count_features(
 
 @kernel(f"void({READ_BYTES}, {READ_OFFSETS}, uint16[::1], uint32[::1], int64, int64, int16[:, ::1], float64[::1])")
 def score(
-    data: Bytes,
-    offsets: Ints,
-    table: Kinds,
-    lower: Codes,
+    data: UInt8Array,
+    offsets: Int64Array,
+    table: UInt16Array,
+    lower: UInt32Array,
     bits: int,
     max_characters: int,
-    weights: Smalls,
-    out: Floats,
+    weights: Int16Array,
+    out: Float64Array,
 ) -> None:
     """out[d]: the sum of document d's weights, each block scaled to length 1. weights: idf and weight * idf."""
     length = 4 * max_characters + 4
@@ -174,15 +183,15 @@ def score(
     f"void({READ_BYTES}, {READ_OFFSETS}, uint16[::1], uint32[::1], int64, int64, int64[::1], float32[::1], int64[::1])"
 )
 def extract(
-    data: Bytes,
-    offsets: Ints,
-    table: Kinds,
-    lower: Codes,
+    data: UInt8Array,
+    offsets: Int64Array,
+    table: UInt16Array,
+    lower: UInt32Array,
     bits: int,
     max_characters: int,
-    features: Ints,
-    values: Singles,
-    ends: Ints,
+    features: Int64Array,
+    values: Float32Array,
+    ends: Int64Array,
 ) -> None:
     """The features of document d and 1 + log(count), in features and values[ends[d]:ends[d + 1]], by number."""
     length = 4 * max_characters + 4
@@ -205,7 +214,7 @@ def extract(
 
 
 @kernel("void(int64[::1], float32[::1], int64[::1], float32[::1], int64)")
-def weigh(features: Ints, values: Singles, ends: Ints, idf: Singles, bits: int) -> None:
+def weigh(features: Int64Array, values: Float32Array, ends: Int64Array, idf: Float32Array, bits: int) -> None:
     """Multiply values by idf and scale the two blocks of each document to length 1."""
     for d in range(len(ends) - 1):
         squares = np.zeros(2)
@@ -218,14 +227,14 @@ def weigh(features: Ints, values: Singles, ends: Ints, idf: Singles, bits: int) 
 
 @kernel("void(int64[::1], float32[::1], int64[::1], float64[::1], int64[::1], float64, float64[::1], float64[::1])")
 def descend(
-    features: Ints,
-    values: Singles,
-    ends: Ints,
-    signs: Floats,
-    order: Ints,
+    features: Int64Array,
+    values: Float32Array,
+    ends: Int64Array,
+    signs: Float64Array,
+    order: Int64Array,
     penalty: float,
-    weights: Floats,
-    dual: Floats,
+    weights: Float64Array,
+    dual: Float64Array,
 ) -> None:
     """One pass of dual coordinate descent over the documents in `order`; the last weight is the bias."""
     diagonal, bias = 0.5 / penalty, len(weights) - 1

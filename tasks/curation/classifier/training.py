@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from tasks.curation.arrays import Float64Array
 from tasks.curation.classifier import classifier
 from tasks.curation.classifier.classifier import Classifier, Labels
 from tasks.errors import BadInput
@@ -60,14 +61,14 @@ def read(lesson: Lesson) -> tuple[pa.Array, Labels]:
     return pa.array([text for text, _ in found], pa.large_string()), labels
 
 
-def teach(lesson: Lesson) -> tuple[Classifier, npt.NDArray[np.float64], Labels]:
+def teach(lesson: Lesson) -> tuple[Classifier, Float64Array, Labels]:
     """The classifier trained on all, the probability of each text by one that had not seen it, and the labels."""
     texts, labels = read(lesson)
     dials = classifier.Params(**lesson.model_dump(exclude={"examples", "positive"}))
     return classifier.train(texts, labels, dials)[0], classifier.cross_validated(texts, labels, dials), labels
 
 
-def describe(report: Report, name: str, probabilities: npt.NDArray[np.float64], labels: Labels) -> None:
+def describe(report: Report, name: str, probabilities: Float64Array, labels: Labels) -> None:
     """Add to the report how right the classifier is, and how right its probabilities are."""
     guesses = probabilities > 0.5
     report.counts |= {f"{name}_texts": len(labels), f"{name}_positive": int(labels.sum())}
@@ -81,7 +82,7 @@ def describe(report: Report, name: str, probabilities: npt.NDArray[np.float64], 
     report.figures[f"{name}_calibration"] = _draw(report.tables[f"{name}_calibration"], name)
 
 
-def calibration(probabilities: npt.NDArray[np.float64], labels: Labels) -> list[dict[str, Any]]:
+def calibration(probabilities: Float64Array, labels: Labels) -> list[dict[str, Any]]:
     """Texts by predicted probability in NUM_BINS equal parts: the mean prediction, and the share that was positive."""
     bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
     rows = []

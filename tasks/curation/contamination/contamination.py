@@ -14,10 +14,10 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from tasks.curation.arrays import BoolArray, Int64Array
 from tasks.curation.text import folding, ngrams, words
 from tasks.curation.text.words import Texts, byte_lengths, chunks
 from tasks.curation.threads import Told, ahead, nobody
@@ -68,7 +68,7 @@ class Index:
     params: Params
     sets: tuple[Examples, ...]
     lookup: ngrams.Lookup
-    places: npt.NDArray[np.int64]
+    places: Int64Array
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """What training texts were compared with: the size and the digest of each set."""
@@ -115,7 +115,7 @@ def index(sets: Sequence[Examples], params: Params) -> Index:
 
 
 def scan(
-    texts: Texts, index: Index, asked: npt.NDArray[np.bool_] | None = None, threads: int = 1, told: Told = nobody
+    texts: Texts, index: Index, asked: BoolArray | None = None, threads: int = 1, told: Told = nobody
 ) -> Iterator[Hit]:
     """The first proven hit of each text (of those `asked` about) that has one, by row. Tells bytes."""
 
@@ -168,7 +168,7 @@ def _hits(texts: Texts, index: Index) -> Iterator[Place]:
         yield from _hits_of(start, some, index)
 
 
-def _hits_of(start: int, texts: Texts, index: Index, asked: npt.NDArray[np.bool_] | None = None) -> Iterator[Place]:
+def _hits_of(start: int, texts: Texts, index: Index, asked: BoolArray | None = None) -> Iterator[Place]:
     """Those of some texts, of which the first is row `start`."""
     for first, data, offsets in words.pieces(texts):
         found = ngrams.find(data, offsets, index.params.words, index.params.characters, index.lookup)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 
-Rows = npt.NDArray[np.int32]
-Keys = npt.NDArray[np.uint64]  # [bands, n]; one hash for the rows of a signature that make a band
-Sets = tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]  # sorted sets in one array, and their n + 1 offsets
+Keys = UInt64Array  # [bands, n]; one hash for the rows of a signature that make a band
+Sets = tuple[UInt64Array, Int64Array]  # sorted sets in one array, and their n + 1 offsets
 
 BATCH_WEIGHT = 64 << 20  # bytes of text whose shingles are compared at once; they take up to four times that
 
@@ -25,18 +24,18 @@ _SEED, _STIR, _U1, _U32 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB8665
 class Clusters:
     """`roots[i]` is equal for the documents of one cluster; `edges[m, 2]`, the verified pairs that connect them."""
 
-    roots: Rows
-    edges: Rows
+    roots: Int32Array
+    edges: Int32Array
 
 
-def band_keys(signatures: npt.NDArray[np.uint32], bands: int, rows: int) -> Keys:
+def band_keys(signatures: UInt32Array, bands: int, rows: int) -> Keys:
     """One 64-bit key for each band of `rows` neighboring values: uint64[bands, n]."""
     keys = np.empty((bands, len(signatures)), np.uint64)
     _band_keys(signatures, rows, keys)
     return keys
 
 
-def candidates(keys: Keys, signed: npt.NDArray[np.bool_]) -> Rows:
+def candidates(keys: Keys, signed: BoolArray) -> Int32Array:
     """A root for each document: equal for those connected by equal bands. Those not `signed` are left alone."""
     n = keys.shape[1]
     size = 1 << max(4, int(1.5 * n).bit_length())
@@ -50,9 +49,9 @@ def candidates(keys: Keys, signed: npt.NDArray[np.bool_]) -> Rows:
 
 def verify(
     keys: Keys,
-    signed: npt.NDArray[np.bool_],
-    weights: npt.NDArray[np.int64],
-    sets_of: Callable[[Rows], Sets],
+    signed: BoolArray,
+    weights: Int64Array,
+    sets_of: Callable[[Int32Array], Sets],
     threshold: float,
     max_bucket: int,
 ) -> Clusters:
@@ -79,7 +78,7 @@ def verify(
     return Clusters(roots, np.concatenate(edges))
 
 
-def representatives(roots: Rows, rank: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def representatives(roots: Int32Array, rank: Int64Array) -> tuple[Int64Array, Int64Array]:
     """For each document the row of its cluster's best rank (-1 where that is itself), and the size of its cluster."""
     best = np.full(len(roots), len(roots), np.int64)
     np.minimum.at(best, roots, rank)
@@ -90,7 +89,7 @@ def representatives(roots: Rows, rank: npt.NDArray[np.int64]) -> tuple[npt.NDArr
     return np.where(keeper == np.arange(len(roots)), -1, keeper), sizes
 
 
-def _batches(coarse: Rows, weights: npt.NDArray[np.int64]) -> Iterator[Rows]:
+def _batches(coarse: Int32Array, weights: Int64Array) -> Iterator[Int32Array]:
     """Documents that have candidates, whole components together, as many as BATCH_WEIGHT allows."""
     sizes = np.bincount(coarse, minlength=len(coarse))
     rows = np.flatnonzero(sizes[coarse] > 1).astype(np.int32)
@@ -108,8 +107,8 @@ def _batches(coarse: Rows, weights: npt.NDArray[np.int64]) -> Iterator[Rows]:
 
 
 def _merge_equal(
-    hashes: Any, offsets: Any, content: Any, roots: Rows, edges: Rows
-) -> tuple[int, npt.NDArray[np.int64]]:
+    hashes: Any, offsets: Any, content: Any, roots: Int32Array, edges: Int32Array
+) -> tuple[int, Int64Array]:
     """Connect equal sets; the number of edges, and one member of each kind."""
     order = np.argsort(content, kind="stable")
     count: int = _link(hashes, offsets, content, order, 1.0, 1, roots, edges, 0)

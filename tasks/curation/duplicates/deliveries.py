@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks import tables
+from tasks.curation.arrays import Int32Array, Int64Array, ObjectArray, UInt64Array
 from tasks.curation.duplicates import clusters, exact, minhash
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import CHUNK_ROWS, Texts, byte_lengths
@@ -48,7 +49,7 @@ class Incoming:
     ids: pa.Array
     hashes: exact.Digests
     banded: minhash.Banded
-    sets_of: Callable[[clusters.Rows], clusters.Sets]
+    sets_of: Callable[[Int32Array], clusters.Sets]
 
     def content(self) -> str:
         """Names these documents in this order."""
@@ -88,7 +89,7 @@ def deduplicate(
 
 def accept(
     index: Path, texts: Texts, ids: pa.Array, params: minhash.Params, priority: npt.NDArray[Any], threads: int = 1
-) -> npt.NDArray[np.object_]:
+) -> ObjectArray:
     """For each text the id it duplicates, None if it is kept: as it was said when the text came first.
 
     A text is known by its id and exact hash. Those that the index does not know yet are a delivery of their own.
@@ -141,7 +142,7 @@ def _number(known: list[Delivery], name: str, content: str) -> int:
     return known[-1].number + 1 if known else 0
 
 
-def clusters_of(incoming: Incoming, lengths: npt.NDArray[np.int64], params: minhash.Params) -> clusters.Rows:
+def clusters_of(incoming: Incoming, lengths: Int64Array, params: minhash.Params) -> Int32Array:
     """Clusters within the delivery: near-duplicates, and equal texts even where they are too short for shingles."""
     banded = incoming.banded
     near = clusters.verify(
@@ -152,7 +153,7 @@ def clusters_of(incoming: Incoming, lengths: npt.NDArray[np.int64], params: minh
     return clusters.candidates(keys, np.ones(len(near), np.bool_))
 
 
-def _meet(incoming: Incoming, past: Delivery, threshold: float) -> npt.NDArray[np.int64]:
+def _meet(incoming: Incoming, past: Delivery, threshold: float) -> Int64Array:
     """For each new document the first row of a past delivery that it duplicates; NOBODY where there is none."""
     met = np.full(len(incoming.ids), NOBODY, np.int64)
     pairs = [np.empty((0, 2), np.int64)]
@@ -172,7 +173,7 @@ def _meet(incoming: Incoming, past: Delivery, threshold: float) -> npt.NDArray[n
     return met
 
 
-def _equal(new: npt.NDArray[np.uint64], old: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
+def _equal(new: UInt64Array, old: UInt64Array) -> tuple[Any, Any]:
     """The rows of all pairs of equal keys: those of the new, those of the old."""
     order = np.argsort(new, kind="stable")
     low = np.searchsorted(new[order], old, "left")
@@ -182,9 +183,7 @@ def _equal(new: npt.NDArray[np.uint64], old: npt.NDArray[np.uint64]) -> tuple[An
     return order[np.repeat(low, counts) + within], rows
 
 
-def _verified(
-    incoming: Incoming, past: Delivery, pairs: npt.NDArray[np.int64], threshold: float
-) -> Iterator[tuple[int, int]]:
+def _verified(incoming: Incoming, past: Delivery, pairs: Int64Array, threshold: float) -> Iterator[tuple[int, int]]:
     rows = np.unique(pairs[:, 0])
     hashes, ends = incoming.sets_of(rows.astype(np.int32))
     place = {row: i for i, row in enumerate(rows.tolist())}
@@ -195,7 +194,7 @@ def _verified(
             yield new, old
 
 
-def _old_sets(past: Delivery, rows: npt.NDArray[np.int64]) -> dict[int, npt.NDArray[np.uint64]]:
+def _old_sets(past: Delivery, rows: Int64Array) -> dict[int, UInt64Array]:
     found, start = {}, 0
     for table in tables.shards(past.folder / "sets"):
         here = rows[(rows >= start) & (rows < start + table.num_rows)]
@@ -237,5 +236,5 @@ def _column(past: Delivery, name: str) -> npt.NDArray[Any]:
     return np.array(tables.read(past.folder / "keys", [name])[name].to_pylist(), object)
 
 
-def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.uint64]:
+def _numbers(table: pa.Table, name: str) -> UInt64Array:
     return np.asarray(table[name].to_numpy(), np.uint64)

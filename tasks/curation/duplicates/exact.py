@@ -10,21 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from tasks.curation.arrays import Int64Array, UInt8Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode, pieces
 from tasks.curation.threads import ahead
 
-Digests = npt.NDArray[np.uint64]  # [n, 2]
+Digests = UInt64Array  # [n, 2]
 
 _NARROW = (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)  # white space beyond ASCII, but for:
 _FIRST, _LAST = 0x2000, 0x200A
 
 
-def duplicates(
-    texts: Texts, priority: npt.NDArray[Any], ids: Texts | None = None, threads: int = 1
-) -> npt.NDArray[np.int64]:
+def duplicates(texts: Texts, priority: npt.NDArray[Any], ids: Texts | None = None, threads: int = 1) -> Int64Array:
     """For each text the row that it repeats, -1 where it is kept: the one ranked first by `ranking.ranks` is."""
     _, kinds = np.unique(digests(texts, threads).view("V16").ravel(), return_inverse=True)
     first = np.full(len(texts), len(texts), np.int32)
@@ -35,7 +34,7 @@ def duplicates(
 def digests(texts: Texts, threads: int = 1) -> Digests:
     """The hash of each text, runs of white space taken for one space and none at either end: uint64[n, 2]."""
 
-    def hashed(part: tuple[int, Texts]) -> list[npt.NDArray[np.uint8]]:
+    def hashed(part: tuple[int, Texts]) -> list[UInt8Array]:
         return [_digests(data, offsets) for _, data, offsets in pieces(part[1])]
 
     parts = ahead(hashed, chunks(texts), threads)
@@ -47,7 +46,7 @@ def normalized(text: str) -> str:
     return " ".join(text.split())
 
 
-def _digests(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def _digests(data: UInt8Array, offsets: Int64Array) -> UInt8Array:
     out, ends = np.empty(offsets[-1] - offsets[0], np.uint8), np.empty(len(offsets) - 1, np.int64)
     _squeeze(data, offsets, out, ends)
     view, places = out.data, ends.tolist()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
 
+from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array
 from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding, shingles
@@ -59,7 +60,7 @@ class Banded:
     """What is kept of texts to find their candidates: keys uint64[bands, n], and which texts have shingles at all."""
 
     keys: clusters.Keys
-    signed: npt.NDArray[np.bool_]
+    signed: BoolArray
 
 
 def duplicates(
@@ -69,7 +70,7 @@ def duplicates(
     ids: Texts | None = None,
     threads: int = 1,
     told: Told = nobody,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[Int64Array, Int64Array]:
     """For each text the row that stands for it (-1 where it is kept), and the size of its cluster.
 
     The one of the highest `priority` stands for its cluster; then the longest; then the smallest of `ids`, or, without
@@ -105,7 +106,7 @@ def signatures(texts: Texts, params: Params) -> shingles.Signatures:
     return shingles.sign(texts, params.shingle_size, permutations(params.num_permutations, params.seed))[0]
 
 
-def permutations(number: int, seed: int) -> npt.NDArray[np.uint32]:
+def permutations(number: int, seed: int) -> UInt32Array:
     """uint32[2, number]: the a (odd) and b of datasketch's affine32 permutations a * h + b modulo 2^32."""
     generator = np.random.RandomState(seed)
     a = generator.randint(0, 1 << 31, number, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
@@ -127,11 +128,11 @@ def optimum(threshold: float, number: int) -> tuple[int, int]:
     return min(shares, key=error)
 
 
-def sets_from(texts: Texts, params: Params) -> Callable[[clusters.Rows], clusters.Sets]:
+def sets_from(texts: Texts, params: Params) -> Callable[[Int32Array], clusters.Sets]:
     """A function from rows to their shingle sets."""
     return functools.partial(sets_of, texts, params.shingle_size)
 
 
-def sets_of(texts: Texts, size: int, rows: clusters.Rows) -> clusters.Sets:
+def sets_of(texts: Texts, size: int, rows: Int32Array) -> clusters.Sets:
     """The shingle sets of some rows."""
     return shingles.sets(texts.take(pa.array(rows)), size)

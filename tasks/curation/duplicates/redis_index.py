@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tasks.curation.arrays import ObjectArray
 from tasks.curation.duplicates import clusters, deliveries, exact, minhash
 from tasks.curation.duplicates.deliveries import NOBODY, Incoming
 from tasks.curation.duplicates.ranking import ranks
@@ -25,7 +26,7 @@ BATCH = 1024  # documents asked about or written at once
 
 def accept(
     url: str, texts: Texts, ids: pa.Array, params: minhash.Params, priority: npt.NDArray[Any], threads: int = 1
-) -> npt.NDArray[np.object_]:
+) -> ObjectArray:
     """As `deliveries.accept`: for each text the id it duplicates, None if it is kept, as was said when it came first.
 
     Raises BadInput where Redis cannot be reached, and where other params made the index.
@@ -70,9 +71,7 @@ class _Index:
         """The id that stands for each document; None for those that nobody has accepted."""
         return self._many("kept", keys)
 
-    def add(
-        self, incoming: Incoming, keys: list[bytes], texts: Texts, priority: npt.NDArray[Any]
-    ) -> npt.NDArray[np.object_]:
+    def add(self, incoming: Incoming, keys: list[bytes], texts: Texts, priority: npt.NDArray[Any]) -> ObjectArray:
         """Add new documents; the id that stands for each."""
         roots = deliveries.clusters_of(incoming, byte_lengths(texts), self._params)
         row, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), incoming.ids))

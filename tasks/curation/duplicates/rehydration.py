@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
 
-Rows = npt.NDArray[np.int64]
+from tasks.curation.arrays import BoolArray, Float64Array, Int64Array
+
 Table = dict[int, int]  # from this size of a cluster on -> so many copies in all, until a larger size says otherwise
 
 
@@ -49,7 +50,7 @@ class Step:
 Steps = Mapping[str, list[Step]]  # by language
 
 
-def steps(params: Params, sizes: Rows, languages: npt.NDArray[Any], dropped: npt.NDArray[np.bool_]) -> Steps:
+def steps(params: Params, sizes: Int64Array, languages: npt.NDArray[Any], dropped: BoolArray) -> Steps:
     """The steps of each language that is there, as given or as measured.
 
     sizes: of each document's cluster, before filters if copies are to be measured; dropped: what filters dropped.
@@ -64,7 +65,7 @@ def steps(params: Params, sizes: Rows, languages: npt.NDArray[Any], dropped: npt
     return made
 
 
-def copies(sizes: Rows, languages: npt.NDArray[Any], steps: Steps, train: npt.NDArray[np.bool_]) -> Rows:
+def copies(sizes: Int64Array, languages: npt.NDArray[Any], steps: Steps, train: BoolArray) -> Int64Array:
     """How often each document is shown: by the steps of its language; what is held out, once."""
     shown = np.ones(len(sizes), np.int64)
     for language, some in steps.items():
@@ -74,7 +75,7 @@ def copies(sizes: Rows, languages: npt.NDArray[Any], steps: Steps, train: npt.ND
     return shown
 
 
-def measured(sizes: Rows, dropped: npt.NDArray[np.bool_], params: Params) -> list[Step]:
+def measured(sizes: Int64Array, dropped: BoolArray, params: Params) -> list[Step]:
     """The steps of one language by how often the filters drop documents of clusters of each size."""
     bins = _bins(sizes, dropped, params.min_clusters)
     if not bins:
@@ -99,7 +100,7 @@ def rehydrate(kept: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("id"), "id", pa.array(names, pa.string()))
 
 
-def _bins(sizes: Rows, dropped: npt.NDArray[np.bool_], least: int) -> list[tuple[int, float, float]]:
+def _bins(sizes: Int64Array, dropped: BoolArray, least: int) -> list[tuple[int, float, float]]:
     """(smallest size, clusters, share dropped) of neighboring sizes with at least so many clusters together.
 
     A cluster of n documents counts n times 1 / n, as dropped by the share of its documents that is.
@@ -118,7 +119,7 @@ def _bins(sizes: Rows, dropped: npt.NDArray[np.bool_], least: int) -> list[tuple
     return [(int(size), clusters, gone / clusters) for size, clusters, gone in bins]
 
 
-def _smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+def _smoothed(values: Float64Array, window: int) -> Float64Array:
     """The mean of `window` neighbors; as they are where there are not so many on either side."""
     half = window // 2
     made = values.copy()

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
+from tasks.curation.arrays import BoolArray, Int64Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE
 from tasks.curation.text.words import BYTES, HASHES, OFFSETS, TABLE, Texts, byte_lengths, chunks, pieces, token_hashes
 
-Places: TypeAlias = npt.NDArray[np.int64]  # [n, 3]
+Places: TypeAlias = Int64Array  # [n, 3]
 _BASE, _U0 = np.uint64(BASE), np.uint64(0)
 
 
@@ -63,7 +64,7 @@ def without(texts: Texts, gone: Places) -> Iterator[pa.Array]:
         first += len(chunk)
 
 
-def passages(texts: Texts, params: Params) -> tuple[Places, npt.NDArray[np.uint64]]:
+def passages(texts: Texts, params: Params) -> tuple[Places, UInt64Array]:
     """(row, first byte, the byte behind the last) of every passage that is long enough, and its hash."""
     places, hashes = [np.empty((0, 3), np.int64)], [np.empty(0, np.uint64)]
     for start, some in chunks(texts):
@@ -78,7 +79,7 @@ def passages(texts: Texts, params: Params) -> tuple[Places, npt.NDArray[np.uint6
     return np.concatenate(places), np.concatenate(hashes)
 
 
-def _spare(rows: Any, hashes: Any, rank: npt.NDArray[np.int64], min_documents: int) -> npt.NDArray[np.bool_]:
+def _spare(rows: Any, hashes: Any, rank: Int64Array, min_documents: int) -> BoolArray:
     """Which passages are in enough documents, of which theirs is not the best ranked."""
     _, kinds = np.unique(hashes, return_inverse=True)
     best = np.full(len(hashes), len(rank), np.int64)

@@ -11,11 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from tasks.curation.compiled import Floats
+from tasks.curation.arrays import BoolArray, Float64Array
 from tasks.curation.signals.signals import Signals, buffers
 from tasks.curation.text import phrases
 from tasks.curation.verdicts import Reasons, Verdict
@@ -40,7 +39,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     max_links: int = Field(0, ge=0)  # how often listed domains and addresses may
 
 
-def look(texts: pa.Array, params: Params) -> Mapping[str, Floats]:
+def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
     """How often entries of each kind occur in each text."""
     data, offsets = buffers(texts)
     counts, machine = np.zeros((len(texts), len(KINDS))), _automaton(params)
@@ -49,7 +48,7 @@ def look(texts: pa.Array, params: Params) -> Mapping[str, Floats]:
     return {"words": counts[:, 0], "links": counts[:, 1] + counts[:, 2]}
 
 
-def look_at_origin(metadata: pa.Array, params: Params) -> npt.NDArray[np.bool_]:
+def look_at_origin(metadata: pa.Array, params: Params) -> BoolArray:
     """Which texts come from a listed domain or address. metadata: JSON objects."""
     listed = _listed(params)
     domains, urls = {domain.lower().strip(".") for domain in listed["domains"]}, {*map(_bare, listed["urls"])}
@@ -59,7 +58,7 @@ def look_at_origin(metadata: pa.Array, params: Params) -> npt.NDArray[np.bool_]:
 
 
 def drop_reasons(
-    signals: Signals, params: Params, looked: Mapping[str, Floats], origin: npt.NDArray[np.bool_] | None = None
+    signals: Signals, params: Params, looked: Mapping[str, Float64Array], origin: BoolArray | None = None
 ) -> Reasons:
     """Where a text comes from first, then words, then links."""
     words, links = looked["words"], looked["links"]

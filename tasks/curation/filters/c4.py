@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from tasks.curation.compiled import Floats
+from tasks.curation.arrays import Float64Array
 from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict
 
@@ -39,7 +39,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     curly_brackets: bool = False  # keep documents with "{"
 
 
-def look(texts: pa.Array, params: Params) -> Mapping[str, Floats]:
+def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
     """Sentences in the lines that stay, and what forbids a document as a whole, of the lines up to there."""
     rows = [_judge(text, params) for text in texts.to_pylist()]
     return {name: np.array([row[name] for row in rows], np.float64) for name in ("sentences", "lorem", "curly")}
@@ -50,7 +50,7 @@ def edit(text: str, params: Params) -> str:
     return "\n".join(_kept(text, params)).strip()
 
 
-def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Floats]) -> Reasons:
+def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Float64Array]) -> Reasons:
     """What a document must not hold, then what it must."""
     fewest = 0 if params.min_sentences is None else params.min_sentences
     return {

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from tasks.curation.arrays import Float64Array
 from tasks.curation.classifier import classifier
-from tasks.curation.compiled import Floats
 from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict
 
@@ -25,13 +25,13 @@ def needs_texts(params: Params) -> bool:
     return params.file is not None
 
 
-def look(texts: pa.Array, params: Params) -> Mapping[str, Floats]:
+def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
     """The probability of each text to be good."""
     assert params.file is not None
     return {"probability": classifier.loaded(params.file).probabilities(texts)}
 
 
-def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Floats] | None = None) -> Reasons:
+def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Float64Array] | None = None) -> Reasons:
     """What is less probable than asked; without a classifier, nothing."""
     probability = looked["probability"] if looked else np.ones(len(signals))
     return {"low_quality": Verdict(probability < params.min_probability, probability, bound=params.min_probability)}

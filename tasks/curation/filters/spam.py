@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from tasks.curation.arrays import Float64Array, Int64Array
 from tasks.curation.classifier import classifier
-from tasks.curation.compiled import Floats, Ints
 from tasks.curation.signals.signals import Signals
 from tasks.curation.verdicts import Reasons, Verdict
 
@@ -42,19 +42,19 @@ def needs_texts(params: Params) -> bool:
     return params.file is not None
 
 
-def look(texts: pa.Array, params: Params) -> Mapping[str, Floats]:
+def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
     """The probability of each text to be spam."""
     assert params.file is not None
     return {"probability": classifier.loaded(params.file).probabilities(texts)}
 
 
-def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Floats] | None = None) -> Reasons:
+def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Float64Array] | None = None) -> Reasons:
     """The surest rule first."""
     words = np.maximum(signals.num_content_words, 1).astype(np.float64)
     contacts = signals.num_phones + signals.num_handle + signals.num_emails
     pitch = signals.num_offer + signals.num_call_to_action + signals.num_gambling
 
-    def rule(counts: Ints, most: int, density: float) -> Verdict:
+    def rule(counts: Int64Array, most: int, density: float) -> Verdict:
         return Verdict((counts > most) & (counts / words > density), counts / words, bound=density)
 
     contact = rule(contacts, params.max_contacts, params.max_contact_density)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
+from tasks.curation.arrays import Int64Array
 from tasks.curation.privacy.pii_kernels import mark
 from tasks.curation.text.words import Texts, chunks, pieces
 
@@ -67,7 +67,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"masks: {sorted(unknown)} unknown; there are {', '.join(KINDS)}")
 
 
-def mask(texts: Texts, params: Params) -> tuple[Texts, dict[str, npt.NDArray[np.int64]]]:
+def mask(texts: Texts, params: Params) -> tuple[Texts, dict[str, Int64Array]]:
     """The texts with what was found replaced, and for each kind how often it was in each text."""
     counts = {kind: np.zeros(len(texts), np.int64) for kind in params.masks}
     changed: dict[int, str] = {}

@@ -7,11 +7,10 @@ and full of English stop words is English; only what is left is handed to CLD2, 
 import unicodedata
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.curation.compiled import Floats, Ints
+from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, StringArray
 from tasks.curation.signals.columns import Column
 
 UNKNOWN = "und"
@@ -21,10 +20,10 @@ ENGLISH_STOP_WORDS = 3  # distinct ones of the eight of Gopher's list
 ENGLISH_STOP_SHARE = 0.02
 CLD2_CHARACTERS = 1000  # more text of one document changes the answer rarely
 
-Strings = npt.NDArray[np.str_]
 
-
-def identify(texts: pa.Array, rows: Floats, stop_found: Ints, listed: list[str]) -> tuple[Strings, Floats]:
+def identify(
+    texts: pa.Array, rows: Float64Array, stop_found: Int64Array, listed: list[str]
+) -> tuple[StringArray, Float64Array]:
     """ISO 639-1 codes ("und" where nobody knows) and confidences, from what the kernels measured."""
     names, confidence = np.full(len(rows), UNKNOWN, dtype="<U8"), np.zeros(len(rows))
     cjk = rows[:, Column.han_ratio] + rows[:, Column.kana_ratio] + rows[:, Column.hangul_ratio]
@@ -42,7 +41,7 @@ def identify(texts: pa.Array, rows: Floats, stop_found: Ints, listed: list[str])
     return names, confidence
 
 
-def _english(rows: Floats, stop_found: Ints, listed: list[str]) -> npt.NDArray[np.bool_]:
+def _english(rows: Float64Array, stop_found: Int64Array, listed: list[str]) -> BoolArray:
     if "en" not in listed:
         return np.zeros(len(rows), np.bool_)
     distinct, total = stop_found[:, 0, listed.index("en")], stop_found[:, 1, listed.index("en")]

@@ -5,7 +5,8 @@ Equality of lines is equality of 64-bit hashes.
 
 import numpy as np
 
-from tasks.curation.compiled import Codes, Floats, Hashes, Ints, Kinds, kernel
+from tasks.curation.arrays import Float64Array, Int64Array, UInt16Array, UInt32Array, UInt64Array
+from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 from tasks.curation.signals.repetition_kernels import ONE, cleared, mix, polynomial, seen
 from tasks.curation.text import characters
@@ -17,7 +18,7 @@ _NEWLINE = 0x0A
 
 
 @kernel("int64(uint32[::1], int64, int64[::1])")
-def find_newlines(codes: Codes, n: int, breaks: Ints) -> int:
+def find_newlines(codes: UInt32Array, n: int, breaks: Int64Array) -> int:
     r"""Write the places of "\n" and, behind them, n; the number of "\n"."""
     count = 0
     for i in range(n):
@@ -28,7 +29,7 @@ def find_newlines(codes: Codes, n: int, breaks: Ints) -> int:
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64[::1], float64[::1])")
-def splitline_signals(codes: Codes, kinds: Kinds, n: int, breaks: Ints, row: Floats) -> None:
+def splitline_signals(codes: UInt32Array, kinds: UInt16Array, n: int, breaks: Int64Array, row: Float64Array) -> None:
     """Lines as `str.splitlines` cuts them: how many begin with a bullet or end with an ellipsis. breaks: scratch."""
     count, lines, bullets, ellipses, start = 0, 0, 0, 0, 0
     for i in range(n):
@@ -57,7 +58,7 @@ def splitline_signals(codes: Codes, kinds: Kinds, n: int, breaks: Ints, row: Flo
 
 
 @kernel("UniTuple(float64, 2)(uint16[::1], int64, int64)")
-def _shares(kinds: Kinds, start: int, end: int) -> tuple[float, float]:
+def _shares(kinds: UInt16Array, start: int, end: int) -> tuple[float, float]:
     """Shares of digits and of capitals among some characters, at least one."""
     digits, uppers = 0, 0
     for i in range(start, end):
@@ -68,7 +69,14 @@ def _shares(kinds: Kinds, start: int, end: int) -> tuple[float, float]:
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64[::1], int64, int64, uint64[::1], float64[::1])")
 def line_signals(
-    codes: Codes, kinds: Kinds, n: int, breaks: Ints, newlines: int, num_words: int, keys: Hashes, row: Floats
+    codes: UInt32Array,
+    kinds: UInt16Array,
+    n: int,
+    breaks: Int64Array,
+    newlines: int,
+    num_words: int,
+    keys: UInt64Array,
+    row: Float64Array,
 ) -> None:
     r"""Lines cut at "\n". Gopher counts those between runs of "\n", FineWeb those that hold more than space."""
     mask = np.uint64(cleared(keys, newlines + 1) - 1)
@@ -108,7 +116,13 @@ def line_signals(
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64[::1], int64, uint64[::1], float64[::1])")
 def paragraph_signals(
-    codes: Codes, kinds: Kinds, n: int, breaks: Ints, newlines: int, keys: Hashes, row: Floats
+    codes: UInt32Array,
+    kinds: UInt16Array,
+    n: int,
+    breaks: Int64Array,
+    newlines: int,
+    keys: UInt64Array,
+    row: Float64Array,
 ) -> None:
     r"""Paragraphs of the stripped text, cut at runs of at least two "\n" (Gopher)."""
     first, end = 0, n

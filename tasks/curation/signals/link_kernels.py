@@ -1,6 +1,7 @@
 """Compiled loops that count what a reader is sent to: web addresses, e-mail addresses, telephone numbers."""
 
-from tasks.curation.compiled import Codes, Floats, Kinds, kernel
+from tasks.curation.arrays import Float64Array, UInt16Array, UInt32Array
+from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 from tasks.curation.text import characters
 
@@ -16,7 +17,7 @@ MAX_PHONE_GROUPS = 5
 
 
 @kernel("boolean(uint32[::1], uint16[::1], int64, int64)")
-def is_email(codes: Codes, kinds: Kinds, i: int, n: int) -> bool:
+def is_email(codes: UInt32Array, kinds: UInt16Array, i: int, n: int) -> bool:
     """Whether the "@" at i stands between a word and a domain with a dot in it."""
     if i == 0 or not kinds[i - 1] & WORD or kinds[i - 1] & SINGLE:
         return False
@@ -33,7 +34,7 @@ def is_phone(digits: int, groups: int, triples: int) -> bool:
 
 
 @kernel("int64(uint32[::1], uint16[::1], int64)")
-def count_phones(codes: Codes, kinds: Kinds, n: int) -> int:
+def count_phones(codes: UInt32Array, kinds: UInt16Array, n: int) -> int:
     """Runs of 10 to 15 digits in at most five groups, one of three or more, with "-", space or brackets between."""
     phones, digits, groups, triples = 0, 0, 0, 0
     for i in range(n):
@@ -55,7 +56,7 @@ def count_phones(codes: Codes, kinds: Kinds, n: int) -> int:
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, float64[::1])")
-def link_signals(codes: Codes, kinds: Kinds, n: int, row: Floats) -> None:
+def link_signals(codes: UInt32Array, kinds: UInt16Array, n: int, row: Float64Array) -> None:
     """Count "://" and "www." behind neither "/" nor the start, e-mail addresses, and telephone numbers"""
     urls, ats, emails, triples = 0, 0, 0, 0
     for i in range(n - 2):

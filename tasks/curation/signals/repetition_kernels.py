@@ -10,7 +10,8 @@ as n words of a dictionary have: `span(n)`.
 
 import numpy as np
 
-from tasks.curation.compiled import Codes, Floats, Hashes, Ints, kernel
+from tasks.curation.arrays import Float64Array, Int64Array, UInt32Array, UInt64Array
+from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -37,7 +38,7 @@ def mix(x: np.uint64) -> np.uint64:
 
 
 @kernel("uint64(uint32[::1], int64, int64)")
-def polynomial(codes: Codes, start: int, end: int) -> np.uint64:
+def polynomial(codes: UInt32Array, start: int, end: int) -> np.uint64:
     """The sum of code * BASE**position over codes[start:end], the first at position 0."""
     total, power = np.uint64(0), ONE
     while start < end:
@@ -52,7 +53,7 @@ def polynomial(codes: Codes, start: int, end: int) -> np.uint64:
 
 
 @kernel("int64(uint64[::1], int64)")
-def cleared(keys: Hashes, entries: int) -> int:
+def cleared(keys: UInt64Array, entries: int) -> int:
     """Clear a table for `entries` keys; the number of its slots, a power of two."""
     size = 4
     while size < 2 * entries:
@@ -62,7 +63,7 @@ def cleared(keys: Hashes, entries: int) -> int:
 
 
 @kernel("boolean(uint64, uint64[::1], uint64)")
-def seen(key: np.uint64, keys: Hashes, mask: np.uint64) -> bool:
+def seen(key: np.uint64, keys: UInt64Array, mask: np.uint64) -> bool:
     """Whether `key` is in the table already; it is afterwards."""
     slot = (key >> SLOT_SHIFT) & mask
     while keys[slot] != 0:
@@ -83,7 +84,14 @@ def span(n: int) -> int:
     "Tuple((int64, int64, int64))(uint64[::1], int64, int64, int64[::1], int64, uint64[::1], int64[::1], int64[::1])"
 )
 def top_n_gram(
-    sums: Hashes, num_words: int, n: int, places: Ints, num_places: int, keys: Hashes, counts: Ints, slots: Ints
+    sums: UInt64Array,
+    num_words: int,
+    n: int,
+    places: Int64Array,
+    num_places: int,
+    keys: UInt64Array,
+    counts: Int64Array,
+    slots: Int64Array,
 ) -> tuple[int, int, int]:
     """Occurrences of the most frequent n-gram, the word it first begins at, and how many places are left.
 
@@ -117,16 +125,16 @@ def top_n_gram(
     "int64(uint64[::1], uint64[::1], int64[::1], int64, int64, int64, int64[::1], uint64[::1], int64[::1], int64[::1])"
 )
 def find_echoes(
-    stream: Hashes,
-    inverses: Hashes,
-    chars: Ints,
+    stream: UInt64Array,
+    inverses: UInt64Array,
+    chars: Int64Array,
     num_words: int,
     least: int,
     echo: int,
-    places: Ints,
-    keys: Hashes,
-    counts: Ints,
-    slots: Ints,
+    places: Int64Array,
+    keys: UInt64Array,
+    counts: Int64Array,
+    slots: Int64Array,
 ) -> int:
     """Write the words at which a run of `least` words or more seen before may begin, ascending, into places.
 
@@ -156,7 +164,14 @@ def find_echoes(
 
 @kernel("int64(uint64[::1], uint64[::1], int64[::1], int64, int64, int64[::1], int64, uint64[::1])")
 def duplicate_n_gram_chars(
-    sums: Hashes, inverses: Hashes, chars: Ints, num_words: int, n: int, places: Ints, num_places: int, keys: Hashes
+    sums: UInt64Array,
+    inverses: UInt64Array,
+    chars: Int64Array,
+    num_words: int,
+    n: int,
+    places: Int64Array,
+    num_places: int,
+    keys: UInt64Array,
 ) -> int:
     """Characters in n-grams seen before, words joined without spaces. places: of `find_echoes`."""
     mask = np.uint64(cleared(keys, num_places) - 1)
@@ -179,19 +194,19 @@ def duplicate_n_gram_chars(
     " int64[::1], int64[::1], int64[::1], float64[::1])"
 )
 def repetition_signals(
-    sums: Hashes,
-    stream: Hashes,
-    inverses: Hashes,
-    chars: Ints,
+    sums: UInt64Array,
+    stream: UInt64Array,
+    inverses: UInt64Array,
+    chars: Int64Array,
     num_words: int,
     num_chars: int,
     single: bool,
-    word_sums: Hashes,
-    keys: Hashes,
-    counts: Ints,
-    places: Ints,
-    slots: Ints,
-    row: Floats,
+    word_sums: UInt64Array,
+    keys: UInt64Array,
+    counts: Int64Array,
+    places: Int64Array,
+    slots: Int64Array,
+    row: Float64Array,
 ) -> None:
     """Write the nine n-gram ratios. An n-gram occurs twice only where the shorter one that it begins with does.
 

@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from tasks.curation.compiled import Bytes, Codes, Floats, Hashes, Ints, Kinds, kernel
+from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array, UInt16Array, UInt32Array, UInt64Array
+from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 from tasks.curation.signals.line_kernels import find_newlines, line_signals, paragraph_signals, splitline_signals
 from tasks.curation.signals.link_kernels import link_signals
@@ -37,7 +38,7 @@ _DECODE = "int64(Array(uint8, 1, 'C', readonly=True), int64, int64, uint16[::1],
 
 
 @kernel(_DECODE)
-def decode(data: Bytes, start: int, end: int, table: Kinds, codes: Codes, kinds: Kinds) -> int:
+def decode(data: UInt8Array, start: int, end: int, table: UInt16Array, codes: UInt32Array, kinds: UInt16Array) -> int:
     """Fill codes and kinds (class bits) with the characters of data[start:end]; their number."""
     i, n = start, 0
     while i < end:
@@ -62,7 +63,14 @@ def decode(data: Bytes, start: int, end: int, table: Kinds, codes: Codes, kinds:
 
 @kernel("int64(uint32[::1], uint16[::1], int64, uint64[::1], uint64[::1], uint64[::1], int64[::1], uint16[::1])")
 def split_words(
-    codes: Codes, kinds: Kinds, n: int, sums: Hashes, stream: Hashes, inverses: Hashes, chars: Ints, all_kinds: Kinds
+    codes: UInt32Array,
+    kinds: UInt16Array,
+    n: int,
+    sums: UInt64Array,
+    stream: UInt64Array,
+    inverses: UInt64Array,
+    chars: Int64Array,
+    all_kinds: UInt16Array,
 ) -> int:
     """Find the words; their number w.
 
@@ -106,7 +114,7 @@ def split_words(
 
 
 @kernel("int64(uint16[::1], int64)")
-def count_singles(kinds: Kinds, n: int) -> int:
+def count_singles(kinds: UInt16Array, n: int) -> int:
     """How many characters are words of their own."""
     singles = 0
     for i in range(n):
@@ -115,7 +123,7 @@ def count_singles(kinds: Kinds, n: int) -> int:
 
 
 @kernel("void(int64[::1], uint16[::1], int64, float64[::1])")
-def word_signals(chars: Ints, all_kinds: Kinds, num_words: int, row: Floats) -> None:
+def word_signals(chars: Int64Array, all_kinds: UInt16Array, num_words: int, row: Float64Array) -> None:
     """What words are made of: their number, mean length, and shares with a letter and in capitals."""
     content, content_chars, alpha, caps = 0, 0, 0, 0
     for w in range(num_words):
@@ -135,7 +143,7 @@ def word_signals(chars: Ints, all_kinds: Kinds, num_words: int, row: Floats) -> 
 
 
 @kernel("void(uint16[::1], int64, int64, float64[::1])")
-def script_signals(kinds: Kinds, n: int, num_letters: int, row: Floats) -> None:
+def script_signals(kinds: UInt16Array, n: int, num_letters: int, row: Float64Array) -> None:
     """Shares of scripts among the letters."""
     scripts = np.zeros(NUM_SCRIPTS, np.int64)
     for i in range(n):
@@ -148,7 +156,7 @@ def script_signals(kinds: Kinds, n: int, num_letters: int, row: Floats) -> None:
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64, float64[::1])")
-def character_signals(codes: Codes, kinds: Kinds, n: int, num_words: int, row: Floats) -> None:
+def character_signals(codes: UInt32Array, kinds: UInt16Array, n: int, num_words: int, row: Float64Array) -> None:
     """Shares of classes and special characters, n > 0. Loops without a branch become vector instructions."""
     letters, digits, uppers, spaces, marks, foreign = 0, 0, 0, 0, 0, 0
     hashes, curly, sentences = 0, 0, 0
@@ -176,7 +184,7 @@ def character_signals(codes: Codes, kinds: Kinds, n: int, num_words: int, row: F
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64, float64[::1])")
-def run_signals(codes: Codes, kinds: Kinds, n: int, num_words: int, row: Floats) -> None:
+def run_signals(codes: UInt32Array, kinds: UInt16Array, n: int, num_words: int, row: Float64Array) -> None:
     """What needs to know what stood before: ellipses, and the longest run without space."""
     dots, ellipses, start, longest = 0, 0, 0, 0
     for i in range(n):
@@ -198,17 +206,17 @@ def run_signals(codes: Codes, kinds: Kinds, n: int, num_words: int, row: Floats)
     " int64[:, ::1], float64[::1])"
 )
 def vocabulary_signals(
-    sums: Hashes,
-    inverses: Hashes,
-    chars: Ints,
-    all_kinds: Kinds,
+    sums: UInt64Array,
+    inverses: UInt64Array,
+    chars: Int64Array,
+    all_kinds: UInt16Array,
     num_words: int,
-    keys: Hashes,
-    counts: Ints,
-    stop_keys: Hashes,
-    stop_lists: Ints,
-    stop_found: Ints,
-    row: Floats,
+    keys: UInt64Array,
+    counts: Int64Array,
+    stop_keys: UInt64Array,
+    stop_lists: Int64Array,
+    stop_found: Int64Array,
+    row: Float64Array,
 ) -> None:
     """How the words repeat: share of distinct ones, entropy in nats, share of the most frequent long one, stop words.
 
@@ -252,15 +260,15 @@ def vocabulary_signals(
     " uint64[::1], int64[::1], float64[:, ::1], int64[:, :, ::1])"
 )
 def measure(
-    data: Bytes,
-    offsets: Ints,
+    data: UInt8Array,
+    offsets: Int64Array,
     first: int,
     last: int,
-    table: Kinds,
-    stop_keys: Hashes,
-    stop_lists: Ints,
-    rows: Floats,
-    stop_found: Ints,
+    table: UInt16Array,
+    stop_keys: UInt64Array,
+    stop_lists: Int64Array,
+    rows: Float64Array,
+    stop_found: Int64Array,
 ) -> None:
     """Measure documents first..last-1 into rows[first:last] ([documents, NUM_COLUMNS], zeros where a text is empty).
 
@@ -298,6 +306,6 @@ def measure(
 
 
 @kernel("uint64(uint32[::1])")
-def word_key(codes: Codes) -> np.uint64:
+def word_key(codes: UInt32Array) -> np.uint64:
     """The key of one word in the table of stop words, never 0."""
     return mix(polynomial(codes, 0, len(codes))) | ONE

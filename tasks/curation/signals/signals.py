@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tasks.curation.compiled import Bytes, Floats, Hashes, Ints
+from tasks.curation.arrays import Float64Array, Int64Array, StringArray, UInt8Array, UInt64Array
 from tasks.curation.signals import language, signal_kernels
 from tasks.curation.signals.columns import Column
 from tasks.curation.text import characters, phrases
@@ -21,7 +21,6 @@ from tasks.curation.text import characters, phrases
 VERSION: Final = 3
 """Raise when any signal changes its meaning: stored signals of another version are measured again."""
 
-Strings = npt.NDArray[np.str_]
 
 GOPHER = "Gopher, arXiv:2112.11446, table A1"
 FINEWEB = "FineWeb, arXiv:2406.17557, section 3.6"
@@ -49,75 +48,77 @@ def _ratio(meaning: str, of: str, paper: str = "") -> Any:
 class Signals:
     """One row per document, one column per signal; each field's metadata: meaning, unit, paper, range."""
 
-    num_bytes: Ints = _count("UTF-8 bytes", unit="bytes")
-    num_chars: Ints = _count("code points", REDPAJAMA, "characters")
-    num_words: Ints = _count("words: runs of letters, digits and _, or single Han or Kana", REDPAJAMA, "words")
-    num_content_words: Ints = _count("words that are more than _", GOPHER, "words")
-    num_lines: Ints = _count("lines, cut as str.splitlines does", GOPHER, "lines")
-    num_paragraphs: Ints = _count("paragraphs, cut at blank lines", GOPHER, "paragraphs")
-    num_sentences: Ints = _count("marks that end a sentence, before space or in CJK", REDPAJAMA, "sentences")
-    mean_word_length: Floats = _signal("mean length of content words", "characters", GOPHER, "from 0")
-    max_token_length: Ints = _count("longest run without space", C4, "characters")
-    unique_word_ratio: Floats = _share("distinct words", "words", REDPAJAMA)
-    word_entropy: Floats = _signal("entropy of the document's word frequencies", "nats", REDPAJAMA, "from 0")
-    top_word_ratio: Floats = _share("most frequent word of at least 4 letters", "words")
-    alpha_word_ratio: Floats = _share("words with a letter", "words", GOPHER)
-    caps_word_ratio: Floats = _share("words of two or more capitals only", "words", REDPAJAMA)
-    letter_ratio: Floats = _share("letters", "characters", REDPAJAMA)
-    digit_ratio: Floats = _share("decimal digits", "characters", REDPAJAMA)
-    upper_ratio: Floats = _share("capitals", "letters", REDPAJAMA)
-    space_ratio: Floats = _share("white space", "characters")
-    punctuation_ratio: Floats = _share("punctuation", "characters", REDPAJAMA)
-    hash_word_ratio: Floats = _ratio('"#"', "word", GOPHER)
-    ellipsis_word_ratio: Floats = _ratio('"..." and "…"', "word", GOPHER)
-    curly_bracket_ratio: Floats = _share("curly brackets", "characters", REDPAJAMA)
-    bullet_line_ratio: Floats = _share('lines that begin with "•" or "-"', "lines", GOPHER)
-    ellipsis_line_ratio: Floats = _share("lines that end with an ellipsis", "lines", GOPHER)
-    terminal_line_ratio: Floats = _share("lines that end with a mark that ends sentences", "filled lines", FINEWEB)
-    short_line_ratio: Floats = _share("lines of at most 30 characters", "filled lines", FINEWEB)
-    newline_word_ratio: Floats = _ratio("newlines", "word", FINEWEB)
-    mean_line_words: Floats = _signal("words per filled line", "words", REDPAJAMA, "from 0")
-    mean_line_digit_ratio: Floats = _share(
+    num_bytes: Int64Array = _count("UTF-8 bytes", unit="bytes")
+    num_chars: Int64Array = _count("code points", REDPAJAMA, "characters")
+    num_words: Int64Array = _count("words: runs of letters, digits and _, or single Han or Kana", REDPAJAMA, "words")
+    num_content_words: Int64Array = _count("words that are more than _", GOPHER, "words")
+    num_lines: Int64Array = _count("lines, cut as str.splitlines does", GOPHER, "lines")
+    num_paragraphs: Int64Array = _count("paragraphs, cut at blank lines", GOPHER, "paragraphs")
+    num_sentences: Int64Array = _count("marks that end a sentence, before space or in CJK", REDPAJAMA, "sentences")
+    mean_word_length: Float64Array = _signal("mean length of content words", "characters", GOPHER, "from 0")
+    max_token_length: Int64Array = _count("longest run without space", C4, "characters")
+    unique_word_ratio: Float64Array = _share("distinct words", "words", REDPAJAMA)
+    word_entropy: Float64Array = _signal("entropy of the document's word frequencies", "nats", REDPAJAMA, "from 0")
+    top_word_ratio: Float64Array = _share("most frequent word of at least 4 letters", "words")
+    alpha_word_ratio: Float64Array = _share("words with a letter", "words", GOPHER)
+    caps_word_ratio: Float64Array = _share("words of two or more capitals only", "words", REDPAJAMA)
+    letter_ratio: Float64Array = _share("letters", "characters", REDPAJAMA)
+    digit_ratio: Float64Array = _share("decimal digits", "characters", REDPAJAMA)
+    upper_ratio: Float64Array = _share("capitals", "letters", REDPAJAMA)
+    space_ratio: Float64Array = _share("white space", "characters")
+    punctuation_ratio: Float64Array = _share("punctuation", "characters", REDPAJAMA)
+    hash_word_ratio: Float64Array = _ratio('"#"', "word", GOPHER)
+    ellipsis_word_ratio: Float64Array = _ratio('"..." and "…"', "word", GOPHER)
+    curly_bracket_ratio: Float64Array = _share("curly brackets", "characters", REDPAJAMA)
+    bullet_line_ratio: Float64Array = _share('lines that begin with "•" or "-"', "lines", GOPHER)
+    ellipsis_line_ratio: Float64Array = _share("lines that end with an ellipsis", "lines", GOPHER)
+    terminal_line_ratio: Float64Array = _share(
+        "lines that end with a mark that ends sentences", "filled lines", FINEWEB
+    )
+    short_line_ratio: Float64Array = _share("lines of at most 30 characters", "filled lines", FINEWEB)
+    newline_word_ratio: Float64Array = _ratio("newlines", "word", FINEWEB)
+    mean_line_words: Float64Array = _signal("words per filled line", "words", REDPAJAMA, "from 0")
+    mean_line_digit_ratio: Float64Array = _share(
         "decimal digits, the mean over filled lines", "a line's characters", REDPAJAMA
     )
-    mean_line_upper_ratio: Floats = _share("capitals, mean over filled lines", "characters of a line", REDPAJAMA)
-    duplicate_line_ratio: Floats = _share("lines seen before in the document", "lines", GOPHER)
-    duplicate_line_char_ratio: Floats = _share("characters in lines seen before", "characters", GOPHER)
-    duplicate_filled_line_char_ratio: Floats = _share(
+    mean_line_upper_ratio: Float64Array = _share("capitals, mean over filled lines", "characters of a line", REDPAJAMA)
+    duplicate_line_ratio: Float64Array = _share("lines seen before in the document", "lines", GOPHER)
+    duplicate_line_char_ratio: Float64Array = _share("characters in lines seen before", "characters", GOPHER)
+    duplicate_filled_line_char_ratio: Float64Array = _share(
         "characters in filled lines seen before", "characters but newlines", FINEWEB
     )
-    duplicate_paragraph_ratio: Floats = _share("paragraphs seen before", "paragraphs", GOPHER)
-    duplicate_paragraph_char_ratio: Floats = _share("characters in paragraphs seen before", "characters", GOPHER)
-    top_2_gram_ratio: Floats = _ratio("characters in the most frequent 2-gram", "character", GOPHER)
-    top_3_gram_ratio: Floats = _ratio("characters in the most frequent 3-gram", "character", GOPHER)
-    top_4_gram_ratio: Floats = _ratio("characters in the most frequent 4-gram", "character", GOPHER)
-    duplicate_5_gram_ratio: Floats = _share("characters in 5-grams seen before", "characters", GOPHER)
-    duplicate_6_gram_ratio: Floats = _share("characters in 6-grams seen before", "characters", GOPHER)
-    duplicate_7_gram_ratio: Floats = _share("characters in 7-grams seen before", "characters", GOPHER)
-    duplicate_8_gram_ratio: Floats = _share("characters in 8-grams seen before", "characters", GOPHER)
-    duplicate_9_gram_ratio: Floats = _share("characters in 9-grams seen before", "characters", GOPHER)
-    duplicate_10_gram_ratio: Floats = _share("characters in 10-grams seen before", "characters", GOPHER)
-    latin_ratio: Floats = _share("Latin letters", "letters")
-    han_ratio: Floats = _share("Han characters", "letters")
-    kana_ratio: Floats = _share("Kana", "letters")
-    hangul_ratio: Floats = _share("Hangul", "letters")
-    cyrillic_ratio: Floats = _share("Cyrillic letters", "letters")
-    arabic_ratio: Floats = _share("Arabic letters", "letters")
-    other_script_ratio: Floats = _share("letters of other scripts", "letters")
-    num_urls: Ints = _count('"://" and bare "www."')
-    num_emails: Ints = _count("e-mail addresses")
-    num_phones: Ints = _count("runs of 10 to 15 digits as telephone numbers are written")
-    num_call_to_action: Ints = _count("listed calls to act: click here, 点击领取 ...")
-    num_offer: Ints = _count("listed offers: discounts, prizes, easy money")
-    num_gambling: Ints = _count("listed phrases of gambling")
-    num_handle: Ints = _count("listed ways to name a chat account: WeChat, QQ, Telegram ...")
-    num_lorem_ipsum: Ints = _count('"lorem ipsum"', C4)
-    num_javascript: Ints = _count('"javascript"', C4)
-    num_policy: Ints = _count("listed phrases of cookie and privacy notes", C4)
-    num_stop_words: Ints = _count("distinct stop words of the document's language", GOPHER, "words")
-    stop_word_ratio: Floats = _share("stop words of the document's language", "words", REDPAJAMA)
-    language: Strings = _signal('ISO 639-1 code, "und" where unknown', "code", "language.py", "")
-    language_confidence: Floats = _signal("how sure the language is", "probability", "language.py")
+    duplicate_paragraph_ratio: Float64Array = _share("paragraphs seen before", "paragraphs", GOPHER)
+    duplicate_paragraph_char_ratio: Float64Array = _share("characters in paragraphs seen before", "characters", GOPHER)
+    top_2_gram_ratio: Float64Array = _ratio("characters in the most frequent 2-gram", "character", GOPHER)
+    top_3_gram_ratio: Float64Array = _ratio("characters in the most frequent 3-gram", "character", GOPHER)
+    top_4_gram_ratio: Float64Array = _ratio("characters in the most frequent 4-gram", "character", GOPHER)
+    duplicate_5_gram_ratio: Float64Array = _share("characters in 5-grams seen before", "characters", GOPHER)
+    duplicate_6_gram_ratio: Float64Array = _share("characters in 6-grams seen before", "characters", GOPHER)
+    duplicate_7_gram_ratio: Float64Array = _share("characters in 7-grams seen before", "characters", GOPHER)
+    duplicate_8_gram_ratio: Float64Array = _share("characters in 8-grams seen before", "characters", GOPHER)
+    duplicate_9_gram_ratio: Float64Array = _share("characters in 9-grams seen before", "characters", GOPHER)
+    duplicate_10_gram_ratio: Float64Array = _share("characters in 10-grams seen before", "characters", GOPHER)
+    latin_ratio: Float64Array = _share("Latin letters", "letters")
+    han_ratio: Float64Array = _share("Han characters", "letters")
+    kana_ratio: Float64Array = _share("Kana", "letters")
+    hangul_ratio: Float64Array = _share("Hangul", "letters")
+    cyrillic_ratio: Float64Array = _share("Cyrillic letters", "letters")
+    arabic_ratio: Float64Array = _share("Arabic letters", "letters")
+    other_script_ratio: Float64Array = _share("letters of other scripts", "letters")
+    num_urls: Int64Array = _count('"://" and bare "www."')
+    num_emails: Int64Array = _count("e-mail addresses")
+    num_phones: Int64Array = _count("runs of 10 to 15 digits as telephone numbers are written")
+    num_call_to_action: Int64Array = _count("listed calls to act: click here, 点击领取 ...")
+    num_offer: Int64Array = _count("listed offers: discounts, prizes, easy money")
+    num_gambling: Int64Array = _count("listed phrases of gambling")
+    num_handle: Int64Array = _count("listed ways to name a chat account: WeChat, QQ, Telegram ...")
+    num_lorem_ipsum: Int64Array = _count('"lorem ipsum"', C4)
+    num_javascript: Int64Array = _count('"javascript"', C4)
+    num_policy: Int64Array = _count("listed phrases of cookie and privacy notes", C4)
+    num_stop_words: Int64Array = _count("distinct stop words of the document's language", GOPHER, "words")
+    stop_word_ratio: Float64Array = _share("stop words of the document's language", "words", REDPAJAMA)
+    language: StringArray = _signal('ISO 639-1 code, "und" where unknown', "code", "language.py", "")
+    language_confidence: Float64Array = _signal("how sure the language is", "probability", "language.py")
 
     def __len__(self) -> int:
         return len(self.num_bytes)
@@ -168,7 +169,7 @@ def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Ma
     return assemble(rows, counts, stop_found, list(stop_words), names, confidence)
 
 
-def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tuple[Floats, Ints]:
+def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tuple[Float64Array, Int64Array]:
     """What the kernels measure: float64 [documents, columns], and stop words found, int64 [documents, 2, languages]."""
     data, offsets = buffers(texts)
     rows, found = np.zeros((len(texts), len(Column))), np.zeros((len(texts), 2, len(stop_words)), np.int64)
@@ -177,7 +178,7 @@ def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tu
     return rows, found
 
 
-def buffers(texts: pa.Array) -> tuple[Bytes, Ints]:
+def buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
     """Bytes and the n + 1 offsets of a large_string array, where they lie."""
     _, offsets, data = texts.buffers()
     if not len(texts) or data is None:
@@ -186,7 +187,12 @@ def buffers(texts: pa.Array) -> tuple[Bytes, Ints]:
 
 
 def assemble(
-    rows: Floats, counts: Floats, stop_found: Ints, languages: list[str], names: Strings, confidence: Floats
+    rows: Float64Array,
+    counts: Float64Array,
+    stop_found: Int64Array,
+    languages: list[str],
+    names: StringArray,
+    confidence: Float64Array,
 ) -> Signals:
     """The signals of documents in the languages `names`, from what was measured of them."""
     columns: dict[str, Any] = {column.name: np.ascontiguousarray(rows[:, column]) for column in Column}
@@ -208,7 +214,7 @@ def _automaton(listed: tuple[tuple[str, tuple[str, ...]], ...]) -> phrases.Autom
 
 
 @lru_cache(4)
-def _stop_table(lists: tuple[tuple[str, ...], ...]) -> tuple[Hashes, Ints]:
+def _stop_table(lists: tuple[tuple[str, ...], ...]) -> tuple[UInt64Array, Int64Array]:
     """Open addressing: keys uint64 [size], 0 where free, and the lists each word is on, as bits."""
     words: dict[str, int] = {}
     for bit, some in enumerate(lists):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from tasks.curation.compiled import Hashes
+from tasks.curation.arrays import UInt64Array
 from tasks.curation.signals import signals
 from tasks.curation.signals.signals import Signals, buffers, measure
 
@@ -59,7 +59,7 @@ class Store:
         rows[known], rows[~known] = np.arange(len(old)), len(old) + np.arange(len(new))
         return old.followed_by(new).take(rows)
 
-    def _measured(self, texts: pa.Array, keys: Hashes) -> Signals:
+    def _measured(self, texts: pa.Array, keys: UInt64Array) -> Signals:
         found = measure(texts, self.lists.stop_words, self.lists.phrases)
         if len(keys):
             table = found.table().append_column("low", pa.array(keys[:, 0])).append_column("high", pa.array(keys[:, 1]))
@@ -70,7 +70,7 @@ class Store:
             beside.replace(path)
         return found
 
-    def _read(self) -> tuple[pa.Table, Hashes]:
+    def _read(self) -> tuple[pa.Table, UInt64Array]:
         paths = sorted(self._folder.glob("*.parquet"))
         try:
             table = pa.concat_tables(pq.read_table(path) for path in paths) if paths else None
@@ -81,7 +81,7 @@ class Store:
         return table, np.stack([table["low"].to_numpy(), table["high"].to_numpy()], axis=1)
 
 
-def digests(texts: pa.Array) -> Hashes:
+def digests(texts: pa.Array) -> UInt64Array:
     """xxh3_128 of each text, uint64 [n, 2]."""
     data, offsets = buffers(texts)
     view: Any = memoryview(data)  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import unicodedata
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
+
+from tasks.curation.arrays import UInt16Array
 
 LETTER, DIGIT, WORD, SPACE, PUNCTUATION, TERMINAL, UPPER, LINE_BREAK, SINGLE, MARK = (1 << bit for bit in range(10))
 """LETTER: L*. DIGIT: Nd. WORD: L*, N* and "_". MARK: M*, which goes on with a word but starts none. SPACE:
@@ -46,7 +47,7 @@ _CCNET_MARKS = "«´»–—’“”„…∶━►、。〈〉《》「」【�
 _CONTROLS = "0-8 b-1f 7f-9f"
 _LINE_BREAKS = "a-d 1c-1e 85 2028-2029"
 
-ClassTable = npt.NDArray[np.uint16]
+ClassTable = UInt16Array
 
 
 @cache

@@ -9,8 +9,9 @@ import hashlib
 import unicodedata
 
 import numpy as np
-import numpy.typing as npt
 import opencc
+
+from tasks.curation.arrays import Int64Array, UInt32Array
 
 SIZE = 0x30000  # planes 0 to 2; what lies above separates words
 WORD, SINGLE = 1 << 30, 2 << 30  # part of a word; a token by itself, as in scripts without spaces
@@ -26,7 +27,7 @@ _SINGLE = (*_HAN, *_KANA_HANGUL, *_HANGUL_SYLLABLES, *_SOUTH_EAST_ASIA)
 
 
 @functools.cache
-def table() -> npt.NDArray[np.uint32]:
+def table() -> UInt32Array:
     """uint32[SIZE]: for each code point the folded one, plus WORD, SINGLE or neither (it separates words).
 
     Threads that need it at once should be started when it is there: each would make its own.
@@ -56,7 +57,7 @@ def text(raw: str) -> str:
     return "".join(chr(int(codes[ord(c)]) & CODE) if ord(c) < SIZE else c for c in raw)
 
 
-def _narrow_and_lower() -> npt.NDArray[np.int64]:
+def _narrow_and_lower() -> Int64Array:
     """Each code point without width and upper case, where that leaves one. Most blocks of 256 have neither."""
     codes = np.arange(SIZE)
     for start in range(0, SIZE, 256):
@@ -77,7 +78,7 @@ def _makes_words(character: str) -> bool:
     return character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
 
 
-def _simplified() -> npt.NDArray[np.int64]:
+def _simplified() -> Int64Array:
     """Each code point, traditional characters as simplified."""
     han = [chr(code) for low, high in _HAN for code in range(low, high)]
     converted = opencc.OpenCC("t2s").convert("\n".join(han)).split("\n")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tasks.curation.arrays import Int64Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE, FINISH
@@ -20,12 +20,12 @@ _BITS_PER_ENTRY, _LEAST_BITS = 16, 1 << 12
 class Lookup:
     """An open hash table from the hash of a run to its entry, and before it a bit for each hash that may be there."""
 
-    bits: npt.NDArray[np.uint64]
-    keys: npt.NDArray[np.uint64]
-    entries: npt.NDArray[np.int64]  # -1 where the slot is free
+    bits: UInt64Array
+    keys: UInt64Array
+    entries: Int64Array  # -1 where the slot is free
 
 
-def lookup(hashes: npt.NDArray[np.uint64]) -> Lookup:
+def lookup(hashes: UInt64Array) -> Lookup:
     """The table of distinct hashes; the entry of each is its place."""
     size = 1 << max(4, (2 * len(hashes)).bit_length())
     bits = np.zeros(max(_LEAST_BITS, size * _BITS_PER_ENTRY // 2) // 64, np.uint64)
@@ -34,7 +34,7 @@ def lookup(hashes: npt.NDArray[np.uint64]) -> Lookup:
     return made
 
 
-def runs(texts: Texts, words: int, characters: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def runs(texts: Texts, words: int, characters: int) -> tuple[UInt64Array, Int64Array]:
     """All runs of texts: the hash, and (row, first token, number of tokens, whether that is the whole text) of each."""
     hashes, places = [np.empty(0, np.uint64)], [np.empty((0, 4), np.int64)]
     for first, data, offsets in pieces(texts):
@@ -47,7 +47,7 @@ def runs(texts: Texts, words: int, characters: int) -> tuple[npt.NDArray[np.uint
     return np.concatenate(hashes), np.concatenate(places)
 
 
-def find(data: Any, offsets: Any, words: int, characters: int, known: Lookup) -> npt.NDArray[np.int64]:
+def find(data: Any, offsets: Any, words: int, characters: int, known: Lookup) -> Int64Array:
     """The runs of texts that are in the table: (row, first token, number of tokens, entry) of each, in order."""
     longest = int(np.diff(offsets).max(initial=0))
     parts, first = [], 0

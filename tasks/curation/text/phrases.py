@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.curation.compiled import Bytes, Floats, Ints, kernel
+from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array
+from tasks.curation.compiled import kernel
 
 KINDS = ("call_to_action", "offer", "gambling", "handle", "lorem_ipsum", "javascript", "policy")
 """What `profiles/*.yaml` lists under `phrases`; each becomes a signal num_<kind>."""
@@ -18,10 +19,10 @@ KINDS = ("call_to_action", "offer", "gambling", "handle", "lorem_ipsum", "javasc
 class Automaton:
     """moves: int64 [states, classes]; ends: int64 [states + 1] into found (int64 [n, 2]: kind, length in bytes)."""
 
-    byte_classes: Ints
-    moves: Ints
-    ends: Ints
-    found: Ints
+    byte_classes: Int64Array
+    moves: Int64Array
+    ends: Int64Array
+    found: Int64Array
 
 
 def automaton(phrases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> Automaton:
@@ -50,7 +51,7 @@ def fold(phrase: str) -> bytes:
     return " ".join(phrase.split()).encode().lower()
 
 
-def _byte_classes(phrases: list[bytes]) -> Ints:
+def _byte_classes(phrases: list[bytes]) -> Int64Array:
     classes = np.zeros(256, np.int64)
     for number, byte in enumerate(sorted({byte for phrase in phrases for byte in phrase}), start=1):
         classes[byte] = number
@@ -61,7 +62,7 @@ def _byte_classes(phrases: list[bytes]) -> Ints:
     return classes
 
 
-def _moves(trie: list[dict[int, int]], outputs: list[list[tuple[int, int]]], num_classes: int) -> Ints:
+def _moves(trie: list[dict[int, int]], outputs: list[list[tuple[int, int]]], num_classes: int) -> Int64Array:
     """Fill in where to go on a miss, breadth first; a state also finds what its longest suffix finds."""
     moves = np.zeros((len(trie), num_classes), np.int64)
     queue = [(child, kind, 0) for kind, child in trie[0].items()]
@@ -86,15 +87,15 @@ def _in_word(byte: int) -> bool:
     " int64[:, ::1], int64[::1], int64[:, ::1], float64[:, ::1])"
 )
 def count_phrases(
-    data: Bytes,
-    offsets: Ints,
+    data: UInt8Array,
+    offsets: Int64Array,
     first: int,
     last: int,
-    byte_classes: Ints,
-    moves: Ints,
-    ends: Ints,
-    found: Ints,
-    counts: Floats,
+    byte_classes: Int64Array,
+    moves: Int64Array,
+    ends: Int64Array,
+    found: Int64Array,
+    counts: Float64Array,
 ) -> None:
     """Add the phrases of documents first..last-1 to counts[first:last] ([documents, kinds])."""
     for d in range(first, last):

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tasks.curation.arrays import Int64Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.words import (
@@ -34,7 +34,7 @@ _BASE, _FINISH, _U32 = np.uint64(BASE), np.uint64(FINISH), np.uint64(32)
 _EMPTY = np.uint32(0xFFFFFFFF)
 _M1, _M2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
 
-Signatures = npt.NDArray[np.uint32]
+Signatures = UInt32Array
 
 
 def shingle_hash(shingle: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def shingles(text: str, size: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[i : i + size]) for i in range(len(words) - size + 1))
 
 
-def sign(texts: Texts, size: int, permutations: npt.NDArray[np.uint32]) -> tuple[Signatures, npt.NDArray[np.int64]]:
+def sign(texts: Texts, size: int, permutations: UInt32Array) -> tuple[Signatures, Int64Array]:
     """MinHash signatures uint32[n, num_permutations], and the number of shingles (with repeats) of each text."""
     out = np.empty((len(texts), permutations.shape[1]), np.uint32)
     counts = np.empty(len(texts), np.int64)
@@ -67,7 +67,7 @@ def sign(texts: Texts, size: int, permutations: npt.NDArray[np.uint32]) -> tuple
     return out, counts
 
 
-def sets(texts: Texts, size: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def sets(texts: Texts, size: int) -> tuple[UInt64Array, Int64Array]:
     """The sets of 64-bit shingle hashes of all texts in one array, each sorted, and their n + 1 offsets."""
     hashes, counts = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)]
     for _, data, offsets in pieces(texts):

@@ -18,10 +18,10 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.curation.arrays import Int64Array, UInt8Array
 from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.vectors import classes64, load64, trailing_zeros
@@ -100,7 +100,7 @@ def starts(text: str) -> tuple[bytes, list[int]]:
     return data, [*out[:count].tolist(), len(data)]
 
 
-def byte_lengths(texts: Texts) -> npt.NDArray[np.int64]:
+def byte_lengths(texts: Texts) -> Int64Array:
     """The size of each text in bytes of UTF-8."""
     return np.asarray(pc.binary_length(texts).cast(pa.int64()).fill_null(0), np.int64)
 
@@ -113,7 +113,7 @@ def chunks(texts: Texts) -> list[tuple[int, Texts]]:
     return [(first, texts.slice(first, last - first)) for first, last in pairwise(cuts)]
 
 
-def pieces(texts: Texts) -> Iterator[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+def pieces(texts: Texts) -> Iterator[tuple[int, UInt8Array, Int64Array]]:
     """The texts as (first row, bytes, n + 1 offsets), each with PADDING readable bytes behind its last text.
 
     No copy is made but of the last few texts of a chunk, where Arrow leaves fewer bytes than that.
@@ -130,7 +130,7 @@ def pieces(texts: Texts) -> Iterator[tuple[int, npt.NDArray[np.uint8], npt.NDArr
         first += len(chunk)
 
 
-def _buffers(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
     """The bytes and the n + 1 offsets of an Arrow string array, without a copy where it is a large_string array."""
     texts = texts.fill_null("") if texts.null_count else texts
     texts = texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
