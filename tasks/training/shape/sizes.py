@@ -1,9 +1,10 @@
-"""The dial `size`: shape, learning rate, batch and token budget of a model from one word, by published rules.
+"""The param `size` of pretrain: one word sets the shape, learning rate, batch and number of steps by published rules.
 
-Shapes: gpt2 ... gpt2-xl are GPT-2's (Radford et al. 2019, table 2), gpt3-* and gpt3 GPT-3's (arXiv:2005.14165, table
-2.1; its 24 heads of 128 in a width of 2048 taken as 16, its width 5140 as 5120); nano, micro and small go on downwards
-with GPT-3's 64 numbers per head. Tokens: 20 per weight of the blocks (Chinchilla, arXiv:2203.15556). Learning rate and
-batch: functions of the compute (DeepSeek LLM, arXiv:2401.02954, equation 1), fitted with AdamW.
+Shapes: gpt2 ... gpt2-xl are those of GPT-2 (Radford et al. 2019, table 2), gpt3-xl ... gpt3 those of GPT-3
+(arXiv:2005.14165, table 2.1). Two misprints of that table are corrected: 24 heads of 128 do not fit a width of 2048 (16
+do), and a width of 5140 is no multiple of 128 (5120 is). nano, micro and small continue the table downwards with 64
+numbers per head. Tokens: 20 per weight of the blocks (Chinchilla, arXiv:2203.15556). Learning rate and batch size are
+functions of the compute (DeepSeek LLM, arXiv:2401.02954, equation 1), which were fitted with AdamW.
 """
 
 from collections.abc import Mapping
@@ -22,13 +23,13 @@ TOKENS_PER_WEIGHT = 20
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """As the tables give it; `kind` where the published model is of one."""
+    """A row of the published tables."""
 
     num_layers: int
     width: int
     num_heads: int
-    sequence_length: int
-    kind: str | None = None
+    sequence_length: int  # tokens
+    kind: str | None = None  # of the published model; None means the default of Architecture
 
 
 SHAPES: dict[str, Shape] = {
@@ -48,21 +49,22 @@ SHAPES: dict[str, Shape] = {
 assert tuple(SHAPES) == get_args(Name)
 
 
-def apply_size(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A pretrain section with what its `size` says, wherever the section does not say it itself."""
-    shape, own = SHAPES.get(str(given.get("size"))), given.get("model") or {}
-    if shape is None or not isinstance(own, Mapping | BaseModel):
-        return dict(given)
-    own = own.model_dump(exclude_unset=True) if isinstance(own, BaseModel) else dict(own)
+def apply_size(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The pretrain section of params.yaml with the values of its `size` for the keys that it does not set itself."""
+    shape, own_model = SHAPES.get(str(section.get("size"))), section.get("model") or {}
+    if shape is None or not isinstance(own_model, Mapping | BaseModel):
+        return dict(section)
+    own_model = own_model.model_dump(exclude_unset=True) if isinstance(own_model, BaseModel) else dict(own_model)
     model = {"num_layers": shape.num_layers, "width": shape.width, "num_heads": shape.num_heads}
-    model["max_length"] = max(1024, int(given.get("sequence_length") or shape.sequence_length))
-    if shape.kind and given.get("objective", "causal") == "causal":
-        own.setdefault("kind", shape.kind)
-    return {**given, "model": model | own, **_batches(given, num_weights(model | own), shape.sequence_length)}
+    model["max_length"] = max(1024, int(section.get("sequence_length") or shape.sequence_length))
+    if shape.kind and section.get("objective", "causal") == "causal":
+        own_model.setdefault("kind", shape.kind)
+    model |= own_model
+    return {**section, "model": model, **_batch_and_rate(section, num_weights(model), shape.sequence_length)}
 
 
 def num_weights(model: Mapping[str, Any]) -> int:
-    """Weights of the blocks without norms and biases: 12 layers x width squared (arXiv:2001.08361, table 1)."""
+    """Weights of the blocks without norms and biases: 12 * layers * width^2 (arXiv:2001.08361, table 1)."""
     return 12 * int(model["num_layers"]) * int(model["width"]) ** 2
 
 
@@ -72,20 +74,20 @@ def compute(weights: float, tokens: float) -> float:
 
 
 def learning_rate(flops: float) -> float:
-    """The best peak rate for a compute budget: 0.3118 C^-0.125 (arXiv:2401.02954)."""
+    """The best peak learning rate for a compute budget: 0.3118 C^-0.125 (arXiv:2401.02954), to two digits."""
     return float(f"{0.3118 * flops**-0.125:.2g}")
 
 
 def batch_tokens(flops: float) -> float:
-    """The best batch for a compute budget, in tokens: 0.2920 C^0.3271 (arXiv:2401.02954)."""
+    """The best batch size for a compute budget, in tokens: 0.2920 C^0.3271 (arXiv:2401.02954)."""
     return float(0.2920 * flops**0.3271)
 
 
-def _batches(given: Mapping[str, Any], weights: int, sequence_length: int) -> dict[str, Any]:
+def _batch_and_rate(section: Mapping[str, Any], weights: int, sequence_length: int) -> dict[str, Any]:
     tokens = TOKENS_PER_WEIGHT * weights
     flops = compute(weights, tokens)
-    length = int(given.get("sequence_length") or sequence_length)
-    rows = int(given.get("global_batch_size") or max(1, round(batch_tokens(flops) / length)))
-    said = {"sequence_length": length, "global_batch_size": rows, "learning_rate": learning_rate(flops)}
-    said["steps"] = max(1, round(tokens / (rows * length)))
-    return said | {name: given[name] for name in said if given.get(name) is not None}
+    length = int(section.get("sequence_length") or sequence_length)
+    rows = int(section.get("global_batch_size") or max(1, round(batch_tokens(flops) / length)))
+    rules = {"sequence_length": length, "global_batch_size": rows, "learning_rate": learning_rate(flops)}
+    rules["steps"] = max(1, round(tokens / (rows * length)))
+    return rules | {name: section[name] for name in rules if section.get(name) is not None}

@@ -1,3 +1,5 @@
+"""Models from random weights: counts by hand, seeds, and shapes that are refused."""
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -7,7 +9,7 @@ from tests.training.models import small_model
 
 
 @pytest.mark.parametrize("kind", all_objectives())
-def test_the_seed_alone_gives_the_weights(kind: str) -> None:
+def test_weights_depend_on_the_seed_alone(kind: str) -> None:
     torch.manual_seed(1)
     one = small_model(kind).state_dict()
     torch.manual_seed(2)
@@ -29,7 +31,7 @@ def test_heads_must_divide_the_width() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "qwen3_moe"])
 def test_blocks_may_begin_as_the_identity(kind: str) -> None:
-    """Then the trunk gives the last norm of the embeddings, whatever came before a token."""
+    """Then the hidden state of a token does not depend on the tokens before it."""
     model = small_model(kind, zero_outputs=True).eval()
     ids = torch.tensor([[7, 8, 9], [10, 11, 9]])
     with torch.no_grad():
@@ -42,5 +44,5 @@ def test_experts_and_their_router() -> None:
     model = small_model("qwen3_moe", num_experts=4, experts_per_token=2, mlp_width=16)
     assert model.model.layers[0].mlp.experts.down_proj.shape == (4, 32, 16)
     assert model.model.layers[0].mlp.gate.weight.shape == (4, 32)
-    with pytest.raises(ValidationError, match="experts_per_token 3 is more than"):
+    with pytest.raises(ValidationError, match="experts_per_token 3 must be at most num_experts"):
         Architecture(kind="qwen3_moe", num_experts=2, experts_per_token=3)

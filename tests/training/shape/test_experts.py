@@ -1,4 +1,4 @@
-"""The balance of experts: by hand, as transformers has it, and in the training loss alone."""
+"""The load-balancing loss of experts: by hand, as in transformers, and only in training."""
 
 from pathlib import Path
 
@@ -22,28 +22,27 @@ POSITIONS = torch.arange(12).expand(2, -1)
 
 def test_the_loss_is_that_of_transformers() -> None:
     model = small_model("qwen3_moe", num_experts=4, load_balancing_coef=0.5).train()
-    theirs = model(IDS, labels=IDS, output_router_logits=True).loss
+    expected = model(IDS, labels=IDS, output_router_logits=True).loss
     targets = torch.cat((IDS[:, 1:], torch.full((2, 1), -100)), 1)
     work = NextToken(model, packed_rows([9]), None, None)
-    ours, numbers = work.loss(PackedBatch(IDS, POSITIONS, targets, 22.0))
-    torch.testing.assert_close(ours, theirs)
-    assert numbers["cross_entropy"] < ours
-    assert (
-        "cross_entropy"
-        not in NextToken(model.eval(), packed_rows([9]), None, None).loss(PackedBatch(IDS, POSITIONS, targets, 22.0))[1]
-    )
+    loss, metrics = work.loss(PackedBatch(IDS, POSITIONS, targets, 22.0))
+    torch.testing.assert_close(loss, expected)
+    assert metrics["cross_entropy"] < loss
+    model.eval()
+    assert "cross_entropy" not in work.loss(PackedBatch(IDS, POSITIONS, targets, 22.0))[1]
 
 
-def test_a_router_that_does_not_choose_by_hand() -> None:
-    """All logits equal: every probability 1/4; top 2 of 4: the shares sum to 2. 4 x sum(share / 4) = 2, times .5."""
+def test_a_uniform_router_by_hand() -> None:
+    """Each probability is 1/4; the shares of the top 2 of 4 experts sum to 2. 4 x sum(share / 4) = 2, times .5 is 1."""
     model = small_model("qwen3_moe", num_experts=4, experts_per_token=2, load_balancing_coef=0.5)
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.mlp.gate.weight)
-    _, balance = backbone.hidden_and_load_balancing_loss(model, IDS, POSITIONS)
-    assert float(balance.detach()) == pytest.approx(1.0)
+    _, loss = backbone.hidden_and_load_balancing_loss(model, IDS, POSITIONS)
+    assert loss is not None
+    assert float(loss.detach()) == pytest.approx(1.0)
 
 
-def test_it_goes_through_the_stages_and_transformers_loads_it(tmp_path: Path) -> None:
+def test_experts_are_pretrained_and_tuned_and_transformers_loads_it(tmp_path: Path) -> None:
     write_curated(tmp_path)
     tokenize(tmp_path)
     run_pretrain(tmp_path, model={"kind": "qwen3_moe", "num_experts": 4, **SMALL}, steps=5)
@@ -54,14 +53,14 @@ def test_it_goes_through_the_stages_and_transformers_loads_it(tmp_path: Path) ->
     assert model.generate(torch.tensor([[1, 40, 41]]), max_new_tokens=4, do_sample=False).shape[1] > 3
 
 
-def test_a_model_without_experts_has_none() -> None:
+def test_a_model_without_experts_has_no_load_balancing_loss() -> None:
     assert backbone.hidden_and_load_balancing_loss(small_model("qwen3"), IDS, POSITIONS)[1] is None
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimizer": "muon"}]
 )
-def test_it_trains(tmp_path: Path, changes: dict[str, str]) -> None:
+def test_experts_train(tmp_path: Path, changes: dict[str, str]) -> None:
     model = small_model("qwen3_moe", num_experts=4)
     work = NextToken(model, packed_rows([20] * 8, 4, 2), packed_rows([20] * 8, 4, 2), None)
     params = LoopParams.model_validate(

@@ -1,4 +1,4 @@
-"""One word gives every number, and every number given stands."""
+"""The param `size` sets every number that the section does not set itself."""
 
 import pytest
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ def test_gpt3_by_hand() -> None:
     assert (params.model.kind, params.sequence_length, params.model.max_length) == ("gpt2", 2048, 2048)
 
 
-def test_the_rule_gives_what_its_authors_trained_with() -> None:
+def test_the_rule_gives_the_numbers_of_its_authors() -> None:
     """DeepSeek LLM 7B: 2T tokens, learning rate 4.2e-4, batches of 2304 rows of 4096 (arXiv:2401.02954, table 2)."""
     flops = sizes.compute(6.9e9, 2e12)
     assert sizes.learning_rate(flops) == pytest.approx(4.2e-4, rel=0.05)
@@ -25,21 +25,21 @@ def test_the_rule_gives_what_its_authors_trained_with() -> None:
 
 
 @pytest.mark.parametrize("size", sizes.SHAPES)
-def test_every_size_is_valid_and_larger_ones_learn_more_slowly(size: str) -> None:
+def test_every_size_is_valid_and_larger_ones_have_smaller_learning_rates(size: str) -> None:
     params = pretrain.Params.model_validate({"size": size})
     assert params.model.width == sizes.SHAPES[size].width
     assert params.learning_rate <= sizes.learning_rate(sizes.compute(786_432, 20 * 786_432))
     assert pretrain.Params.model_validate(params.model_dump(mode="json")) == params
 
 
-def test_what_is_said_stands() -> None:
-    said = {"learning_rate": 0.5, "steps": 7, "global_batch_size": 3, "sequence_length": 64}
-    params = pretrain.Params.model_validate({"size": "nano", **said, "model": {"kind": "qwen3", "num_layers": 5}})
-    assert params.model_dump(include=set(said)) == said
+def test_keys_of_the_section_take_precedence() -> None:
+    section = {"learning_rate": 0.5, "steps": 7, "global_batch_size": 3, "sequence_length": 64}
+    params = pretrain.Params.model_validate({"size": "nano", **section, "model": {"kind": "qwen3", "num_layers": 5}})
+    assert params.model_dump(include=set(section)) == section
     assert (params.model.kind, params.model.num_layers, params.model.width) == ("qwen3", 5, 128)
 
 
-def test_what_is_said_of_the_shape_changes_the_rest() -> None:
+def test_the_shape_of_the_section_changes_the_other_numbers() -> None:
     """Twice the layers: twice the tokens."""
     one, two = (pretrain.Params.model_validate({"size": "nano", "model": {"num_layers": n}}) for n in (4, 8))
     assert two.steps * two.global_batch_size == pytest.approx(2 * one.steps * one.global_batch_size, rel=1e-2)
