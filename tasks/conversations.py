@@ -1,4 +1,4 @@
-"""Conversations (messages with roles) and preferences (a prompt, a chosen and a rejected answer): two tables."""
+"""The tables of conversations (messages with roles) and preferences (a prompt with a chosen and a rejected answer)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class Message(TypedDict):
-    """One turn, as in the Hugging Face chat templates."""
+    """One message, in the format of the Hugging Face chat templates."""
 
     role: str
     content: str
@@ -23,7 +23,7 @@ _ORIGIN = [
     pa.field("source", pa.string(), nullable=False),
     pa.field("group", pa.string(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
-    pa.field("metadata", pa.string(), nullable=False),  # a JSON object; what tasks/gold.py judges by stands here
+    pa.field("metadata", pa.string(), nullable=False),  # a JSON object; tasks/gold.py reads the correct answer from it
 ]
 
 CONVERSATIONS = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("messages", MESSAGES), *_ORIGIN])
@@ -31,10 +31,10 @@ CONVERSATIONS = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field
 PREFERENCES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("prompt", MESSAGES),  # ends with a user's message
+        pa.field("prompt", MESSAGES),  # the last message is from the user
         pa.field("chosen", pa.string(), nullable=False),
         pa.field("rejected", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),  # why chosen is better; "" where nobody says
+        pa.field("reason", pa.string(), nullable=False),  # why `chosen` is better; "" if unknown
         *_ORIGIN,
     ]
 )
@@ -42,7 +42,7 @@ PREFERENCES = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One conversation as a source yields it; the last message is the assistant's."""
+    """One conversation as a source yields it. The last message is from the assistant."""
 
     id: str
     messages: Sequence[Message]
@@ -51,13 +51,13 @@ class Conversation:
     split: str = ""
 
     def row(self, source: str, split: str) -> dict[str, Any]:
-        """This conversation as a row of CONVERSATIONS."""
+        """Return this conversation as a row of CONVERSATIONS."""
         return {"id": self.id, "messages": list(self.messages), **_origin(self, source, split)}
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One pair as a source yields it. Pairs cut from one ranked list share `metadata["list"]`."""
+    """One pair as a source yields it. Pairs that come from one ranked list have the same `metadata["list"]`."""
 
     id: str
     prompt: Sequence[Message]
@@ -69,7 +69,7 @@ class Preference:
     split: str = ""
 
     def row(self, source: str, split: str) -> dict[str, Any]:
-        """This preference as a row of PREFERENCES."""
+        """Return this preference as a row of PREFERENCES."""
         answers = {"chosen": self.chosen, "rejected": self.rejected, "reason": self.reason}
         return {"id": self.id, "prompt": list(self.prompt), **answers, **_origin(self, source, split)}
 

@@ -1,4 +1,4 @@
-"""The document table: the one shape that travels from ingestion to tokenization."""
+"""The document table: the one schema that documents have from ingestion to tokenization."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ SPLITS = ("train", "validation", "test")
 
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),  # unique and stable: the same input gives the same id
+        pa.field("id", pa.string(), nullable=False),  # unique and stable: the same input produces the same id
         pa.field("text", pa.large_string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # the name of its paragraph under ingestion.sources
-        pa.field("group", pa.string(), nullable=False),  # what must not be cut by the split, such as a package
+        pa.field("source", pa.string(), nullable=False),  # the key under ingestion.sources in params.yaml
+        pa.field("group", pa.string(), nullable=False),  # records of one group, such as a package, share one split
         pa.field("split", pa.string(), nullable=False),  # one of SPLITS
         pa.field("metadata", pa.string(), nullable=False),  # a JSON object
     ]
@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text as a source yields it. `split` is empty where ingestion is to choose it by `group`."""
+    """One text as a source yields it. If `split` is empty, ingestion chooses the split by `group`."""
 
     id: str
     text: str
@@ -32,7 +32,7 @@ class Document:
     split: str = ""
 
     def row(self, source: str, split: str) -> dict[str, str]:
-        """This document as a row of SCHEMA."""
+        """Return this document as a row of SCHEMA."""
         return {
             "id": self.id,
             "text": self.text,

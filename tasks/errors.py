@@ -1,23 +1,23 @@
-"""Every error that a user can mend, on one page. The entry points print the message alone and exit with its code.
+"""Every error that a user can fix, on one page. A command prints the message alone and exits with its exit code.
 
-A message says what is wrong, where (file, line, key), what was expected, and how to mend it.
+A message states what is wrong, where (file, line, key), what was expected, what was received, and how to fix it.
 """
 
 
 class UserError(ValueError):
-    """Something outside the code is wrong; no traceback helps."""
+    """The base class: something outside the code is wrong, so that a traceback does not help."""
 
     exit_code = 1
 
 
 class BadParams(UserError):
-    """An unknown key or a value out of range in params.yaml."""
+    """An unknown key, a value out of range, or the name of a plug-in that does not exist or is incomplete."""
 
     exit_code = 2
 
 
 class BadInput(UserError):
-    """A source or file that is missing, empty, damaged, or not what it says."""
+    """A source or file that is missing, empty, damaged, or not in the expected format."""
 
     exit_code = 3
 
@@ -29,12 +29,12 @@ class NothingLeft(UserError):
 
 
 class BadModel(UserError):
-    """A model folder that is incomplete, damaged, or does not fit what it is used with."""
+    """A model folder that is incomplete or damaged, or a model that does not fit its use."""
 
     exit_code = 5
 
 
 class GateFailed(UserError):
-    """The work is done and written, but a result is below what params.yaml asks of it."""
+    """The work is complete and written, but a result is below the minimum that params.yaml requires."""
 
     exit_code = 6

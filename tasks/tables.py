@@ -1,7 +1,7 @@
 """Tables as folders of Parquet shards. The manifest is written last: a folder that has one is complete.
 
-Used for documents, conversations, preferences, signals and what was dropped or quarantined: same schema in, same
-bytes out, on any machine with the pinned pyarrow.
+Used for documents, conversations, preferences, signals, and dropped and quarantined records. The same rows produce the
+same bytes on every machine that has the pinned version of pyarrow.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ import pyarrow.parquet as pq
 from tasks.errors import BadInput
 from tasks.files import MANIFEST, read_json, sha256, write_json
 
-SAID = ("text", "messages", "prompt", "chosen", "rejected")  # the columns that a model reads
+CONTENT_COLUMNS = ("text", "messages", "prompt", "chosen", "rejected")  # the columns that a model is trained on
 
-GROUP_BYTES = 4 << 20
+GROUP_BYTES = 4 << 20  # size of a row group before compression: what a writer holds in memory
 
 QUARANTINE = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
-        pa.field("line", pa.int64()),  # from 1; null where the file has no lines
+        pa.field("line", pa.int64()),  # from 1; null if the file has no lines
         pa.field("offset", pa.int64()),  # in bytes of the decompressed file
         pa.field("field", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),  # a short fixed word, such as "invalid_utf8"
-        pa.field("detail", pa.string(), nullable=False),  # one sentence for a person
+        pa.field("reason", pa.string(), nullable=False),  # a fixed identifier, such as "invalid_utf8"
+        pa.field("detail", pa.string(), nullable=False),  # one sentence for the user
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A record that cannot be read: where it is and why, never what it holds."""
+    """A record that cannot be read: its location and the reason, but never its content."""
 
     file: str
     reason: str
@@ -48,16 +48,16 @@ class Quarantined:
     field: str | None = None
 
     def row(self, source: str) -> dict[str, Any]:
-        """This record as a row of QUARANTINE."""
-        where = {"file": self.file, "line": self.line, "offset": self.offset, "field": self.field}
-        return {"source": source, **where, "reason": self.reason, "detail": self.detail}
+        """Return this record as a row of QUARANTINE."""
+        location = {"file": self.file, "line": self.line, "offset": self.offset, "field": self.field}
+        return {"source": source, **location, "reason": self.reason, "detail": self.detail}
 
 
 class Writer:
-    """Writes rows or Arrow tables into `folder` as shards of about `shard_bytes` (Arrow bytes in memory).
+    """Writes rows or Arrow tables into `folder` as shards of about `shard_bytes` (size in memory, before compression).
 
-    Use as a context manager; the manifest appears only when the block ends without an exception. GROUP_BYTES of rows
-    are held in memory, and compressed while the next ones are made, where that happens in another thread.
+    Use as a context manager; the manifest is written only if the block ends without an exception. About GROUP_BYTES of
+    rows are held in memory.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in (self.folder / MANIFEST, *self.folder.glob("*.parquet")):
-            old.unlink(missing_ok=True)
+        for old_file in (self.folder / MANIFEST, *self.folder.glob("*.parquet")):
+            old_file.unlink(missing_ok=True)  # the manifest first: the folder is now incomplete
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -93,13 +93,13 @@ class Writer:
             write_json(self.folder / MANIFEST, body)
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Append one row, a value per column."""
+        """Append one row: column name -> value."""
         self._rows.append(row)
         if len(self._rows) >= self._batch_rows:
             self._gather_rows()
 
     def add_table(self, table: pa.Table) -> None:
-        """Append a table that has the columns of the schema, in any order."""
+        """Append a table. Its columns may have any order and are cast to the schema."""
         self._gather_rows()
         self._append(table.select(self.schema.names).cast(self.schema))
 
@@ -118,7 +118,7 @@ class Writer:
             self._write_group()
 
     def _write_group(self) -> None:
-        """What is pending, as one row group of the open shard."""
+        """Write the pending tables as one row group of the open shard."""
         table = pa.concat_tables(self._tables) if self._tables else self.schema.empty_table()
         if self._file is None:
             self._file = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=self._level)
@@ -130,7 +130,7 @@ class Writer:
 
     def _write_shard(self) -> None:
         if self._tables or (self._file is None and not self._shards):
-            self._write_group()
+            self._write_group()  # an empty table gets one empty shard, so that its schema can be read
         if self._file is not None:
             self._close()
             self._shards.append({"name": self._path.name, "rows": self._shard_rows, "sha256": sha256(self._path)})
@@ -147,7 +147,7 @@ class Writer:
 
 
 def write(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], compression_level: int = 3) -> int:
-    """Write `tables` into `folder`; the number of rows."""
+    """Write `tables` into `folder`. Returns the number of rows."""
     with Writer(folder, schema, compression_level=compression_level) as writer:
         for table in tables:
             writer.add_table(table)
@@ -155,7 +155,7 @@ def write(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], compressi
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete folder: rows, columns, shards with sha256. Raises BadInput where there is none."""
+    """Return the manifest of a complete folder: rows, columns, shards with sha256. Raises BadInput if it is missing."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise BadInput(f"{folder} is not a complete table: {MANIFEST} is missing. Run the stage that writes it again.")
@@ -163,12 +163,12 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The whole table of `folder` in memory."""
+    """Return all rows of `folder`, in memory."""
     return pa.concat_tables(shards(folder, columns))
 
 
 def shards(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The shards of `folder` one by one, each a table. Raises BadInput where one is missing or damaged."""
+    """Yield each shard of `folder` as a table. Raises BadInput if a shard is missing or damaged."""
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
         with _readable(path):
@@ -177,31 +177,37 @@ def shards(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Ta
 
 
 def batches(folder: Path, num_bytes: int = 8 << 20) -> Iterator[pa.Table]:
-    """The rows of `folder` in tables of about `num_bytes`, one row at least, shard by shard. Raises BadInput."""
+    """Yield the rows of `folder` in tables of about `num_bytes` before compression, at least one row each.
+
+    A table never contains rows of two shards. Raises BadInput if a shard is missing or damaged.
+    """
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
         with _readable(path), pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             parts = max(1, sum(group.total_byte_size for group in groups) // num_bytes)
-            found = file.iter_batches(max(1, -(-file.metadata.num_rows // parts)))
-            while (batch := next(found, None)) is not None:
+            parquet_batches = file.iter_batches(max(1, -(-file.metadata.num_rows // parts)))
+            while (batch := next(parquet_batches, None)) is not None:
                 yield pa.Table.from_batches([batch])
 
 
 def num_bytes(folder: Path) -> int:
-    """The size of the rows of `folder` before compression."""
+    """Return the size of the rows of `folder` in bytes, encoded but not compressed. Raises BadInput."""
     size = 0
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
         with _readable(path):
-            about = pq.read_metadata(path)
-        size += sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+            metadata = pq.read_metadata(path)
+        size += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     return size
 
 
 def digest(folder: Path, split: str) -> dict[str, Any]:
-    """Names what the rows of a split say, whatever their order and ids: how many they are, and one hash of it all."""
-    columns = [name for name in manifest(folder)["columns"] if name in SAID]
+    """Return the number of rows of a split and one hash of their content columns.
+
+    The hash depends neither on the order of the rows nor on ids and metadata, so that equal data sets are recognized.
+    """
+    columns = [name for name in manifest(folder)["columns"] if name in CONTENT_COLUMNS]
     hashes: list[bytes] = []
     for shard in shards(folder, [*columns, "split"]):
         rows = shard.filter(pc.equal(shard["split"], split)).select(columns).to_pylist()

@@ -1,8 +1,9 @@
-"""Token files, memory-mapped: streams (packed, for training on every position) and ragged lists (one per record).
+"""Memory-mapped token files: streams (packed, for training on every position) and ragged lists (one list per record).
 
 A stream is three flat arrays of equal length. Row r of sequence_length T is the slice [r*T, r*T + T + 1): T inputs and
-their T targets, so that each token is predicted exactly once. `positions` restarts at 0 for every document; a token at
-position 0 is never a target, which keeps packed documents, and padding (every pad is at position 0), apart.
+their T targets. Neighboring rows share one token, which is the last target of one row and the first input of the next,
+so that each token is predicted exactly once. `positions` restarts at 0 for every document. A token at position 0 is
+never a target: no document is predicted from the previous one, and padding (position 0 throughout) is ignored.
 """
 
 from collections.abc import Sequence
@@ -20,25 +21,25 @@ Ids = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """ids: uint16 or uint32; positions: uint32; loss_mask: uint8, 1 where a token is a target; each [num_tokens]."""
+    """ids: uint16 or uint32; positions: uint32; loss_mask: uint8, 1 if the token is a target; each [num_tokens]."""
 
     ids: Ids
     positions: Ids
     loss_mask: npt.NDArray[np.uint8]
 
     def num_rows(self, sequence_length: int) -> int:
-        """Rows of `sequence_length`; the last, shorter one counts."""
+        """Return the number of rows, including a last row that is shorter."""
         return max(0, -(-(len(self.ids) - 1) // sequence_length))
 
     def row(self, index: int, sequence_length: int) -> tuple[Ids, Ids, npt.NDArray[np.uint8]]:
-        """ids, positions, loss_mask of row `index`, each at most sequence_length + 1 long."""
+        """Return ids, positions, loss_mask of row `index`, each of length sequence_length + 1 or less."""
         part = slice(index * sequence_length, (index + 1) * sequence_length + 1)
         return self.ids[part], self.positions[part], self.loss_mask[part]
 
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Lists of ids of unequal length. ids: flat; offsets: int64 [num_lists + 1]."""
+    """Lists of ids of unequal length. ids: all lists concatenated; offsets: int64 [num_lists + 1]."""
 
     ids: Ids
     offsets: npt.NDArray[np.int64]
@@ -51,7 +52,7 @@ class Ragged:
 
 
 def ids_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
-    """The smallest of the two id types that holds the vocabulary."""
+    """Return the smaller of the two id types that can represent the vocabulary."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
@@ -61,13 +62,13 @@ def write_stream(folder: Path, stream: Stream) -> None:
 
 
 def read_stream(folder: Path) -> Stream:
-    """Map a stream; nothing is read until it is used. Raises BadInput where a file is missing or damaged."""
+    """Map a stream; pages are read from disk when they are used. Raises BadInput if a file is missing or damaged."""
     ids, positions, loss_mask = _read(folder, ("ids", "positions", "loss_mask"))
     return Stream(ids, positions, loss_mask)
 
 
 def write_ragged(folder: Path, lists: Sequence[Sequence[int]], vocab_size: int) -> None:
-    """Write lists of ids as a flat array and its offsets."""
+    """Write lists of ids as two .npy files: one flat array and its offsets."""
     offsets = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(ids) for ids in lists], out=offsets[1:])
     flat = np.fromiter((i for ids in lists for i in ids), ids_dtype(vocab_size), count=int(offsets[-1]))
@@ -75,7 +76,7 @@ def write_ragged(folder: Path, lists: Sequence[Sequence[int]], vocab_size: int) 
 
 
 def read_ragged(folder: Path) -> Ragged:
-    """Map lists of ids. Raises BadInput where a file is missing or damaged."""
+    """Map lists of ids. Raises BadInput if a file is missing or damaged."""
     ids, offsets = _read(folder, ("ids", "offsets"))
     return Ragged(ids, offsets)
 

@@ -1,4 +1,4 @@
-"""Progress elsewhere than on a terminal: plain lines with a rate and an ETA, not one for every unit."""
+"""Progress where stderr is not a terminal: plain lines with rate and remaining time, not one line for each unit."""
 
 import pytest
 
@@ -14,17 +14,17 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "sft: 40/100 steps, ETA 30 s, 2.0 steps/s  loss 2.1\n"
 
 
-def test_what_an_earlier_run_has_done_does_not_make_this_one_faster(
+def test_units_of_an_earlier_run_do_not_raise_the_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 20.0, 20.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.Progress("sft", 100, "steps", done=50) as bar:
+    with progress.Progress("sft", 100, "steps", initial=50) as bar:
         bar.advance(10)
     assert capsys.readouterr().err == "sft: 60/100 steps, ETA 80 s, 0.5 steps/s\n"
 
 
-def test_bytes_are_told_in_megabytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_are_printed_in_megabytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.Progress("curation", 300_000_000, "B", scale=True) as bar:

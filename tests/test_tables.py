@@ -71,24 +71,24 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
 
 def test_batches_are_the_rows_in_order_and_a_damaged_shard_is_named(tmp_path: Path) -> None:
     schema = pa.schema([pa.field("text", pa.large_string())])
-    some = pa.table({"text": [str(i) * 50 for i in range(1000)]}, schema=schema)
+    table = pa.table({"text": [str(i) * 50 for i in range(1000)]}, schema=schema)
     with tables.Writer(tmp_path, schema, shard_bytes=20_000) as writer:
         for start in range(0, 1000, 100):
-            writer.add_table(some.slice(start, 100))
+            writer.add_table(table.slice(start, 100))
     for num_bytes in (1, 4_000, 1 << 20):
         parts = list(tables.batches(tmp_path, num_bytes))
-        assert pa.concat_tables(parts).equals(some)
+        assert pa.concat_tables(parts).equals(table)
         assert len(parts) >= len(tables.manifest(tmp_path)["shards"])
     (tmp_path / "00001.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(BadInput, match=r"00001\.parquet cannot be read"):
         list(tables.batches(tmp_path))
 
 
-def test_a_digest_names_what_is_said_and_nothing_else(tmp_path: Path) -> None:
+def test_a_digest_depends_on_content_only(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(rows(5), schema=documents.SCHEMA)
     other = table.set_column(0, table.schema.field("id"), pa.array([f"other {i}" for i in range(5)]))
-    for name, some in {"one": [table], "two": [other.slice(3), other.slice(0, 3)], "less": [table.slice(1)]}.items():
-        tables.write(tmp_path / name, documents.SCHEMA, some)
+    for name, parts in {"one": [table], "two": [other.slice(3), other.slice(0, 3)], "less": [table.slice(1)]}.items():
+        tables.write(tmp_path / name, documents.SCHEMA, parts)
     one, two, less = (tables.digest(tmp_path / name, "train") for name in ("one", "two", "less"))
     assert one == two != less
     assert (one["examples"], less["examples"]) == (5, 4)

@@ -159,7 +159,7 @@ class _Run:
         self._resume()
         first = processes.rank() == 0
         saver = self.saver if first else nullcontext()
-        shown = Progress(name, self.params.steps, "steps", done=self.step) if first else nullcontext()
+        shown = Progress(name, self.params.steps, "steps", initial=self.step) if first else nullcontext()
         with shown as progress, Interruption() as interruption, saver:
             while self.step < self.params.steps and not self.ended:
                 self._one_step()

@@ -169,7 +169,7 @@ def test_a_mistake_in_params_yaml_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("sft:\n  adapter: {name: lora, rnk: 8}\n")
     with pytest.raises(
-        BadParams, match=r"line 2: sft\.adapter.*'rnk'; did you mean 'rank'\? there are: alpha"
+        BadParams, match=r"line 2: sft\.adapter.*'rnk'; did you mean 'rank'\? available: alpha"
     ) as caught:
         runtime_params.load("sft", file)
     assert "\n" not in str(caught.value)
