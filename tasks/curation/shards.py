@@ -13,7 +13,7 @@ from tasks.curation.filtering import KEPT, Decision, Judges, Language
 from tasks.curation.signals.signals import Signals, together
 from tasks.curation.signals.store import Lists, Store
 from tasks.curation.text import characters
-from tasks.curation.threads import Told, ahead, nobody
+from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
 
 
 def lists(languages: Mapping[str, Language]) -> Lists:
@@ -41,13 +41,15 @@ class Judging:
         """How many documents have been judged."""
         return sum(map(len, self._signals))
 
-    def kept_texts(self, parts: Iterable[pa.Table], told: Told = nobody) -> Iterator[pa.Array]:
+    def kept_texts(
+        self, parts: Iterable[pa.Table], on_progress: ProgressCallback = ignore_progress
+    ) -> Iterator[pa.Array]:
         """Judge part after part; the texts of what is kept of each, edited where a filter edits. Tells documents."""
-        for small, signals, decision, texts in ahead(self._judged, parts, self._num_threads):
+        for small, signals, decision, texts in map_in_threads(self._judged, parts, self._num_threads):
             self._small.append(small)
             self._signals.append(signals)
             self._decisions.append(decision)
-            told(len(signals))
+            on_progress(len(signals))
             yield texts
 
     def _judged(self, part: pa.Table) -> tuple[pa.Table, Signals, Decision, pa.Array]:

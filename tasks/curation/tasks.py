@@ -33,7 +33,7 @@ from tasks.curation.privacy.pii import Params as Pii
 from tasks.curation.signals.signals import NUMBERS
 from tasks.curation.signals.store import Store
 from tasks.curation.text import folding
-from tasks.curation.threads import ahead, fed
+from tasks.curation.threads import map_in_threads, parallel_consumers
 from tasks.errors import BadInput, NothingLeft
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
@@ -96,11 +96,11 @@ def judge(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corp
         raise BadInput(f"{folder} holds no document. Check the sources of ingestion in params.yaml.")
     with timings.measure("judge"), ThreadPoolExecutor(1) as beside, _progress("judging", size) as progress:
 
-        def told(documents: int) -> None:
+        def on_progress(documents: int) -> None:
             progress.advance(documents * size // rows)
             beside.submit(folding.table)  # made once, while kernels run: what comes next needs it
 
-        judged = judging.kept_texts(parts, told)
+        judged = judging.kept_texts(parts, on_progress)
         texts = text_files.write(scratch / "texts.arrow", judged)
     return judging.corpus(texts, scratch)
 
@@ -137,8 +137,8 @@ def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
             rows, texts = corpus.remaining()
             priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows)
             with _progress("near duplicates", corpus.num_bytes(rows)) as progress:
-                threads, told = params.threads(), progress.advance
-                found, _ = minhash.duplicates(texts, params.minhash, priority, ids, threads, told)
+                threads, on_progress = params.threads(), progress.advance
+                found, _ = minhash.duplicates(texts, params.minhash, priority, ids, threads, on_progress)
             corpus.drop_copies(rows, found, "minhash.duplicate")
 
 
@@ -219,11 +219,11 @@ def write(corpus: Corpus, index: Index | None, params: Params, data: Path, timin
     with (
         timings.measure("write"),
         _progress("writing", size) as progress,
-        fed(kept_rows, dropped_rows) as (keep, drop),
+        parallel_consumers(kept_rows, dropped_rows) as (keep, drop),
     ):
         parts = placed(tables.batches(data / "documents", PART_BYTES))
         maskers = max(1, params.threads() - 1)  # beside them two threads write
-        for some, found, others in ahead(masking, parts, maskers):
+        for some, found, others in map_in_threads(masking, parts, maskers):
             masked.update(found)
             progress.advance((some.num_rows + others.num_rows) * size // rows)
             if corpus.copies is not None:

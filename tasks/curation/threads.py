@@ -1,4 +1,4 @@
-"""Work on one part after another in several threads, with the results in order and few parts in memory."""
+"""Run one function on many parts in several threads: results come in order, and few parts are in memory at once."""
 
 import gc
 import sys
@@ -11,94 +11,104 @@ from functools import partial
 from queue import Full, Queue
 from typing import TypeVar
 
-SWITCH_SECONDS = 0.0005  # for how long a thread that is back from a kernel waits for Python's lock; by default 5 ms
+SWITCH_SECONDS = 0.0005  # longest wait of a thread that returns from a kernel for Python's lock; the default is 5 ms
+
+QUEUE_PARTS = 2  # parts that wait in the queue of each consumer
+PUT_SECONDS = 0.1  # how often a full queue's consumer is checked for an error
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-Told = Callable[[int], object]
-"""Called with how much more is done."""
+ProgressCallback = Callable[[int], object]
+"""A function that receives the amount of work done since its last call."""
 
 
-def nobody(_: int) -> None:
-    """Where nobody is told."""
+def ignore_progress(_: int) -> None:
+    """A ProgressCallback that does nothing."""
 
 
-def ahead(work: Callable[[Part], Result], parts: Iterable[Part], num_threads: int) -> Iterator[Result]:
-    """`work` of each part, in order; at most two parts a thread are read before their turn. One thread: none is.
+def map_in_threads(function: Callable[[Part], Result], parts: Iterable[Part], num_threads: int) -> Iterator[Result]:
+    """Yield `function(part)` for each part, in the order of the parts.
 
-    There is one more thread than asked for, to compute while two others want Python's lock.
+    With one thread this is `map`. Otherwise at most two parts per thread are read before their results are needed. The
+    pool has one thread more than `num_threads`: kernels release Python's lock, so that one thread can compute while two
+    others wait for the lock.
     """
     if num_threads == 1:
-        yield from map(work, parts)
+        yield from map(function, parts)
         return
-    waiting = deque[Future[Result]]()
-    with undisturbed(), ThreadPoolExecutor(num_threads + 1) as pool:
+    pending = deque[Future[Result]]()
+    with fast_thread_switching(), ThreadPoolExecutor(num_threads + 1) as pool:
         for part in parts:
-            waiting.append(pool.submit(work, part))
-            if len(waiting) > 2 * num_threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, part))
+            if len(pending) > 2 * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within the block threads hand Python's lock over sooner, and garbage is only looked for in what is new.
+def fast_thread_switching() -> Iterator[None]:
+    """Within the block, threads release Python's lock sooner, and garbage collection ignores existing objects.
 
-    A look through all objects of the libraries takes a tenth of a second, in which no thread runs.
+    A full collection visits all objects of the imported libraries. This takes 0.1 seconds, in which no thread runs.
     """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, SWITCH_SECONDS))
+    default_seconds = sys.getswitchinterval()
+    sys.setswitchinterval(min(default_seconds, SWITCH_SECONDS))
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
-        sys.setswitchinterval(before)
+        sys.setswitchinterval(default_seconds)
 
 
 @contextmanager
-def fed(*works: Callable[[Iterator[Part]], object]) -> Iterator[list[Callable[[Part], None]]]:
-    """Run each of `works` in a thread; what the block hands to the i-th function, the i-th work iterates over.
+def parallel_consumers(*consumers: Callable[[Iterator[Part]], object]) -> Iterator[list[Callable[[Part], None]]]:
+    """Run each consumer in its own thread. The block receives one function per consumer, which sends it a part.
 
-    All end with the block, at once. Where the block raises, their iteration raises Abandoned; what one of them raises
-    is raised here.
+    The consumer iterates over the parts in the order in which the block sends them. All consumers have ended when the
+    block ends. If the block raises, their iteration raises ProducerFailed, so that a consumer can discard its
+    unfinished output. If a consumer raises, the next part sent to it, or the end of the block, raises that error.
     """
-    queues: list[Queue[Part | _End]] = [Queue(2) for _ in works]
-    with ThreadPoolExecutor(len(works)) as pool:
-        running = [pool.submit(work, _taken(queue)) for work, queue in zip(works, queues, strict=True)]
+    queues: list[Queue[Part | _End]] = [Queue(QUEUE_PARTS) for _ in consumers]
+    with ThreadPoolExecutor(len(consumers)) as pool:
+        futures = [pool.submit(consumer, _iterate(queue)) for consumer, queue in zip(consumers, queues, strict=True)]
 
-        def give(place: int, part: Part | _End) -> None:
-            while not running[place].done():
+        def send(consumer: int, part: Part | _End) -> None:
+            # A consumer that has failed no longer empties its queue: a put without a timeout would wait forever.
+            while not futures[consumer].done():
                 with suppress(Full):
-                    queues[place].put(part, timeout=0.1)
+                    queues[consumer].put(part, timeout=PUT_SECONDS)
                     return
-            if part is not _End.ABANDONED:
-                running[place].result()
+            if part is not _End.FAILURE:
+                futures[consumer].result()
 
         try:
-            yield [partial(give, place) for place in range(len(works))]
-            for place in range(len(works)):
-                give(place, _End.REACHED)
+            yield [partial(send, consumer) for consumer in range(len(consumers))]
+            for consumer in range(len(consumers)):
+                send(consumer, _End.SUCCESS)
         except BaseException:
-            for place in range(len(works)):
-                give(place, _End.ABANDONED)
+            for consumer in range(len(consumers)):
+                send(consumer, _End.FAILURE)
             raise
-        for work in running:
-            work.result()
+        for future in futures:
+            future.result()
 
 
-class Abandoned(Exception):
-    """Whoever handed over the parts has failed: what was made of those before is to be thrown away."""
+class ProducerFailed(Exception):
+    """The block that sends the parts has failed: discard what was made of the parts before."""
 
 
 class _End(Enum):
-    REACHED = 0
-    ABANDONED = 1
+    """The last item of a queue."""
+
+    SUCCESS = 0
+    FAILURE = 1
 
 
-def _taken(queue: "Queue[Part | _End]") -> Iterator[Part]:
+def _iterate(queue: "Queue[Part | _End]") -> Iterator[Part]:
+    """Yield the parts of a queue until its end."""
     while not isinstance(part := queue.get(), _End):
         yield part
-    if part is _End.ABANDONED:
-        raise Abandoned
+    if part is _End.FAILURE:
+        raise ProducerFailed

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from tasks.curation.arrays import BoolArray, Int64Array
 from tasks.curation.text import folding, ngrams, words
 from tasks.curation.text.words import Texts, byte_lengths, chunks
-from tasks.curation.threads import Told, ahead, nobody
+from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
 
 Place: TypeAlias = tuple[int, int, int, int]
 
@@ -115,7 +115,11 @@ def index(sets: Sequence[Examples], params: Params) -> Index:
 
 
 def scan(
-    texts: Texts, index: Index, asked: BoolArray | None = None, threads: int = 1, told: Told = nobody
+    texts: Texts,
+    index: Index,
+    asked: BoolArray | None = None,
+    threads: int = 1,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Iterator[Hit]:
     """The first proven hit of each text (of those `asked` about) that has one, by row. Tells bytes."""
 
@@ -126,8 +130,8 @@ def scan(
         return first, int(byte_lengths(part[1]).sum())
 
     folding.table()
-    for some, size in ahead(first_hits, chunks(texts), threads):
-        told(size)
+    for some, size in map_in_threads(first_hits, chunks(texts), threads):
+        on_progress(size)
         yield from some
 
 

@@ -15,7 +15,7 @@ from tasks.curation.compiled import kernel
 from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode, pieces
-from tasks.curation.threads import ahead
+from tasks.curation.threads import map_in_threads
 
 Digests = UInt64Array  # [n, 2]
 
@@ -37,7 +37,7 @@ def digests(texts: Texts, threads: int = 1) -> Digests:
     def hashed(part: tuple[int, Texts]) -> list[UInt8Array]:
         return [_digests(data, offsets) for _, data, offsets in pieces(part[1])]
 
-    parts = ahead(hashed, chunks(texts), threads)
+    parts = map_in_threads(hashed, chunks(texts), threads)
     return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(parts)]).view(np.uint64).reshape(-1, 2)
 
 

@@ -19,7 +19,7 @@ from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding, shingles
 from tasks.curation.text.words import Texts, byte_lengths, chunks
-from tasks.curation.threads import Told, ahead, nobody
+from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
 
 _PRECISION = 0.001
 
@@ -69,20 +69,20 @@ def duplicates(
     priority: npt.NDArray[Any],
     ids: Texts | None = None,
     threads: int = 1,
-    told: Told = nobody,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[Int64Array, Int64Array]:
     """For each text the row that stands for it (-1 where it is kept), and the size of its cluster.
 
     The one of the highest `priority` stands for its cluster; then the longest; then the smallest of `ids`, or, without
     ids, the first. With ids the result is the same for any order of the rows. Tells bytes that are signed.
     """
-    banded, lengths = band(texts, params, threads, told), byte_lengths(texts)
+    banded, lengths = band(texts, params, threads, on_progress), byte_lengths(texts)
     sets = sets_from(texts, params)
     found = clusters.verify(banded.keys, banded.signed, lengths, sets, params.threshold, params.max_bucket)
     return clusters.representatives(found.roots, ranks(priority, lengths, ids))
 
 
-def band(texts: Texts, params: Params, threads: int = 1, told: Told = nobody) -> Banded:
+def band(texts: Texts, params: Params, threads: int = 1, on_progress: ProgressCallback = ignore_progress) -> Banded:
     """The band keys of texts; signatures are made for some texts at a time and forgotten."""
     bands, rows = params.banding()
     numbers = permutations(params.num_permutations, params.seed)[:, : bands * rows]
@@ -96,8 +96,8 @@ def band(texts: Texts, params: Params, threads: int = 1, told: Told = nobody) ->
         return int(byte_lengths(some).sum())
 
     folding.table()
-    for size in ahead(fill, chunks(texts), threads):
-        told(size)
+    for size in map_in_threads(fill, chunks(texts), threads):
+        on_progress(size)
     return Banded(keys, signed)
 
 
