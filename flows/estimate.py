@@ -1,6 +1,6 @@
-"""Estimate a pretraining before it runs - weights, memory, FLOPs, time, money: python -m flows.estimate [--size gpt2]
+"""Estimate a pretraining before it runs: weights, memory, FLOPs, time and price. python -m flows.estimate [--size gpt2]
 
-Reads the section pretrain of params.yaml, or what `--size` alone would make of it.
+The estimate is for the section pretrain of params.yaml, or for the params that `--size` stands for.
 """
 
 import argparse
@@ -17,59 +17,65 @@ PUBLISHED_VOCAB_SIZE = 50_257  # of GPT-2 and GPT-3 (arXiv:2005.14165)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the estimate that the command line asks for; the exit code."""
-    return command.guarded(lambda: _print(_arguments(arguments)))
+    """Print the estimate for the command line `arguments`; return the exit code."""
+    return command.guarded(lambda: _print(_parse(arguments)))
 
 
 def _print(args: argparse.Namespace) -> None:
-    terms = {name: value for name, value in vars(args).items() if name not in ("size", "vocab_size", "data")}
-    for line in tasks.estimate(_section(args.size), args.vocab_size or _vocab_size(args.size or "", args.data), terms):
+    options = {name: value for name, value in vars(args).items() if name not in ("size", "vocab_size", "data")}
+    vocab_size = args.vocab_size or _vocab_size(args.size or "", args.data)
+    for line in tasks.estimate(_pretrain_params(args.size), vocab_size, options):
         print(line)
 
 
-def _section(size: str | None) -> Any:
+def _pretrain_params(size: str | None) -> Any:
     return params.load("pretrain") if size is None else params.section("pretrain", {"size": size}, "--size")
 
 
 def _vocab_size(size: str, data: Path) -> int:
-    """Of the published table that `size` names; else of the tokenizer there is, or that tokenization is to make."""
+    """The published vocabulary size for a published `size`; else that of data/tokens, or of tokenization's params."""
     if size.startswith("gpt"):
         return PUBLISHED_VOCAB_SIZE
     manifest = data / "tokens" / MANIFEST
     if manifest.is_file():
         return int(read_json(manifest)["vocab_size"])
-    dials: Any = params.load("tokenization")
-    return int(dials.vocab_size)
+    tokenization: Any = params.load("tokenization")
+    return int(tokenization.vocab_size)
 
 
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flows.estimate", description=__doc__)
-    parser.add_argument("--size", help="nano, micro, small, gpt2 ... gpt3, instead of params.yaml's pretrain")
-    parser.add_argument(
-        "--vocab-size", type=_positive(int), help="tokens (GPT's own, or of the tokenizer in data/tokens)"
-    )
-    parser.add_argument("--hardware", help="a GPU by name, for its memory and FLOP/s: a100, h100, h200, l4, t4 ...")
-    parser.add_argument("--gpu-memory", type=_positive(float), help="GiB of one device")
-    parser.add_argument("--flops", type=_positive(float), help="FLOP/s of one device, such as 312e12")
-    parser.add_argument("--mfu", type=_positive(float, 1), default=0.4, help="share of them that is reached (0.4)")
-    parser.add_argument("--gpus", type=_positive(int), help="devices (those of pretrain.launch)")
-    parser.add_argument("--strategy", choices=("ddp", "zero1", "zero2", "zero3", "fsdp", "tensor"))
-    parser.add_argument("--price-per-hour", type=_positive(float), help="of one device")
-    parser.add_argument("--lora-rank", type=_positive(int), default=8, help="of the rows about LoRA (8)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where tokens/ is (data)")
+    add = parser.add_argument
+    add("--size", help="estimate this size (nano, micro, small, gpt2 ... gpt3) instead of params.yaml's pretrain")
+    add(
+        "--vocab-size", type=_positive(int),
+        help="number of tokens; the default is that of GPT for a gpt size, else that of the tokenizer in data/tokens",
+    )  # fmt: skip
+    add("--hardware", help="a GPU by name, which sets its memory and FLOP/s: a100, h100, h200, l4, t4 ...")
+    add("--gpu-memory", type=_positive(float), help="memory of one device, in GiB")
+    add("--flops", type=_positive(float), help="peak FLOP/s of one device, such as 312e12")
+    add("--mfu", type=_positive(float, 1), default=0.4, help="share of the peak FLOP/s that is reached (default 0.4)")
+    add("--gpus", type=_positive(int), help="number of devices; the default is that of pretrain.launch")
+    add(
+        "--strategy", choices=("ddp", "zero1", "zero2", "zero3", "fsdp", "tensor"),
+        help="how the devices share the model; the default is that of pretrain.launch",
+    )  # fmt: skip
+    add("--price-per-hour", type=_positive(float), help="price of one device per hour, in any currency")
+    add("--lora-rank", type=_positive(int), default=8, help="rank of LoRA in the table (default 8)")
+    add("--data", type=Path, default=Path("data"), help="folder that contains tokens/ (default data)")
     return parser.parse_args(arguments)
 
 
-def _positive(kind: Callable[[str], float], most: float = float("inf")) -> Callable[[str], float]:
-    def parsed(text: str) -> float:
-        value = kind(text)
-        if not 0 < value <= most:
-            above = "" if most == float("inf") else f" and at most {most:g}"
-            raise argparse.ArgumentTypeError(f"expected a number above 0{above}, not {text}")
+def _positive(number_type: Callable[[str], float], maximum: float = float("inf")) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = number_type(text)
+        if not 0 < value <= maximum:
+            limit = "" if maximum == float("inf") else f" and at most {maximum:g}"
+            raise argparse.ArgumentTypeError(f"expected a number above 0{limit}, not {text}")
         return value
 
-    parsed.__name__ = kind.__name__
-    return parsed
+    parse.__name__ = number_type.__name__  # argparse prints this name when the text is no number
+    return parse
 
 
 if __name__ == "__main__":

@@ -32,10 +32,12 @@ def write_report(report: Report, data: Path, timings: Timings) -> None:
     timings.write()
 
 
-def estimate(params: BaseModel, vocab_size: int, terms: Mapping[str, Any]) -> Iterator[str]:
-    """Lines about what a pretrain section will take; `terms`: the fields of forecast.Terms. Raises BadParams."""
-    forecast = importlib.import_module(
-        "tasks.training.estimate.forecast"
-    )  # by its name: no stage is stale when it changes
-    lines: Iterator[str] = forecast.lines(params, vocab_size, forecast.Terms(**terms))
+def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any]) -> Iterator[str]:
+    """Return the lines of an estimate for the Params of pretrain; `options`: fields of forecast.Options.
+
+    Raises BadParams, BadModel.
+    """
+    # Imported by its name, so that dvc.yaml need not list it: a change of the estimate makes no stage out of date.
+    forecast = importlib.import_module("tasks.training.estimate.forecast")
+    lines: Iterator[str] = forecast.lines(params, vocab_size, forecast.Options(**options))
     return lines

@@ -1,23 +1,24 @@
-"""What a run will take, before it is begun: memory, FLOPs, hours and money.
+"""Memory and FLOPs of a training run, computed from the counts of its model.
 
-Activations are counted on the model (kept.py), because its classes fuse less than Korthikanti et al. 2022
-(arXiv:2205.05198, section 4.1), whose formula stands beside. FLOPs: PaLM (arXiv:2204.02311, appendix B), 6 per weight
-and token and 12 x layers x width x length for attention. Shards: ZeRO (arXiv:1910.02054). 4 bits: nf4 with a scale per
-64 weights (arXiv:2305.14314).
+Activations are counted on the model (saved_activations.py), because the classes of transformers fuse fewer operations
+than Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1), whose formula is here for comparison. FLOPs: PaLM
+(arXiv:2204.02311, appendix B), 6 per weight and token and 12 * layers * width * length per token for attention.
+Sharding: ZeRO (arXiv:1910.02054). 4 bits: NF4 with one scale per 64 weights (arXiv:2305.14314).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.training.estimate.counting import Counts
+from tasks.training.estimate.counting import WeightCounts
 from tasks.training.language.losses import CHUNK_BYTES
 
-Base = Literal["fp32", "bf16", "int8", "nf4"]
+BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
 Strategy = Literal["ddp", "zero1", "zero2", "zero3", "fsdp", "tensor"]
 
-BASE_BYTES: dict[Base, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
+BASE_BYTES: dict[BasePrecision, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
+# Bytes of optimizer state per weight: moments in fp32, or in 8 bits with an fp32 scale for each block of 256 numbers.
 STATE_BYTES = {"adamw": 8.0, "muon": 4.0, "lion": 4.0, "adamw_8bit": 2.0 + 8 / 256, "adafactor": 0.0}
-SHARDED: dict[Strategy, tuple[str, ...]] = {
+SHARDED: dict[Strategy, tuple[str, ...]] = {  # what each strategy divides among the processes
     "ddp": (),
     "zero1": ("optimizer",),
     "zero2": ("optimizer", "gradients"),
@@ -28,18 +29,18 @@ SHARDED: dict[Strategy, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What one process works on at once, and how."""
+class MicroBatch:
+    """The rows that one process computes at once, and how it saves memory."""
 
     rows: int
-    length: int
-    checkpointing: bool = False  # of activations: each block keeps its input alone
-    fused_attention: bool = True  # kernels that keep no matrix of scores
+    length: int  # tokens of a row
+    checkpointing: bool = False  # of activations: each block saves only its input
+    fused_attention: bool = True  # kernels that save no matrix of scores
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes by what they are for, on one device."""
+    """Bytes on one device, by their use."""
 
     weights: float
     gradients: float
@@ -48,83 +49,95 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all uses."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def full(
-    counts: Counts, batch: Batch, precision: Literal["fp32", "bf16"], optimizer: str, strategy: Strategy, gpus: int
+def full_memory(
+    counts: WeightCounts,
+    batch: MicroBatch,
+    precision: Literal["fp32", "bf16"],
+    optimizer: str,
+    strategy: Strategy,
+    gpus: int,
 ) -> Memory:
-    """Memory of training every weight: fp32 masters, and beside them in bf16 a working copy and its gradients."""
-    low = 2 if precision == "bf16" else 0
+    """Memory for training every weight: fp32 masters, and with bf16 also a working copy and its gradients."""
+    copy_bytes = 2 if precision == "bf16" else 0
     state = STATE_BYTES[optimizer] * counts.total
-    if optimizer == "muon":  # embeddings, head, norms and stacked experts are AdamW's
-        state = 8 * counts.total - 4 * counts.by_muon
-    held = {"weights": (4 + low) * counts.total, "gradients": (4 + low) * counts.total, "optimizer": state}
-    parts = {name: size / (gpus if name in SHARDED[strategy] else 1) for name, size in held.items()}
-    return Memory(**parts, activations=activations(counts, batch, 4 - low))
+    if optimizer == "muon":  # AdamW updates embeddings, head, norms and stacked experts
+        state = 8 * counts.total - 4 * counts.muon
+    gradients = weights = (4 + copy_bytes) * counts.total
+    unsharded = {"weights": weights, "gradients": gradients, "optimizer": state}
+    per_device = {use: size / (gpus if use in SHARDED[strategy] else 1) for use, size in unsharded.items()}
+    return Memory(**per_device, activations=activations(counts, batch, 4 - copy_bytes))
 
 
-def lora(counts: Counts, batch: Batch, base: Base, rank: int) -> Memory:
-    """Memory of training a LoRA with AdamW on a frozen base; what is added is trained in fp32 masters."""
+def lora_memory(counts: WeightCounts, batch: MicroBatch, base: BasePrecision, rank: int) -> Memory:
+    """Memory for training a LoRA with AdamW on a frozen base model. The LoRA has fp32 masters."""
     trained = counts.lora(rank)
-    kept = counts.parts.get("embedding", 0) + counts.parts.get("head", 0) + counts.parts.get("norms", 0)
-    frozen = BASE_BYTES[base] * (counts.total - kept) + max(2, BASE_BYTES[base]) * kept  # never in 4 or 8 bits
+    # Embeddings, head and norms are never quantized.
+    unquantized = counts.parts.get("embedding", 0) + counts.parts.get("head", 0) + counts.parts.get("norms", 0)
+    frozen = BASE_BYTES[base] * (counts.total - unquantized) + max(2, BASE_BYTES[base]) * unquantized
     size = 4 if base == "fp32" else 2
     weights = frozen + (4 if base == "fp32" else 6) * trained
     return Memory(weights, weights - frozen, 8 * trained, activations(counts, batch, size))
 
 
-def activations(counts: Counts, batch: Batch, size: int) -> float:
-    """Bytes that the forward pass keeps for the backward pass; `size`: bytes of a number."""
+def activations(counts: WeightCounts, batch: MicroBatch, size: int) -> float:
+    """Bytes that the forward pass saves for the backward pass; `size`: bytes of a number."""
     tokens = batch.rows * batch.length
-    block = layer(counts, batch, size)
-    kept = counts.num_layers * (tokens * counts.width * size if batch.checkpointing else block)
+    block = layer_activations(counts, batch, size)
+    saved = counts.num_layers * (tokens * counts.width * size if batch.checkpointing else block)
+    recomputed = block if batch.checkpointing else 0  # the backward pass computes one block at a time again
     logits = min(CHUNK_BYTES["cuda"], tokens * counts.head // counts.width * size)
-    return kept + (block if batch.checkpointing else 0) + logits
+    return saved + recomputed + logits
 
 
-def layer(counts: Counts, batch: Batch, size: int) -> float:
-    """Bytes that one block keeps: what autograd asks for, and of attention query, key, value and result.
+def layer_activations(counts: WeightCounts, batch: MicroBatch, size: int) -> float:
+    """Bytes that one block saves: the tensors counted on the model, and query, key, value and result of attention.
 
-    Where kernels are not fused, the scores too; an encoder-decoder has them always, for positions are added to them.
-    Classes that cannot be counted are taken to keep what the paper says.
+    Kernels that are not fused save the scores too. An encoder-decoder always saves them, because T5 adds position
+    biases to them. A class that cannot be counted is assumed to save what the published formula says.
     """
-    if counts.kept is None:
-        return published(counts, batch) * size / 2
+    if counts.saved_bytes is None:
+        return published_layer_activations(counts, batch) * size / 2
     scores = 0 if batch.fused_attention and counts.objective != "span" else counts.num_heads * batch.length * size
-    return batch.rows * batch.length * (counts.kept[size] + 4 * size * counts.width + scores)
+    return batch.rows * batch.length * (counts.saved_bytes[size] + 4 * size * counts.width + scores)
 
 
-def published(counts: Counts, batch: Batch) -> float:
-    """Bytes that one block keeps in 16 bits by arXiv:2205.05198, equation 1: s b h (34 + 5 a s / h).
+def published_layer_activations(counts: WeightCounts, batch: MicroBatch) -> float:
+    """Bytes that one block saves in 16 bits by arXiv:2205.05198, equation 1: s b h (34 + 5 a s / h).
 
-    That is for dropout, an MLP of 4 x width and pointwise operations fused by hand; the scores' 5 a s / h fall away
-    where attention is fused.
+    s: length, b: rows, h: width, a: heads. The formula assumes dropout, an MLP of 4 * width and fused pointwise
+    operations. Fused attention saves no scores, which are the term 5 a s / h.
     """
     scores = 0 if batch.fused_attention else 5 * counts.num_heads * batch.length / counts.width
     return batch.rows * batch.length * counts.width * (34 + scores)
 
 
-def flops(counts: Counts, tokens: float, length: int, checkpointing: bool = False, adapter: bool = False) -> float:
+def flops(
+    counts: WeightCounts, tokens: float, length: int, checkpointing: bool = False, adapter: bool = False
+) -> float:
     """FLOPs of training on `tokens` tokens in rows of `length`.
 
-    A product takes 2 per weight and token forward, as many for the gradient of its input, and as many for that of its
-    weight unless it is frozen (`adapter`). Checkpointing adds one forward pass.
+    A product takes 2 FLOPs per weight and token in the forward pass, 2 for the gradient of its input, and 2 for the
+    gradient of its weight unless the weight is frozen (`adapter`). Checkpointing adds one forward pass.
     """
-    forward, attention = _forward(counts, length)
+    matrix_flops, attention_flops = _forward_flops(counts, length)
     passes = (2 if adapter else 3) + checkpointing
-    return tokens * (passes * forward + (3 + checkpointing) * attention)
+    return tokens * (passes * matrix_flops + (3 + checkpointing) * attention_flops)
 
 
-def _forward(counts: Counts, length: int) -> tuple[float, float]:
-    """FLOPs per token of the row: products with weights, and of attention's scores and sums."""
-    through = {"encoder": 1.0, "decoder": 1.0}
-    logits = 1.0
-    if counts.objective == "span":  # 15 % is cut out, in spans of 3, and comes back with a sentinel each
-        through = {"encoder": 0.9, "decoder": 0.2}
-        logits = 0.2
+def _forward_flops(counts: WeightCounts, length: int) -> tuple[float, float]:
+    """FLOPs of the forward pass per token: products with weights; scores and weighted sums of attention."""
+    token_share = {"encoder": 1.0, "decoder": 1.0}  # tokens that pass each stack, per token of the text
+    logits_share = 1.0
+    if counts.objective == "span":
+        # 15 % of the tokens are corrupted, in spans of 3, which adds 5 % sentinels on both sides: 85 % + 5 % of the
+        # tokens enter the encoder, 15 % + 5 % the decoder.
+        token_share = {"encoder": 0.9, "decoder": 0.2}
+        logits_share = 0.2
     if counts.objective == "masked":
-        logits = 0.15
-    weights = sum(share * counts.matrices[stack] for stack, share in through.items())
-    return 2 * (weights + logits * counts.head), 4.0 * counts.num_layers * counts.width * length
+        logits_share = 0.15
+    weights = sum(share * counts.matrices[stack] for stack, share in token_share.items())
+    return 2 * (weights + logits_share * counts.head), 4.0 * counts.num_layers * counts.width * length

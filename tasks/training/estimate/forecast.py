@@ -1,4 +1,4 @@
-"""Lines that say what a pretraining will take on given hardware, and whether it fits."""
+"""The lines of `python -m flows.estimate`: what a pretraining needs on given hardware, and whether it fits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 from tasks.errors import BadParams
 from tasks.training.estimate import estimate
-from tasks.training.estimate.counting import Counts, count_checkpoint, count_shape
-from tasks.training.estimate.estimate import Base, Batch, Memory, Strategy
+from tasks.training.estimate.counting import WeightCounts, count_checkpoint, count_shape
+from tasks.training.estimate.estimate import BasePrecision, Memory, MicroBatch, Strategy
 
 GIB, MIB = 1 << 30, 1 << 20
 CHINCHILLA = 20  # tokens per weight, arXiv:2203.15556
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-BASES: dict[Base, str] = {"bf16": "bf16", "int8": "8-bit", "nf4": "4-bit"}
+BASES: dict[BasePrecision, str] = {"bf16": "bf16", "int8": "8-bit", "nf4": "4-bit"}
 
-# Memory in units of 10^9 bytes and dense 16-bit FLOP/s with fp32 sums, as the makers' data sheets have them.
+# (memory in 10^9 bytes, dense 16-bit FLOP/s with fp32 accumulation), from the data sheets of NVIDIA.
 HARDWARE = {
     "a100-40": (40, 312e12),
     "a100": (80, 312e12),
@@ -28,123 +28,129 @@ HARDWARE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """The hardware and what it costs. None = not asked."""
+class Options:
+    """The options of the command: the hardware and its price. None means that the option was not given."""
 
-    hardware: str | None = None
-    gpu_memory: float | None = None  # GiB
-    flops: float | None = None  # per second and device
-    mfu: float = 0.4  # share of them that the model's FLOPs get
-    gpus: int | None = None  # None = as many processes as the params launch
-    strategy: Strategy | None = None  # None = as they share them
+    hardware: str | None = None  # a key of HARDWARE
+    gpu_memory: float | None = None  # GiB of one device
+    flops: float | None = None  # FLOP/s of one device
+    mfu: float = 0.4  # model FLOPs utilization: the share of `flops` that training reaches
+    gpus: int | None = None  # None: the number of processes in the params
+    strategy: Strategy | None = None  # None: the strategy in the params
     price_per_hour: float | None = None  # of one device
     lora_rank: int = 8
 
     def memory_bytes(self) -> float | None:
-        """Of one device, where it is known."""
+        """The memory of one device, if it is known."""
         if self.gpu_memory is not None:
             return self.gpu_memory * GIB
         return HARDWARE[self.hardware][0] * 1e9 if self.hardware else None
 
     def speed(self) -> float | None:
-        """FLOP/s of one device, where it is known."""
+        """The peak FLOP/s of one device, if they are known."""
         return self.flops or (HARDWARE[self.hardware][1] if self.hardware else None)
 
 
-def counts(params: Any, vocab_size: int) -> Counts:
-    """Counts of the model that a pretrain section describes. Raises BadModel."""
-    return count_checkpoint(params.base) if params.base else count_shape(params.model, vocab_size)
-
-
-def lines(params: Any, vocab_size: int, terms: Terms) -> Iterator[str]:
-    """What `params`, a pretrain section, will take. Raises BadParams, BadModel."""
-    if terms.hardware is not None and terms.hardware not in HARDWARE:
-        raise BadParams(f"--hardware {terms.hardware} is not known; there are: {', '.join(HARDWARE)}. Or give --flops.")
-    strategy: Any = terms.strategy or params.launch.strategy
-    terms = replace(terms, gpus=terms.gpus or params.launch.count, strategy=strategy)
-    counted = counts(params, vocab_size)
-    yield from _parameters(params, counted, vocab_size)
-    yield from _work(params, counted, terms)
+def lines(params: Any, vocab_size: int, options: Options) -> Iterator[str]:
+    """The estimate for `params`, the Params of pretrain. Raises BadParams, BadModel."""
+    if options.hardware is not None and options.hardware not in HARDWARE:
+        raise BadParams(
+            f"--hardware {options.hardware} is unknown; there are: {', '.join(HARDWARE)}. "
+            "For other hardware, give --flops and --gpu-memory."
+        )
+    strategy: Any = options.strategy or params.launch.strategy
+    options = replace(options, gpus=options.gpus or params.launch.count, strategy=strategy)
+    counts = count_checkpoint(params.base) if params.base else count_shape(params.model, vocab_size)
+    yield from _weight_lines(params, counts)
+    yield from _compute_lines(params, counts, options)
     yield ""
-    yield from _memory(params, counted, terms)
+    yield from _memory_lines(params, counts, options)
 
 
-def _parameters(params: Any, counted: Counts, vocab_size: int) -> Iterator[str]:
+def _weight_lines(params: Any, counts: WeightCounts) -> Iterator[str]:
     model = params.base or params.model.kind
-    shape = f"{counted.num_layers} layers, width {counted.width}, {counted.num_heads} heads"
-    yield f"{model}: {shape}, vocabulary {counted.head // counted.width:,} ({params.objective})"
+    shape = f"{counts.num_layers} layers, width {counts.width}, {counts.num_heads} heads"
+    yield f"{model}: {shape}, vocabulary {counts.head // counts.width:,} ({params.objective})"
     yield ""
-    yield f"{'weights':<12}{counted.total:>20,}  = {_short(counted.total)}"
-    for part, number in counted.parts.items():
-        yield f"  {part:<10}{number:>20,}  {number / counted.total:>6.1%}"
+    yield f"{'weights':<12}{counts.total:>20,}  = {_short(counts.total)}"
+    for part, number in counts.parts.items():
+        yield f"  {part:<10}{number:>20,}  {number / counts.total:>6.1%}"
 
 
-def _work(params: Any, counted: Counts, terms: Terms) -> Iterator[str]:
-    gpus = terms.gpus or 1
+def _compute_lines(params: Any, counts: WeightCounts, options: Options) -> Iterator[str]:
+    gpus = options.gpus or 1
     tokens = params.steps * params.global_batch_size * params.sequence_length
-    work = estimate.flops(counted, tokens, params.sequence_length, params.gradient_checkpointing)
-    rows = f"{params.steps:,} steps of {params.global_batch_size} rows of {params.sequence_length}"
-    per_weight = f"{tokens / counted.total:.1f} per weight; Chinchilla: {_short(CHINCHILLA * counted.total)}"
+    flops = estimate.flops(counts, tokens, params.sequence_length, params.gradient_checkpointing)
+    batches = f"{params.steps:,} steps of {params.global_batch_size} rows of {params.sequence_length}"
+    per_weight = f"{tokens / counts.total:.1f} per weight; Chinchilla: {_short(CHINCHILLA * counts.total)}"
     yield ""
-    yield f"tokens      {_short(tokens)} ({rows}), {per_weight}"
-    yield f"FLOPs       {work:.3g}"
-    speed = terms.speed()
+    yield f"tokens      {_short(tokens)} ({batches}), {per_weight}"
+    yield f"FLOPs       {flops:.3g}"
+    speed = options.speed()
     if speed is None:
-        yield "time        give --hardware NAME, or --flops of one device, for time and money"
+        yield "time        unknown: give --hardware NAME, or --flops of one device, for time and price"
         return
-    hours = work / (speed * terms.mfu * gpus) / 3600
-    on = f"{gpus} x {terms.hardware or 'device'}, {terms.mfu:.0%} of {speed:.3g} FLOP/s"
-    yield f"time        {_duration(hours)} on {on}"
-    if terms.price_per_hour is not None:
-        cost = hours * gpus * terms.price_per_hour
-        yield f"money       {cost:,.2f} at {terms.price_per_hour:g} per device and hour"
+    hours = flops / (speed * options.mfu * gpus) / 3600
+    devices = f"{gpus} x {options.hardware or 'device'}, {options.mfu:.0%} of {speed:.3g} FLOP/s"
+    yield f"time        {_duration(hours)} on {devices}"
+    if options.price_per_hour is not None:
+        price = hours * gpus * options.price_per_hour
+        yield f"price       {price:,.2f} at {options.price_per_hour:g} per device and hour"
 
 
-def _memory(params: Any, counted: Counts, terms: Terms) -> Iterator[str]:
-    limit = terms.memory_bytes()
-    found = dict(_ways(params, counted, terms))
-    shared = f", {terms.strategy} on {terms.gpus}" if (terms.gpus or 1) > 1 else ""
-    unit, size = ("GiB", GIB) if max(memory.total for memory in found.values()) >= GIB else ("MiB", MIB)
-    yield f"{unit} per device, {params.micro_batch_size} rows of {params.sequence_length} at once{shared}"
-    yield f"{'':<34}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'all':>10}"
-    for way, memory in found.items():
-        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.total)
-        numbers = "".join(f"{part / size:>{width}.2f}" for part, width in zip(parts, (10, 11, 11, 13, 10), strict=True))
+def _memory_lines(params: Any, counts: WeightCounts, options: Options) -> Iterator[str]:
+    limit = options.memory_bytes()
+    memories = dict(_memories(params, counts, options))
+    sharding = f", {options.strategy} on {options.gpus}" if (options.gpus or 1) > 1 else ""
+    unit, size = ("GiB", GIB) if max(memory.total for memory in memories.values()) >= GIB else ("MiB", MIB)
+    yield f"{unit} per device, {params.micro_batch_size} rows of {params.sequence_length} at once{sharding}"
+    yield f"{'':<34}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'activations':>13}{'total':>10}"
+    for setup, memory in memories.items():
+        columns = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.total)
+        widths = (10, 11, 11, 13, 10)
+        numbers = "".join(f"{column / size:>{width}.2f}" for column, width in zip(columns, widths, strict=True))
         verdict = "" if limit is None else "  fits" if memory.total <= limit else "  does not fit"
-        yield f"{way:<34}{numbers}{verdict}"
-    paper = counted.num_layers * estimate.published(counted, Batch(params.micro_batch_size, params.sequence_length))
-    yield f"activations with every operation fused (arXiv:2205.05198), 16 bits: {paper / size:.2f} {unit}"
+        yield f"{setup:<34}{numbers}{verdict}"
+    batch = MicroBatch(params.micro_batch_size, params.sequence_length)
+    published = counts.num_layers * estimate.published_layer_activations(counts, batch)
+    yield f"activations if every operation were fused (arXiv:2205.05198), 16 bits: {published / size:.2f} {unit}"
     if limit is not None:
         yield ""
-        yield _verdict(params, found, limit)
+        yield _verdict(params, memories, limit)
 
 
-def _ways(params: Any, counted: Counts, terms: Terms) -> Iterator[tuple[str, Memory]]:
-    plain = Batch(params.micro_batch_size, params.sequence_length)
-    light = Batch(params.micro_batch_size, params.sequence_length, checkpointing=True)
-    strategy, gpus = terms.strategy or "ddp", terms.gpus or 1
+def _memories(params: Any, counts: WeightCounts, options: Options) -> Iterator[tuple[str, Memory]]:
+    """The rows of the table: the name of each setup and its memory."""
+    batches = [
+        MicroBatch(params.micro_batch_size, params.sequence_length, checkpointing) for checkpointing in (False, True)
+    ]
+    strategy, gpus = options.strategy or "ddp", options.gpus or 1
     for precision in PRECISIONS:
-        for batch in (plain, light):
-            name = f"{precision}, {params.optimizer}" + (", checkpointing" if batch.checkpointing else "")
-            memory = estimate.full(counted, batch, precision, params.optimizer, strategy, gpus)
-            yield name, memory
-    for base, bits in BASES.items():
-        for batch in (plain, light):
-            name = f"LoRA {terms.lora_rank} on {bits}" + (", checkpointing" if batch.checkpointing else "")
-            yield name, estimate.lora(counted, batch, base, terms.lora_rank)
+        for batch in batches:
+            memory = estimate.full_memory(counts, batch, precision, params.optimizer, strategy, gpus)
+            yield _setup(precision, params.optimizer, batch.checkpointing), memory
+    for base, base_name in BASES.items():
+        for batch in batches:
+            setup = f"LoRA {options.lora_rank} on {base_name}" + (", checkpointing" if batch.checkpointing else "")
+            yield setup, estimate.lora_memory(counts, batch, base, options.lora_rank)
 
 
-def _verdict(params: Any, found: dict[str, Memory], limit: float) -> str:
+def _setup(precision: str, optimizer: str, checkpointing: bool) -> str:
+    return f"{precision}, {optimizer}" + (", checkpointing" if checkpointing else "")
+
+
+def _verdict(params: Any, memories: dict[str, Memory], limit: float) -> str:
     precision = "fp32" if params.precision == "fp32" else "bf16"
-    name = f"{precision}, {params.optimizer}" + (", checkpointing" if params.gradient_checkpointing else "")
-    need, room = found[name].total / GIB, limit / GIB
-    if found[name].total <= limit:
-        return f"It fits: pretrain as params say ({name}) needs {need:.2f} of {room:.2f} GiB."
-    fitting = [way for way, memory in found.items() if memory.total <= limit]
-    remedy = f"These fit: {'; '.join(fitting)}. " if fitting else ""
+    setup = _setup(precision, params.optimizer, params.gradient_checkpointing)
+    needed, available = memories[setup].total / GIB, limit / GIB
+    if memories[setup].total <= limit:
+        return f"It fits: pretrain with its params ({setup}) needs {needed:.2f} of {available:.2f} GiB."
+    fitting = [name for name, memory in memories.items() if memory.total <= limit]
+    alternatives = f"These fit: {'; '.join(fitting)}. " if fitting else ""
     return (
-        f"IT DOES NOT FIT: pretrain as params say ({name}) needs {need:.2f} GiB, there are {room:.2f}. {remedy}"
-        "A smaller micro_batch_size needs less for activations, --strategy fsdp on more --gpus less for all else."
+        f"IT DOES NOT FIT: pretrain with its params ({setup}) needs {needed:.2f} GiB, but a device has "
+        f"{available:.2f} GiB. {alternatives}A smaller micro_batch_size reduces activations; --strategy fsdp with more "
+        "--gpus reduces everything else."
     )
 
 

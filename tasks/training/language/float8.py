@@ -100,11 +100,9 @@ def _quantize(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (tensor * scale.to(tensor.dtype)).clamp(-max_value, max_value).to(dtype), 1 / scale
 
 
-def _matmul(
-    left: Tensor, left_scale: Tensor, right: Tensor, right_scale: Tensor, dtype: torch.dtype, fast: bool = False
-) -> Tensor:
-    """left [n, k], row-major, @ right [k, m], column-major: cuBLAS has FP8 products for this layout alone."""
-    return torch._scaled_mm(left, right, left_scale, right_scale, out_dtype=dtype, use_fast_accum=fast)
+def _matmul(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, dtype: torch.dtype, fast: bool = False) -> Tensor:
+    """a [n, k], row-major, @ b [k, m], column-major: cuBLAS has FP8 products for this layout alone."""
+    return torch._scaled_mm(a, b, a_scale, b_scale, out_dtype=dtype, use_fast_accum=fast)
 
 
 def _column_major(matrix: Tensor) -> Tensor:

@@ -170,10 +170,10 @@ def test_a_mistake_in_params_yaml_is_one_line(tmp_path: Path) -> None:
     file.write_text("sft:\n  adapter: {name: lora, rnk: 8}\n")
     with pytest.raises(
         BadParams, match=r"line 2: sft\.adapter.*'rnk'; did you mean 'rank'\? available: alpha"
-    ) as caught:
+    ) as raised:
         runtime_params.load("sft", file)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
     file.write_text("sft:\n  adapter: {name: lora, rank: 0}\n")
-    with pytest.raises(BadParams, match=r"sft\.adapter.*rank.*greater than or equal to 1") as caught:
+    with pytest.raises(BadParams, match=r"sft\.adapter.*rank.*greater than or equal to 1") as raised:
         runtime_params.load("sft", file)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
