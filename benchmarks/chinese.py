@@ -35,10 +35,10 @@ def found(texts: list[str], copies: list[str]) -> tuple[float, int]:
     both = texts + copies
     array = pa.array(both, pa.large_string())
     params = minhash.Params()
-    banded = minhash.band(array, params)
-    sets_of = functools.partial(minhash.sets_of, array, params.shingle_size)
-    made = clusters.verify(
-        banded.keys, banded.signed, words.byte_lengths(array), sets_of, params.threshold, params.max_bucket
+    banded = minhash.compute_band_keys(array, params)
+    sets_of = functools.partial(minhash.shingle_sets, array, params.shingle_size)
+    made = clusters.connect_duplicates(
+        banded.keys, banded.has_shingles, words.byte_lengths(array), sets_of, params.threshold, params.max_bucket
     )
     together = sum(made.roots[i] == made.roots[len(texts) + i] for i in range(len(texts)))
     false = 0

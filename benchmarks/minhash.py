@@ -90,7 +90,9 @@ def recall_by_decile(vocabulary: list[str]) -> list[dict[str, float]]:
     for decile in range(10):
         left, right = (texts_of(side) for side in edited_pairs(vocabulary, decile, PAIRS_PER_DECILE))
         similarity = np.array(list(pair_similarities(left, right)))
-        found = (minhash.band(left, PARAMS).keys == minhash.band(right, PARAMS).keys).any(axis=0)
+        found = (minhash.compute_band_keys(left, PARAMS).keys == minhash.compute_band_keys(right, PARAMS).keys).any(
+            axis=0
+        )
         here = (similarity * 10).astype(int).clip(0, 9) == decile
         expected = 1 - (1 - similarity[here] ** 8) ** 14
         row = {
@@ -115,15 +117,15 @@ def natural_pairs(texts: pa.Array) -> tuple[float, float, int]:
 
     They are looked for with 37 bands of 3 rows, which miss one such pair in 10^12.
     """
-    wide = minhash.band(texts, minhash.Params(bands=37, rows=3))
+    wide = minhash.compute_band_keys(texts, minhash.Params(bands=37, rows=3))
     candidates = set()
     for key in wide.keys:
-        rows = np.flatnonzero(wide.signed)[np.argsort(key[wide.signed], kind="stable")]
+        rows = np.flatnonzero(wide.has_shingles)[np.argsort(key[wide.has_shingles], kind="stable")]
         for bucket in np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1):
             candidates.update(combinations(sorted(bucket.tolist()), 2) if len(bucket) > 1 else ())
     real = functools.lru_cache(None)(lambda row: frozenset(shingles.shingles(texts[row].as_py(), 5)))
     true = [pair for pair in sorted(candidates) if alike(real(pair[0]), real(pair[1]))]
-    keys = minhash.band(texts, PARAMS).keys
+    keys = minhash.compute_band_keys(texts, PARAMS).keys
     roots = clusters_of(texts).roots
     met = sum((keys[:, i] == keys[:, j]).any() for i, j in true)
     return met / len(true), sum(roots[i] == roots[j] for i, j in true) / len(true), len(true)
@@ -131,10 +133,12 @@ def natural_pairs(texts: pa.Array) -> tuple[float, float, int]:
 
 def clusters_of(texts: pa.Array) -> clusters.Clusters:
     """As `minhash.duplicates` makes them."""
-    banded = minhash.band(texts, PARAMS)
-    sets_of = functools.partial(minhash.sets_of, texts, 5)
+    banded = minhash.compute_band_keys(texts, PARAMS)
+    sets_of = functools.partial(minhash.shingle_sets, texts, 5)
     sizes = words.byte_lengths(texts)
-    return clusters.verify(banded.keys, banded.signed, sizes, sets_of, PARAMS.threshold, PARAMS.max_bucket)
+    return clusters.connect_duplicates(
+        banded.keys, banded.has_shingles, sizes, sets_of, PARAMS.threshold, PARAMS.max_bucket
+    )
 
 
 def precision(texts: list[str]) -> tuple[float, float, int]:
@@ -142,8 +146,8 @@ def precision(texts: list[str]) -> tuple[float, float, int]:
     array = texts_of(texts)
     real = functools.lru_cache(None)(lambda row: frozenset(shingles.shingles(texts[row], 5)))
     edges = clusters_of(array).edges.tolist()
-    banded = minhash.band(array, PARAMS)
-    roots = clusters.candidates(banded.keys, banded.signed)
+    banded = minhash.compute_band_keys(array, PARAMS)
+    roots = clusters.connect_candidates(banded.keys, banded.has_shingles)
     guesses = [(i, root) for i, root in enumerate(roots.tolist()) if i != root]
     right, guessed = (sum(alike(real(i), real(j)) for i, j in pairs) for pairs in (edges, guesses))
     return right / len(edges), guessed / len(guesses), len(edges)
@@ -162,7 +166,7 @@ def cluster(number: int) -> dict[str, float]:
     tracemalloc.reset_peak()
     start = time.process_time()
     keys = clusters.band_keys(signatures, 14, 8)
-    roots = clusters.candidates(keys, np.ones(number, np.bool_))
+    roots = clusters.connect_candidates(keys, np.ones(number, np.bool_))
     seconds = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     assert len(np.unique(roots)) == number - number // 5, "every planted copy is in its cluster"

@@ -120,10 +120,12 @@ def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
             rows, texts = corpus.remaining()
             priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows).combine_chunks()
             if isinstance(params.deliveries, Path):
-                known = deliveries.accept(params.deliveries, texts, ids, params.minhash, priority, params.threads())
+                known = deliveries.deduplicate(
+                    params.deliveries, texts, ids, params.minhash, priority, params.threads()
+                )
             else:
                 url = str(params.deliveries)
-                known = redis_index.accept(url, texts, ids, params.minhash, priority, params.threads())
+                known = redis_index.deduplicate(url, texts, ids, params.minhash, priority, params.threads())
             corpus.drop_known(rows, known, "deliveries.duplicate")
         return
     if params.exact:
@@ -150,10 +152,10 @@ def cut_repeats(corpus: Corpus, params: Params, timings: Timings) -> None:
     with timings.measure("repeats"):
         rows, texts = corpus.remaining()
         priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows)
-        gone = repeated_lines.repeated(texts, params.repeats, priority, ids)
+        gone = repeated_lines.repeated_passages(texts, params.repeats, priority, ids)
         corpus.counts["repeats_cut"] = len(gone)
         if len(gone):
-            corpus.change(rows, repeated_lines.without(texts, gone), "repeats.nothing_left")
+            corpus.change(rows, repeated_lines.remove_passages(texts, gone), "repeats.nothing_left")
 
 
 @task(cache_policy=NO_CACHE)
@@ -190,8 +192,8 @@ def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> N
         sizes = corpus.cluster_sizes()
         if asked.copies == "measured":
             sizes = _sizes_before_filters(corpus, params, data)
-        steps = rehydration.steps(asked, sizes, corpus.judged_as, corpus.filtered)
-        corpus.copies = rehydration.copies(sizes, corpus.judged_as, steps, precedence(corpus.small["split"]) == 0)
+        steps = rehydration.copy_rules(asked, sizes, corpus.judged_as, corpus.filtered)
+        corpus.copies = rehydration.copy_counts(sizes, corpus.judged_as, steps, precedence(corpus.small["split"]) == 0)
         corpus.shown = [{"language": code, **asdict(step)} for code, some in steps.items() for step in some]
 
 

@@ -1,123 +1,139 @@
-"""Clusters of near-duplicates: documents equal in a band are candidates, exact Jaccard decides, union-find connects.
+"""Clusters of near-duplicates: equal band keys give candidates, exact Jaccard confirms pairs, union-find connects them.
 
-What comes out depends on the set of documents alone: not on their order, nor on how they are cut into shards.
+The result depends on the set of documents alone: neither their order nor their division into shards changes it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 
-Keys = UInt64Array  # [bands, n]; one hash for the rows of a signature that make a band
-Sets = tuple[UInt64Array, Int64Array]  # sorted sets in one array, and their n + 1 offsets
+BandKeys = UInt64Array  # [bands, n]; one hash for the values of a signature that form a band
+ShingleSets = tuple[UInt64Array, Int64Array]  # sorted sets of shingle hashes in one array, and their n + 1 offsets
 
-BATCH_WEIGHT = 64 << 20  # bytes of text whose shingles are compared at once; they take up to four times that
+BATCH_BYTES = 64 << 20  # bytes of text whose shingle sets are in memory at once; the sets take up to four times that
 
+# The constants of the hash in `words.py`: 2^64 / golden ratio, and an odd multiplier that mixes all bits.
 _SEED, _STIR, _U1, _U32 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93), np.uint64(1), np.uint64(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """`roots[i]` is equal for the documents of one cluster; `edges[m, 2]`, the verified pairs that connect them."""
+    """`roots[i]` is equal for the documents of one cluster. `edges[m, 2]` are the confirmed pairs that connect them."""
 
     roots: Int32Array
     edges: Int32Array
 
 
-def band_keys(signatures: UInt32Array, bands: int, rows: int) -> Keys:
-    """One 64-bit key for each band of `rows` neighboring values: uint64[bands, n]."""
+def band_keys(signatures: UInt32Array, bands: int, rows: int) -> BandKeys:
+    """Hash each band of `rows` neighboring values of a signature to one 64-bit key: uint64[bands, n]."""
     keys = np.empty((bands, len(signatures)), np.uint64)
-    _band_keys(signatures, rows, keys)
+    _hash_bands(signatures, rows, keys)
     return keys
 
 
-def candidates(keys: Keys, signed: BoolArray) -> Int32Array:
-    """A root for each document: equal for those connected by equal bands. Those not `signed` are left alone."""
+def connect_candidates(keys: BandKeys, has_shingles: BoolArray) -> Int32Array:
+    """Return one root per document, equal for documents that equal band keys connect, directly or through others.
+
+    Documents without shingles all have the same meaningless keys. Each of them is its own root.
+    """
     n = keys.shape[1]
+    # The load of the open hash table stays below 2 / 3, so that chains of occupied slots stay short.
     size = 1 << max(4, int(1.5 * n).bit_length())
-    roots, heads, known = np.arange(n, dtype=np.int32), np.empty(size, np.int32), np.empty(size, np.uint64)
+    roots, first_rows, slot_keys = np.arange(n, dtype=np.int32), np.empty(size, np.int32), np.empty(size, np.uint64)
     for band in keys:
-        heads.fill(-1)
-        _connect(np.ascontiguousarray(band), signed, heads, known, roots)
+        first_rows.fill(-1)
+        _unite_equal_keys(np.ascontiguousarray(band), has_shingles, first_rows, slot_keys, roots)
     _flatten(roots)
     return roots
 
 
-def verify(
-    keys: Keys,
-    signed: BoolArray,
-    weights: Int64Array,
-    sets_of: Callable[[Int32Array], Sets],
+def connect_duplicates(
+    keys: BandKeys,
+    has_shingles: BoolArray,
+    num_bytes: Int64Array,
+    sets_of: Callable[[Int32Array], ShingleSets],
     threshold: float,
     max_bucket: int,
 ) -> Clusters:
-    """Connect documents that share a band and whose shingle sets have a Jaccard similarity of `threshold` or more.
+    """Connect documents that share a band and whose shingle sets have a Jaccard similarity of at least `threshold`.
 
-    `weights` are bytes of text, `sets_of(rows)` the shingle sets of some documents. In a bucket of more than
-    `max_bucket` distinct documents, each is compared with that many neighbors in the order of their content.
+    keys: uint64[bands, n]; num_bytes: the size of each text, int64[n]; sets_of: returns the shingle sets of some rows.
+    A bucket (documents with the same key in a band) of more than `max_bucket` distinct documents would need a quadratic
+    number of comparisons: each is then compared with that many neighbors in the order of a hash of its content.
     """
-    coarse = candidates(keys, signed)
-    roots, edges = np.arange(len(coarse), dtype=np.int32), [np.empty((0, 2), np.int32)]
-    for rows in _batches(coarse, weights):
+    components = connect_candidates(keys, has_shingles)
+    roots, edges = np.arange(len(components), dtype=np.int32), [np.empty((0, 2), np.int32)]
+    for rows in _batches(components, num_bytes):
         hashes, offsets = sets_of(rows)
-        content = np.empty(len(rows), np.uint64)
-        _content(hashes, offsets, content)
-        local, found = np.arange(len(rows), dtype=np.int32), np.empty((len(rows), 2), np.int32)
-        count, distinct = _merge_equal(hashes, offsets, content, local, found)
+        set_hashes = np.empty(len(rows), np.uint64)
+        _hash_sets(hashes, offsets, set_hashes)
+        # A forest over n documents has fewer than n edges.
+        batch_roots, batch_edges = np.arange(len(rows), dtype=np.int32), np.empty((len(rows), 2), np.int32)
+        num_edges, distinct = _connect_equal_sets(hashes, offsets, set_hashes, batch_roots, batch_edges)
         for band in keys:
             key = band[rows[distinct]]
-            order = distinct[np.lexsort((content[distinct], key))]
-            count = _link(hashes, offsets, band[rows], order, threshold, max_bucket, local, found, count)
-        _flatten(local)
-        roots[rows] = rows[local]
-        edges.append(rows[found[:count]])
+            # Buckets are runs of equal keys; the order within a bucket must not depend on the order of the input.
+            order = distinct[np.lexsort((set_hashes[distinct], key))]
+            num_edges = _connect_buckets(
+                hashes, offsets, band[rows], order, threshold, max_bucket, batch_roots, batch_edges, num_edges
+            )
+        _flatten(batch_roots)
+        roots[rows] = rows[batch_roots]
+        edges.append(rows[batch_edges[:num_edges]])
     return Clusters(roots, np.concatenate(edges))
 
 
-def representatives(roots: Int32Array, rank: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """For each document the row of its cluster's best rank (-1 where that is itself), and the size of its cluster."""
-    best = np.full(len(roots), len(roots), np.int64)
-    np.minimum.at(best, roots, rank)
-    by_rank = np.empty(len(roots), np.int64)
-    by_rank[rank] = np.arange(len(roots))
-    keeper = by_rank[best[roots]]
+def representatives(roots: Int32Array, ranks: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the row of the best rank in each document's cluster (-1 where it is its own), and its cluster's size.
+
+    roots: int32[n], equal within a cluster; ranks: int64[n], a permutation of 0 to n - 1, the best is the lowest.
+    """
+    best_ranks = np.full(len(roots), len(roots), np.int64)
+    np.minimum.at(best_ranks, roots, ranks)
+    row_of_rank = np.empty(len(roots), np.int64)
+    row_of_rank[ranks] = np.arange(len(roots))
+    best_rows = row_of_rank[best_ranks[roots]]
     sizes = np.bincount(roots, minlength=len(roots))[roots]
-    return np.where(keeper == np.arange(len(roots)), -1, keeper), sizes
+    return np.where(best_rows == np.arange(len(roots)), -1, best_rows), sizes
 
 
-def _batches(coarse: Int32Array, weights: Int64Array) -> Iterator[Int32Array]:
-    """Documents that have candidates, whole components together, as many as BATCH_WEIGHT allows."""
-    sizes = np.bincount(coarse, minlength=len(coarse))
-    rows = np.flatnonzero(sizes[coarse] > 1).astype(np.int32)
-    rows = rows[np.argsort(coarse[rows], kind="stable")]
+def _batches(components: Int32Array, num_bytes: Int64Array) -> Iterator[Int32Array]:
+    """Yield the rows that have candidates, in batches of about BATCH_BYTES of text that divide no component."""
+    sizes = np.bincount(components, minlength=len(components))
+    rows = np.flatnonzero(sizes[components] > 1).astype(np.int32)
+    rows = rows[np.argsort(components[rows], kind="stable")]
     if not len(rows):
         return
-    starts = np.flatnonzero(np.diff(coarse[rows], prepend=-1))
-    ends, total = np.append(starts[1:], len(rows)), np.cumsum(weights[rows])
+    starts = np.flatnonzero(np.diff(components[rows], prepend=-1))
+    ends, total_bytes = np.append(starts[1:], len(rows)), np.cumsum(num_bytes[rows])
     begin = 0
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        if start > begin and total[end - 1] - total[begin] > BATCH_WEIGHT:
+        if start > begin and total_bytes[end - 1] - total_bytes[begin] > BATCH_BYTES:
             yield rows[begin:start]
             begin = start
     yield rows[begin:]
 
 
-def _merge_equal(
-    hashes: Any, offsets: Any, content: Any, roots: Int32Array, edges: Int32Array
+def _connect_equal_sets(
+    hashes: UInt64Array, offsets: Int64Array, set_hashes: UInt64Array, roots: Int32Array, edges: Int32Array
 ) -> tuple[int, Int64Array]:
-    """Connect equal sets; the number of edges, and one member of each kind."""
-    order = np.argsort(content, kind="stable")
-    count: int = _link(hashes, offsets, content, order, 1.0, 1, roots, edges, 0)
+    """Connect documents with equal shingle sets. Return the number of edges, and one row per distinct set.
+
+    Without this step, thousands of identical pages would fill the window of `max_bucket` neighbors in each bucket.
+    """
+    order = np.argsort(set_hashes, kind="stable")
+    num_edges = _connect_buckets(hashes, offsets, set_hashes, order, 1.0, 1, roots, edges, 0)
     _flatten(roots)
-    return count, np.flatnonzero(roots == np.arange(len(roots)))
+    return num_edges, np.flatnonzero(roots == np.arange(len(roots)))
 
 
 @kernel("int32(int32[::1], int32)")
-def _find(roots: Any, i: Any) -> Any:
+def _find_root(roots: Int32Array, i: int) -> int:
+    """Follow the parents of i to the root. Path halving: each visited node then points to its grandparent."""
     while roots[i] != i:
         roots[i] = roots[roots[i]]
         i = roots[i]
@@ -125,85 +141,111 @@ def _find(roots: Any, i: Any) -> Any:
 
 
 @kernel("boolean(int32[::1], int32, int32)")
-def _unite(roots: Any, i: Any, j: Any) -> Any:
-    i, j = _find(roots, i), _find(roots, j)
+def _unite(roots: Int32Array, i: int, j: int) -> bool:
+    """Unite two components; whether they were separate. The smaller root wins, so the order of unions is irrelevant."""
+    i, j = _find_root(roots, i), _find_root(roots, j)
     roots[max(i, j)] = min(i, j)
     return i != j
 
 
 @kernel("void(int32[::1])")
-def _flatten(roots: Any) -> None:
+def _flatten(roots: Int32Array) -> None:
+    """Let every node point to its root directly."""
     for i in range(len(roots)):
-        roots[i] = _find(roots, i)
+        roots[i] = _find_root(roots, i)
 
 
 @kernel("void(uint32[:, ::1], int64, uint64[:, ::1])")
-def _band_keys(signatures: Any, rows: int, out: Any) -> None:
+def _hash_bands(signatures: UInt32Array, rows: int, keys: UInt64Array) -> None:
+    """Write the hash of each band of each signature to keys[band, i]; the band's number is part of the hash."""
     for i in range(len(signatures)):
-        for band in range(len(out)):
+        for band in range(len(keys)):
             h = _SEED + np.uint64(band)
             for value in signatures[i, band * rows : (band + 1) * rows]:
                 h = (h ^ np.uint64(value)) * _STIR
                 h ^= h >> _U32
-            out[band, i] = h
+            keys[band, i] = h
 
 
 @kernel("void(uint64[::1], boolean[::1], int32[::1], uint64[::1], int32[::1])")
-def _connect(keys: Any, signed: Any, heads: Any, known: Any, roots: Any) -> None:
-    """Unite documents of equal key by an open hash table: `heads`, the first document of a key, `known`, its key."""
-    mask = np.uint64(len(heads) - 1)
+def _unite_equal_keys(
+    keys: UInt64Array, has_shingles: BoolArray, first_rows: Int32Array, slot_keys: UInt64Array, roots: Int32Array
+) -> None:
+    """Unite the documents of each key by an open hash table with linear probing.
+
+    first_rows[slot]: the first document with the slot's key, -1 where the slot is free; slot_keys[slot]: that key.
+    """
+    mask = np.uint64(len(first_rows) - 1)
     for i in range(len(keys)):
-        if not signed[i]:
+        if not has_shingles[i]:
             continue
         slot = keys[i] & mask
-        while heads[slot] >= 0 and known[slot] != keys[i]:
+        while first_rows[slot] >= 0 and slot_keys[slot] != keys[i]:
             slot = (slot + _U1) & mask
-        if heads[slot] < 0:
-            heads[slot], known[slot] = i, keys[i]
+        if first_rows[slot] < 0:
+            first_rows[slot], slot_keys[slot] = i, keys[i]
         else:
-            _unite(roots, i, heads[slot])
+            _unite(roots, i, first_rows[slot])
 
 
 @kernel("void(uint64[::1], int64[::1], uint64[::1])")
-def _content(hashes: Any, offsets: Any, out: Any) -> None:
-    for i in range(len(out)):
+def _hash_sets(hashes: UInt64Array, offsets: Int64Array, set_hashes: UInt64Array) -> None:
+    """Write one hash for each sorted set."""
+    for i in range(len(set_hashes)):
         h = _SEED
         for value in hashes[offsets[i] : offsets[i + 1]]:
             h = (h ^ value) * _STIR
             h ^= h >> _U32
-        out[i] = h
+        set_hashes[i] = h
 
 
 @kernel("float64(uint64[::1], uint64[::1])")
-def jaccard(a: Any, b: Any) -> Any:
-    """The share that two sorted sets have in common; 0 for two empty ones."""
+def jaccard(a: UInt64Array, b: UInt64Array) -> float:
+    """Return the Jaccard similarity |a and b| / |a or b| of two sorted sets; 0 for two empty sets.
+
+    The sets are merged: in each step, the indices of all sets that have the smaller value move on.
+    """
     i = j = common = 0
     while i < len(a) and j < len(b):
-        left, right = a[i], b[j]
-        common += left == right
-        i += left <= right
-        j += right <= left
-    united = len(a) + len(b) - common
-    return common / united if united else 0.0
+        value_a, value_b = a[i], b[j]
+        common += value_a == value_b
+        i += value_a <= value_b
+        j += value_b <= value_a
+    union = len(a) + len(b) - common
+    return common / union if union else 0.0
 
 
 @kernel("int64(uint64[::1], int64[::1], uint64[::1], int64[::1], float64, int64, int32[::1], int32[:, ::1], int64)")
-def _link(
-    hashes: Any, offsets: Any, keys: Any, order: Any, threshold: float, window: int, roots: Any, edges: Any, count: int
-) -> Any:
-    """Unite neighbors in `order` of equal key and sufficient Jaccard; the new number of edges."""
-    first = 0
-    for at in range(1, len(order)):
-        i = order[at]
-        if keys[order[first]] != keys[i]:
-            first = at
-        for before in range(max(first, at - window), at):
-            j = order[before]
-            small, large = offsets[i + 1] - offsets[i], offsets[j + 1] - offsets[j]
-            if min(small, large) < threshold * max(small, large) - 1 or _find(roots, i) == _find(roots, j):
+def _connect_buckets(
+    hashes: UInt64Array,
+    offsets: Int64Array,
+    keys: UInt64Array,
+    order: Int64Array,
+    threshold: float,
+    window: int,
+    roots: Int32Array,
+    edges: Int32Array,
+    num_edges: int,
+) -> int:
+    """Unite documents of equal key that are similar enough; return the new number of edges.
+
+    `order` sorts the documents by key. Each is compared with at most `window` documents before it that have its key.
+    """
+    bucket_start = 0
+    for position in range(1, len(order)):
+        i = order[position]
+        if keys[order[bucket_start]] != keys[i]:
+            bucket_start = position
+        for earlier in range(max(bucket_start, position - window), position):
+            j = order[earlier]
+            size_i, size_j = offsets[i + 1] - offsets[i], offsets[j + 1] - offsets[j]
+            # Jaccard is at most the ratio of the sizes. The 1 allows for rounding of the product.
+            if min(size_i, size_j) < threshold * max(size_i, size_j) - 1 or _find_root(roots, i) == _find_root(
+                roots, j
+            ):
                 continue
             if jaccard(hashes[offsets[i] : offsets[i + 1]], hashes[offsets[j] : offsets[j + 1]]) >= threshold:
                 _unite(roots, i, j)
-                edges[count, 0], edges[count, 1] = i, j
-                count += 1
-    return count
+                edges[num_edges, 0], edges[num_edges, 1] = i, j
+                num_edges += 1
+    return num_edges

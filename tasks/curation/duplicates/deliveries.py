@@ -1,8 +1,8 @@
-"""Incremental deduplication: a new delivery against everything that came before, from a stored index.
+"""Incremental deduplication: each delivery of new documents is compared with a stored index of all earlier deliveries.
 
-The index holds one folder for each delivery: a table of band keys and exact hashes, and one of shingle sets to verify
-candidates by. Old text is neither read nor changed. A delivery is compared with those before it alone, so that running
-it again changes nothing.
+The index has one folder per delivery: a table of band keys and exact hashes, and a table of shingle sets to verify
+candidates. Earlier texts are neither read nor changed. A delivery is compared only with those before it, so that adding
+the same delivery again changes nothing.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from tasks.curation.text.words import CHUNK_ROWS, Texts, byte_lengths
 from tasks.errors import BadInput
 from tasks.files import read_json, write_json
 
-MARK = "delivery.json"  # written last: a folder without it is what a killed run left behind
-NOBODY = np.iinfo(np.int64).max
+MANIFEST = "delivery.json"  # written last: a folder without it was left by a killed run and does not count
+NO_ROW = np.iinfo(np.int64).max  # greater than any row, so that np.minimum replaces it
 
-_SETS = pa.schema([pa.field("shingles", pa.large_list(pa.uint64()), nullable=False)])
+_SETS_SCHEMA = pa.schema([pa.field("shingles", pa.large_list(pa.uint64()), nullable=False)])
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """A delivery in the index: its place in time, its name, and what must not change."""
+class IndexedDelivery:
+    """A delivery in the index. `number` is its position in time; `content` is a digest of its ids and texts."""
 
     folder: Path
     number: int
@@ -43,20 +43,47 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
-    """The documents of a delivery as they are compared: keys, exact hashes, and the shingle sets of some of them."""
+class HashedDocuments:
+    """New documents in the form in which they are compared. `sets_of` returns the shingle sets of some rows."""
 
     ids: pa.Array
     hashes: exact.Digests
-    banded: minhash.Banded
-    sets_of: Callable[[Int32Array], clusters.Sets]
+    banded: minhash.BandedTexts
+    sets_of: Callable[[Int32Array], clusters.ShingleSets]
 
     def content(self) -> str:
-        """Names these documents in this order."""
+        """Return a digest of the ids and texts in this order."""
         return hashlib.sha256("\0".join(self.ids.to_pylist()).encode() + self.hashes.tobytes()).hexdigest()
 
 
 def deduplicate(
+    index: Path, texts: Texts, ids: pa.Array, params: minhash.Params, priority: npt.NDArray[Any], threads: int = 1
+) -> ObjectArray:
+    """Return for each text the id that it duplicates, None where it is kept: object[n].
+
+    A text that the index has (the same id and exact hash) gets the same result as when it came first. The other texts
+    are added to the index as a new delivery. Raises BadInput as `add_delivery`.
+    """
+    hashes, names = exact.digests(texts), np.array(ids.to_pylist(), object)
+    kept_ids, is_new = np.full(len(names), None, object), np.ones(len(names), np.bool_)
+    for delivery in _check_contract(read_deliveries(index), params.contract()):
+        for _, table in _key_tables(delivery):
+            rows = np.asarray(pc.index_in(table["id"], ids).fill_null(-1).to_numpy())
+            indexed_hashes = np.stack([_column(table, "hash_0"), _column(table, "hash_1")], axis=1)
+            same = (rows >= 0) & (indexed_hashes == hashes[rows]).all(axis=1)
+            kept_ids[rows[same]], is_new[rows[same]] = table["kept"].to_numpy()[same], False
+    if is_new.any():
+        mask, new_names = pa.array(is_new), names[is_new]
+        # The name follows from the content, so that a killed run repeats its delivery instead of adding another.
+        content = hashlib.sha256("\0".join(new_names).encode() + hashes[is_new].tobytes()).hexdigest()
+        new_ids, new_texts = ids.filter(mask), texts.filter(mask)
+        duplicate_of = add_delivery(index, content[:16], new_texts, new_ids, params, priority[is_new], threads)
+        kept_ids[is_new] = np.where(duplicate_of.is_null(), new_names, np.array(duplicate_of.to_pylist(), object))
+    kept_ids[kept_ids == names] = None
+    return kept_ids
+
+
+def add_delivery(
     index: Path,
     name: str,
     texts: Texts,
@@ -65,176 +92,173 @@ def deduplicate(
     priority: npt.NDArray[Any],
     threads: int = 1,
 ) -> pa.Array:
-    """Add a delivery to the index; for each text the id it duplicates, of this or an earlier one, null if it is kept.
+    """Add a delivery to the index. Return for each text the id that it duplicates, null where it is kept: string[n].
 
-    A cluster that has met an earlier delivery is dropped whole; else its best member stays, as in `minhash.duplicates`.
-    Raises BadInput where the index was made by other params, and where an earlier delivery comes back changed.
+    The id may be of this delivery or of an earlier one. If one document of a cluster duplicates an earlier document,
+    the whole cluster is dropped; otherwise its best member is kept, as in `minhash.duplicates`. Raises BadInput if the
+    index was built with other params, or if an earlier delivery, with which later ones were compared, has changed.
     """
-    sets_of = minhash.sets_from(texts, params)
-    incoming = Incoming(ids, exact.digests(texts, threads), minhash.band(texts, params, threads), sets_of)
-    known = _checked(deliveries(index), params.contract())
-    number = _number(known, name, incoming.content())
-    roots = clusters_of(incoming, byte_lengths(texts), params)
-    row, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), ids))
-    kept = np.array(ids.to_pylist(), object)[np.where(row < 0, np.arange(len(row)), row)]
-    for past in reversed([delivery for delivery in known if delivery.number < number]):
-        met = _meet(incoming, past, params.threshold)
-        first = np.full(len(roots), NOBODY, np.int64)
-        np.minimum.at(first, roots, met)
-        found = first[roots] < NOBODY
-        kept[found] = _column(past, "kept")[first[roots][found]]
-    _store(index / f"{number:05d}", name, incoming, kept, params)
-    return pa.array([None if new == old else old for new, old in zip(ids.to_pylist(), kept, strict=True)], pa.string())
+    sets_of = minhash.sets_reader(texts, params)
+    banded = minhash.compute_band_keys(texts, params, threads)
+    documents = HashedDocuments(ids, exact.digests(texts, threads), banded, sets_of)
+    earlier = _check_contract(read_deliveries(index), params.contract())
+    number = _delivery_number(earlier, name, documents.content())
+    roots = cluster_roots(documents, byte_lengths(texts), params)
+    best_rows, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), ids))
+    own_rows = np.arange(len(best_rows))
+    kept_ids = np.array(ids.to_pylist(), object)[np.where(best_rows < 0, own_rows, best_rows)]
+    # From the latest to the earliest delivery, so that of several duplicates the earliest document wins.
+    for delivery in reversed([delivery for delivery in earlier if delivery.number < number]):
+        first_rows = np.full(len(roots), NO_ROW, np.int64)  # by root: the first duplicate of any member of the cluster
+        np.minimum.at(first_rows, roots, _first_duplicates(documents, delivery, params.threshold))
+        has_duplicate = first_rows[roots] < NO_ROW
+        kept_ids[has_duplicate] = _kept_ids(delivery)[first_rows[roots][has_duplicate]]
+    _store(index / f"{number:05d}", name, documents, kept_ids, params)
+    duplicate_of = [None if own == kept else kept for own, kept in zip(ids.to_pylist(), kept_ids, strict=True)]
+    return pa.array(duplicate_of, pa.string())
 
 
-def accept(
-    index: Path, texts: Texts, ids: pa.Array, params: minhash.Params, priority: npt.NDArray[Any], threads: int = 1
-) -> ObjectArray:
-    """For each text the id it duplicates, None if it is kept: as it was said when the text came first.
+def read_deliveries(index: Path) -> list[IndexedDelivery]:
+    """Return the complete deliveries of the index, the oldest first."""
+    manifests = [(path.parent, read_json(path)) for path in sorted(index.glob(f"*/{MANIFEST}"))]
+    return [
+        IndexedDelivery(folder, int(folder.name), body["name"], body["content"], body["contract"])
+        for folder, body in manifests
+    ]
 
-    A text is known by its id and exact hash. Those that the index does not know yet are a delivery of their own.
+
+def cluster_roots(documents: HashedDocuments, num_bytes: Int64Array, params: minhash.Params) -> Int32Array:
+    """Return the roots of the clusters within a delivery: int32[n], equal within a cluster.
+
+    A cluster consists of near-duplicates and of equal texts, including texts that are too short for a shingle.
     """
-    hashes, names = exact.digests(texts), np.array(ids.to_pylist(), object)
-    kept, fresh = np.full(len(names), None, object), np.ones(len(names), np.bool_)
-    for past in _checked(deliveries(index), params.contract()):
-        for _, table in _shards(past):
-            rows = np.asarray(pc.index_in(table["id"], ids).fill_null(-1).to_numpy())
-            old = np.stack([_numbers(table, "hash_0"), _numbers(table, "hash_1")], axis=1)
-            known = (rows >= 0) & (old == hashes[rows]).all(axis=1)
-            kept[rows[known]], fresh[rows[known]] = table["kept"].to_numpy()[known], False
-    if fresh.any():
-        some, new = pa.array(fresh), names[fresh]
-        content = hashlib.sha256("\0".join(new).encode() + hashes[fresh].tobytes()).hexdigest()
-        fresh_ids, fresh_texts = ids.filter(some), texts.filter(some)
-        found = deduplicate(index, content[:16], fresh_texts, fresh_ids, params, priority[fresh], threads)
-        kept[fresh] = np.where(found.is_null(), new, np.array(found.to_pylist(), object))
-    kept[kept == names] = None
-    return kept
+    banded = documents.banded
+    near = clusters.connect_duplicates(
+        banded.keys, banded.has_shingles, num_bytes, documents.sets_of, params.threshold, params.max_bucket
+    )
+    groups = np.unique(documents.hashes.view("V16").ravel(), return_inverse=True)[1].ravel()
+    # The near clusters and the groups of equal texts act as two bands, so that union-find joins both relations.
+    keys = np.stack([near.roots.astype(np.uint64), groups.astype(np.uint64)])
+    return clusters.connect_candidates(keys, np.ones(len(near.roots), np.bool_))
 
 
-def deliveries(index: Path) -> list[Delivery]:
-    """What the index holds, oldest first."""
-    marks = sorted(index.glob(f"*/{MARK}"))
-    bodies = ((mark.parent, read_json(mark)) for mark in marks)
-    return [Delivery(at, int(at.name), body["name"], body["content"], body["contract"]) for at, body in bodies]
-
-
-def _checked(known: list[Delivery], contract: dict[str, Any]) -> list[Delivery]:
-    for delivery in known:
+def _check_contract(deliveries: list[IndexedDelivery], contract: dict[str, Any]) -> list[IndexedDelivery]:
+    """Return the deliveries. Raises BadInput if one was built with other params."""
+    for delivery in deliveries:
         changed = [key for key, value in contract.items() if delivery.contract.get(key) != value]
         if changed:
-            was = ", ".join(f"{key} {delivery.contract.get(key)!r}" for key in changed)
-            now = ", ".join(f"{key} {contract[key]!r}" for key in changed)
-            where = f"The index of deliveries in {delivery.folder.parent}"
-            raise BadInput(f"{where} was made with {was}, not {now}. Go back to those params or start a new index.")
-    return known
+            indexed = ", ".join(f"{key} {delivery.contract.get(key)!r}" for key in changed)
+            current = ", ".join(f"{key} {contract[key]!r}" for key in changed)
+            raise BadInput(
+                f"The index of deliveries in {delivery.folder.parent} was built with {indexed}, not {current}. Go back "
+                "to those params (curation.minhash in params.yaml) or start a new index in another folder "
+                "(curation.deliveries)."
+            )
+    return deliveries
 
 
-def _number(known: list[Delivery], name: str, content: str) -> int:
-    for delivery in known:
+def _delivery_number(deliveries: list[IndexedDelivery], name: str, content: str) -> int:
+    """Return the number of the delivery `name`: its number in the index, or the next one."""
+    for delivery in deliveries:
         if delivery.name == name:
-            if delivery.content != content and delivery is not known[-1]:
+            # Only the latest delivery may be replaced: later ones have been compared with each of the others.
+            if delivery.content != content and delivery is not deliveries[-1]:
                 raise BadInput(
-                    f"The delivery {name!r} has changed since {known[-1].name!r} was compared with it "
-                    f"(see {delivery.folder}). Deliver what is new under a new name."
+                    f"The delivery {name!r} has changed since {deliveries[-1].name!r} was compared with it "
+                    f"(see {delivery.folder}). Deliver the new documents under a new name."
                 )
             return delivery.number
-    return known[-1].number + 1 if known else 0
+    return deliveries[-1].number + 1 if deliveries else 0
 
 
-def clusters_of(incoming: Incoming, lengths: Int64Array, params: minhash.Params) -> Int32Array:
-    """Clusters within the delivery: near-duplicates, and equal texts even where they are too short for shingles."""
-    banded = incoming.banded
-    near = clusters.verify(
-        banded.keys, banded.signed, lengths, incoming.sets_of, params.threshold, params.max_bucket
-    ).roots
-    equal = np.unique(incoming.hashes.view("V16").ravel(), return_inverse=True)[1].ravel()
-    keys = np.stack([near.astype(np.uint64), equal.astype(np.uint64)])
-    return clusters.candidates(keys, np.ones(len(near), np.bool_))
-
-
-def _meet(incoming: Incoming, past: Delivery, threshold: float) -> Int64Array:
-    """For each new document the first row of a past delivery that it duplicates; NOBODY where there is none."""
-    met = np.full(len(incoming.ids), NOBODY, np.int64)
+def _first_duplicates(documents: HashedDocuments, delivery: IndexedDelivery, threshold: float) -> Int64Array:
+    """Return for each new document the first row of an earlier delivery that it duplicates, NO_ROW if there is none."""
+    first_rows = np.full(len(documents.ids), NO_ROW, np.int64)
     pairs = [np.empty((0, 2), np.int64)]
-    for start, table in _shards(past):
-        new, old = _equal(incoming.hashes[:, 0], _numbers(table, "hash_0"))
-        same = incoming.hashes[new, 1] == _numbers(table, "hash_1")[old]
-        np.minimum.at(met, new[same], start + old[same])
-        signed = _numbers(table, "signed") > 0
-        for band, key in enumerate(incoming.banded.keys):
-            new, old = _equal(key, _numbers(table, f"band_{band}"))
-            sound = incoming.banded.signed[new] & signed[old]
-            pairs.append(np.stack([new[sound], start + old[sound]], axis=1))
+    for start, table in _key_tables(delivery):
+        new_rows, old_rows = _equal_pairs(documents.hashes[:, 0], _column(table, "hash_0"))
+        same = documents.hashes[new_rows, 1] == _column(table, "hash_1")[old_rows]
+        np.minimum.at(first_rows, new_rows[same], start + old_rows[same])
+        has_shingles = _column(table, "signed") > 0
+        for band, keys in enumerate(documents.banded.keys):
+            new_rows, old_rows = _equal_pairs(keys, _column(table, f"band_{band}"))
+            comparable = documents.banded.has_shingles[new_rows] & has_shingles[old_rows]
+            pairs.append(np.stack([new_rows[comparable], start + old_rows[comparable]], axis=1))
     candidates = np.unique(np.concatenate(pairs), axis=0)
-    candidates = candidates[candidates[:, 1] < met[candidates[:, 0]]]
-    for new_row, old_row in _verified(incoming, past, candidates, threshold):
-        met[new_row] = min(met[new_row], old_row)
-    return met
+    candidates = candidates[candidates[:, 1] < first_rows[candidates[:, 0]]]  # others cannot improve the result
+    for new_row, old_row in _verified_pairs(documents, delivery, candidates, threshold):
+        first_rows[new_row] = min(first_rows[new_row], old_row)
+    return first_rows
 
 
-def _equal(new: UInt64Array, old: UInt64Array) -> tuple[Any, Any]:
-    """The rows of all pairs of equal keys: those of the new, those of the old."""
+def _equal_pairs(new: UInt64Array, old: UInt64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the rows of all pairs of equal keys: (rows of `new`, rows of `old`). This is a sort-merge join."""
     order = np.argsort(new, kind="stable")
-    low = np.searchsorted(new[order], old, "left")
-    counts = np.searchsorted(new[order], old, "right") - low
-    rows = np.repeat(np.arange(len(old)), counts)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[np.repeat(low, counts) + within], rows
+    starts = np.searchsorted(new[order], old, "left")
+    counts = np.searchsorted(new[order], old, "right") - starts
+    old_rows = np.repeat(np.arange(len(old)), counts)
+    # The position of each pair among the pairs of its old row: 0, 1 ... count - 1.
+    offsets = np.arange(len(old_rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[np.repeat(starts, counts) + offsets], old_rows
 
 
-def _verified(incoming: Incoming, past: Delivery, pairs: Int64Array, threshold: float) -> Iterator[tuple[int, int]]:
-    rows = np.unique(pairs[:, 0])
-    hashes, ends = incoming.sets_of(rows.astype(np.int32))
-    place = {row: i for i, row in enumerate(rows.tolist())}
-    old_sets = _old_sets(past, np.unique(pairs[:, 1]))
-    for new, old in pairs.tolist():
-        i = place[new]
-        if clusters.jaccard(hashes[ends[i] : ends[i + 1]], old_sets[old]) >= threshold:
-            yield new, old
+def _verified_pairs(
+    documents: HashedDocuments, delivery: IndexedDelivery, pairs: Int64Array, threshold: float
+) -> Iterator[tuple[int, int]]:
+    """Yield the (new row, old row) of `pairs`, int64[m, 2], whose Jaccard similarity is at least `threshold`."""
+    new_rows = np.unique(pairs[:, 0])
+    hashes, offsets = documents.sets_of(new_rows.astype(np.int32))
+    positions = {row: i for i, row in enumerate(new_rows.tolist())}
+    old_sets = _read_sets(delivery, np.unique(pairs[:, 1]))
+    for new_row, old_row in pairs.tolist():
+        i = positions[new_row]
+        if clusters.jaccard(hashes[offsets[i] : offsets[i + 1]], old_sets[old_row]) >= threshold:
+            yield new_row, old_row
 
 
-def _old_sets(past: Delivery, rows: Int64Array) -> dict[int, UInt64Array]:
-    found, start = {}, 0
-    for table in tables.shards(past.folder / "sets"):
-        here = rows[(rows >= start) & (rows < start + table.num_rows)]
-        taken = table["shingles"].take(pa.array(here - start))
-        for row, value in zip(here.tolist(), taken, strict=True):
-            found[row] = np.array(value.values.to_numpy(zero_copy_only=False), np.uint64)
+def _read_sets(delivery: IndexedDelivery, rows: Int64Array) -> dict[int, UInt64Array]:
+    """Read the shingle sets of some rows of a delivery, one shard at a time."""
+    sets, start = {}, 0
+    for table in tables.shards(delivery.folder / "sets"):
+        shard_rows = rows[(rows >= start) & (rows < start + table.num_rows)]
+        lists = table["shingles"].take(pa.array(shard_rows - start))
+        for row, shingles in zip(shard_rows.tolist(), lists, strict=True):
+            sets[row] = np.array(shingles.values.to_numpy(zero_copy_only=False), np.uint64)
         start += table.num_rows
-    return found
+    return sets
 
 
-def _store(folder: Path, name: str, incoming: Incoming, kept: npt.NDArray[Any], params: minhash.Params) -> None:
-    """Write a delivery's tables, and its mark last."""
+def _store(folder: Path, name: str, documents: HashedDocuments, kept_ids: ObjectArray, params: minhash.Params) -> None:
+    """Write the tables of a delivery, and its manifest last."""
     if folder.exists():
         shutil.rmtree(folder)
-    columns = {"id": incoming.ids, "kept": pa.array(kept.tolist(), pa.string())}
-    columns |= {f"hash_{i}": pa.array(np.ascontiguousarray(incoming.hashes[:, i])) for i in range(2)}
-    columns |= {"signed": pa.array(incoming.banded.signed.astype(np.uint64))}
-    columns |= {f"band_{i}": pa.array(key) for i, key in enumerate(incoming.banded.keys)}
+    columns = {"id": documents.ids, "kept": pa.array(kept_ids.tolist(), pa.string())}
+    columns |= {f"hash_{i}": pa.array(np.ascontiguousarray(documents.hashes[:, i])) for i in range(2)}
+    columns |= {"signed": pa.array(documents.banded.has_shingles.astype(np.uint64))}
+    columns |= {f"band_{i}": pa.array(keys) for i, keys in enumerate(documents.banded.keys)}
     table = pa.table(columns)
     tables.write(folder / "keys", table.schema, [table])
-    with tables.Writer(folder / "sets", _SETS) as writer:
-        for start in range(0, len(kept), CHUNK_ROWS):
-            rows = np.arange(start, min(start + CHUNK_ROWS, len(kept)), dtype=np.int32)
-            hashes, ends = incoming.sets_of(rows)
-            lists = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(hashes))
-            writer.add_table(pa.table({"shingles": lists}, schema=_SETS))
-    body = {"name": name, "content": incoming.content(), "contract": params.contract(), "documents": len(kept)}
-    write_json(folder / MARK, body)
+    with tables.Writer(folder / "sets", _SETS_SCHEMA) as writer:
+        for start in range(0, len(kept_ids), CHUNK_ROWS):
+            rows = np.arange(start, min(start + CHUNK_ROWS, len(kept_ids)), dtype=np.int32)
+            hashes, offsets = documents.sets_of(rows)
+            lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes))
+            writer.add_table(pa.table({"shingles": lists}, schema=_SETS_SCHEMA))
+    body = {"name": name, "content": documents.content(), "contract": params.contract(), "documents": len(kept_ids)}
+    write_json(folder / MANIFEST, body)
 
 
-def _shards(past: Delivery) -> Iterator[tuple[int, pa.Table]]:
+def _key_tables(delivery: IndexedDelivery) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the shards of a delivery's keys, each with the row of its first document."""
     start = 0
-    for table in tables.shards(past.folder / "keys"):
+    for table in tables.shards(delivery.folder / "keys"):
         yield start, table
         start += table.num_rows
 
 
-def _column(past: Delivery, name: str) -> npt.NDArray[Any]:
-    return np.array(tables.read(past.folder / "keys", [name])[name].to_pylist(), object)
+def _kept_ids(delivery: IndexedDelivery) -> ObjectArray:
+    return np.array(tables.read(delivery.folder / "keys", ["kept"])["kept"].to_pylist(), object)
 
 
-def _numbers(table: pa.Table, name: str) -> UInt64Array:
+def _column(table: pa.Table, name: str) -> UInt64Array:
     return np.asarray(table[name].to_numpy(), np.uint64)

@@ -1,6 +1,6 @@
-"""Exact duplicates: texts whose 128-bit xxh3 hashes are equal once white space is normalized.
+"""Exact duplicates: texts with equal 128-bit xxh3 hashes after their white space is normalized.
 
-Case, width and punctuation still count: copies that differ in those are for `minhash` to find.
+Case, width and punctuation still count. Copies that differ in those are found by `minhash.py`.
 """
 
 from itertools import chain
@@ -19,62 +19,68 @@ from tasks.curation.threads import map_in_threads
 
 Digests = UInt64Array  # [n, 2]
 
-_NARROW = (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)  # white space beyond ASCII, but for:
-_FIRST, _LAST = 0x2000, 0x200A
+# White space of str.split() beyond ASCII: single code points, and the range of typographic spaces.
+_SPACES = (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+_FIRST_SPACE, _LAST_SPACE = 0x2000, 0x200A
 
 
 def duplicates(texts: Texts, priority: npt.NDArray[Any], ids: Texts | None = None, threads: int = 1) -> Int64Array:
-    """For each text the row that it repeats, -1 where it is kept: the one ranked first by `ranking.ranks` is."""
-    _, kinds = np.unique(digests(texts, threads).view("V16").ravel(), return_inverse=True)
-    first = np.full(len(texts), len(texts), np.int32)
-    np.minimum.at(first, kinds, np.arange(len(texts), dtype=np.int32))
-    return clusters.representatives(first[kinds], ranks(priority, byte_lengths(texts), ids))[0]
+    """Return for each text the row that it repeats, -1 where it is kept: the best by `ranking.ranks` is kept."""
+    _, groups = np.unique(digests(texts, threads).view("V16").ravel(), return_inverse=True)
+    first_rows = np.full(len(texts), len(texts), np.int32)
+    np.minimum.at(first_rows, groups, np.arange(len(texts), dtype=np.int32))
+    return clusters.representatives(first_rows[groups], ranks(priority, byte_lengths(texts), ids))[0]
 
 
 def digests(texts: Texts, threads: int = 1) -> Digests:
-    """The hash of each text, runs of white space taken for one space and none at either end: uint64[n, 2]."""
+    """Return the hash of each text, uint64[n, 2]. A run of white space counts as one space, none at either end."""
 
-    def hashed(part: tuple[int, Texts]) -> list[UInt8Array]:
+    def hash_chunk(part: tuple[int, Texts]) -> list[UInt8Array]:
         return [_digests(data, offsets) for _, data, offsets in pieces(part[1])]
 
-    parts = map_in_threads(hashed, chunks(texts), threads)
-    return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(parts)]).view(np.uint64).reshape(-1, 2)
+    hashes = map_in_threads(hash_chunk, chunks(texts), threads)
+    return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(hashes)]).view(np.uint64).reshape(-1, 2)
 
 
 def normalized(text: str) -> str:
-    """What is hashed of a text, in plain Python."""
+    """Return the text that is hashed. This is the reference in plain Python for the kernel."""
     return " ".join(text.split())
 
 
 def _digests(data: UInt8Array, offsets: Int64Array) -> UInt8Array:
-    out, ends = np.empty(offsets[-1] - offsets[0], np.uint8), np.empty(len(offsets) - 1, np.int64)
-    _squeeze(data, offsets, out, ends)
-    view, places = out.data, ends.tolist()
-    hashes = (xxhash.xxh3_128_digest(view[start:end]) for start, end in zip([0, *places[:-1]], places, strict=True))
+    """Return the 16 bytes of each hash, one after another."""
+    normalized_data = np.empty(offsets[-1] - offsets[0], np.uint8)
+    ends = np.empty(len(offsets) - 1, np.int64)
+    _normalize_spaces(data, offsets, normalized_data, ends)
+    view, stops = normalized_data.data, ends.tolist()
+    hashes = (xxhash.xxh3_128_digest(view[start:stop]) for start, stop in zip([0, *stops[:-1]], stops, strict=True))
     return np.frombuffer(b"".join(hashes), np.uint8)
 
 
 @kernel("boolean(int64)", inline="always")
-def _is_space(code: Any) -> Any:
+def _is_space(code: int) -> bool:
+    """Whether str.split() separates at this code point."""
     if code < 0x80:
         return code == 0x20 or 0x09 <= code <= 0x0D or 0x1C <= code <= 0x1F
-    return _FIRST <= code <= _LAST or code in _NARROW
+    return _FIRST_SPACE <= code <= _LAST_SPACE or code in _SPACES
 
 
 @kernel(f"void({BYTES}, {OFFSETS}, uint8[::1], int64[::1])")
-def _squeeze(data: Any, offsets: Any, out: Any, ends: Any) -> None:
+def _normalize_spaces(data: UInt8Array, offsets: Int64Array, out: UInt8Array, ends: Int64Array) -> None:
+    """Write the texts with normalized white space to `out`, one after another, and the end of each to `ends`."""
     end = 0
     for text in range(len(ends)):
-        i, begin, gap = offsets[text], end, False
+        i, begin, after_space = offsets[text], end, False
         while i < offsets[text + 1]:
             code, size = decode(data, i)
             if _is_space(code):
-                gap = True
+                after_space = True
             else:
-                if gap and end > begin:
+                # A space is written before the next character, so that there is none at the end of a text.
+                if after_space and end > begin:
                     out[end] = 0x20
                     end += 1
-                gap = False
+                after_space = False
                 for k in range(size):
                     out[end + k] = data[i + k]
                 end += size

@@ -1,7 +1,8 @@
-"""Near-duplicates by MinHash and banding (Broder 1997; Leskovec, Rajaraman and Ullman, chapter 3), each verified.
+"""Near-duplicates by MinHash and banding (Broder 1997; Leskovec, Rajaraman and Ullman, chapter 3), each pair verified.
 
-Signatures are datasketch's `affine32`, of the shingles that `words` and `shingles` define; candidates share a band,
-duplicates have an exact Jaccard similarity of at least `threshold`, clusters are what verified pairs connect.
+Signatures equal those of datasketch's scheme `affine32` for the shingles that `words.py` and `shingles.py` define. Two
+documents that share a band are candidates; candidates with an exact Jaccard similarity of at least `threshold` are
+duplicates; the documents that such pairs connect form a cluster.
 """
 
 import functools
@@ -21,46 +22,68 @@ from tasks.curation.text import folding, shingles
 from tasks.curation.text.words import Texts, byte_lengths, chunks
 from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
 
-_PRECISION = 0.001
+_PRECISION = 0.001  # step of the numerical integrals of `optimal_banding`, as in datasketch
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """`bands` x `rows` values of a signature are compared; where both are null, datasketch's optimum of `threshold`."""
+    """Settings of near-duplicate detection. The first `bands` x `rows` values of each signature are compared."""
 
-    threshold: float = Field(0.8, gt=0, le=1)
-    shingle_size: int = Field(5, ge=1, le=50)  # words, or characters where a script has no spaces
-    num_permutations: int = Field(112, ge=1, le=4096)
-    bands: int | None = Field(14, ge=1)
-    rows: int | None = Field(8, ge=1)
-    seed: int = Field(1, ge=0, lt=1 << 32)
-    max_bucket: int = Field(1000, ge=1)
+    threshold: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Smallest Jaccard similarity of the shingle sets of two documents that count as duplicates.",
+    )
+    shingle_size: int = Field(
+        5, ge=1, le=50, description="Number of words in a shingle; of characters in scripts without spaces."
+    )
+    num_permutations: int = Field(112, ge=1, le=4096, description="Number of values in a MinHash signature.")
+    bands: int | None = Field(
+        14,
+        ge=1,
+        description="Number of bands; documents that are equal in one band are compared. If bands and rows are null, "
+        "they are datasketch's optimum for the threshold.",
+    )
+    rows: int | None = Field(8, ge=1, description="Number of signature values in a band.")
+    seed: int = Field(1, ge=0, lt=1 << 32, description="Seed of the random permutations.")
+    max_bucket: int = Field(
+        1000,
+        ge=1,
+        description="Number of neighbors that each document is compared with when more distinct documents than this "
+        "are equal in a band.",
+    )
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _bands_and_rows_fit(self) -> Self:
         if (self.bands is None) != (self.rows is None):
-            raise ValueError("give both bands and rows, or neither")
+            raise ValueError("expected both bands and rows, or neither of them")
         if self.bands and self.rows and self.bands * self.rows > self.num_permutations:
-            raise ValueError(f"bands x rows = {self.bands * self.rows} is more than num_permutations")
+            raise ValueError(
+                f"expected bands x rows of at most num_permutations = {self.num_permutations}, got "
+                f"{self.bands} x {self.rows} = {self.bands * self.rows}, which is more than num_permutations"
+            )
         return self
 
     def banding(self) -> tuple[int, int]:
-        """(bands, rows), as given or as best for the threshold."""
-        return (self.bands, self.rows) if self.bands and self.rows else optimum(self.threshold, self.num_permutations)
+        """Return (bands, rows): the given ones, or the optimum for the threshold."""
+        if self.bands and self.rows:
+            return self.bands, self.rows
+        return optimal_banding(self.threshold, self.num_permutations)
 
     def contract(self) -> dict[str, Any]:
-        """All that band keys depend on: those of two different contracts must not be compared."""
+        """Return all settings that band keys depend on. Keys of two different contracts must not be compared."""
         bands, rows = self.banding()
         signature = {"scheme": "affine32", "seed": self.seed, "num_permutations": self.num_permutations}
-        rule = {"shingle_size": self.shingle_size, "shingle_hash": "athanor-1", "folding": folding.digest()}
-        return {**signature, **rule, "bands": bands, "rows": rows}
+        hashing = {"shingle_size": self.shingle_size, "shingle_hash": "athanor-1", "folding": folding.digest()}
+        return {**signature, **hashing, "bands": bands, "rows": rows}
 
 
 @dataclass(frozen=True, slots=True)
-class Banded:
-    """What is kept of texts to find their candidates: keys uint64[bands, n], and which texts have shingles at all."""
+class BandedTexts:
+    """keys: uint64[bands, n]; has_shingles: bool[n], false for texts with fewer tokens than a shingle."""
 
-    keys: clusters.Keys
-    signed: BoolArray
+    keys: clusters.BandKeys
+    has_shingles: BoolArray
 
 
 def duplicates(
@@ -71,68 +94,81 @@ def duplicates(
     threads: int = 1,
     on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[Int64Array, Int64Array]:
-    """For each text the row that stands for it (-1 where it is kept), and the size of its cluster.
+    """Return for each text the row that represents it (-1 where the text is kept), and the size of its cluster.
 
-    The one of the highest `priority` stands for its cluster; then the longest; then the smallest of `ids`, or, without
-    ids, the first. With ids the result is the same for any order of the rows. Tells bytes that are signed.
+    The text with the highest `priority` represents its cluster; among equals the longest; among these the one with the
+    smallest id, or without ids the first. With ids, the result is the same for any order of the rows. `on_progress`
+    receives the bytes of text that have been signed.
     """
-    banded, lengths = band(texts, params, threads, on_progress), byte_lengths(texts)
-    sets = sets_from(texts, params)
-    found = clusters.verify(banded.keys, banded.signed, lengths, sets, params.threshold, params.max_bucket)
-    return clusters.representatives(found.roots, ranks(priority, lengths, ids))
+    banded, lengths = compute_band_keys(texts, params, threads, on_progress), byte_lengths(texts)
+    connected = clusters.connect_duplicates(
+        banded.keys, banded.has_shingles, lengths, sets_reader(texts, params), params.threshold, params.max_bucket
+    )
+    return clusters.representatives(connected.roots, ranks(priority, lengths, ids))
 
 
-def band(texts: Texts, params: Params, threads: int = 1, on_progress: ProgressCallback = ignore_progress) -> Banded:
-    """The band keys of texts; signatures are made for some texts at a time and forgotten."""
+def compute_band_keys(
+    texts: Texts, params: Params, threads: int = 1, on_progress: ProgressCallback = ignore_progress
+) -> BandedTexts:
+    """Compute the band keys of texts. Signatures exist for one chunk of texts at a time, to save memory."""
     bands, rows = params.banding()
-    numbers = permutations(params.num_permutations, params.seed)[:, : bands * rows]
-    keys, signed = np.empty((bands, len(texts)), np.uint64), np.empty(len(texts), np.bool_)
+    coefficients = permutations(params.num_permutations, params.seed)[:, : bands * rows]
+    keys, has_shingles = np.empty((bands, len(texts)), np.uint64), np.empty(len(texts), np.bool_)
 
     def fill(part: tuple[int, Texts]) -> int:
-        start, some = part
-        signatures, counts = shingles.sign(some, params.shingle_size, numbers)
-        keys[:, start : start + len(counts)] = clusters.band_keys(signatures, bands, rows)
-        signed[start : start + len(counts)] = counts > 0
-        return int(byte_lengths(some).sum())
+        start, chunk = part
+        chunk_signatures, counts = shingles.sign(chunk, params.shingle_size, coefficients)
+        keys[:, start : start + len(counts)] = clusters.band_keys(chunk_signatures, bands, rows)
+        has_shingles[start : start + len(counts)] = counts > 0
+        return int(byte_lengths(chunk).sum())
 
-    folding.table()
+    folding.table()  # built here once: each thread that finds it missing would build its own
     for size in map_in_threads(fill, chunks(texts), threads):
         on_progress(size)
-    return Banded(keys, signed)
+    return BandedTexts(keys, has_shingles)
 
 
-def signatures(texts: Texts, params: Params) -> shingles.Signatures:
-    """uint32[n, num_permutations], as datasketch's; all ones for a text without shingles."""
+def signatures(texts: Texts, params: Params) -> UInt32Array:
+    """Return datasketch's signatures, uint32[n, num_permutations]; all bits are set for a text without shingles."""
     return shingles.sign(texts, params.shingle_size, permutations(params.num_permutations, params.seed))[0]
 
 
 def permutations(number: int, seed: int) -> UInt32Array:
-    """uint32[2, number]: the a (odd) and b of datasketch's affine32 permutations a * h + b modulo 2^32."""
+    """Return the a (odd) and b of datasketch's affine32 permutations a * h + b modulo 2^32: uint32[2, number].
+
+    An odd factor is invertible modulo 2^32, so that each function is a permutation of the hashes.
+    """
     generator = np.random.RandomState(seed)
     a = generator.randint(0, 1 << 31, number, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return np.array([a, generator.randint(0, 1 << 32, number, dtype=np.uint32)])
 
 
 @functools.cache
-def optimum(threshold: float, number: int) -> tuple[int, int]:
-    """(bands, rows) of `MinHashLSH(threshold, num_perm=number)`: least area of false candidates and missed pairs."""
-    shares = [(bands, rows) for bands in range(1, number + 1) for rows in range(1, number // bands + 1)]
+def optimal_banding(threshold: float, num_permutations: int) -> tuple[int, int]:
+    """Return the (bands, rows) that `datasketch.MinHashLSH(threshold, num_perm=num_permutations)` chooses.
+
+    A pair with similarity s becomes a candidate with the probability 1 - (1 - s^rows)^bands. The optimum minimizes the
+    area below this curve for s < threshold (false candidates) plus the area above it for s > threshold (missed pairs).
+    """
+    bandings = [
+        (bands, rows) for bands in range(1, num_permutations + 1) for rows in range(1, num_permutations // bands + 1)
+    ]
     below = np.arange(0, threshold, _PRECISION) + _PRECISION / 2
     above = np.arange(threshold, 1, _PRECISION) + _PRECISION / 2
 
-    def error(share: tuple[int, int]) -> float:
-        bands, rows = share
+    def error(banding: tuple[int, int]) -> float:
+        bands, rows = banding
         missed = (1 - above**rows) ** bands
         return float(0.5 * (1 - (1 - below**rows) ** bands).sum() + 0.5 * missed.sum())
 
-    return min(shares, key=error)
+    return min(bandings, key=error)
 
 
-def sets_from(texts: Texts, params: Params) -> Callable[[Int32Array], clusters.Sets]:
-    """A function from rows to their shingle sets."""
-    return functools.partial(sets_of, texts, params.shingle_size)
+def sets_reader(texts: Texts, params: Params) -> Callable[[Int32Array], clusters.ShingleSets]:
+    """Return a function from rows to the shingle sets of their texts."""
+    return functools.partial(shingle_sets, texts, params.shingle_size)
 
 
-def sets_of(texts: Texts, size: int, rows: Int32Array) -> clusters.Sets:
-    """The shingle sets of some rows."""
+def shingle_sets(texts: Texts, size: int, rows: Int32Array) -> clusters.ShingleSets:
+    """Return the shingle sets of some rows."""
     return shingles.sets(texts.take(pa.array(rows)), size)

@@ -1,4 +1,7 @@
-"""Which of several duplicates is kept: one rule for exact and near ones, so that order and shards change nothing."""
+"""The rule that decides which of several duplicates is kept, for exact and near duplicates and repeated passages.
+
+It depends on the documents alone, so that neither their order nor their division into shards changes the result.
+"""
 
 from typing import Any
 
@@ -11,12 +14,17 @@ from tasks.curation.text.words import Texts
 
 
 def ranks(priority: npt.NDArray[Any], lengths: Int64Array, ids: Texts | None) -> Int64Array:
-    """The place of each row, from 0: higher priority first, then longer, then smaller id (or, without, earlier row)."""
-    last = np.arange(len(lengths)) if ids is None else _places(np.asarray(pc.sort_indices(ids)))
-    return _places(np.lexsort((last, -lengths, -np.asarray(priority))))
+    """Return the rank of each row, int64[n], from 0 for the best.
+
+    Rows are ordered by priority (highest first), then length (longest first), then id (smallest first; without ids, the
+    row's own position).
+    """
+    id_ranks = np.arange(len(lengths)) if ids is None else _inverse(np.asarray(pc.sort_indices(ids)))
+    return _inverse(np.lexsort((id_ranks, -lengths, -np.asarray(priority))))  # the last key is the first criterion
 
 
-def _places(order: Int64Array) -> Int64Array:
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order))
-    return places
+def _inverse(order: Int64Array) -> Int64Array:
+    """Return the inverse permutation: from the row at each rank to the rank of each row."""
+    rank_of_row = np.empty(len(order), np.int64)
+    rank_of_row[order] = np.arange(len(order))
+    return rank_of_row

@@ -1,7 +1,8 @@
-"""The index of `deliveries` in Redis instead of a folder, for those who have one: same answers, one delivery at a time.
+"""The index of `deliveries.py` in Redis instead of a folder. It gives the same results, for one delivery at a time.
 
-Band tables are those of `datasketch.MinHashLSH` on Redis. Beside them stand shingle sets to verify candidates by, what
-became of each document, and in which order they came. A delivery counts when its last write, one transaction, is done.
+The band tables are those of `datasketch.MinHashLSH` on Redis. Further tables hold the shingle sets to verify
+candidates, the result for each document, and the order in which the documents came. A delivery counts when its last
+write, a single transaction, is complete.
 """
 
 import json
@@ -15,41 +16,47 @@ import pyarrow as pa
 
 from tasks.curation.arrays import ObjectArray
 from tasks.curation.duplicates import clusters, deliveries, exact, minhash
-from tasks.curation.duplicates.deliveries import NOBODY, Incoming
+from tasks.curation.duplicates.deliveries import NO_ROW, HashedDocuments
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import Texts, byte_lengths
 from tasks.errors import BadInput
 
-NAME = b"athanor"  # what all keys begin with
-BATCH = 1024  # documents asked about or written at once
+NAME = b"athanor"  # the prefix of all keys in the database
+BATCH_DOCUMENTS = 1024  # documents per request
+DIGEST_BYTES = 16  # a document's key is its exact hash, followed by its id
+ORDER_BYTES = 8  # an entry of the table `exact` is the document's position in time, followed by its key
 
 
-def accept(
+def deduplicate(
     url: str, texts: Texts, ids: pa.Array, params: minhash.Params, priority: npt.NDArray[Any], threads: int = 1
 ) -> ObjectArray:
-    """As `deliveries.accept`: for each text the id it duplicates, None if it is kept, as was said when it came first.
+    """Return for each text the id that it duplicates, None where it is kept, as `deliveries.deduplicate`.
 
-    Raises BadInput where Redis cannot be reached, and where other params made the index.
+    Raises BadInput if Redis cannot be reached, or if the index was built with other params.
     """
-    with _connected(url) as (redis, options):
+    with _connect(url) as (redis, options):
         index = _Index(redis, options, params)
         hashes, names = exact.digests(texts, threads), np.array(ids.to_pylist(), object)
         keys = [digest.tobytes() + name.encode() for digest, name in zip(hashes, names.tolist(), strict=True)]
-        known = index.kept(keys)
-        kept = np.array([None if found is None else found.decode() for found in known], object)
-        rows = np.array([row for row, found in enumerate(known) if found is None], np.int64)
-        if len(rows):
-            fresh = texts.take(pa.array(rows))
-            sets_of = minhash.sets_from(fresh, params)
-            incoming = Incoming(ids.take(pa.array(rows)), hashes[rows], minhash.band(fresh, params, threads), sets_of)
-            new_keys = [keys[row] for row in rows.tolist()]
-            kept[rows] = index.add(incoming, new_keys, fresh, priority[rows])
-        kept[kept == names] = None
-        return kept
+        indexed_ids = index.kept_ids(keys)
+        kept_ids = np.array([None if name is None else name.decode() for name in indexed_ids], object)
+        new_rows = np.array([row for row, name in enumerate(indexed_ids) if name is None], np.int64)
+        if len(new_rows):
+            new_texts = texts.take(pa.array(new_rows))
+            banded = minhash.compute_band_keys(new_texts, params, threads)
+            sets_of = minhash.sets_reader(new_texts, params)
+            documents = HashedDocuments(ids.take(pa.array(new_rows)), hashes[new_rows], banded, sets_of)
+            new_keys = [keys[row] for row in new_rows.tolist()]
+            kept_ids[new_rows] = index.add(documents, new_keys, new_texts, priority[new_rows])
+        kept_ids[kept_ids == names] = None
+        return kept_ids
 
 
 class _Index:
-    """What Redis holds: `lsh`, and hashes by document (exact hash and id), but for `exact`, which is by hash alone."""
+    """The tables in Redis: the bands of `MinHashLSH`, and hashes from document keys to kept ids, orders and sets.
+
+    The table `exact` has the exact hash alone as its key, and the first document with that hash as its value.
+    """
 
     def __init__(self, redis: Any, options: dict[str, Any], params: minhash.Params) -> None:
         from datasketch import MinHashLSH
@@ -57,93 +64,108 @@ class _Index:
         self._redis, self._params = redis, params
         contract = json.dumps(params.contract(), sort_keys=True)
         redis.setnx(NAME + b":contract", contract)
-        if (was := redis.get(NAME + b":contract").decode()) != contract:
+        if (indexed := redis.get(NAME + b":contract").decode()) != contract:
             raise BadInput(
-                f"the index of deliveries in Redis was made with {was}, not {contract}. Go back to those params, or "
-                "start a new index in another database."
+                f"The index of deliveries in Redis was built with {indexed}, not {contract}. Go back to those params "
+                "(curation.minhash in params.yaml) or start a new index in another database (curation.deliveries)."
             )
         storage = {"type": "redis", "basename": NAME, "redis": options}
         self._lsh = MinHashLSH(
             num_perm=params.num_permutations, params=params.banding(), storage_config=storage, prepickle=False
         )
 
-    def kept(self, keys: list[bytes]) -> list[bytes | None]:
-        """The id that stands for each document; None for those that nobody has accepted."""
-        return self._many("kept", keys)
+    def kept_ids(self, keys: list[bytes]) -> list[bytes | None]:
+        """Return the id that represents each document, None for documents that the index does not have."""
+        return self._values("kept", keys)
 
-    def add(self, incoming: Incoming, keys: list[bytes], texts: Texts, priority: npt.NDArray[Any]) -> ObjectArray:
-        """Add new documents; the id that stands for each."""
-        roots = deliveries.clusters_of(incoming, byte_lengths(texts), self._params)
-        row, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), incoming.ids))
-        stands = np.array(incoming.ids.to_pylist(), object)[np.where(row < 0, np.arange(len(row)), row)]
-        signed = self._signed(incoming, texts)
-        first, whose = np.full(len(roots), NOBODY, np.int64), {}
-        for new, old, order in self._met(incoming, keys, signed):
-            first[roots[new]] = min(first[roots[new]], order)
-            whose[order] = old
-        found = np.flatnonzero(first[roots] < NOBODY)
-        olds = self.kept([whose[order] for order in first[roots[found]].tolist()])
-        stands[found] = [old.decode() for old in olds if old is not None]
-        self._write(incoming, keys, signed, stands)
-        return stands
+    def add(
+        self, documents: HashedDocuments, keys: list[bytes], texts: Texts, priority: npt.NDArray[Any]
+    ) -> ObjectArray:
+        """Add new documents. Return the id that represents each of them: object[n]."""
+        roots = deliveries.cluster_roots(documents, byte_lengths(texts), self._params)
+        best_rows, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), documents.ids))
+        own_rows = np.arange(len(best_rows))
+        kept_ids = np.array(documents.ids.to_pylist(), object)[np.where(best_rows < 0, own_rows, best_rows)]
+        minhashes = self._minhashes(documents, texts)
+        # By root: the order of the first indexed document that a member of the cluster duplicates.
+        first_orders, key_of_order = np.full(len(roots), NO_ROW, np.int64), {}
+        for row, key, order in self._duplicates(documents, keys, minhashes):
+            first_orders[roots[row]] = min(first_orders[roots[row]], order)
+            key_of_order[order] = key
+        rows = np.flatnonzero(first_orders[roots] < NO_ROW)
+        indexed_ids = self.kept_ids([key_of_order[order] for order in first_orders[roots[rows]].tolist()])
+        kept_ids[rows] = [name.decode() for name in indexed_ids if name is not None]
+        self._write(documents, keys, minhashes, kept_ids)
+        return kept_ids
 
-    def _signed(self, incoming: Incoming, texts: Texts) -> list[Any]:
-        """datasketch's MinHash of each document; None where it has no shingles."""
+    def _minhashes(self, documents: HashedDocuments, texts: Texts) -> list[Any]:
+        """Return datasketch's MinHash of each document, None for a document without shingles."""
         from datasketch import MinHash
 
-        about = {"num_perm": self._params.num_permutations, "seed": self._params.seed, "scheme": "affine32"}
-        start = MinHash(**about)
-        made = minhash.signatures(texts, self._params)
+        settings = {"num_perm": self._params.num_permutations, "seed": self._params.seed, "scheme": "affine32"}
+        template = MinHash(**settings)  # computing the permutations is slow: all documents share them
+        signatures = minhash.signatures(texts, self._params)
         return [
-            MinHash(hashvalues=values, permutations=start.permutations, **about) if signed else None
-            for values, signed in zip(made, incoming.banded.signed.tolist(), strict=True)
+            MinHash(hashvalues=values, permutations=template.permutations, **settings) if has_shingles else None
+            for values, has_shingles in zip(signatures, documents.banded.has_shingles.tolist(), strict=True)
         ]
 
-    def _met(self, incoming: Incoming, keys: list[bytes], signed: list[Any]) -> Iterator[tuple[int, bytes, int]]:
-        """(new row, accepted document, its place in time) of all pairs that duplicate each other."""
-        same = self._many("exact", [key[:16] for key in keys])
-        yield from ((row, old[8:], int.from_bytes(old[:8], "big")) for row, old in enumerate(same) if old)
-        for row, minhashed in enumerate(signed):
-            found = self._lsh.query(minhashed) if minhashed is not None else []
-            orders = self._many("order", found)
-            accepted = [(key, order) for key, order in zip(found, orders, strict=True) if order is not None]
-            if not accepted:
+    def _duplicates(
+        self, documents: HashedDocuments, keys: list[bytes], minhashes: list[Any]
+    ) -> Iterator[tuple[int, bytes, int]]:
+        """Yield (new row, key of an indexed document, its order) of all pairs that duplicate each other."""
+        equal = self._values("exact", [key[:DIGEST_BYTES] for key in keys])
+        yield from (
+            (row, entry[ORDER_BYTES:], int.from_bytes(entry[:ORDER_BYTES], "big"))
+            for row, entry in enumerate(equal)
+            if entry
+        )
+        for row, minhashed in enumerate(minhashes):
+            candidates = self._lsh.query(minhashed) if minhashed is not None else []
+            orders = self._values("order", candidates)
+            # Keys without an order are in the bands already, but their delivery was killed before it was complete.
+            indexed = [(key, order) for key, order in zip(candidates, orders, strict=True) if order is not None]
+            if not indexed:
                 continue
-            mine, _ = incoming.sets_of(np.array([row], np.int32))
-            for (key, order), other in zip(accepted, self._many("sets", [key for key, _ in accepted]), strict=True):
-                theirs = np.frombuffer(other or b"", np.uint64)
-                if clusters.jaccard(mine, theirs.copy()) >= self._params.threshold:
+            new_set, _ = documents.sets_of(np.array([row], np.int32))
+            for (key, order), data in zip(indexed, self._values("sets", [key for key, _ in indexed]), strict=True):
+                indexed_set = np.frombuffer(data or b"", np.uint64)
+                # The kernel takes writable arrays only, and a buffer of bytes is read-only.
+                if clusters.jaccard(new_set, indexed_set.copy()) >= self._params.threshold:
                     yield row, key, int(order)
 
-    def _write(self, incoming: Incoming, keys: list[bytes], signed: list[Any], stands: npt.NDArray[Any]) -> None:
-        """Bands and sets first, which mean nothing until the one transaction that says what became of whom."""
+    def _write(
+        self, documents: HashedDocuments, keys: list[bytes], minhashes: list[Any], kept_ids: ObjectArray
+    ) -> None:
+        """Write bands and sets first. They have no effect before the one transaction that writes the results."""
         with self._lsh.insertion_session() as session:
-            for key, minhashed in zip(keys, signed, strict=True):
+            for key, minhashed in zip(keys, minhashes, strict=True):
                 if minhashed is not None:
                     session.insert(key, minhashed, check_duplication=False)
-        for start in range(0, len(keys), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(keys)), dtype=np.int32)
-            shingles, ends = incoming.sets_of(rows)
-            sets = {keys[row]: shingles[ends[i] : ends[i + 1]].tobytes() for i, row in enumerate(rows.tolist())}
+        for start in range(0, len(keys), BATCH_DOCUMENTS):
+            rows = np.arange(start, min(start + BATCH_DOCUMENTS, len(keys)), dtype=np.int32)
+            hashes, offsets = documents.sets_of(rows)
+            sets = {keys[row]: hashes[offsets[i] : offsets[i + 1]].tobytes() for i, row in enumerate(rows.tolist())}
             self._redis.hset(NAME + b":sets", mapping=sets)
-        before = self._redis.hlen(NAME + b":kept")
-        last = self._redis.pipeline(transaction=True)
-        for order, (key, name) in enumerate(zip(keys, stands.tolist(), strict=True), start=before):
-            last.hset(NAME + b":kept", key, name)
-            last.hset(NAME + b":order", key, order)
-            last.hsetnx(NAME + b":exact", key[:16], order.to_bytes(8, "big") + key)
-        last.execute()
+        first_order = self._redis.hlen(NAME + b":kept")
+        transaction = self._redis.pipeline(transaction=True)
+        for order, (key, name) in enumerate(zip(keys, kept_ids.tolist(), strict=True), start=first_order):
+            transaction.hset(NAME + b":kept", key, name)
+            transaction.hset(NAME + b":order", key, order)
+            transaction.hsetnx(NAME + b":exact", key[:DIGEST_BYTES], order.to_bytes(ORDER_BYTES, "big") + key)
+        transaction.execute()
 
-    def _many(self, name: str, keys: list[bytes]) -> list[bytes | None]:
-        where, found = NAME + b":" + name.encode(), list[bytes | None]()
-        for start in range(0, len(keys), BATCH):
-            found += self._redis.hmget(where, keys[start : start + BATCH])
-        return found
+    def _values(self, table: str, keys: list[bytes]) -> list[bytes | None]:
+        """Return the value of each key in one of the tables, None where there is none."""
+        name, values = NAME + b":" + table.encode(), list[bytes | None]()
+        for start in range(0, len(keys), BATCH_DOCUMENTS):
+            values += self._redis.hmget(name, keys[start : start + BATCH_DOCUMENTS])
+        return values
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A client, and the options to make another by. Raises BadInput where there is no Redis."""
+def _connect(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield a client, and the options to create another one. Raises BadInput if Redis cannot be reached."""
     try:
         import redis
     except ImportError as error:
@@ -155,6 +177,6 @@ def _connected(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
             yield client, options
     except redis.exceptions.RedisError as error:
         raise BadInput(
-            f"the index of deliveries at {url} cannot be used ({error}). Start Redis there, or name a folder instead "
-            "(curation.deliveries in params.yaml)."
+            f"The index of deliveries at {url} cannot be used ({error}). Start Redis there, or set curation.deliveries "
+            "in params.yaml to a folder instead."
         ) from error

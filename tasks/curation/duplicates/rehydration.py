@@ -1,45 +1,60 @@
-"""Copies of what was repeated: of a cluster one document stays, and is shown to training more than once.
+"""Copies of repeated documents: one document of each cluster is kept, and training receives it more than once.
 
 FineWeb2 (arXiv:2506.20920, "rehydration") found that documents which were repeated a few times are better than those
-which never or very often were, and reads off the filters how much better: a cluster size whose documents the filters
-drop as often as documents on average, or more often, is shown once; the size whose documents they drop least, most
-often; what lies between, in proportion. The table that comes of it may be measured here, or given.
+which were never or very often repeated. The drop rates of the filters tell how much better: a cluster size whose
+documents are dropped at the average rate or above gets one copy, the size with the lowest drop rate gets `max_copies`,
+and sizes between them get copies in proportion. The table of copies is measured in this way, or given in the params.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
 
-from tasks.curation.arrays import BoolArray, Float64Array, Int64Array
+from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, StringArray
 
-Table = dict[int, int]  # from this size of a cluster on -> so many copies in all, until a larger size says otherwise
+CopyTable = dict[int, int]
+"""From the smallest cluster size of a range to the number of copies; a range ends where the next one begins."""
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """`copies`: a table for every language, or "measured"; `languages`: tables of single ones, ISO 639-1 codes."""
+    """How many copies training receives of the document that is kept of a cluster."""
 
-    copies: Table | Literal["measured"] = Field({2: 2, 4: 3, 100: 1}, min_length=1)
-    languages: dict[str, Table] = Field(default_factory=dict)
-    max_copies: int = Field(10, ge=1)  # "measured": of the best cluster size
-    min_clusters: int = Field(100, ge=1)  # "measured": sizes with fewer clusters are taken together with the next
-    window: int = Field(5, ge=1)  # "measured": neighboring sizes over which copies are averaged
+    copies: CopyTable | Literal["measured"] = Field(
+        {2: 2, 4: 3, 100: 1},
+        min_length=1,
+        description="Number of copies by smallest cluster size: {2: 2, 4: 3} means 2 copies for clusters of 2 or 3 "
+        'documents and 3 copies from 4 documents on. "measured" derives the table from the drop rates of the filters.',
+    )
+    languages: dict[str, CopyTable] = Field(
+        default_factory=dict, description="Tables of copies for single languages, by ISO 639-1 code."
+    )
+    max_copies: int = Field(10, ge=1, description='With "measured": number of copies for the best cluster size.')
+    min_clusters: int = Field(
+        100, ge=1, description='With "measured": sizes with fewer clusters than this are joined with the next size.'
+    )
+    window: int = Field(
+        5, ge=1, description='With "measured": number of neighboring sizes over which the copies are averaged.'
+    )
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        given = [*self.languages.values(), *([self.copies] if isinstance(self.copies, dict) else [])]
-        if any(min(table, default=1) < 1 or min(table.values(), default=1) < 1 for table in given):
-            raise ValueError("copies: sizes are at least 1, copies at least 1")
+    def _tables_are_positive(self) -> Self:
+        tables = [*self.languages.values(), *([self.copies] if isinstance(self.copies, dict) else [])]
+        for table in tables:
+            if min(table, default=1) < 1 or min(table.values(), default=1) < 1:
+                raise ValueError(f"copies: expected cluster sizes and numbers of copies of at least 1, got {table}")
         return self
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """Clusters of `size` documents and more, up to the next step: how often shown; where measured, why."""
+class CopyRule:
+    """Clusters of `size` documents or more, up to the size of the next rule, get `copies` copies.
+
+    Of a measured rule, `clusters` is the number of clusters and `drop_rate` the share that the filters dropped.
+    """
 
     size: int
     copies: int
@@ -47,82 +62,85 @@ class Step:
     drop_rate: float | None = None
 
 
-Steps = Mapping[str, list[Step]]  # by language
+RulesByLanguage = Mapping[str, list[CopyRule]]
 
 
-def steps(params: Params, sizes: Int64Array, languages: npt.NDArray[Any], dropped: BoolArray) -> Steps:
-    """The steps of each language that is there, as given or as measured.
+def copy_rules(params: Params, sizes: Int64Array, languages: StringArray, dropped: BoolArray) -> RulesByLanguage:
+    """Return the rules for each language of the documents, as given or as measured.
 
-    sizes: of each document's cluster, before filters if copies are to be measured; dropped: what filters dropped.
+    sizes: int64[n], the size of each document's cluster (made before filtering, if copies are to be measured);
+    languages: str[n]; dropped: bool[n], whether a filter dropped the document.
     """
-    made: dict[str, list[Step]] = {}
+    rules: dict[str, list[CopyRule]] = {}
     for code in np.unique(languages).tolist():
-        mine, table = languages == code, params.languages.get(code, params.copies)
+        rows, table = languages == code, params.languages.get(code, params.copies)
         if isinstance(table, dict):
-            made[code] = [Step(size, table[size]) for size in sorted(table)]
+            rules[code] = [CopyRule(size, table[size]) for size in sorted(table)]
         else:
-            made[code] = measured(sizes[mine], dropped[mine], params)
-    return made
+            rules[code] = measure_rules(sizes[rows], dropped[rows], params)
+    return rules
 
 
-def copies(sizes: Int64Array, languages: npt.NDArray[Any], steps: Steps, train: BoolArray) -> Int64Array:
-    """How often each document is shown: by the steps of its language; what is held out, once."""
-    shown = np.ones(len(sizes), np.int64)
-    for language, some in steps.items():
-        mine = train & (languages == language)
-        times = np.array([1, *(step.copies for step in some)], np.int64)
-        shown[mine] = times[np.searchsorted([step.size for step in some], sizes[mine], side="right")]
-    return shown
+def copy_counts(sizes: Int64Array, languages: StringArray, rules: RulesByLanguage, train: BoolArray) -> Int64Array:
+    """Return the number of copies of each document by the rules of its language, 1 for held-out documents: int64[n]."""
+    counts = np.ones(len(sizes), np.int64)
+    for language, language_rules in rules.items():
+        rows = train & (languages == language)
+        copies = np.array([1, *(rule.copies for rule in language_rules)], np.int64)
+        counts[rows] = copies[np.searchsorted([rule.size for rule in language_rules], sizes[rows], side="right")]
+    return counts
 
 
-def measured(sizes: Int64Array, dropped: BoolArray, params: Params) -> list[Step]:
-    """The steps of one language by how often the filters drop documents of clusters of each size."""
-    bins = _bins(sizes, dropped, params.min_clusters)
+def measure_rules(sizes: Int64Array, dropped: BoolArray, params: Params) -> list[CopyRule]:
+    """Return the rules of one language, from the share of documents of each cluster size that the filters dropped."""
+    bins = _size_bins(sizes, dropped, params.min_clusters)
     if not bins:
         return []
-    clusters, rates = np.array([n for _, n, _ in bins]), np.array([rate for _, _, rate in bins])
-    average = float((clusters * rates).sum() / clusters.sum())
-    better = np.maximum(average - rates, 0.0)
-    shown = 1 + (params.max_copies - 1) * better / (better.max() or 1.0)
-    whole = np.rint(_smoothed(shown, params.window)).astype(int).tolist()
-    return [Step(size, times, n, rate) for (size, n, rate), times in zip(bins, whole, strict=True)]
+    num_clusters, rates = np.array([n for _, n, _ in bins]), np.array([rate for _, _, rate in bins])
+    average_rate = float((num_clusters * rates).sum() / num_clusters.sum())
+    advantage = np.maximum(average_rate - rates, 0.0)
+    copies = 1 + (params.max_copies - 1) * advantage / (advantage.max() or 1.0)
+    rounded = np.rint(_moving_average(copies, params.window)).astype(int).tolist()
+    return [CopyRule(size, number, n, rate) for (size, n, rate), number in zip(bins, rounded, strict=True)]
 
 
 def rehydrate(kept: pa.Table) -> pa.Table:
-    """The rows, each as often as its column `copies` says, the copies behind it and named ID#2, ID#3 ..."""
-    shown = kept["copies"].to_numpy()
-    if (shown == 1).all():
+    """Repeat each row as often as its column `copies` says. Copies follow their row and have the ids ID#2, ID#3 ..."""
+    copies = kept["copies"].to_numpy()
+    if (copies == 1).all():
         return kept
-    rows = np.repeat(np.arange(len(shown)), shown)
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(shown) - shown, shown)
+    rows = np.repeat(np.arange(len(copies)), copies)
+    # The number of each copy within its document: 0, 1 ... copies - 1.
+    numbers = np.arange(len(rows)) - np.repeat(np.cumsum(copies) - copies, copies)
     table = kept.take(pa.array(rows))
-    names = [f"{name}#{n + 1}" if n else name for name, n in zip(table["id"].to_pylist(), place.tolist(), strict=True)]
-    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(names, pa.string()))
+    ids = [f"{name}#{n + 1}" if n else name for name, n in zip(table["id"].to_pylist(), numbers.tolist(), strict=True)]
+    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(ids, pa.string()))
 
 
-def _bins(sizes: Int64Array, dropped: BoolArray, least: int) -> list[tuple[int, float, float]]:
-    """(smallest size, clusters, share dropped) of neighboring sizes with at least so many clusters together.
+def _size_bins(sizes: Int64Array, dropped: BoolArray, min_clusters: int) -> list[tuple[int, float, float]]:
+    """Return (smallest size, number of clusters, share dropped) of neighboring sizes, joined up to `min_clusters`.
 
-    A cluster of n documents counts n times 1 / n, as dropped by the share of its documents that is.
+    A cluster of n documents appears as n rows, each of which counts 1 / n. It counts as dropped by the share of its
+    documents that were dropped.
     """
     bins: list[list[float]] = []
     for size in np.unique(sizes).tolist():
-        mine = sizes == size
-        if not bins or bins[-1][1] >= least:
+        rows = sizes == size
+        if not bins or bins[-1][1] >= min_clusters:
             bins.append([size, 0.0, 0.0])
-        bins[-1][1] += mine.sum() / size
-        bins[-1][2] += dropped[mine].sum() / size
-    if len(bins) > 1 and bins[-1][1] < least:  # the rarest and largest
-        _, clusters, gone = bins.pop()
-        bins[-1][1] += clusters
-        bins[-1][2] += gone
-    return [(int(size), clusters, gone / clusters) for size, clusters, gone in bins]
+        bins[-1][1] += rows.sum() / size
+        bins[-1][2] += dropped[rows].sum() / size
+    if len(bins) > 1 and bins[-1][1] < min_clusters:  # the largest sizes, which have no next size, join the previous
+        _, num_clusters, num_dropped = bins.pop()
+        bins[-1][1] += num_clusters
+        bins[-1][2] += num_dropped
+    return [(int(size), num_clusters, num_dropped / num_clusters) for size, num_clusters, num_dropped in bins]
 
 
-def _smoothed(values: Float64Array, window: int) -> Float64Array:
-    """The mean of `window` neighbors; as they are where there are not so many on either side."""
+def _moving_average(values: Float64Array, window: int) -> Float64Array:
+    """Return the mean of `window` neighbors; at both ends, where there are fewer neighbors, the value itself."""
     half = window // 2
-    made = values.copy()
+    averages = values.copy()
     for i in range(half, len(values) - half):
-        made[i] = values[i - half : i + half + 1].mean()
-    return made
+        averages[i] = values[i - half : i + half + 1].mean()
+    return averages

@@ -1,11 +1,11 @@
-"""Lines or paragraphs that several documents share: menus, disclaimers, licenses, quoted passages.
+"""Lines or paragraphs that several documents share, such as menus, disclaimers, licenses and quoted passages.
 
-After CCNet (Wenzek et al. 2020) and Dolma (Soldaini et al. 2024): a passage is kept in one document, the best ranked of
-those that have it, and cut out of the others. Passages are equal if their folded tokens are (64-bit hashes of them).
+As in CCNet (Wenzek et al. 2020) and Dolma (Soldaini et al. 2024), a repeated passage is kept in one document, the best
+ranked one that has it, and removed from the others. Passages are equal if the 64-bit hashes of their folded tokens are.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,50 +13,61 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
-from tasks.curation.arrays import BoolArray, Int64Array, UInt64Array
+from tasks.curation.arrays import BoolArray, Int64Array, UInt8Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE
 from tasks.curation.text.words import BYTES, HASHES, OFFSETS, TABLE, Texts, byte_lengths, chunks, pieces, token_hashes
 
-Places: TypeAlias = Int64Array  # [n, 3]
+Passages = Int64Array  # [n, 3]: row, first byte, and the byte behind the last one, of each passage
 _BASE, _U0 = np.uint64(BASE), np.uint64(0)
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """What counts as a passage, and from how many documents on it is one too many."""
+    """What counts as a repeated passage."""
 
-    unit: Literal["line", "paragraph"] = "paragraph"  # a paragraph ends with an empty line
-    min_tokens: int = Field(10, ge=1)  # words, or characters of scripts without spaces; shorter ones stay
-    min_documents: int = Field(2, ge=2)
+    unit: Literal["line", "paragraph"] = Field(
+        "paragraph", description="Unit of comparison; a paragraph ends with an empty line."
+    )
+    min_tokens: int = Field(
+        10,
+        ge=1,
+        description="Shorter passages are never removed; in words, or characters in scripts without spaces.",
+    )
+    min_documents: int = Field(
+        2, ge=2, description="Smallest number of documents that share a passage for which it is removed."
+    )
 
 
-def cut(texts: Texts, params: Params, priority: npt.NDArray[Any], ids: Texts | None = None) -> tuple[Texts, Any]:
-    """The texts without the passages that a better ranked text keeps, and how many were cut from each: int64[n].
+def remove_repeated(
+    texts: Texts, params: Params, priority: npt.NDArray[Any], ids: Texts | None = None
+) -> tuple[pa.ChunkedArray, Int64Array]:
+    """Return the texts without passages that a better ranked text keeps, and how many were removed from each: int64[n].
 
-    Ranked as in `ranking.ranks`. A text may end up empty.
+    The ranking is that of `ranking.ranks`. A text may become empty.
     """
-    gone = repeated(texts, params, priority, ids)
-    left = pa.chunked_array(without(texts, gone), texts.type)
-    return left, np.bincount(gone[:, 0], minlength=len(texts))
+    passages = repeated_passages(texts, params, priority, ids)
+    remaining = pa.chunked_array(remove_passages(texts, passages), texts.type)
+    return remaining, np.bincount(passages[:, 0], minlength=len(texts))
 
 
-def repeated(texts: Texts, params: Params, priority: npt.NDArray[Any], ids: Texts | None = None) -> Places:
-    """The passages that a better ranked text keeps: (row, first byte, the byte behind the last), in order."""
-    places, hashes = passages(texts, params)
-    return places[_spare(places[:, 0], hashes, ranks(priority, byte_lengths(texts), ids), params.min_documents)]
+def repeated_passages(texts: Texts, params: Params, priority: npt.NDArray[Any], ids: Texts | None = None) -> Passages:
+    """Return the passages that a better ranked text keeps, ordered by row and position."""
+    passages, hashes = find_passages(texts, params)
+    text_ranks = ranks(priority, byte_lengths(texts), ids)
+    return passages[_is_repeated(passages[:, 0], hashes, text_ranks, params.min_documents)]
 
 
-def without(texts: Texts, gone: Places) -> Iterator[pa.Array]:
-    """The texts without those passages, chunk by chunk."""
+def remove_passages(texts: Texts, passages: Passages) -> Iterator[pa.Array]:
+    """Yield the texts without the passages, chunk by chunk."""
     first = 0
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        mine = gone[slice(*np.searchsorted(gone[:, 0], [first, first + len(chunk)]))]
-        rows, starts = np.unique(mine[:, 0] - first, return_index=True)
+        chunk_passages = passages[slice(*np.searchsorted(passages[:, 0], [first, first + len(chunk)]))]
+        rows, starts = np.unique(chunk_passages[:, 0] - first, return_index=True)
         changed = [
-            _without(chunk[row].as_py().encode(), spans.tolist())
-            for row, spans in zip(rows.tolist(), np.split(mine[:, 1:], starts[1:]), strict=False)
+            _remove_spans(chunk[row].as_py().encode(), spans.tolist())
+            for row, spans in zip(rows.tolist(), np.split(chunk_passages[:, 1:], starts[1:]), strict=False)
         ]
         mask = np.zeros(len(chunk), np.bool_)
         mask[rows] = True
@@ -64,62 +75,81 @@ def without(texts: Texts, gone: Places) -> Iterator[pa.Array]:
         first += len(chunk)
 
 
-def passages(texts: Texts, params: Params) -> tuple[Places, UInt64Array]:
-    """(row, first byte, the byte behind the last) of every passage that is long enough, and its hash."""
-    places, hashes = [np.empty((0, 3), np.int64)], [np.empty(0, np.uint64)]
-    for start, some in chunks(texts):
-        for first, data, offsets in pieces(some):
-            room = int(offsets[-1] - offsets[0]) // max(1, params.min_tokens) + len(offsets)
-            where, found = np.empty((room, 3), np.int64), np.empty(room, np.uint64)
-            breaks = 2 if params.unit == "paragraph" else 1
-            count = _passages(data, offsets, folding.table(), breaks, params.min_tokens, where, found)
-            where[:count, 0] += start + first
-            places.append(where[:count].copy())
-            hashes.append(found[:count].copy())
-    return np.concatenate(places), np.concatenate(hashes)
+def find_passages(texts: Texts, params: Params) -> tuple[Passages, UInt64Array]:
+    """Return every passage with at least `min_tokens` tokens, and the hash of each."""
+    passages, hashes = [np.empty((0, 3), np.int64)], [np.empty(0, np.uint64)]
+    breaks = 2 if params.unit == "paragraph" else 1
+    for start, chunk in chunks(texts):
+        for first, data, offsets in pieces(chunk):
+            # A token takes at least one byte, so that n bytes contain at most n / min_tokens passages.
+            capacity = int(offsets[-1] - offsets[0]) // max(1, params.min_tokens) + len(offsets)
+            piece_passages, piece_hashes = np.empty((capacity, 3), np.int64), np.empty(capacity, np.uint64)
+            count = _hash_passages(
+                data, offsets, folding.table(), breaks, params.min_tokens, piece_passages, piece_hashes
+            )
+            piece_passages[:count, 0] += start + first
+            passages.append(piece_passages[:count].copy())  # a view would keep the whole buffer in memory
+            hashes.append(piece_hashes[:count].copy())
+    return np.concatenate(passages), np.concatenate(hashes)
 
 
-def _spare(rows: Any, hashes: Any, rank: Int64Array, min_documents: int) -> BoolArray:
-    """Which passages are in enough documents, of which theirs is not the best ranked."""
-    _, kinds = np.unique(hashes, return_inverse=True)
-    best = np.full(len(hashes), len(rank), np.int64)
-    np.minimum.at(best, kinds, rank[rows])
-    spread = np.bincount(np.unique(np.stack([kinds, rows]), axis=1)[0], minlength=len(hashes))
-    return np.asarray((rank[rows] > best[kinds]) & (spread[kinds] >= min_documents))
+def _is_repeated(rows: Int64Array, hashes: UInt64Array, text_ranks: Int64Array, min_documents: int) -> BoolArray:
+    """Which passages are in at least `min_documents` documents, one of which ranks better than the passage's own."""
+    _, groups = np.unique(hashes, return_inverse=True)
+    best_ranks = np.full(len(hashes), len(text_ranks), np.int64)
+    np.minimum.at(best_ranks, groups, text_ranks[rows])
+    # Each document counts once for a passage, however often the passage is in it.
+    num_documents = np.bincount(np.unique(np.stack([groups, rows]), axis=1)[0], minlength=len(hashes))
+    return np.asarray((text_ranks[rows] > best_ranks[groups]) & (num_documents[groups] >= min_documents))
 
 
-def _without(text: bytes, spans: list[list[int]]) -> str:
-    parts, done = [], 0
+def _remove_spans(text: bytes, spans: list[list[int]]) -> str:
+    """Return the text without the bytes of the spans (begin, end), and without line breaks at its end."""
+    parts, position = [], 0
     for begin, end in spans:
-        parts.append(text[done:begin])
-        done = end
-    return b"".join([*parts, text[done:]]).decode().rstrip("\n")
+        parts.append(text[position:begin])
+        position = end
+    return b"".join([*parts, text[position:]]).decode().rstrip("\n")
 
 
 @kernel(f"int64({BYTES}, {OFFSETS}, {TABLE}, int64, int64, int64[:, ::1], {HASHES})")
-def _passages(data: Any, offsets: Any, table: Any, breaks: int, least: int, where: Any, hashes: Any) -> Any:
-    """A passage ends behind `breaks` line feeds in a row (white space between them aside), or with its text."""
+def _hash_passages(
+    data: UInt8Array,
+    offsets: Int64Array,
+    table: UInt32Array,
+    breaks: int,
+    min_tokens: int,
+    passages: Int64Array,
+    hashes: UInt64Array,
+) -> int:
+    """Write the passages and their hashes; return their number.
+
+    A passage ends behind `breaks` consecutive line feeds, between which there may be white space, or with its text.
+    The hash is a polynomial of the token hashes, modulo 2^64.
+    """
     longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    tokens, found = np.empty(longest + 1, np.uint64), 0
+    tokens, num_passages = np.empty(longest + 1, np.uint64), 0
     for row in range(len(offsets) - 1):
         begin, end = offsets[row], offsets[row + 1]
         while begin < end:
             i, feeds = begin, 0
-            while i < end and (feeds < breaks or data[i] == 0x0A):
+            while i < end and (feeds < breaks or data[i] == 0x0A):  # further empty lines belong to the passage
                 if data[i] == 0x0A:
                     feeds += 1
                 elif data[i] > 0x20:
                     feeds = 0
                 i += 1
             count = token_hashes(data, begin, i, table, tokens)
-            if count >= least:
+            if count >= min_tokens:
                 h = _U0
                 for k in range(count):
                     h = h * _BASE + tokens[k]
-                where[found, 0], where[found, 1], where[found, 2] = row, begin - offsets[row], i - offsets[row]
-                hashes[found] = h
-                found += 1
+                passages[num_passages, 0] = row
+                passages[num_passages, 1] = begin - offsets[row]
+                passages[num_passages, 2] = i - offsets[row]
+                hashes[num_passages] = h
+                num_passages += 1
             begin = i
-    return found
+    return num_passages

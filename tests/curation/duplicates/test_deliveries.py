@@ -25,7 +25,7 @@ def document(seed: int, edit: int = -1) -> str:
 def deliver(index: Path, name: str, texts: dict[str, str], params: minhash.Params = PARAMS) -> dict[str, str]:
     """What was dropped, and for which id."""
     ids, array = pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.large_string())
-    found = deliveries.deduplicate(index, name, array, ids, params, np.zeros(len(texts)))
+    found = deliveries.add_delivery(index, name, array, ids, params, np.zeros(len(texts)))
     return {id: of for id, of in zip(texts, found.to_pylist(), strict=True) if of is not None}
 
 
@@ -72,8 +72,8 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path) -> None:
     deliver(tmp_path, "monday", MONDAY)
     deliver(tmp_path, "tuesday", TUESDAY)
     whole = files(tmp_path)
-    (tmp_path / "00001" / deliveries.MARK).unlink()
-    assert [delivery.name for delivery in deliveries.deliveries(tmp_path)] == ["monday"]
+    (tmp_path / "00001" / deliveries.MANIFEST).unlink()
+    assert [delivery.name for delivery in deliveries.read_deliveries(tmp_path)] == ["monday"]
     deliver(tmp_path, "tuesday", TUESDAY)
     assert files(tmp_path) == whole
 
@@ -106,7 +106,7 @@ def test_an_empty_delivery_is_one_too(tmp_path: Path) -> None:
 def test_the_stage_asks_by_content(tmp_path: Path) -> None:
     def accept(texts: dict[str, str]) -> dict[str, str]:
         ids, array = pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.large_string())
-        found = deliveries.accept(tmp_path, array, ids, PARAMS, np.zeros(len(texts)))
+        found = deliveries.deduplicate(tmp_path, array, ids, PARAMS, np.zeros(len(texts)))
         return {id: of for id, of in zip(texts, found.tolist(), strict=True) if of is not None}
 
     assert accept(MONDAY) == {"a": "b"}
@@ -117,4 +117,4 @@ def test_the_stage_asks_by_content(tmp_path: Path) -> None:
     assert accept({"a": MONDAY["a"]}) == {"a": "b"}  # of what came before nothing needs to come again
     assert accept({"a": document(8)}) == {}  # another text is another document, whatever its id
     assert accept({"a": document(8, 3), "z": document(8)}) == {"z": "a"}
-    assert len(deliveries.deliveries(tmp_path)) == 4
+    assert len(deliveries.read_deliveries(tmp_path)) == 4

@@ -93,7 +93,7 @@ def test_order_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
     expected = kept(list(range(len(texts))), 1, 1)
     assert 40 <= len(expected) < len(texts)
     monkeypatch.setattr(word_hashes, "CHUNK_ROWS", chunk_rows)
-    monkeypatch.setattr(clusters, "BATCH_WEIGHT", 500)
+    monkeypatch.setattr(clusters, "BATCH_BYTES", 500)
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     assert kept(order, 1 + 3 * seed, 1 + seed) == expected
 
@@ -102,7 +102,7 @@ def test_clusters_are_the_components_of_all_verified_candidate_pairs() -> None:
     texts, _ = families()
     array = pa.array(texts, pa.large_string())
     params = minhash.Params(threshold=0.7, bands=20, rows=5)
-    banded = minhash.band(array, params)
+    banded = minhash.compute_band_keys(array, params)
     sets = [{*shingles.shingles(text, 5)} for text in texts]
     roots = list(range(len(texts)))
     for i in range(len(texts)):
@@ -117,9 +117,14 @@ def test_clusters_are_the_components_of_all_verified_candidate_pairs() -> None:
 def test_edges_are_verified_pairs() -> None:
     texts, _ = families()
     array = pa.array(texts, pa.large_string())
-    banded = minhash.band(array, minhash.Params())
-    made = clusters.verify(
-        banded.keys, banded.signed, np.ones(len(texts), np.int64), lambda rows: minhash.sets_of(array, 5, rows), 0.8, 9
+    banded = minhash.compute_band_keys(array, minhash.Params())
+    made = clusters.connect_duplicates(
+        banded.keys,
+        banded.has_shingles,
+        np.ones(len(texts), np.int64),
+        lambda rows: minhash.shingle_sets(array, 5, rows),
+        0.8,
+        9,
     )
     sets = [{*shingles.shingles(text, 5)} for text in texts]
     assert len(made.edges)

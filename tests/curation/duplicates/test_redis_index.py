@@ -32,7 +32,7 @@ def url() -> Iterator[str]:
 def accept(index: Any, texts: dict[str, str], params: minhash.Params = PARAMS) -> dict[str, str]:
     """What was dropped, and for which id."""
     ids, array = pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.large_string())
-    ask: Any = redis_index.accept if isinstance(index, str) else deliveries.accept
+    ask: Any = redis_index.deduplicate if isinstance(index, str) else deliveries.deduplicate
     found = ask(index, array, ids, params, np.zeros(len(texts)))
     return {id: of for id, of in zip(texts, found.tolist(), strict=True) if of is not None}
 

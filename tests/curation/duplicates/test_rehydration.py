@@ -24,8 +24,8 @@ def corpus(*clusters: tuple[int, int, int]) -> tuple[Any, Any]:
     return sizes, np.concatenate(dropped)
 
 
-def measured(*clusters: tuple[int, int, int], **params: int) -> list[rehydration.Step]:
-    return rehydration.measured(*corpus(*clusters), Params(copies="measured", **params))
+def measured(*clusters: tuple[int, int, int], **params: int) -> list[rehydration.CopyRule]:
+    return rehydration.measure_rules(*corpus(*clusters), Params(copies="measured", **params))
 
 
 def test_between_the_average_and_the_best_copies_grow_in_proportion() -> None:
@@ -53,15 +53,15 @@ def test_rare_sizes_are_taken_together() -> None:
 def test_filters_that_drop_all_sizes_alike_say_nothing() -> None:
     assert [step.copies for step in measured((1, 100, 20), (2, 100, 20))] == [1, 1]
     nothing = np.zeros(0, np.int64)
-    assert rehydration.measured(nothing, nothing > 0, Params(copies="measured")) == []
+    assert rehydration.measure_rules(nothing, nothing > 0, Params(copies="measured")) == []
 
 
 def test_each_language_has_its_own_table() -> None:
     params = Params(copies={2: 2, 4: 3, 9: 1}, languages={"zh": {3: 7}})
     sizes, languages = np.array([1, 2, 4, 8, 9, 2, 3, 4]), np.array(["en"] * 5 + ["zh"] * 3)
-    steps = rehydration.steps(params, sizes, languages, sizes < 0)
-    assert rehydration.copies(sizes, languages, steps, sizes > 0).tolist() == [1, 2, 3, 3, 1, 1, 7, 7]
-    assert rehydration.copies(sizes, languages, steps, sizes < 0).tolist() == [1] * 8
+    steps = rehydration.copy_rules(params, sizes, languages, sizes < 0)
+    assert rehydration.copy_counts(sizes, languages, steps, sizes > 0).tolist() == [1, 2, 3, 3, 1, 1, 7, 7]
+    assert rehydration.copy_counts(sizes, languages, steps, sizes < 0).tolist() == [1] * 8
 
 
 def test_copies_stand_behind_their_document() -> None:

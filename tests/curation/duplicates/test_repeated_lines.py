@@ -15,7 +15,7 @@ CHINESE = "本网站所有内容版权归原作者所有，未经许可不得转
 def cut(texts: list[str], priority: list[int] | None = None, **params: object) -> tuple[list[str], list[int]]:
     array = pa.array(texts, pa.large_string())
     made = repeated_lines.Params.model_validate(params)
-    result, counts = repeated_lines.cut(array, made, np.array(priority or [0] * len(texts)))
+    result, counts = repeated_lines.remove_repeated(array, made, np.array(priority or [0] * len(texts)))
     return result.to_pylist(), counts.tolist()
 
 
