@@ -1,6 +1,6 @@
-"""The order of the work: each flow reads as a table of contents.
+"""The order of the work: each flow reads like a table of contents.
 
-`dvc repro` starts the stages by `python`; where that is not the one of .venv, it hands over to it.
+`dvc repro` starts the stages with the `python` of the PATH. If it lacks the packages, the one of .venv takes over.
 """
 
 import importlib.util
@@ -8,10 +8,17 @@ import os
 import sys
 from pathlib import Path
 
-OURS = Path(".venv/bin/python")
-if importlib.util.find_spec("prefect") is None and OURS.exists():
-    os.execv(OURS, [str(OURS), *sys.orig_argv[1:]])
+PROJECT_PYTHON = Path(".venv/bin/python")
+if importlib.util.find_spec("prefect") is None and PROJECT_PYTHON.exists():
+    os.execv(PROJECT_PYTHON, [str(PROJECT_PYTHON), *sys.orig_argv[1:]])
 
-from flows.runtime import environment  # noqa: E402  (needs the packages)
+from flows.runtime import command, environment  # noqa: E402  (they need the packages)
 
-environment.prepare()
+# `python -m flows.x` imports this package before flows/x.py, and sys.argv[0] is "-m" meanwhile. The flows import
+# Prefect first, which takes a second: help and a wrong name are answered here, before that and before a folder is made.
+is_command = sys.argv[:1] == ["-m"]
+if is_command:
+    command.check_flow_arguments()
+environment.set_defaults()
+if not is_command:
+    environment.make_folder()

@@ -24,4 +24,4 @@ def classifier(params: tasks.Teaching, data: Path = Path("data")) -> None:
 if __name__ == "__main__":
     from flows.runtime import command
 
-    command.main("classifier")
+    command.main(classifier)

@@ -22,18 +22,7 @@ def curation(params: tasks.Params, data: Path = Path("data")) -> None:
     tasks.report(corpus, held_out, masked, records, data, timings)
 
 
-def explain(name: str, data: Path = Path("data")) -> None:
-    """Print one document's signals, what every filter says of them, and what became of it."""
-    from flows.runtime import params
-
-    tasks.explain(name, tasks.Params.model_validate(params.load("curation").model_dump()), data)
-
-
 if __name__ == "__main__":
-    import sys
-
     from flows.runtime import command
 
-    if sys.argv[1:2] == ["--explain"] and len(sys.argv) == 3:
-        sys.exit(command.guarded(lambda: explain(sys.argv[2])))
-    command.main("curation")
+    command.main(curation)

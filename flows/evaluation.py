@@ -21,4 +21,4 @@ def evaluation(params: tasks.Params, data: Path = Path("data")) -> None:
 if __name__ == "__main__":
     from flows.runtime import command
 
-    command.main("evaluation")
+    command.main(evaluation)

@@ -21,4 +21,4 @@ def ingestion(params: tasks.Params, data: Path = Path("data")) -> None:
 if __name__ == "__main__":
     from flows.runtime import command
 
-    command.main("ingestion")
+    command.main(ingestion)

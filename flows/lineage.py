@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 
-from flows.runtime import command, tracking, versioning
+from flows.runtime import command, tracked_runs, versioning
 from flows.runtime.environment import home
 from tasks.errors import BadParams
 
@@ -13,13 +13,13 @@ def show(model: str) -> None:
     name, _, version = model.removeprefix("models:/").partition("/")
     if version and not version.isdigit():
         raise BadParams(f"{model!r}: expected NAME or NAME/VERSION, such as ppo/3")
-    made = tracking.registered_model(name, version or None)
+    made = tracked_runs.run_of_model(name, version or None)
     print(f"{name} version {made.model_version}")
     outside = _show_run(made, set(), 0)
     _show_commands(made, [path for path in outside if path.startswith("data/")])
 
 
-def _show_run(made: tracking.Made, seen: set[str], depth: int) -> list[str]:
+def _show_run(made: tracked_runs.StageRun, seen: set[str], depth: int) -> list[str]:
     """The run and, indented below it, the runs that made what it read; what no run made."""
     pad = "  " * depth
     when = datetime.fromtimestamp(made.start / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -30,20 +30,20 @@ def _show_run(made: tracking.Made, seen: set[str], depth: int) -> list[str]:
     seen.add(made.run_id)
     outside: list[str] = []
     for path, md5 in _deps(made):
-        source = tracking.maker(path, md5, made.start)
+        source = tracked_runs.run_that_wrote(path, md5, made.start)
         known = "" if source else "  <- from outside"
         print(f"{pad}  {path}  md5 {md5}{known}")
         outside += _show_run(source, seen, depth + 2) if source else [path]
     return outside
 
 
-def _deps(made: tracking.Made) -> list[tuple[str, str]]:
+def _deps(made: tracked_runs.StageRun) -> list[tuple[str, str]]:
     """(path, md5) of what the run read: data; code only counts by the commit."""
     deps = {key.removeprefix("dvc.dep."): md5 for key, md5 in made.tags.items() if key.startswith("dvc.dep.")}
     return sorted((path, md5) for path, md5 in deps.items() if not path.startswith(("flows/", "tasks/")))
 
 
-def _show_commands(made: tracking.Made, outside: list[str]) -> None:
+def _show_commands(made: tracked_runs.StageRun, outside: list[str]) -> None:
     commit, model = made.tags.get("mlflow.source.git.commit", "unknown"), f"data/models/{made.stage}"
     changed = " with changes that were not committed" if made.tags.get("git.dirty") == "true" else ""
     print(f"\ncode: git commit {commit}{changed}")

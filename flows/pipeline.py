@@ -1,33 +1,64 @@
-"""The whole journey: DVC walks dvc.yaml and says what is stale; each stale stage is a nested flow run of this one."""
+"""Bring the stages of dvc.yaml up to date, and print their results.
 
-import argparse
+DVC walks the stages and decides which of them are stale; each stale stage runs as a nested flow run of this flow.
+"""
+
+import importlib
 import sys
 import time
+from typing import Any
 
 from prefect import flow, runtime
 
-from flows.runtime import command, embedded, params, results, spool, tracking, versioning
+from flows.runtime import command, embedded, params, results, spool, stage_run, tracking, versioning
 from tasks.errors import GateFailed
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline(to: str | None = None) -> dict[str, str]:
-    """Bring every stage, or those that `to` needs, up to date; how each that changed did so: "run" or "restored"."""
-    session, changed = spool.Session("pipeline"), dict[str, str]()
+    """Bring every stage, or those that `to` needs, up to date.
+
+    Returns for each stage whose results changed how they were obtained: "run" or "restored" (from DVC's cache).
+    """
+    session, states = spool.Session("pipeline"), dict[str, str]()
     checked = params.load_all(versioning.stages(to))
 
     def run(versions: versioning.Versions) -> None:
-        command.run(versions, session)
-        changed[versions.stage] = "run"
+        stage_run.run(stage_flow(versions.stage), versions, session)
+        states[versions.stage] = "run"
 
-    def restored(versions: versioning.Versions) -> None:
+    def restore(versions: versioning.Versions) -> None:
         tags = versions.tags() | versions.out_tags()
-        session.note_restored(versions.stage, params.flatten(checked[versions.stage]), tags)
-        changed[versions.stage] = "restored"
+        session.record_restored(versions.stage, params.flatten(checked[versions.stage]), tags)
+        states[versions.stage] = "restored"
 
-    with tracking.following(), session.closed(lambda: _tags(session)):
-        versioning.reproduce(run, restored, to)
-    return changed
+    with tracking.following(), session.closing(lambda: _tags(session)):
+        versioning.reproduce(run, restore, to)
+    return states
+
+
+def stage_flow(stage: str) -> Any:
+    """Return the flow of a stage. The file has the stage's name; all training stages share one flow."""
+    name = command.TRAINING if params.is_training(stage) else stage
+    return getattr(importlib.import_module(f"flows.{name}"), name)
+
+
+def run_if_stale(to: str | None, as_json: bool = False) -> None:
+    """Run the pipeline if a stage is stale, then print the results. Raises what a stage raises."""
+    start = time.perf_counter()
+    params.check_names()
+    states: dict[str, str] = {}
+    try:
+        if versioning.stale(to):
+            states = embedded.flow_run(lambda: params.load_all(versioning.stages(to)), lambda: pipeline(to))
+        elif not as_json:
+            print("Everything is up to date.")
+    except GateFailed:
+        results.show(versioning.stages(to), {}, time.perf_counter() - start, as_json)
+        raise
+    results.show(versioning.stages(to), states, time.perf_counter() - start, as_json)
+    if not as_json:
+        results.show_places()
 
 
 def _tags(session: spool.Session) -> dict[str, str]:
@@ -36,30 +67,11 @@ def _tags(session: spool.Session) -> dict[str, str]:
     return {**flow_run, "dvc.experiment": commit} if commit else flow_run
 
 
-def main() -> None:
-    """`python -m flows.pipeline [--to STAGE]`."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
-    parser.add_argument("--to", metavar="STAGE", help="stop when this stage is up to date")
-    to = parser.parse_args().to
-    sys.exit(command.guarded(lambda: journey(to)))
-
-
-def journey(to: str | None) -> None:
-    """Run the pipeline if anything is stale, then print what came out."""
-    start = time.perf_counter()
-    params.check_names()
-    ran: dict[str, str] = {}
-    if versioning.stale(to):
-        try:
-            ran = embedded.flow_run(lambda: params.load_all(versioning.stages(to)), lambda: pipeline(to))
-        except GateFailed:
-            results.show(versioning.stages(to), {}, time.perf_counter() - start)
-            raise
-    else:
-        print("Everything is up to date.")
-    results.show(versioning.stages(to), ran, time.perf_counter() - start)
-    results.show_places()
+def main() -> int:
+    """Run the command and return its exit code."""
+    arguments = command.flow_arguments(command.PIPELINE)
+    return command.guarded(lambda: run_if_stale(arguments.to, arguments.json))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,4 +25,4 @@ def tokenization(params: tasks.Params, data: Path = Path("data")) -> None:
 if __name__ == "__main__":
     from flows.runtime import command
 
-    command.main("tokenization")
+    command.main(tokenization)

@@ -1,4 +1,4 @@
-"""Training: tokens -> models. One flow for every stage of it: python -m flows.training pretrain | sft | reward ..."""
+"""Training: tokens -> models. One flow runs every training stage: pretrain, sft, reward, dpo and ppo."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tasks.training import tasks
 
 @flow(name="training")
 def training(stage: str, params: SerializeAsAny[BaseModel], data: Path, checkpoints: Path) -> None:
-    """Train the model of one stage, going on from its checkpoints if there are any, then report."""
+    """Train the model of one stage, continuing from its checkpoints if there are any, then report."""
     timings = Timings(stage)
     report = tasks.train(stage, params, data, checkpoints, timings)
     tasks.write_report(report, data, timings)
@@ -20,4 +20,4 @@ def training(stage: str, params: SerializeAsAny[BaseModel], data: Path, checkpoi
 if __name__ == "__main__":
     from flows.runtime import command
 
-    command.main()
+    command.main(training)

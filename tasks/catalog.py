@@ -7,6 +7,7 @@ list. The Protocols below are the contracts of the six kinds; `find` refuses a f
 import difflib
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -118,9 +119,10 @@ CONTRACTS = {
 
 
 def names(package: str) -> list[str]:
-    """The modules of `package` (such as "tasks.curation.filters"), sorted, without importing them."""
-    paths = importlib.import_module(package).__path__
-    return sorted(module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_"))
+    """The modules of `package` (such as "tasks.curation.filters"), sorted, without importing them or the package."""
+    spec = importlib.util.find_spec(package)  # finds the folder without importing the package, which may import torch
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(module.name for module in pkgutil.iter_modules(folders or []) if not module.name.startswith("_"))
 
 
 @functools.cache

@@ -1,71 +1,83 @@
-"""One stage as a command: typed params in, the stage's flow run here, and every ending a message and an exit code."""
+"""What all commands share: the arguments of the flows, error messages, Ctrl-C and exit codes."""
 
+import argparse
+import ast
 import contextlib
 import errno
-import gc
-import importlib
 import importlib.util
-import inspect
 import os
-import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import psutil
-from pydantic import BaseModel
 
-from flows.runtime import embedded, params, results, spool, tracking, versioning
-from flows.runtime.environment import RUN
-from tasks.errors import BadParams, UserError
+from flows.runtime import arguments, params, stage_run
+from tasks import pipeline_stages
+from tasks.errors import UserError
 
-INTERRUPTED = 130
-GRACE_SECONDS = 8.0  # what Prefect may take to note that a run was interrupted
-NUM_KEPT_CHECKPOINTS = 2  # of runs that were interrupted with other settings
-
-
-def main(stage: str | None = None) -> NoReturn:
-    """Run `stage`, or the stage named by the first argument, as a process."""
-    sys.exit(guarded(lambda: alone(stage if stage else _argument())))
+INTERRUPTED = 130  # the exit code that shells give to a process ended by Ctrl-C
+GRACE_SECONDS = 8.0  # how long Prefect may take to record that a run was interrupted
+TRAINING, PIPELINE = "training", "pipeline"
 
 
-def alone(stage: str) -> None:
-    """Run one stage on its own, or as DVC's command."""
-    with tracking.following(), versioning.opened(stage) as versions:
-        session = spool.Session.around_this_process()
-        embedded.flow_run(lambda: (params.load(stage), _flow(stage)), lambda: run(versions, session))
+def main(flow: Any) -> NoReturn:
+    """Run the stage of a Prefect flow as a process of its own. `flow` is the flow of the calling file."""
+    stage = flow_arguments(flow.name).stage
+    sys.exit(guarded(lambda: stage_run.run_alone(stage, flow)))
 
 
-def run(versions: versioning.Versions, session: spool.Session) -> None:
-    """Run the flow of a stage in this process; within another flow run it becomes a nested one."""
-    stage, checkpoints = versions.stage, _checkpoints(versions.stage, versions.key)
-    dials = params.load(stage)
-    offered = {"stage": stage, "params": dials, "data": Path("data"), "checkpoints": checkpoints}
-    start = time.perf_counter()
-    print(f"{stage} ...", file=sys.stderr, flush=True)
-    _warn_of_unseen(versions, dials)
-    with session.noted(stage, params.flatten(dials), versions.tags(), checkpoints / "steps.csv") as note:
+def check_flow_arguments() -> None:
+    """Validate the arguments of a flow, and the names in params.yaml; end the process if one of them is wrong.
 
-        def note_flow_run(flow: Any, flow_run: Any, state: Any) -> None:  # Prefect asks for these names
-            note.body["tags"]["prefect.flow_run_id"] = str(flow_run.id)
-            note.write("running")
+    Does nothing for other commands, which parse their arguments themselves. Imports neither Prefect nor torch.
+    """
+    module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")  # sys.argv is ["-m", arguments ...] at this time
+    name = module.removeprefix("flows.")
+    if module == name:
+        return
+    if name in (TRAINING, PIPELINE) or (name in params.stages() and not params.is_training(name)):
 
-        flow = _flow(stage)
-        wanted = {name: offered[name] for name in inspect.signature(flow.fn).parameters if name in offered}
-        flow.with_options(flow_run_name=stage, on_running=[*flow.on_running_hooks, note_flow_run])(**wanted)
-        note.body["tags"] |= versions.out_tags()
-    results.record(stage, time.perf_counter() - start, note.peak_bytes)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    gc.collect()  # models hold themselves by cycles
+        def check() -> None:
+            flow_arguments(name)
+            params.check_names()
+
+        if code := guarded(check):
+            sys.exit(code)
+
+
+def flow_arguments(name: str) -> argparse.Namespace:
+    """Parse the arguments of the flow file `name`: `stage` is the stage to run. Raises BadParams for an unknown stage.
+
+    Only training runs several stages; the file names the stage otherwise.
+    """
+    parser = arguments.parser(f"flows.{name}", _docstring(f"flows.{name}"))
+    if name == TRAINING:
+        stages = [stage for stage in params.stages() if params.is_training(stage)]
+        parser.add_argument("stage", metavar="STAGE", help=f"the stage to train: {', '.join(stages)}")
+        parsed = parser.parse_args()
+        params.check_stage(parsed.stage, stages)
+    elif name == PIPELINE:
+        parser.add_argument("--to", metavar="STAGE", help="stop when this stage of dvc.yaml is up to date")
+        arguments.add_json(parser)
+        parsed = parser.parse_args()
+        if parsed.to is not None:
+            params.check_stage(parsed.to, [stage.name for stage in pipeline_stages.read_stages()])
+    else:
+        parsed = parser.parse_args()
+        parsed.stage = name
+    return parsed
 
 
 def guarded(work: Callable[[], object]) -> int:
-    """Do `work`; its exit code. What a user can mend is one message; anything else is a bug and keeps its traceback."""
+    """Call `work` and return the exit code.
+
+    An error that the user can correct prints one message. Any other exception is a bug and keeps its traceback.
+    """
     signal.signal(signal.SIGINT, _interrupt)
     try:
         work()
@@ -74,75 +86,57 @@ def guarded(work: Callable[[], object]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if not _disk_is_full(error):
+        if not _is_disk_full(error):
             raise
-        print(f"athanor: the disk is full ({error}). Make room and run again: the next run goes on.", file=sys.stderr)
+        print(
+            f"athanor: the disk is full ({error}). Free some space and run the command again: it continues from there.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
-def _warn_of_unseen(versions: versioning.Versions, dials: BaseModel) -> None:
-    """Say which files that the params name are no deps of the stage."""
-    values = [part for leaf in params.flatten(dials).values() for part in (leaf if isinstance(leaf, list) else [leaf])]
-    for path in (value for value in values if isinstance(value, str) and "/" in value and versions.unseen(value)):
-        print(
-            f"warning: {versions.stage} reads {path}, and DVC will not see when that changes. "
-            f"Add a line under stages.{versions.stage}.deps in dvc.yaml: {path}",
-            file=sys.stderr,
-        )
+def _docstring(module: str) -> str | None:
+    """Return the docstring of a module without importing it."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
 
 
-def _flow(stage: str) -> Any:
-    if params.is_training(stage):
-        return importlib.import_module("flows.training").training
-    if importlib.util.find_spec(f"flows.{stage}") is None:
-        raise BadParams(f"no stage {stage!r}; there are: {', '.join(params.stages())}")
-    return getattr(importlib.import_module(f"flows.{stage}"), stage)
-
-
-def _argument() -> str:
-    if len(sys.argv) != 2:
-        names = [name for name in params.stages() if params.is_training(name)]
-        raise BadParams(f"which stage? python -m flows.training {' | '.join(names)}")
-    return sys.argv[1]
-
-
-def _checkpoints(stage: str, key: str) -> Path:
-    """The folder for the checkpoints of this run; those of other settings are kept for the newest few."""
-    folder = RUN / "checkpoints" / stage
-    others = sorted((p for p in folder.glob("*") if p.name != key), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in others[NUM_KEPT_CHECKPOINTS:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return folder / key
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    seen = set[int]()
-    here: BaseException | None = error
-    while here is not None and id(here) not in seen:  # a cause that was raised again is in its own chain
-        if getattr(here, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(here):
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether `error`, or an exception that caused it, says that no space is left."""
+    checked_ids = set[int]()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in checked_ids:  # an exception that is raised again is its own cause
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
             return True
-        seen.add(id(here))
-        here = here.__cause__ or here.__context__
+        checked_ids.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """First Ctrl-C: stop in order, but within the grace; second: stop now. Whatever is on disk is whole."""
-    signal.signal(signal.SIGINT, lambda *_: _leave())
-    print("\nathanor: interrupted. What is done is kept; the next run goes on from there.", file=sys.stderr, flush=True)
-    timer = threading.Timer(GRACE_SECONDS, _leave)
+    """Stop in order at the first Ctrl-C, at most GRACE_SECONDS later; stop at once at the second.
+
+    Every file is written under a temporary name and renamed, so that both leave only complete files.
+    """
+    signal.signal(signal.SIGINT, lambda *_: _exit_now())
+    print(
+        "\nathanor: interrupted. Completed work is kept; the next run continues from it.", file=sys.stderr, flush=True
+    )
+    timer = threading.Timer(GRACE_SECONDS, _exit_now)
     timer.daemon = True
     timer.start()
     raise KeyboardInterrupt
 
 
-def _leave() -> None:
-    """End at once, and every process that we have started."""
+def _exit_now() -> None:
+    """End this process and every process that it has started."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()

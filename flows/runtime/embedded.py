@@ -1,4 +1,4 @@
-"""Flow runs against Prefect's embedded server: started while we import the rest, untouched by Ctrl-C, and quiet."""
+"""Flow runs with Prefect's embedded server: it starts while the modules are imported, ignores Ctrl-C, and is quiet."""
 
 import contextlib
 import logging
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EMBEDDED = RUN / "embedded"  # who started which server, one file per process
+EMBEDDED = RUN / "embedded"  # which process has started which server, one file per process
 
 
 def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
-    """`work`, which runs flows, after `prepare` (checks, imports), beside which Prefect's server starts."""
+    """Call `prepare` (checks and imports) while Prefect's server starts, then `work`, which runs flows."""
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 
+    environment.make_folder()
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         prepare()
     else:
         from prefect.server.api.server import SubprocessASGIServer
 
-        starting = threading.Thread(target=_start, args=(SubprocessASGIServer(),), daemon=True)
-        starting.start()
+        start = threading.Thread(target=_start, args=(SubprocessASGIServer(),), daemon=True)
+        start.start()
         prepare()
-        starting.join()
-        if _is_ours() and not _others():
-            end_forgotten()
+        start.join()
+        if _has_own_database() and not _has_other_server():
+            mark_crashed_runs()
     with _quiet():
         return work()
 
@@ -45,70 +46,72 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
 def _start(server: "SubprocessASGIServer") -> None:
     """Start the server that Prefect would start at the first call.
 
-    In a thread that blocks SIGINT, which the server inherits: Ctrl-C in a terminal goes to all processes there, and
-    without its server the flow could not say that it was interrupted.
+    The thread blocks SIGINT, and the server inherits this: Ctrl-C in a terminal reaches all processes of the terminal,
+    and without its server the flow could not record that it was interrupted.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    end_orphans()
+    stop_orphans()
     server.start()
     if server.server_process is not None:
-        note_server(server.server_process.pid)
+        record_server(server.server_process.pid)
 
 
-def note_server(pid: int) -> None:
-    """Write down that this process has started the server `pid`."""
+def record_server(pid: int) -> None:
+    """Record that this process has started the server `pid`."""
     owner = psutil.Process()
     with contextlib.suppress(OSError, psutil.Error):
-        started = {"server": _identity(psutil.Process(pid)), "owner": _identity(owner)}
-        write_json(EMBEDDED / f"{owner.pid}.json", started)
+        record = {"server": _identity(psutil.Process(pid)), "owner": _identity(owner)}
+        write_json(EMBEDDED / f"{owner.pid}.json", record)
 
 
-def end_orphans() -> None:
-    """Stop the servers of processes that were killed: kill -9 leaves nobody who would."""
+def stop_orphans() -> None:
+    """Stop the servers whose processes were killed: after `kill -9` nothing else stops them."""
     for file in EMBEDDED.glob("*.json"):
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            known = read_json(file)
-            if _alive(known["owner"]) is None:
-                orphan = _alive(known["server"])
+            record = read_json(file)
+            if _process(record["owner"]) is None:
+                orphan = _process(record["server"])
                 file.unlink()
                 if orphan is not None:
                     orphan.terminate()
 
 
-def end_forgotten() -> None:
-    """Say of the flow runs in this project's database that they crashed: none of those who ran them is alive.
+def mark_crashed_runs() -> None:
+    """Set unfinished flow runs in this project's database to Crashed; call it only while nothing else runs flows.
 
-    Prefect hears nothing of a kill -9, and would show them as running for ever.
+    Prefect does not notice a `kill -9` and would show these runs as running for ever.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.states import Crashed
 
     unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
-    # whatever the server may answer: the work does not need it
+    # Any error of the server is ignored, because the work does not depend on these states.
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished):
             client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
 
 
-def _is_ours() -> bool:
-    """Whether Prefect's database is this project's own: another may hold what runs elsewhere."""
+def _has_own_database() -> bool:
+    """Whether Prefect's database is this project's own; another one may contain runs of other machines."""
     return os.environ.get(DATABASE) == environment.defaults()[DATABASE]
 
 
-def _others() -> bool:
-    """Whether another process has a server here."""
-    known = (read_json(file)["owner"] for file in EMBEDDED.glob("*.json") if file.stem != str(os.getpid()))
+def _has_other_server() -> bool:
+    """Whether another living process has a server in this project; also true if that cannot be determined."""
+    owners = (read_json(file)["owner"] for file in EMBEDDED.glob("*.json") if file.stem != str(os.getpid()))
     with contextlib.suppress(OSError, ValueError, psutil.Error):
-        return any(_alive(owner) is not None for owner in known)
+        return any(_process(owner) is not None for owner in owners)
     return True
 
 
 def _identity(process: psutil.Process) -> list[Any]:
+    """Return process id and time of start: the system reuses ids, and the time tells the processes apart."""
     return [process.pid, process.create_time()]
 
 
-def _alive(identity: list[Any]) -> psutil.Process | None:
+def _process(identity: list[Any]) -> psutil.Process | None:
+    """Return the process of `_identity` if it still runs."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(identity[0])
         if process.create_time() == identity[1] and process.status() != psutil.STATUS_ZOMBIE:
@@ -118,7 +121,7 @@ def _alive(identity: list[Any]) -> psutil.Process | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Errors are left to `command.guarded`; heartbeats are paid for only where somebody listens."""
+    """Leave errors to `command.guarded`, and send heartbeats only to a server that outlives this process."""
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     for handler in logging.getLogger().handlers:
@@ -129,5 +132,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_not_about_an_error(record: logging.LogRecord) -> bool:
-    """Drop what Prefect says about errors: those of users are told in one line, ours by their own traceback."""
+    """Reject Prefect's log records of errors: `command.guarded` prints each error once."""
     return not (record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) and record.levelno >= logging.ERROR)

@@ -1,6 +1,6 @@
-"""Defaults for the tools' own settings, for whoever has set none: everything embedded, inside the project, quiet.
+"""Default settings of Prefect, MLflow and DVC where the user has set none: everything embedded, in the project, quiet.
 
-Runs when `flows` is imported, because Prefect reads its settings when it is imported itself.
+Set when `flows` is imported, because Prefect reads its settings when it is imported.
 """
 
 import contextlib
@@ -13,41 +13,42 @@ from tasks.files import read_json
 
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 RUN = Path(".run")
-SERVERS = RUN / "servers"  # pid, address and log of each server that `make up` has started
-# DVC runs `dvc exp run --temp` and `--queue` in a copy below this folder; what is tracked there belongs to the project.
+SERVERS = RUN / "servers"  # process id, address and log of each server that `make up` has started
+# DVC runs `dvc exp run --temp` and `--queue` in a copy below this folder; the runs there belong to the project.
 COPIES = f"{os.sep}.dvc{os.sep}tmp{os.sep}exps{os.sep}"
 
 
 def home() -> Path:
-    """The folder of the project, also from within a copy that DVC made for an experiment."""
+    """Return the folder of the project, also inside a copy that DVC made for an experiment."""
     return Path(str(Path.cwd()).split(COPIES)[0])
 
 
 def server(name: str) -> psutil.Process | None:
-    """The process of a server that `make up` has started, if it is alive."""
+    """Return the process of a server that `make up` has started; None if it does not run."""
     with contextlib.suppress(OSError, ValueError, psutil.Error):
-        started = read_json(home() / SERVERS / f"{name}.json")
-        process = psutil.Process(started["pid"])
-        if process.create_time() == started["created"] and process.status() != psutil.STATUS_ZOMBIE:
+        record = read_json(home() / SERVERS / f"{name}.json")
+        process = psutil.Process(record["pid"])
+        # The system may have given the number to another process since then; the time of its start tells them apart.
+        if process.create_time() == record["created"] and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
 
 
 def defaults() -> dict[str, str]:
-    """What is set where the user has set nothing: the servers of `make up` where they run, else the embedded tools."""
+    """Return the default settings: the servers of `make up` where they run, otherwise the embedded tools."""
     root = home()
     values = {
         DATABASE: f"sqlite+aiosqlite:///{root / RUN / 'prefect.db'}",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 is too short on a loaded machine
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API gets every record all the same
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API receives every record anyway
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",  # MLflow's own default depends on the folder
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DVC_NO_ANALYTICS": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # "Writing model shards: 100 %" of files of a few MB
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # "Writing model shards: 100 %" for files of a few MB
         "DO_NOT_TRACK": "1",
-        # torch's threads wait by spinning, which on a machine with other work makes every step many times slower
+        # torch's threads wait actively, which makes every step many times slower on a machine with other work
         "GOMP_SPINCOUNT": "1000",
     }
     for name, setting in (("prefect", "PREFECT_API_URL"), ("mlflow", "MLFLOW_TRACKING_URI")):
@@ -56,8 +57,12 @@ def defaults() -> dict[str, str]:
     return values
 
 
-def prepare() -> None:
-    """Set the defaults in os.environ."""
-    (home() / RUN).mkdir(exist_ok=True)  # SQLite makes no folders
+def set_defaults() -> None:
+    """Set the default settings in os.environ; what the user has set stays."""
     for name, value in defaults().items():
         os.environ.setdefault(name, value)
+
+
+def make_folder() -> None:
+    """Make the folder for databases, records and checkpoints, because SQLite makes no folder for its file."""
+    (home() / RUN).mkdir(exist_ok=True)

@@ -1,10 +1,10 @@
-"""params.yaml -> the typed Params of a stage. A mistake is answered with file, line, key and what was expected."""
+"""params.yaml -> the typed Params of a stage. A mistake is reported with file, line, key and what was expected."""
 
 import importlib
 import importlib.util
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from tasks.errors import BadParams
 
 FILE = Path("params.yaml")
 TRAINING = "tasks.training.stages"
-OPTIONAL = {
-    "classifier": "tasks.curation.classifier.training"
-}  # stages that are in the journey once dvc.yaml has their block
+# Stages that run only after the user has added their block to dvc.yaml, and the module of their Params.
+OPTIONAL = {"classifier": "tasks.curation.classifier.training"}
 
 Location = tuple[str | int, ...]
 
 
 def stages() -> list[str]:
-    """Every stage there is code for: the packages of tasks/, the files of tasks/training/stages/, what is optional."""
+    """Return every stage that has code: packages of tasks/, files of tasks/training/stages/, and optional stages."""
     packages = [name for name in catalog.names("tasks") if _is_package(name) and name != "training"]
     return sorted([*packages, *catalog.names(TRAINING), *OPTIONAL])
 
@@ -35,32 +34,65 @@ def is_training(stage: str) -> bool:
     return stage in catalog.names(TRAINING)
 
 
+def check_stage(stage: str, names: Collection[str]) -> None:
+    """Raise BadParams if `stage` is not one of `names`."""
+    if stage not in names:
+        raise BadParams(f"no stage {stage!r}; {catalog.suggest(stage, names)}")
+
+
 def load(stage: str, file: Path = FILE) -> BaseModel:
-    """The Params of `stage`. Raises BadParams."""
+    """Return the Params of `stage`. Raises BadParams."""
     return _validate(stage, *_parse(file), file)
 
 
 def section(stage: str, body: Mapping[str, Any], place: str) -> BaseModel:
-    """The Params of `stage` from a section that stands in no file but in `place`. Raises BadParams."""
+    """Return the Params of `stage` from a section that is in no file; `place` names it in errors. Raises BadParams."""
     root = yaml.compose(yaml.safe_dump({stage: dict(body)}), Loader=yaml.SafeLoader)
     assert root is not None
     return _validate(stage, {stage: body}, root, Path(place))
 
 
 def load_all(names: Iterable[str], file: Path = FILE) -> dict[str, BaseModel]:
-    """The Params of the stages `names`, all checked before any of them runs. Raises BadParams."""
+    """Return the Params of the stages `names`, all validated before any of them runs. Raises BadParams."""
     body, root = _parse(file)
     return {stage: _validate(stage, body, root, file) for stage in names}
 
 
 def check_names(file: Path = FILE) -> None:
-    """Raise BadParams where a top-level key of `file` is no stage. Imports no stage."""
-    _parse(file)
+    """Raise BadParams for an unknown stage, source, filter, metric, adapter or strategy in `file`.
+
+    Imports none of them, so that the answer comes at once.
+    """
+    body, root = _parse(file)
+    errors = []
+    for location, package, name in _catalog_names(body):
+        names = catalog.names(package)
+        if name not in names:
+            kind = catalog.CONTRACTS[package.rsplit(".", 1)[-1]].kind
+            errors.append(f"{_where(file, root, location)}: no {kind} {name!r}; {catalog.suggest(name, names)}")
+    if errors:
+        raise BadParams("\n".join(errors))
 
 
 def flatten(params: BaseModel) -> dict[str, Any]:
-    """{"a.b": value} of nested Params, for those who want a flat list."""
+    """Return {"a.b": value} for each value of nested Params."""
     return dict(_flatten(params.model_dump(mode="json"), ""))
+
+
+def model(stage: str) -> type[BaseModel]:
+    """Return the class of the Params of `stage`."""
+    module = f"{TRAINING}.{stage}" if is_training(stage) else OPTIONAL.get(stage, f"tasks.{stage}.tasks")
+    params: type[BaseModel] = importlib.import_module(module).Params
+    return params
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """Return the types of an annotation: [int, None] for `int | None`, without `Annotated`."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return alternatives(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for argument in typing.get_args(annotation) for choice in alternatives(argument)]
+    return [annotation]
 
 
 def _flatten(value: Any, path: str) -> Iterable[tuple[str, Any]]:
@@ -77,10 +109,11 @@ def _is_package(name: str) -> bool:
 
 
 def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
+    """Return the content of `file` and its YAML nodes, which know their lines. Raises BadParams."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadParams(f"there is no {file} in {Path.cwd()}. Run from the folder of the project.") from None
+        raise BadParams(f"there is no {file} in {Path.cwd()}. Run the command in the folder of the project.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadParams(f"{file} cannot be read: {error}") from error
     try:
@@ -88,38 +121,65 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     except yaml.YAMLError as error:
         raise BadParams(f"{file} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(body, dict) or root is None:
-        raise BadParams(f"{file} must hold one section per stage: {', '.join(stages())}")
+        raise BadParams(f"{file} must contain one section per stage: {', '.join(stages())}")
     _refuse_duplicates(root, (), file)
     if renames := list(_renames(root, (), file)):
         raise BadParams("\n".join(renames))
+    names = stages()
     for key in body:
-        if key not in stages():
-            where = f"{file}, line {_line(root, (key,))}"
-            raise BadParams(f"{where}: {key}: no stage has this name; {catalog.suggest(str(key), stages())}")
+        if key not in names:
+            where = _where(file, root, (key,))
+            raise BadParams(f"{where}: no stage has this name; {catalog.suggest(str(key), names)}")
     return body, root
 
 
+def _catalog_names(body: Mapping[str, Any]) -> Iterable[tuple[Location, str, str]]:
+    """Yield (location, package, name) of each name in params.yaml that a file of `package` must have.
+
+    Values of a wrong type are skipped here; the validation of the Params reports them.
+    """
+    for name, source in _mapping(body, "ingestion", "sources").items():
+        key = ("source",) if "source" in _mapping(source) else ()
+        yield ("ingestion", "sources", name, *key), "tasks.ingestion.sources", str(_mapping(source).get("source", name))
+    filters = _mapping(body, "curation").get("filters")
+    for index, name in enumerate(filters if isinstance(filters, list) else []):
+        yield ("curation", "filters", index), "tasks.curation.filters", str(name)
+    for code, language in _mapping(body, "curation", "languages").items():
+        for name in _mapping(language, "changes"):
+            yield ("curation", "languages", code, "changes", name), "tasks.curation.filters", str(name)
+    for name in _mapping(body, "evaluation", "metrics"):
+        yield ("evaluation", "metrics", name), "tasks.evaluation.metrics", str(name)
+    for stage in body:
+        adapter = _mapping(body, stage).get("adapter")
+        if isinstance(adapter, str):
+            yield (stage, "adapter"), "tasks.training.adapters", adapter
+        elif "name" in _mapping(adapter):
+            yield (stage, "adapter", "name"), "tasks.training.adapters", str(_mapping(adapter)["name"])
+        if "strategy" in (launch := _mapping(body, stage, "launch")):
+            yield (stage, "launch", "strategy"), "tasks.training.parallel.strategies", str(launch["strategy"])
+
+
+def _mapping(value: Any, *keys: str) -> Mapping[str, Any]:
+    """Return the mapping at `keys` below `value`; empty if there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
 def _validate(stage: str, body: Mapping[str, Any], root: yaml.Node, file: Path) -> BaseModel:
-    if stage not in stages():
-        raise BadParams(f"no stage {stage!r}; {catalog.suggest(stage, stages())}")
+    check_stage(stage, stages())
     if stage not in body:
         raise BadParams(f"{file} has no section {stage!r}; `{stage}: {{}}` takes every default")
-    model = _model(stage)
+    params = model(stage)
     try:
-        return model.model_validate({} if body[stage] is None else body[stage])
+        return params.model_validate({} if body[stage] is None else body[stage])
     except ValidationError as error:
-        lines = [_describe(e, location, model, stage, root, file) for location, e in _leaves(error, ())]
+        lines = [_describe(e, location, params, stage, root, file) for location, e in _leaves(error, ())]
         raise BadParams("\n".join(dict.fromkeys(lines))) from error
 
 
-def _model(stage: str) -> type[BaseModel]:
-    module = f"{TRAINING}.{stage}" if is_training(stage) else OPTIONAL.get(stage, f"tasks.{stage}.tasks")
-    params: type[BaseModel] = importlib.import_module(module).Params
-    return params
-
-
 def _leaves(error: ValidationError, prefix: Location) -> Iterable[tuple[Location, Any]]:
-    """The single mistakes of `error`, also those of a ValidationError that a validator raised inside another."""
+    """Yield the single mistakes of `error`, also those of a ValidationError that a validator raised inside another."""
     for mistake in error.errors():
         inner = mistake.get("ctx", {}).get("error")
         location = (*prefix, *mistake["loc"])
@@ -130,10 +190,10 @@ def _leaves(error: ValidationError, prefix: Location) -> Iterable[tuple[Location
 
 
 def _describe(mistake: Any, location: Location, model: type[BaseModel], stage: str, root: yaml.Node, file: Path) -> str:
-    where = f"{file}, line {_line(root, (stage, *location))}: {_dotted((stage, *location))}"
+    where = _where(file, root, (stage, *location))
     if mistake["type"] == "extra_forbidden":
-        known = _fields(model, location[:-1])
-        return f"{where}: unknown key; " + (catalog.suggest(str(location[-1]), known) if known else "remove it")
+        names = _fields(model, location[:-1])
+        return f"{where}: unknown key; " + (catalog.suggest(str(location[-1]), names) if names else "remove it")
     if mistake["type"] == "missing":
         return f"{where}: is missing and has no default"
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
@@ -142,52 +202,49 @@ def _describe(mistake: Any, location: Location, model: type[BaseModel], stage: s
 
 
 def _fields(model: type[BaseModel], location: Location) -> list[str]:
-    """The keys that the model at `location` takes; empty where the way there cannot be followed."""
-    here: list[Any] = [model]
+    """Return the keys of the model at `location`; empty if the types do not say which model that is."""
+    kinds: list[Any] = [model]
     for part in location:
-        below: list[Any] = []
-        for kind in here:
+        inner: list[Any] = []
+        for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                below += _alternatives(kind.model_fields[str(part)].annotation) if part in kind.model_fields else []
-            else:
-                below += [choice for argument in typing.get_args(kind)[-1:] for choice in _alternatives(argument)]
-        here = below
-    models = [kind for kind in here if isinstance(kind, type) and issubclass(kind, BaseModel)]
+                inner += alternatives(kind.model_fields[str(part)].annotation) if part in kind.model_fields else []
+            else:  # dict[str, X] or list[X]: the last argument is the type of the items
+                inner += [choice for argument in typing.get_args(kind)[-1:] for choice in alternatives(argument)]
+        kinds = inner
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return sorted({name for kind in models for name in kind.model_fields})
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _alternatives(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [choice for argument in typing.get_args(annotation) for choice in _alternatives(argument)]
-    return [annotation]
+def _where(file: Path, root: yaml.Node, location: Location) -> str:
+    return f"{file}, line {_line(root, location)}: {_dotted(location)}"
 
 
 def _line(node: yaml.Node, location: Location) -> int:
-    """The line of the key at `location`, or of the nearest thing above it that is written down."""
+    """Return the line of the key at `location`, or of the nearest key above it that the file contains."""
     line = int(node.start_mark.line) + 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            matches = [(key, value) for key, value in node.value if key.value == str(part)]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            found = [(node.value[part], node.value[part])]
+            matches = [(node.value[part], node.value[part])]
         else:
-            found = []
-        if found:
-            key, node = found[0]
+            matches = []
+        if matches:
+            key, node = matches[0]
             line = int(key.start_mark.line) + 1
     return line
 
 
 def _refuse_duplicates(node: yaml.Node, path: Location, file: Path) -> None:
+    """Raise BadParams for a key that occurs twice, because YAML would silently take the second one."""
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
+            if key.value in keys:
                 line = key.start_mark.line + 1
-                raise BadParams(f"{file}, line {line}: {_dotted((*path, key.value))} is given twice; keep one")
-            seen.add(key.value)
+                raise BadParams(f"{file}, line {line}: {_dotted((*path, key.value))} occurs twice; keep one")
+            keys.add(key.value)
             _refuse_duplicates(value, (*path, key.value), file)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
@@ -201,10 +258,10 @@ def _renames(node: yaml.Node, path: tuple[str, ...], file: Path) -> Iterable[str
             yield from _renames(item, path, file)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*path, str(key.value))
-            if name := renamed_keys.new_key(here):
-                yield f"{file}, line {key.start_mark.line + 1}: {_dotted(here)} was renamed; write {name}"
-            yield from _renames(value, here, file)
+            inner = (*path, str(key.value))
+            if name := renamed_keys.new_key(inner):
+                yield f"{file}, line {key.start_mark.line + 1}: {_dotted(inner)} was renamed; write {name}"
+            yield from _renames(value, inner, file)
     elif name := renamed_keys.new_value(path, str(node.value)):
         where = f"{file}, line {node.start_mark.line + 1}: {_dotted(path)}"
         yield f"{where}: the value {node.value!r} was renamed; write {name!r}"

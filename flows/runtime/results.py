@@ -1,4 +1,4 @@
-"""What a person sees at the end: seconds and memory of each stage, the key scores, and where to look next."""
+"""What the pipeline prints at its end: seconds and memory of each stage, the key scores, and where to look next."""
 
 import json
 import os
@@ -11,69 +11,97 @@ from flows.runtime.environment import RUN
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
+MAX_BRIEF_VALUES = 5  # counts and scores of a stage in its row of the table
 KEY_SCORES = (
     "perplexity", "bigram_perplexity", "unigram_perplexity", "exact_match", "gold", "kl", "reward_accuracy",
 )  # fmt: skip
 
 
 def record(stage: str, seconds: float, peak_bytes: int) -> None:
-    """Note how long a stage took, and say so."""
+    """Print and store how long a stage took and how much memory its process used at most."""
     print(f"{stage}: {seconds:.1f} s, {peak_bytes / 1e9:.2f} GB", file=sys.stderr, flush=True)
     write_json(SECONDS / f"{stage}.json", {"seconds": seconds, "peak_bytes": peak_bytes})
 
 
-def show(stages: Iterable[str], ran: Mapping[str, str], whole: float, data: Path = Path("data")) -> None:
-    """Print the table of `stages`; `ran` says of some how they came to be up to date ("run", "restored")."""
-    print(f"\n{'stage':<14}{'seconds':>9}{'peak GB':>9}   told")
+def show(
+    stages: Iterable[str], states: Mapping[str, str], seconds: float, as_json: bool, data: Path = Path("data")
+) -> None:
+    """Print the results of `stages` as a table or as JSON.
+
+    `states` maps the stages whose results changed to "run" or "restored"; `seconds` is the time of the whole command.
+    """
+    results = collect(stages, states, seconds, data)
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False, indent=1))
+    else:
+        _print_table(results)
+        _print_scores(results)
+
+
+def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, data: Path) -> dict[str, Any]:
+    """Return the results of `stages`: state, seconds, peak memory, counts and scores of each, and the key scores."""
+    rows = {}
     for stage in stages:
         path, report = SECONDS / f"{stage}.json", data / "reports" / f"{stage}.json"
-        took = read_json(path) if path.is_file() and ran.get(stage) != "restored" else {}
-        state = "" if ran.get(stage) == "run" else ran.get(stage, "up to date")
-        seconds, peak = took.get("seconds"), took.get("peak_bytes", 0)
-        told = _brief(read_json(report)) if report.is_file() else ""
-        print(
-            f"{stage:<14}{'' if seconds is None else format(seconds, '9.1f'):>9}{peak / 1e9:>9.2f}   "
-            f"{' · '.join(part for part in (state, told) if part)}"
-        )
-    print(f"{'whole':<14}{whole:>9.1f}\n")
-    _show_scores(data / "reports" / "evaluation.json")
+        usage = read_json(path) if path.is_file() and states.get(stage) != "restored" else {}
+        rows[stage] = {
+            "state": states.get(stage, "up to date"),
+            "seconds": usage.get("seconds"),
+            "peak_bytes": usage.get("peak_bytes"),
+            **(_numbers(read_json(report)) if report.is_file() else {}),
+        }
+    path = data / "reports" / "evaluation.json"
+    evaluation = read_json(path) if path.is_file() else {}
+    scores = {name: evaluation[name] for name in KEY_SCORES if isinstance(evaluation.get(name), dict)}
+    return {"seconds": seconds, "stages": rows, "scores": scores, "notes": evaluation.get("notes", [])}
 
 
 def show_places(data: Path = Path("data")) -> None:
-    """Where to look next."""
+    """Print where the report, the chat and the pages of MLflow and Prefect are."""
     page = data / "reports" / "evaluation" / "report.html"
     print(f"report     {page if page.is_file() else data / 'reports'}")
-    print("talk       make chat")
-    print(f"MLflow     {os.environ['MLFLOW_TRACKING_URI']}   (make up: its page, and Prefect's)")
+    print("chat       make chat")
+    print(f"MLflow     {os.environ['MLFLOW_TRACKING_URI']}   (`make up` starts its page and Prefect's)")
     print(f"Prefect    {os.environ.get('PREFECT_API_URL', RUN / 'prefect.db')}")
 
 
-def _show_scores(path: Path) -> None:
-    if not path.is_file():
-        return
-    body = read_json(path)
-    for name in KEY_SCORES:
-        if isinstance(body.get(name), dict):
-            print(f"{name:<21}{_score(body[name])}")
-    for note in body.get("notes", []):
+def _numbers(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the counts of a report and those of its scores that are single numbers."""
+    scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    return {"counts": dict(report.get("counts", {})), "scores": scores}
+
+
+def _print_table(results: Mapping[str, Any]) -> None:
+    print(f"\n{'stage':<14}{'seconds':>9}{'peak GB':>9}   results")
+    for stage, row in results["stages"].items():
+        counts = [f"{name} {value:,}" for name, value in row.get("counts", {}).items()]
+        scores = [f"{name} {_format_score(value)}" for name, value in row.get("scores", {}).items()]
+        brief = ", ".join([*counts, *scores][:MAX_BRIEF_VALUES])
+        state = "" if row["state"] == "run" else row["state"]
+        seconds = "" if row["seconds"] is None else format(row["seconds"], "9.1f")
+        text = " · ".join(part for part in (state, brief) if part)
+        print(f"{stage:<14}{seconds:>9}{(row['peak_bytes'] or 0) / 1e9:>9.2f}   {text}")
+    print(f"{'total':<14}{results['seconds']:>9.1f}\n")
+
+
+def _print_scores(results: Mapping[str, Any]) -> None:
+    for name, score in results["scores"].items():
+        print(f"{name:<21}{_format_score(score)}")
+    for note in results["notes"]:
         print(f"  ! {note}")
-    print()
+    if results["scores"] or results["notes"]:
+        print()
 
 
-def _score(score: Any) -> str:
+def _format_score(score: Any) -> str:
+    """Format a number, {value, low, high, n}, or such scores by model."""
     if not isinstance(score, dict):
-        return _number(score)
+        return _format_number(score)
     if "value" in score:
-        interval = f" [{_number(score['low'])}, {_number(score['high'])}]" if "low" in score else ""
-        return f"{_number(score['value'])}{interval}" + (f" n={score['n']}" if "n" in score else "")
-    return "   ".join(f"{model} {_score(part)}" for model, part in score.items())
+        interval = f" [{_format_number(score['low'])}, {_format_number(score['high'])}]" if "low" in score else ""
+        return f"{_format_number(score['value'])}{interval}" + (f" n={score['n']}" if "n" in score else "")
+    return "   ".join(f"{model} {_format_score(part)}" for model, part in score.items())
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
-
-
-def _brief(report: Mapping[str, Any]) -> str:
-    counts = [f"{name} {value:,}" for name, value in report.get("counts", {}).items()]
-    scores = [f"{name} {_score(value)}" for name, value in report.items() if isinstance(value, int | float)]
-    return ", ".join([*counts, *scores][:5])

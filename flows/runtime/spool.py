@@ -1,7 +1,7 @@
-"""What a stage run leaves for those who are told afterwards: a note and copies of its small files, one folder per run.
+"""The spool: one folder per stage run with a record of the run and copies of its small files, to be sent to MLflow.
 
-Nothing here talks to a server. flows/runtime/tracking.py reads the folders, sends them to MLflow and removes them;
-where it cannot, they wait. A note that cannot be written is not worth a stage: the work never notices.
+Nothing here talks to a server. flows/runtime/tracking.py reads the folders, sends them to MLflow and removes them; if
+it cannot, they wait. A record that cannot be written is skipped, because the work is worth more than its record.
 """
 
 import contextlib
@@ -24,12 +24,13 @@ from flows.runtime.environment import RUN, home
 from tasks.files import write_json
 from tasks.reports import TIMINGS
 
-NOTE = "note.json"
+RECORD = "record.json"
 SYSTEM = "system.csv"
 COPIED = "files"
 DVC = "dvc"
 SAMPLE_SECONDS = 2.0
-MAX_MODEL_BYTES = 64 << 20  # larger weights are pointed to by their DVC hash, not copied
+MAX_MODEL_BYTES = 64 << 20  # larger weights are not copied; their DVC hash points to them
+BYTES_PER_MIB = 1 << 20
 GPU_QUERY = [
     "nvidia-smi",
     "--query-gpu=index,name,utilization.gpu,memory.used,power.draw",
@@ -38,13 +39,16 @@ GPU_QUERY = [
 
 
 def folder() -> Path:
-    """Where the notes wait."""
+    """Return the folder of the spool."""
     return home() / RUN / "spool"
 
 
 @dataclass(frozen=True)
 class Session:
-    """What several stage runs have in common: one call of the pipeline, or of `dvc repro`. No name: a stage alone."""
+    """What several stage runs have in common: one call of the pipeline, or of `dvc repro`.
+
+    A session without a name contains a single stage run.
+    """
 
     name: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -52,7 +56,7 @@ class Session:
 
     @staticmethod
     def around_this_process() -> "Session":
-        """The `dvc` command that started this process, or a session of its own."""
+        """Return the session of the `dvc` command that started this process, or a session of its own."""
         if "DVC_STAGE" in os.environ:
             with contextlib.suppress(psutil.Error):
                 for process in psutil.Process().parents():
@@ -62,63 +66,63 @@ class Session:
         return Session()
 
     @contextmanager
-    def closed(self, tags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
-        """Note at the end of the block how the session ended and, where it ended well, `tags` known only then."""
+    def closing(self, tags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+        """Record at the end of the block how the session ended; `tags` is called only if it ended well."""
         try:
             yield
         except BaseException as error:
-            self._close(_ending(error), {})
+            self._close(_status(error), {})
             raise
         self._close("finished", tags())
 
     def _close(self, status: str, tags: Mapping[str, str]) -> None:
         body = {"kind": "session", "session": self._body(), "end": now(), "status": status, "tags": dict(tags)}
         with contextlib.suppress(OSError):
-            write_json(folder() / f"{now()}-{self.id}" / NOTE, body)
+            write_json(folder() / f"{now()}-{self.id}" / RECORD, body)
 
-    def note_restored(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Note that DVC took the results of `stage` from an earlier run with the same input."""
-        note = self._note(stage, params, tags, Path("restored"))
-        note.copy_results()
-        note.write("restored")
-
-    def _note(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str], steps: Path) -> "Note":
-        known = {"stage": stage, "session": self._body(), "params": dict(params), "tags": dict(tags)}
-        run = {"start": now(), "pid": os.getpid(), "steps": str(steps.absolute())}
-        return Note(stage, {"kind": "stage", **run, **known})
-
-    def _body(self) -> dict[str, Any]:
-        return {"name": self.name, "id": self.id, "start": self.start, "is_dvcs": self.name == DVC}
+    def record_restored(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Record that DVC restored the results of `stage` from an earlier run with the same input."""
+        record = self.new_record(stage, params, tags, Path("restored"))
+        record.copy_results()
+        record.write("restored")
 
     @contextmanager
-    def noted(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str], steps: Path) -> Iterator["Note"]:
-        """Note one run of `stage`: params, tags, what it used of the machine, how it ended and what it reported.
+    def recording(
+        self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str], steps: Path
+    ) -> Iterator["Record"]:
+        """Record the run of `stage` in the block: params, tags, use of the machine, how it ended, and its results.
 
         `steps` is the CSV file that grows while the stage runs.
         """
-        known = {"stage": stage, "session": self._body(), "params": dict(params), "tags": dict(tags)}
-        note = Note(
-            stage, {"kind": "stage", "start": now(), "pid": os.getpid(), "steps": str(steps.absolute()), **known}
-        )
-        note.write("running")
-        sampler = Sampler(note.folder / SYSTEM)
+        record = self.new_record(stage, params, tags, steps)
+        record.write("running")
+        sampler = Sampler(record.folder / SYSTEM)
         sampler.start()
         try:
-            yield note
+            yield record
         except BaseException as error:
             sampler.stop()
-            note.body["tags"]["error"] = f"{type(error).__name__}: {error}"[:500]
-            note.write(_ending(error))
+            record.body["tags"]["error"] = f"{type(error).__name__}: {error}"[:500]
+            record.write(_status(error))
             raise
         sampler.stop()
-        note.peak_bytes = sampler.peak_bytes
-        note.copy_results()
-        note.write("finished")
+        record.peak_bytes = sampler.peak_bytes
+        record.copy_results()
+        record.write("finished")
+
+    def new_record(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str], steps: Path) -> "Record":
+        """Return a record of a run of `stage` that starts now; nothing is written yet."""
+        run = {"start": now(), "pid": os.getpid(), "steps": str(steps.absolute())}
+        inputs = {"session": self._body(), "params": dict(params), "tags": dict(tags)}
+        return Record(stage, {"kind": "stage", "stage": stage, **run, **inputs})
+
+    def _body(self) -> dict[str, Any]:
+        return {"name": self.name, "id": self.id, "start": self.start, "is_dvc": self.name == DVC}
 
 
 @dataclass
-class Note:
-    """One folder of the spool."""
+class Record:
+    """The record of one stage run, in its folder of the spool."""
 
     stage: str
     body: dict[str, Any]
@@ -129,66 +133,66 @@ class Note:
         self.body["id"] = self.folder.name
 
     def write(self, status: str) -> None:
-        """Write the note as it stands."""
+        """Write the record with this status."""
         end = {} if status == "running" else {"end": now()}
         with contextlib.suppress(OSError):
-            write_json(self.folder / NOTE, {**self.body, **end, "status": status})
+            write_json(self.folder / RECORD, {**self.body, **end, "status": status})
 
     def copy_results(self, data: Path = Path("data")) -> None:
-        """Copy report, timings and (small) model: the next run may replace them before anyone was told."""
-        into, model = self.folder / COPIED, data / "models" / self.stage
+        """Copy report, timings and (small) model, because the next run may replace them before they are sent."""
+        target, model = self.folder / COPIED, data / "models" / self.stage
         with contextlib.suppress(OSError):
-            into.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
             for path in (data / "reports" / f"{self.stage}.json", TIMINGS / f"{self.stage}.json"):
                 if path.is_file():
-                    shutil.copyfile(path, into / ("timings.json" if path.parent == TIMINGS else "report.json"))
+                    shutil.copyfile(path, target / ("timings.json" if path.parent == TIMINGS else "report.json"))
             if (data / "reports" / self.stage).is_dir():
-                shutil.copytree(data / "reports" / self.stage, into / "report", dirs_exist_ok=True)
+                shutil.copytree(data / "reports" / self.stage, target / "report", dirs_exist_ok=True)
             for path in sorted(p for p in model.rglob("*") if p.is_file()):
                 if path.stat().st_size <= MAX_MODEL_BYTES:
-                    target = into / "model" / path.relative_to(model)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, target)
+                    copy = target / "model" / path.relative_to(model)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
 
 
 class Sampler:
-    """Writes what the process and the machine use, every two seconds, from a thread beside the work."""
+    """A thread that writes the memory and CPU use of process and machine to a CSV file, every SAMPLE_SECONDS."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.peak_bytes = path, 0
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
-        self._gpu = shutil.which("nvidia-smi") is not None
+        self._has_gpu = shutil.which("nvidia-smi") is not None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the sample at hand."""
-        self._over.set()
+        """Stop the thread after its current sample."""
+        self._stopping.set()
         self._thread.join(SAMPLE_SECONDS)
 
     def _run(self) -> None:
         process = psutil.Process()
-        psutil.cpu_percent()
+        psutil.cpu_percent()  # the first call only starts the measurement
         with contextlib.suppress(OSError, psutil.Error), open(self.path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             while True:
                 self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
                 writer.writerows([now(), key, value] for key, value in self._sample(process).items())
                 file.flush()
-                if self._over.wait(SAMPLE_SECONDS):
+                if self._stopping.wait(SAMPLE_SECONDS):
                     return
 
     def _sample(self, process: psutil.Process) -> dict[str, float]:
-        """Named as MLflow's own system metrics are, so that its page for them shows these."""
+        """Return a sample under the names of MLflow's own system metrics, so that MLflow's page shows them."""
         values = {
             "system/cpu_utilization_percentage": psutil.cpu_percent(),
             "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 1e6,
             "system/process_memory_usage_megabytes": process.memory_info().rss / 1e6,
         }
-        for index, _, utilization, memory, power in gpus() if self._gpu else []:
+        for index, _, utilization, memory, power in gpus() if self._has_gpu else []:
             for name, value in (("utilization_percentage", utilization), ("memory_usage_megabytes", memory)):
                 values[f"system/gpu_{index}_{name}"] = value
             values[f"system/gpu_{index}_power_usage_watts"] = power
@@ -196,32 +200,37 @@ class Sampler:
 
 
 def gpus() -> list[tuple[int, str, float, float, float]]:
-    """(index, name, utilization in %, memory in MB, power in W) of each GPU; empty without a driver."""
+    """Return (index, name, utilization in %, memory in MB, power in W) of each GPU; empty without a driver."""
     try:
-        answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=5, check=True).stdout
+        output = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
+    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
     return [
-        (int(i), name, _number(used), _number(mib) * 1.048576, _number(watts)) for i, name, used, mib, watts in rows
+        (int(index), name, _number(utilization), _number(mib) * BYTES_PER_MIB / 1e6, _number(watts))
+        for index, name, utilization, mib, watts in rows
     ]
 
 
-def _ending(error: BaseException) -> str:
+def _status(error: BaseException) -> str:
     return "failed" if isinstance(error, Exception) else "interrupted"
 
 
 def _number(cell: str) -> float:
+    """Parse a cell of nvidia-smi; 0 for values that the GPU does not report ("[N/A]")."""
     return float(cell) if cell.replace(".", "", 1).isdigit() else 0.0
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Return the time in milliseconds since 1970, MLflow's unit."""
     return int(time.time() * 1000)
 
 
 def numbers(body: Any, path: str = "") -> dict[str, float]:
-    """The numbers of nested JSON by path; a score {value, low, high, n} counts as its value, with its bounds below."""
+    """Return the numbers of nested JSON by path.
+
+    The value of a score {value, low, high, n} has the path of the score itself, its bounds have paths below it.
+    """
     if isinstance(body, Mapping):
         parts = [
             numbers(part, f"{path}/{key}" if path and key != "value" else path or key) for key, part in body.items()

@@ -1,11 +1,10 @@
-"""The one file that knows MLflow. It is told afterwards, by a process of its own, from the notes in the spool.
+"""Send the records that wait in the spool to MLflow. This file and tracked_runs.py alone use MLflow.
 
-MLflow may be slow, hung or dead: the work never waits for it, and what could not be sent is sent by the next run, or by
-`python -m flows.runtime.tracking`. Sending the same note twice changes nothing: a run is found again by its note, and a
-point has the same time each time.
+A process of its own sends them while and after the stages run, so that a slow, hung or stopped server never delays the
+work. The next run, or `python -m flows.runtime.tracking`, sends what could not be sent. Sending a record twice changes
+nothing: its MLflow run is found by the id of the record, and each point has the same time again.
 """
 
-import argparse
 import contextlib
 import csv
 import fcntl
@@ -20,37 +19,41 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from flows.runtime import spool
+from flows.runtime import arguments, spool
 from flows.runtime.environment import home
-from tasks.errors import BadInput
 from tasks.files import read_json
 
-PATIENCE_SECONDS = 30.0  # without any sign of life from MLflow, after the work is done
+# How long the work, once it is done, waits for a sender process that makes no progress.
+PATIENCE_SECONDS = 30.0
 INTERRUPTED_PATIENCE_SECONDS = 3.0
-LOOK_SECONDS = 3.0
-RETRY_SECONDS = 15.0
+POLL_SECONDS = 3.0  # between two looks into the spool
+RETRY_SECONDS = 15.0  # after an error of the server
 EXPERIMENT = "athanor"
-ENDINGS = {"finished": "FINISHED", "restored": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-ALIVE = "alive"
+RUN_STATUS = {"finished": "FINISHED", "restored": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+PROGRESS = "progress"  # a file that the sender touches after each call that MLflow has answered
 LOG = "tracking.log"
-SAMPLES = "samples.csv"  # of a policy, by step
+SAMPLES = "samples.csv"  # a policy's answers by training step
+MAX_PARAM_CHARS, MAX_TAG_CHARS, MAX_DIGEST_CHARS = 6000, 5000, 36  # limits of MLflow
+BATCH_PARAMS, BATCH_POINTS = 100, 1000  # limits of MLflow for one call of log_batch
 
 
 @contextmanager
 def following(patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Tell MLflow what happens in the block while it happens, and give it `patience` seconds for the rest."""
+    """Send records to MLflow from another process while the block runs.
+
+    After the block, wait for the rest until the sender makes no progress for `patience` seconds.
+    """
     command = [sys.executable, "-m", "flows.runtime.tracking", "--follow"]
-    # Our own client dies sooner than MLflow's default, four minutes per call; the spool does the retrying.
-    impatient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", **os.environ}
+    # MLflow's client retries a call for four minutes by default. Ours gives up sooner, because the spool retries.
+    variables = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", **os.environ}
     spool.folder().mkdir(parents=True, exist_ok=True)
     with open(spool.folder() / LOG, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=impatient)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=variables)
     try:
         yield
     except BaseException as error:
@@ -60,50 +63,54 @@ def following(patience: float = PATIENCE_SECONDS) -> Iterator[None]:
 
 
 def _await_end(process: "subprocess.Popen[bytes]", patience: float) -> None:
+    """Wait for the sender to end, and kill it when it makes no progress for `patience` seconds."""
     assert process.stdin is not None
-    process.stdin.close()
-    closed = time.time()
-    while process.poll() is None and time.time() - max(closed, _last_sign()) < patience:
+    process.stdin.close()  # tells the sender to send the rest and end
+    close_time = time.time()
+    while process.poll() is None and time.time() - max(close_time, _time_of_progress()) < patience:
         time.sleep(0.05)
-    late = process.poll() is None
+    is_late = process.poll() is None
     process.kill()
     if process.wait():
         lines = (spool.folder() / LOG).read_text(encoding="utf-8").splitlines()
-        reason = "no answer" if late else lines[-1] if lines else f"exit code {process.returncode}"
+        reason = "no answer" if is_late else lines[-1] if lines else f"exit code {process.returncode}"
         print(
-            f"MLflow at {uri()} could not be told ({reason}). Nothing is lost: it waits in {spool.folder()} "
-            "and is told by the next run or by `python -m flows.runtime.tracking`.",
+            f"warning: not all records could be sent to MLflow at {uri()} ({reason}). Nothing is lost: they wait in "
+            f"{spool.folder()}, and the next run or `python -m flows.runtime.tracking` sends them.",
             file=sys.stderr,
         )
 
 
 def uri() -> str:
-    """Where MLflow is."""
+    """Return the address of MLflow."""
     return os.environ["MLFLOW_TRACKING_URI"]
 
 
-def _last_sign() -> float:
+def _time_of_progress() -> float:
     with contextlib.suppress(OSError):
-        return (spool.folder() / ALIVE).stat().st_mtime
+        return (spool.folder() / PROGRESS).stat().st_mtime
     return 0.0
 
 
-def make_database(where: str) -> None:
-    """Make MLflow's tables aside and put them in place whole: of a half-made database MLflow never recovers."""
-    path = Path(where.removeprefix("sqlite:///"))
-    if not where.startswith("sqlite:///") or path.exists():
+def make_database(database: str) -> None:
+    """Create MLflow's tables in a temporary file and link it into place, if `database` is SQLite and does not exist.
+
+    MLflow does not recover from a database whose tables are incomplete because the process was killed.
+    """
+    path = Path(database.removeprefix("sqlite:///"))
+    if not database.startswith("sqlite:///") or path.exists():
         return
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
-        aside = Path(folder, path.name)
-        MlflowClient(f"sqlite:///{aside}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another process was quicker
-            os.link(aside, path)
+        temporary = Path(folder, path.name)
+        MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(temporary, path)
 
 
-class Teller:
-    """Tells MLflow what the notes say."""
+class Sender:
+    """Sends the records of the spool to MLflow."""
 
     def __init__(self) -> None:
         from mlflow import MlflowClient
@@ -111,233 +118,189 @@ class Teller:
         make_database(uri())
         self._client = MlflowClient()
         self._experiment = self._find_experiment()
-        self._points: dict[str, int] = {}  # told so far, by note and file
-        self._known: set[str] = set()
+        self._num_sent: dict[str, int] = {}  # points sent so far, by "<run id> <kind of points>"
+        self._described: set[str] = set()  # "<run id> <status>" of the runs whose params and tags have been sent
 
-    def tell_all(self) -> None:
-        """Every note, oldest first; those whose run is over are removed."""
-        for folder in sorted(path for path in spool.folder().glob("*") if (path / spool.NOTE).is_file()):
-            with _alone_with(folder) as ours:
-                if ours:
-                    self._tell(folder)
+    def send_all(self) -> None:
+        """Send every record, the oldest first; remove those whose run has ended."""
+        for folder in sorted(path for path in spool.folder().glob("*") if (path / spool.RECORD).is_file()):
+            with _locked(folder) as is_locked:
+                if is_locked:
+                    self._send(folder)
 
-    def _tell(self, folder: Path) -> None:
-        note = read_json(folder / spool.NOTE)
-        if note["kind"] == "session":
-            self._close_session(note)
+    def _send(self, folder: Path) -> None:
+        record = read_json(folder / spool.RECORD)
+        if record["kind"] == "session":
+            self._close_session(record)
             shutil.rmtree(folder)
             return
-        if note["status"] == "running" and not psutil.pid_exists(note["pid"]):
-            note.update(status="interrupted", end=note["start"])
-        run_id = self._run(note)
-        self._describe(run_id, note)
-        self._tell_steps(run_id, note, folder)
-        self._tell_system(run_id, folder)
-        if note["status"] != "running":
-            self._tell_results(run_id, note, folder / spool.COPIED)
-            self._client.set_terminated(run_id, ENDINGS[note["status"]], note["end"])
-            if note["session"]["is_dvcs"]:  # which does not tell us when it is over
-                self._client.set_terminated(self._parent(note["session"]), "FINISHED", note["end"])
+        if record["status"] == "running" and not psutil.pid_exists(record["pid"]):
+            record.update(status="interrupted", end=record["start"])
+        run_id = self._run(record)
+        self._describe(run_id, record)
+        self._send_steps(run_id, record, folder)
+        self._send_system_metrics(run_id, folder)
+        if record["status"] != "running":
+            self._send_results(run_id, record, folder / spool.COPIED)
+            self._client.set_terminated(run_id, RUN_STATUS[record["status"]], record["end"])
+            if record["session"]["is_dvc"]:  # DVC does not say when it ends, so that each stage ends the session
+                self._client.set_terminated(self._parent(record["session"]), "FINISHED", record["end"])
             shutil.rmtree(folder)
 
     def _find_experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        embedded = uri().startswith("sqlite:")  # whose default for artifacts depends on the folder
-        return str(self._client.create_experiment(name, (home() / "mlruns").as_uri() if embedded else None))
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        is_embedded = uri().startswith("sqlite:")  # the default folder of its artifacts depends on the current folder
+        return str(self._client.create_experiment(name, (home() / "mlruns").as_uri() if is_embedded else None))
 
-    def _run(self, note: Mapping[str, Any]) -> str:
-        found = self._find(f"tags.`athanor.note` = '{note['id']}'")
-        if found:
-            return found
-        parent = self._parent(note["session"])
-        tags = {"mlflow.runName": note["stage"], "athanor.note": note["id"], "athanor.stage": note["stage"]}
+    def _run(self, record: Mapping[str, Any]) -> str:
+        """Return the id of the MLflow run of a record; create the run if there is none."""
+        if run_id := self._find(f"tags.`athanor.record` = '{record['id']}'"):
+            return run_id
+        parent = self._parent(record["session"])
+        tags = {"mlflow.runName": record["stage"], "athanor.record": record["id"], "athanor.stage": record["stage"]}
         if parent:
             tags["mlflow.parentRunId"] = parent
-        return str(self._client.create_run(self._experiment, note["start"], tags).info.run_id)
+        return str(self._client.create_run(self._experiment, record["start"], tags).info.run_id)
 
     def _parent(self, session: Mapping[str, Any]) -> str | None:
+        """Return the id of the MLflow run of a session, created if there is none; None for a single stage run."""
         if not session["name"]:
             return None
-        found = self._find(f"tags.`athanor.session` = '{session['id']}'")
-        if found:
-            return found
+        if run_id := self._find(f"tags.`athanor.session` = '{session['id']}'"):
+            return run_id
         tags = {"mlflow.runName": session["name"], "athanor.session": session["id"]}
         return str(self._client.create_run(self._experiment, session["start"], tags).info.run_id)
 
     def _find(self, query: str) -> str | None:
-        found = self._client.search_runs([self._experiment], query, max_results=1)
-        self._sign()
-        return str(found[0].info.run_id) if found else None
+        runs = self._client.search_runs([self._experiment], query, max_results=1)
+        self._touch()
+        return str(runs[0].info.run_id) if runs else None
 
-    def _close_session(self, note: Mapping[str, Any]) -> None:
-        parent = self._parent(note["session"])
+    def _close_session(self, record: Mapping[str, Any]) -> None:
+        parent = self._parent(record["session"])
         children = self._client.search_runs([self._experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-        shared = {key: value for key, value in note["tags"].items() if key.startswith("dvc.")}
-        for run_id, tags in [(parent, note["tags"]), *((run.info.run_id, shared) for run in children)]:
+        shared = {key: value for key, value in record["tags"].items() if key.startswith("dvc.")}
+        for run_id, tags in [(parent, record["tags"]), *((run.info.run_id, shared) for run in children)]:
             for key, value in tags.items():
                 self._client.set_tag(run_id, key, value)
-            self._sign()
-        self._client.set_terminated(parent, ENDINGS[note["status"]], note["end"])
+            self._touch()
+        self._client.set_terminated(parent, RUN_STATUS[record["status"]], record["end"])
 
-    def _describe(self, run_id: str, note: Mapping[str, Any]) -> None:
-        """Params, tags and data sets, once they are all known and once more at the end."""
+    def _describe(self, run_id: str, record: Mapping[str, Any]) -> None:
+        """Send params, tags and data sets: once while the run goes on, and once more at its end."""
         from mlflow.entities import Param, RunTag
 
-        if f"{run_id} {note['status']}" in self._known:
+        if f"{run_id} {record['status']}" in self._described:
             return
-        params = [Param(key, str(value)[:6000]) for key, value in note["params"].items()]
-        tags = [RunTag(key, str(value)[:5000]) for key, value in {**note["tags"], "status": note["status"]}.items()]
-        for start in range(0, max(len(params), len(tags)), 100):
-            part = slice(start, start + 100)
+        params = [Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in record["params"].items()]
+        values = {**record["tags"], "status": record["status"]}
+        tags = [RunTag(key, str(value)[:MAX_TAG_CHARS]) for key, value in values.items()]
+        for start in range(0, max(len(params), len(tags)), BATCH_PARAMS):
+            part = slice(start, start + BATCH_PARAMS)
             self._client.log_batch(run_id, params=params[part], tags=tags[part])
-            self._sign()
-        self._tell_inputs(run_id, note["tags"])
-        self._known.add(f"{run_id} {note['status']}")
+            self._touch()
+        self._send_inputs(run_id, record["tags"])
+        self._described.add(f"{run_id} {record['status']}")
 
-    def _tell_inputs(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def _send_inputs(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput
 
         deps = {key.removeprefix("dvc.dep."): value for key, value in tags.items() if key.startswith("dvc.dep.data")}
-        inputs = [DatasetInput(Dataset(path, md5[:36], "dvc", f'{{"path": "{path}"}}')) for path, md5 in deps.items()]
+        inputs = [
+            DatasetInput(Dataset(path, md5[:MAX_DIGEST_CHARS], "dvc", f'{{"path": "{path}"}}'))
+            for path, md5 in deps.items()
+        ]
         if inputs:
             self._client.log_inputs(run_id, inputs)
-            self._sign()
+            self._touch()
 
-    def _tell_steps(self, run_id: str, note: Mapping[str, Any], folder: Path) -> None:
+    def _send_steps(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
         copied = folder / spool.COPIED / "report" / "steps.csv"
-        rows = _read_csv(copied if copied.is_file() else Path(note["steps"]))
+        rows = _read_csv(copied if copied.is_file() else Path(record["steps"]))
         points = [
-            (key, value, note["start"] + int(float(row["step"])), int(float(row["step"])))
+            (key, value, record["start"] + int(float(row["step"])), int(float(row["step"])))
             for row in rows
             if _number(row.get("step")) is not None
             for key, cell in row.items()
             if key != "step" and (value := _number(cell)) is not None
         ]
-        self._tell_points(run_id, "steps", points)
+        self._send_points(run_id, "steps", points)
 
-    def _tell_system(self, run_id: str, folder: Path) -> None:
+    def _send_system_metrics(self, run_id: str, folder: Path) -> None:
         with contextlib.suppress(OSError, ValueError), open(folder / spool.SYSTEM, encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if len(row) == 3]
             origin = int(rows[0][0]) if rows else 0
             points = [(key, float(value), int(ms), (int(ms) - origin) // 1000) for ms, key, value in rows]
-            self._tell_points(run_id, "system", points)
+            self._send_points(run_id, "system", points)
 
-    def _tell_points(self, run_id: str, kind: str, points: list[tuple[str, float, int, int]]) -> None:
+    def _send_points(self, run_id: str, kind: str, points: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
-        told = self._points.get(f"{run_id} {kind}", 0)
-        for start in range(told, len(points), 1000):
-            part = [Metric(*point) for point in points[start : start + 1000]]
+        num_sent = self._num_sent.get(f"{run_id} {kind}", 0)
+        for start in range(num_sent, len(points), BATCH_POINTS):
+            part = [Metric(*point) for point in points[start : start + BATCH_POINTS]]
             self._client.log_batch(run_id, metrics=part)
-            self._points[f"{run_id} {kind}"] = start + len(part)
-            self._sign()
+            self._num_sent[f"{run_id} {kind}"] = start + len(part)
+            self._touch()
 
-    def _tell_results(self, run_id: str, note: Mapping[str, Any], files: Path) -> None:
+    def _send_results(self, run_id: str, record: Mapping[str, Any], files: Path) -> None:
         values: dict[str, float] = {}
         for name, prefix in (("report", ""), ("timings", "timings/")):
             if (files / f"{name}.json").is_file():
                 values |= {
                     prefix + key: value for key, value in spool.numbers(read_json(files / f"{name}.json")).items()
                 }
-        self._tell_points(run_id, "results", [(key, value, note["end"], 0) for key, value in values.items()])
+        self._send_points(run_id, "results", [(key, value, record["end"], 0) for key, value in values.items()])
         if (files / "report").is_dir():
             self._client.log_artifacts(run_id, str(files / "report"), "report")
-        self._tell_samples(run_id, files / "report" / SAMPLES)
+        self._send_samples(run_id, files / "report" / SAMPLES)
         for path in files.glob("*.json"):
             self._client.log_artifact(run_id, str(path))
-        self._sign()
-        if f"dvc.out.data/models/{note['stage']}" in note["tags"] and note["status"] == "finished":
-            self._register(run_id, note, files / "model")
+        self._touch()
+        if f"dvc.out.data/models/{record['stage']}" in record["tags"] and record["status"] == "finished":
+            self._register(run_id, record, files / "model")
 
-    def _tell_samples(self, run_id: str, path: Path) -> None:
-        """Answers from the first step to the last, as the table that MLflow's page compares runs by."""
+    def _send_samples(self, run_id: str, path: Path) -> None:
+        """Send the answers by training step as a table, which MLflow's page compares between runs."""
         rows, name = _read_csv(path), path.with_suffix(".json").name
-        if rows and name not in (file.path for file in self._client.list_artifacts(run_id)):  # else it would grow
+        if rows and name not in (file.path for file in self._client.list_artifacts(run_id)):  # log_table appends
             columns = {column: [row[column] for row in rows] for column in rows[0]}
-            with warnings.catch_warnings(action="ignore"):  # MLflow's way with pandas is its own affair
+            with warnings.catch_warnings(action="ignore"):  # of MLflow's own use of pandas
                 self._client.log_table(run_id, columns, name)
-            self._sign()
+            self._touch()
 
-    def _register(self, run_id: str, note: Mapping[str, Any], model: Path) -> None:
+    def _register(self, run_id: str, record: Mapping[str, Any], model: Path) -> None:
         """Log the model (small files by value, all of it by its DVC hash) and register it under the stage's name."""
         import mlflow
         from mlflow.entities import LoggedModelOutput
         from mlflow.exceptions import MlflowException
 
-        stage = note["stage"]
+        stage = record["stage"]
         if self._client.search_model_versions(f"name = '{stage}' and run_id = '{run_id}'"):
             return
-        tags = {**note["tags"], "athanor.note": note["id"], "path": f"data/models/{stage}"}
+        tags = {**record["tags"], "athanor.record": record["id"], "path": f"data/models/{stage}"}
         logged = mlflow.create_external_model(stage, run_id, tags, experiment_id=self._experiment)
         if model.is_dir():
             self._client.log_model_artifacts(logged.model_id, str(model))
-        self._sign()
+        self._touch()
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-        with contextlib.suppress(MlflowException):  # it exists
+        with contextlib.suppress(MlflowException):  # the model exists
             self._client.create_registered_model(stage)
         self._client.create_model_version(
             stage, f"models:/{logged.model_id}", run_id, tags=tags, model_id=logged.model_id
         )
-        self._sign()
+        self._touch()
 
-    def _sign(self) -> None:
-        (spool.folder() / ALIVE).touch()
-
-
-@dataclass(frozen=True)
-class Made:
-    """A run that made something, as MLflow knows it."""
-
-    stage: str
-    run_id: str
-    start: int
-    tags: Mapping[str, str]
-    model_version: str = ""
-
-
-def registered_model(name: str, version: str | None = None) -> Made:
-    """A version of a registered model, the newest by default, and the run that made it. Raises BadInput."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    versions = {int(found.version): found for found in client.search_model_versions(f"name = '{name}'")}
-    number = int(version) if version else max(versions, default=0)
-    if number not in versions:
-        known = sorted({model.name for model in client.search_registered_models()})
-        has = (
-            f"it has {', '.join(map(str, sorted(versions)))}"
-            if versions
-            else f"there are: {', '.join(known) or 'none'}"
-        )
-        raise BadInput(
-            f"MLflow at {uri()} knows no model {name!r} {f'version {version}' if version else 'at all'}; {has}"
-        )
-    run = client.get_run(versions[number].run_id)
-    return _made(run, str(number))
-
-
-def maker(path: str, md5: str, before: int) -> Made | None:
-    """The newest run that wrote exactly this at `path` and began before then (milliseconds since 1970)."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    query = f"tags.`dvc.out.{path}` = '{md5}' and attributes.start_time <= {before}"
-    found = client.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time DESC"])
-    return _made(found[0]) if found else None
-
-
-def _made(run: Any, model_version: str = "") -> Made:
-    tags = dict(run.data.tags)
-    return Made(tags.get("athanor.stage", ""), run.info.run_id, run.info.start_time, tags, model_version)
+    def _touch(self) -> None:
+        (spool.folder() / PROGRESS).touch()
 
 
 @contextmanager
-def _alone_with(folder: Path) -> Iterator[bool]:
-    """Whether no other process is telling `folder` now."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock `folder` against other senders; yields False if another process has the lock."""
     with open(folder / "lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -360,40 +323,38 @@ def _number(cell: str | None) -> float | None:
         return None
 
 
-def _await_close(over: threading.Event) -> None:
+def _await_end_of_input(ending: threading.Event) -> None:
     sys.stdin.read()
-    over.set()
+    ending.set()
 
 
 def main() -> int:
-    """Tell what waits; with --follow, go on until standard input closes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.runtime.tracking", description="Tell MLflow what waits in the spool."
-    )
-    parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
-    over = threading.Event()
+    """Run the command and return its exit code: 1 if records could not be sent."""
+    parser = arguments.parser("flows.runtime.tracking", __doc__)
+    parser.add_argument("--follow", action="store_true", help="continue until standard input closes")
+    ending = threading.Event()
     if parser.parse_args().follow:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the work; it closes our input
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the pipeline, which then closes our input
         os.nice(10)
-        threading.Thread(target=_await_close, args=(over,), daemon=True).start()
+        threading.Thread(target=_await_end_of_input, args=(ending,), daemon=True).start()
     else:
-        over.set()
+        ending.set()
     spool.folder().mkdir(parents=True, exist_ok=True)
-    teller: Teller | None = None
+    sender: Sender | None = None
     while True:
-        last = over.is_set()
+        is_last = ending.is_set()  # read before sending, so that what was written until then is sent
         try:
-            teller = teller or Teller()
-            teller.tell_all()
-            wait = LOOK_SECONDS
-        except Exception as error:  # whatever a server, a network or a database may come up with
-            if last:
+            sender = sender or Sender()
+            sender.send_all()
+            seconds = POLL_SECONDS
+        except Exception as error:  # any error of a server, a network or a database
+            if is_last:
                 print(f"{type(error).__name__}: {str(error).splitlines()[0][:300]}", file=sys.stderr)
                 return 1
-            wait = RETRY_SECONDS
-        if last:
+            seconds = RETRY_SECONDS
+        if is_last:
             return 0
-        over.wait(wait)
+        ending.wait(seconds)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def {stage}(params: tasks.Params, data: Path = Path("data")) -> None:
 if __name__ == "__main__":
     from flows.runtime import command
 
-    command.main("{stage}")
+    command.main({stage})
 """
 
 BLOCK = """

@@ -6,6 +6,7 @@ first runs the flow; the others, which see the same files, wait for it and join 
     python -m tasks.training.parallel.launch .run/checkpoints/pretrain
 """
 
+import argparse
 import os
 import pickle
 import subprocess
@@ -114,5 +115,15 @@ def _newest_job(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     return newest.parent, read_json(newest)
 
 
+def main() -> None:
+    """Join the stage that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.training.parallel.launch",
+        description="Join the training of a stage as a further node. The first node runs the stage's flow.",
+    )
+    parser.add_argument("checkpoints", type=Path, help="a folder of checkpoints, such as .run/checkpoints/pretrain")
+    join(parser.parse_args().checkpoints)
+
+
 if __name__ == "__main__":
-    join(Path(sys.argv[1]))
+    main()

@@ -1,4 +1,4 @@
-"""A server whose process was killed is stopped by the next run; that of a living one is left alone."""
+"""The next run stops the server of a killed process, and no other server."""
 
 import subprocess
 import sys
@@ -21,31 +21,31 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["subproc
 
 
 def test_the_server_of_a_living_process_stays(server: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
-    embedded.note_server(server.pid)
-    embedded.end_orphans()
+    embedded.record_server(server.pid)
+    embedded.stop_orphans()
     assert server.poll() is None
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 
 def test_the_server_of_a_killed_process_is_stopped(server: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
-    embedded.note_server(server.pid)
+    embedded.record_server(server.pid)
     (file,) = tmp_path.glob("*.json")
-    write_json(file, {**read_json(file), "owner": [psutil.Process().pid, 1.0]})  # the number now means another
-    embedded.end_orphans()
+    write_json(
+        file, {**read_json(file), "owner": [psutil.Process().pid, 1.0]}
+    )  # the system has given the id to another process
+    embedded.stop_orphans()
     assert server.wait(60) != 0
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_a_number_that_means_another_process_now_is_left_alone(
-    server: "subprocess.Popen[bytes]", tmp_path: Path
-) -> None:
+def test_a_reused_process_id_is_left_alone(server: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     write_json(tmp_path / "1.json", {"owner": [psutil.Process().pid, 1.0], "server": [server.pid, 1.0]})
-    embedded.end_orphans()
+    embedded.stop_orphans()
     assert server.poll() is None
 
 
-def test_flow_runs_of_another_database_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = environment.defaults()[environment.DATABASE]
-    for where, expected in ((ours, True), ("postgresql+asyncpg://prefect.internal/prefect", False)):
-        monkeypatch.setenv(environment.DATABASE, where)
-        assert embedded._is_ours() == expected
+def test_flow_runs_in_another_database_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_database = environment.defaults()[environment.DATABASE]
+    for database, expected in ((own_database, True), ("postgresql+asyncpg://prefect.internal/prefect", False)):
+        monkeypatch.setenv(environment.DATABASE, database)
+        assert embedded._has_own_database() == expected

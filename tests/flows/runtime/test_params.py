@@ -1,4 +1,4 @@
-"""A mistake in params.yaml is answered with file, line, key, what was expected and the nearest valid key."""
+"""A mistake in params.yaml is reported with file, line, key, what was expected and the nearest valid key."""
 
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,20 @@ class Toy(BaseModel, frozen=True, extra="forbid"):
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Loads the section of `toy` from a text; the message, or the Params."""
+def load_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that loads the section `toy` of a text and returns the Params or the error message."""
     monkeypatch.setattr(params, "stages", lambda: ["toy", "other"])
-    monkeypatch.setattr(params, "_model", lambda stage: Toy)
+    monkeypatch.setattr(params, "model", lambda stage: Toy)
     monkeypatch.chdir(tmp_path)
 
-    def tell(text: str) -> Any:
+    def load(text: str) -> Any:
         Path("params.yaml").write_text(text, encoding="utf-8")
         try:
             return params.load("toy")
         except BadParams as error:
             return str(error)
 
-    return tell
+    return load
 
 
 @pytest.mark.parametrize(
@@ -70,37 +70,37 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         ("toy:\n  chosen: {raise: 1}", "line 2: toy.chosen: no filter 'lenght'; did you mean 'length'?"),
         ("toy: {}\ntoi: {}\n", "line 2: toi: no stage has this name; did you mean 'toy'? available: other, toy"),
-        ("toy: {steps: 1}\ntoy: {}\n", "line 2: toy is given twice; keep one"),
+        ("toy: {steps: 1}\ntoy: {}\n", "line 2: toy occurs twice; keep one"),
         ("toy: {steps: 1\n", "is not valid YAML: "),
-        ("- toy\n", "must hold one section per stage"),
+        ("- toy\n", "must contain one section per stage"),
         ("other: {}\n", "has no section 'toy'; `toy: {}` takes every default"),
     ],
 )
-def test_mistakes_are_told_with_place_and_remedy(told: Any, text: str, message: str) -> None:
-    assert told(text).startswith("params.yaml")
-    assert message in told(text)
+def test_mistakes_are_reported_with_place_and_remedy(load_toy: Any, text: str, message: str) -> None:
+    assert load_toy(text).startswith("params.yaml")
+    assert message in load_toy(text)
 
 
-def test_every_mistake_is_told_at_once(told: Any) -> None:
-    assert len(told("toy: {steps: 0, stps: 1, inner: {min_words: -1}}").splitlines()) == 3
+def test_all_mistakes_are_reported_together(load_toy: Any) -> None:
+    assert len(load_toy("toy: {steps: 0, stps: 1, inner: {min_words: -1}}").splitlines()) == 3
 
 
-def test_what_is_not_written_has_its_default(told: Any) -> None:
-    assert told("toy:\n") == Toy() == told("toy: {}")
-    assert told("toy: {steps: 1_000}").steps == 1000
+def test_what_is_not_written_has_its_default(load_toy: Any) -> None:
+    assert load_toy("toy:\n") == Toy() == load_toy("toy: {}")
+    assert load_toy("toy: {steps: 1_000}").steps == 1000
 
 
-def test_an_old_key_is_answered_with_its_new_name(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_key_is_reported_with_its_new_name(load_toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"*.stps": "*.steps", "toy.named.*.words": "toy.named.*.min_words"}
     monkeypatch.setattr(renamed_keys, "RENAMED_KEYS", keys)
     monkeypatch.setattr(renamed_keys, "RENAMED_VALUES", {("toy.inner.name", "y"): "x"})
     text = "toy:\n  stps: 3\n  named: {a: {words: 2}}\n  inner:\n    name: y\nother: {min_words: 1}\n"
-    assert told(text).splitlines() == [
+    assert load_toy(text).splitlines() == [
         "params.yaml, line 2: toy.stps was renamed; write toy.steps",
         "params.yaml, line 3: toy.named.a.words was renamed; write toy.named.a.min_words",
         "params.yaml, line 5: toy.inner.name: the value 'y' was renamed; write 'x'",
     ]
-    assert told("toy: {steps: 3, inner: {name: x}}").steps == 3
+    assert load_toy("toy: {steps: 3, inner: {name: x}}").steps == 3
 
 
 def test_no_new_name_is_an_old_one() -> None:
@@ -108,9 +108,48 @@ def test_no_new_name_is_an_old_one() -> None:
         assert renamed_keys.new_key(new.split(".")) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "ingestion:\n  sources:\n    numbres: {}\n",
+            "params.yaml, line 3: ingestion.sources.numbres: no source 'numbres'; did you mean 'numbers'?",
+        ),
+        (
+            "ingestion: {sources: {mine: {source: jsnl}}}",
+            "params.yaml, line 1: ingestion.sources.mine.source: no source 'jsnl'; did you mean 'jsonl'?",
+        ),
+        (
+            "curation:\n  filters:\n  - lenght\n",
+            "line 3: curation.filters.0: no filter 'lenght'; did you mean 'length'?",
+        ),
+        (
+            "curation: {languages: {en: {changes: {c5: {}}}}}",
+            "curation.languages.en.changes.c5: no filter 'c5'; did you mean 'c4'?",
+        ),
+        ("evaluation: {metrics: {golld: {}}}", "evaluation.metrics.golld: no metric 'golld'; did you mean 'gold'?"),
+        ("sft: {adapter: lor}", "sft.adapter: no adapter 'lor'; did you mean 'lora'?"),
+        ("sft: {adapter: {name: lor}}", "sft.adapter.name: no adapter 'lor'; did you mean 'lora'?"),
+        ("ppo: {launch: {strategy: zero4}}", "ppo.launch.strategy: no strategy 'zero4'; did you mean 'zero"),
+        ("stf: {}", "params.yaml, line 1: stf: no stage has this name; did you mean 'sft'?"),
+    ],
+)
+def test_unknown_names_are_reported_before_anything_is_imported(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadParams) as error:
+        params.check_names(tmp_path / "params.yaml")
+    assert message in str(error.value)
+
+
+def test_names_of_a_wrong_type_are_left_to_the_params(tmp_path: Path) -> None:
+    text = "ingestion: 3\ncuration: {filters: 3, languages: [en]}\nsft: {adapter: [], launch: 1}\n"
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    params.check_names(tmp_path / "params.yaml")
+
+
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadParams, match=r"there is no params\.yaml in .*Run from the folder of the project"):
+    with pytest.raises(BadParams, match=r"there is no params\.yaml in .*Run the command in the folder of the project"):
         params.check_names()
 
 

@@ -1,4 +1,4 @@
-"""What waits in the spool is told to MLflow once, whole, in spite of a server that is dead or hangs."""
+"""Records in the spool are sent to MLflow once and complete, also after a server was dead or hung."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_note(session: spool.Session, stage: str = "sft", tags: dict[str, str] = TAGS) -> None:
+def record_run(session: spool.Session, stage: str = "sft", tags: dict[str, str] = TAGS) -> None:
     """A stage run with three steps, a report and a model."""
     write_json(Path(f"data/reports/{stage}.json"), {"loss": {"value": 0.5, "low": 0.4, "n": 3}, "counts": {"rows": 7}})
     write_json(Path(f".run/timings/{stage}.json"), {"train": 1.5})
@@ -46,7 +46,7 @@ def make_note(session: spool.Session, stage: str = "sft", tags: dict[str, str] =
     steps = "step,loss,note\n" + "".join(f"{i},{1 / (i + 1)},x\n" for i in range(3))
     Path(f"data/reports/{stage}/steps.csv").write_text(steps)
     Path(f"data/reports/{stage}/samples.csv").write_text("step,prompt,answer\n0,2+2,5\n9,2+2,4\n")
-    with session.noted(stage, {"a.b": 1}, tags, Path("steps.csv")):
+    with session.recording(stage, {"a.b": 1}, tags, Path("steps.csv")):
         pass
 
 
@@ -54,30 +54,29 @@ def runs() -> dict[str, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {run.info.run_name: run for run in runs}
 
 
 @contextlib.contextmanager
 def hanging_server() -> Iterator[str]:
-    """Takes connections and never says a word."""
+    """Yield the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        over = threading.Event()
-        thread = threading.Thread(target=over.wait)
+        closing = threading.Event()
+        thread = threading.Thread(target=closing.wait)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        over.set()
+        closing.set()
         thread.join()
 
 
-def test_a_run_is_told_with_all_it_has(home: Path) -> None:
+def test_a_run_is_sent_with_everything_it_has(home: Path) -> None:
     session = spool.Session("pipeline")
-    with session.closed(lambda: {"dvc.experiment": "eee"}):
-        make_note(session)
-    tracking.Teller().tell_all()
-    told = runs()
-    sft, parent = told["sft"], told["pipeline"]
+    with session.closing(lambda: {"dvc.experiment": "eee"}):
+        record_run(session)
+    tracking.Sender().send_all()
+    sft, parent = runs()["sft"], runs()["pipeline"]
     assert (sft.info.status, parent.info.status) == ("FINISHED", "FINISHED")
     assert sft.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert sft.data.tags["dvc.experiment"] == parent.data.tags["dvc.experiment"] == "eee"
@@ -87,7 +86,7 @@ def test_a_run_is_told_with_all_it_has(home: Path) -> None:
     assert expected.items() <= sft.data.metrics.items()
     assert "system/process_memory_usage_megabytes" in sft.data.metrics
     assert [(d.dataset.name, d.dataset.digest) for d in sft.inputs.dataset_inputs] == [("data/tokens", "aaa")]
-    assert not list(spool.folder().glob("*/note.json"))
+    assert not list(spool.folder().glob("*/record.json"))
     points = client().get_metric_history(sft.info.run_id, "loss")
     assert {(0, 1.0), (1, 0.5), (2, 1 / 3)} <= {(point.step, point.value) for point in points}
     assert [file.path for file in client().list_artifacts(sft.info.run_id, "report")] == [
@@ -109,102 +108,102 @@ def client() -> Any:
     return MlflowClient()
 
 
-def test_a_database_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often somebody is killed while MLflow makes its tables: what stands there is used, never mended."""
-    where = f"sqlite:///{tmp_path}/mlflow.db"
-    code = f"from flows.runtime import tracking; tracking.make_database({where!r})"
+def test_a_database_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while MLflow creates its tables leaves no database that lacks some of them."""
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    code = f"from flows.runtime import tracking; tracking.make_database({database!r})"
     for seconds in (4, 600):
         command = [sys.executable, "-c", code]
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(command, timeout=seconds, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": ROOT})
         if (tmp_path / "mlflow.db").exists():
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
             assert [experiment.name for experiment in client().search_experiments()] == ["Default"]
     assert (tmp_path / "mlflow.db").exists()
     before = (tmp_path / "mlflow.db").read_bytes()
-    tracking.make_database(where)
+    tracking.make_database(database)
     tracking.make_database("http://127.0.0.1:9")
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
-def test_telling_twice_changes_nothing(home: Path) -> None:
-    make_note(spool.Session("pipeline"))
+def test_sending_twice_changes_nothing(home: Path) -> None:
+    record_run(spool.Session("pipeline"))
     shutil.copytree(spool.folder(), home / "again")
-    tracking.Teller().tell_all()
+    tracking.Sender().send_all()
     once = {name: run.to_dictionary() for name, run in runs().items()}
     shutil.copytree(home / "again", spool.folder(), dirs_exist_ok=True)
-    tracking.Teller().tell_all()
+    tracking.Sender().send_all()
     assert {name: run.to_dictionary() for name, run in runs().items()} == once
     assert len(client().get_metric_history(runs()["sft"].info.run_id, "loss")) == 4
     assert len(client().search_model_versions("name = 'sft'")) == 1
     assert len(samples(runs()["sft"])) == 2
 
 
-def test_a_dead_server_costs_a_message_and_the_next_run_tells(
+def test_a_dead_server_costs_a_message_and_the_next_run_sends(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as dead:
         dead.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         with tracking.following():
-            make_note(spool.Session("pipeline"))
-    said = capfd.readouterr().err
-    assert "MLflow at http://127.0.0.1:9 could not be told" in said
-    assert "python -m flows.runtime.tracking" in said
-    assert len(list(spool.folder().glob("*/note.json"))) == 1
-    with tracking.following(patience=300):  # MLflow's tables are made meanwhile
+            record_run(spool.Session("pipeline"))
+    output = capfd.readouterr().err
+    assert "not all records could be sent to MLflow at http://127.0.0.1:9" in output
+    assert "python -m flows.runtime.tracking" in output
+    assert len(list(spool.folder().glob("*/record.json"))) == 1
+    with tracking.following(patience=300):  # MLflow creates its tables meanwhile
         pass
     assert runs()["sft"].info.status == "FINISHED"
 
 
-def test_a_server_that_hangs_is_left_after_the_patience(
+def test_a_hung_server_is_given_up_after_the_patience(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with hanging_server() as url, monkeypatch.context() as hung:
         hung.setenv("MLFLOW_TRACKING_URI", url)
         with tracking.following(patience=0.5):
-            make_note(spool.Session("pipeline"))
+            record_run(spool.Session("pipeline"))
     assert "(no answer)" in capfd.readouterr().err
-    assert len(list(spool.folder().glob("*/note.json"))) == 1
+    assert len(list(spool.folder().glob("*/record.json"))) == 1
 
 
-def test_steps_are_told_while_the_stage_runs_and_a_killed_one_is_closed(home: Path) -> None:
-    note = spool.Session()._note("ppo", {}, {}, Path("live.csv"))
+def test_steps_are_sent_while_the_stage_runs_and_a_killed_run_is_closed(home: Path) -> None:
+    record = spool.Session().new_record("ppo", {}, {}, Path("live.csv"))
     Path("live.csv").write_text("step,loss\n0,2.0\n")
-    note.write("running")
-    teller = tracking.Teller()
-    teller.tell_all()
+    record.write("running")
+    sender = tracking.Sender()
+    sender.send_all()
     assert (runs()["ppo"].info.status, runs()["ppo"].data.metrics) == ("RUNNING", {"loss": 2.0})
     Path("live.csv").write_text("step,loss\n0,2.0\n1,1.0\n")
-    teller.tell_all()
+    sender.send_all()
     assert runs()["ppo"].data.metrics == {"loss": 1.0}
-    note.body["pid"] = 2**22 + 1  # no process has this id
-    note.write("running")
-    teller.tell_all()
+    record.body["pid"] = 2**22 + 1  # no process has this id
+    record.write("running")
+    sender.send_all()
     assert runs()["ppo"].info.status == "KILLED"
 
 
-def test_a_failing_stage_is_noted_with_its_error(home: Path) -> None:
-    with pytest.raises(BadInput), spool.Session().noted("sft", {}, {}, Path("x")):
+def test_a_failing_stage_is_recorded_with_its_error(home: Path) -> None:
+    with pytest.raises(BadInput), spool.Session().recording("sft", {}, {}, Path("x")):
         raise BadInput("no such file")
-    tracking.Teller().tell_all()
+    tracking.Sender().send_all()
     assert (runs()["sft"].info.status, runs()["sft"].data.tags["error"]) == ("FAILED", "BadInput: no such file")
 
 
 def test_lineage_walks_back_to_what_came_from_outside(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = spool.Session("pipeline")
-    with session.closed(lambda: {"dvc.experiment": "e" * 40}):
-        make_note(session, "tokenization", {"dvc.dep.data/raw": "rrr", "dvc.out.data/tokens": "aaa"})
-        make_note(session)
-    tracking.Teller().tell_all()
+    with session.closing(lambda: {"dvc.experiment": "e" * 40}):
+        record_run(session, "tokenization", {"dvc.dep.data/raw": "rrr", "dvc.out.data/tokens": "aaa"})
+        record_run(session)
+    tracking.Sender().send_all()
     lineage.show("sft")
-    said = capsys.readouterr().out
-    assert "sft version 1" in said
-    assert said.index("data/tokens  md5 aaa") < said.index("tokenization  run") < said.index("data/raw  md5 rrr")
-    assert "data/raw  md5 rrr  <- from outside" in said
-    assert f"git worktree add --detach ../{home.name}-eeeeeeee {'e' * 40}" in said
-    with pytest.raises(BadInput, match=r"knows no model 'sfd' at all; there are: sft"):
+    output = capsys.readouterr().out
+    assert "sft version 1" in output
+    assert output.index("data/tokens  md5 aaa") < output.index("tokenization  run") < output.index("data/raw  md5 rrr")
+    assert "data/raw  md5 rrr  <- from outside" in output
+    assert f"git worktree add --detach ../{home.name}-eeeeeeee {'e' * 40}" in output
+    with pytest.raises(BadInput, match=r"no model 'sfd' in MLflow at .*; there are: sft"):
         lineage.show("sfd")
-    with pytest.raises(BadInput, match=r"knows no model 'sft' version 7; it has 1"):
+    with pytest.raises(BadInput, match=r"model 'sft' has no version 7 in MLflow at .*; it has 1"):
         lineage.show("sft/7")
 
 

@@ -1,4 +1,4 @@
-"""The contract with DVC's internals: our call in place of its command, its order, lock, cache and errors."""
+"""What we rely on in DVC: our call replaces its command; order, lock, cache and errors stay DVC's."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 
 class Toy:
-    """Does what the stages of the toy project do, without Prefect, and notes the order."""
+    """Does what the stages of the toy project do, without Prefect, and records the order."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -29,13 +29,13 @@ class Toy:
             Path("data", folder, "a.txt").write_text(name + str(versions.deps))
         Path(f"data/reports/{name}.json").write_text("{}")
 
-    def note_restored(self, versions: Versions) -> None:
+    def restore(self, versions: Versions) -> None:
         self.restored.append(versions.stage)
 
 
 def reproduce(to: str | None = None) -> Toy:
     toy = Toy()
-    versioning.reproduce(toy, toy.note_restored, to)
+    versioning.reproduce(toy, toy.restore, to)
     return toy
 
 
@@ -60,7 +60,7 @@ def test_dvc_finds_everything_up_to_date_after_us(project: Project) -> None:
 def test_to_runs_only_what_the_stage_needs(project: Project) -> None:
     assert versioning.stages("letters") == ["words", "letters"]
     assert reproduce("letters").ran == ["words", "letters"]
-    with pytest.raises(BadParams, match=r"no stage 'leters'; there are: .*letters"):
+    with pytest.raises(BadParams, match=r"no stage 'leters'; did you mean 'letters'\? available: .*"):
         versioning.stages("leters")
 
 
@@ -82,7 +82,7 @@ def test_what_was_computed_before_is_restored(project: Project) -> None:
     assert (first.restored, again.ran, sorted(again.restored)) == ([], [], ["letters", "total"])
 
 
-def test_outs_are_gone_before_a_stage_runs_and_errors_come_through(project: Project) -> None:
+def test_outs_are_removed_before_a_stage_runs_and_errors_are_raised_unchanged(project: Project) -> None:
     reproduce()
     project.set_params(words="times: 2")
 
@@ -104,26 +104,26 @@ def test_other_commands_stay_dvcs_own(project: Project) -> None:
 
 
 def test_a_second_run_is_refused_while_the_first_holds_its_files(project: Project) -> None:
-    said: list[str] = []
+    outputs: list[str] = []
 
-    def meanwhile(versions: Versions) -> None:
+    def run_dvc_meanwhile(versions: Versions) -> None:
         if versions.stage == "words":
-            said.append(project.run("dvc", "repro", "words", code=255))
+            outputs.append(project.run("dvc", "repro", "words", code=255))
         Toy()(versions)
 
-    versioning.reproduce(meanwhile, lambda _: None, "words")
-    assert "PID" in said[0]
+    versioning.reproduce(run_dvc_meanwhile, lambda _: None, "words")
+    assert "PID" in outputs[0]
 
 
-def test_the_key_of_the_checkpoints_is_what_goes_in(project: Project) -> None:
-    ran = reproduce().keys
-    with versioning.opened("letters") as versions:
-        assert versions.key == ran["letters"]
+def test_the_key_of_the_checkpoints_depends_on_all_inputs(project: Project) -> None:
+    keys = reproduce().keys
+    with versioning.current("letters") as versions:
+        assert versions.key == keys["letters"]
         assert versions.out_tags()["dvc.out.data/letters"].endswith(".dir")
         assert versions.tags()["git.dirty"] == "false"
     project.set_params(letters="times: 2")
-    with versioning.opened("letters") as versions:
-        assert versions.key != ran["letters"]
+    with versioning.current("letters") as versions:
+        assert versions.key != keys["letters"]
 
 
 def test_what_dvc_cannot_do_is_one_message(project: Project) -> None:
@@ -133,12 +133,12 @@ def test_what_dvc_cannot_do_is_one_message(project: Project) -> None:
 
 
 def test_a_missing_file_that_no_stage_makes_is_one_message(project: Project) -> None:
-    project.write("dvc.yaml", Path("dvc.yaml").read_text().replace("tasks/letters]", "tasks/letters, gone.txt]"))
-    with pytest.raises(BadInput, match=r"gone\.txt is missing.*depends on it"):
+    project.write("dvc.yaml", Path("dvc.yaml").read_text().replace("tasks/letters]", "tasks/letters, absent.txt]"))
+    with pytest.raises(BadInput, match=r"absent\.txt is missing.*depends on it"):
         reproduce()
 
 
-def test_an_experiment_is_committed_beside_the_branch(project: Project) -> None:
+def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None:
     head, reproduced = project.git("rev-parse", "HEAD"), reproduce()
     project.write("tasks/new.py", "NEW = 1\n")
     project.git("add", "tasks/new.py")
@@ -148,20 +148,26 @@ def test_an_experiment_is_committed_beside_the_branch(project: Project) -> None:
     assert reproduced.ran
     assert (project.git("status", "--porcelain"), Path(".git/index").read_bytes()) == before
     assert project.git("rev-parse", "HEAD") == head
-    held = project.git("ls-tree", "-r", "--name-only", str(commit)).split()
-    assert {"dvc.lock", "tasks/new.py", "data/reports/words.json"} <= set(held)
-    assert not {"big", "data/words/a.txt"} & set(held)
+    committed = project.git("ls-tree", "-r", "--name-only", str(commit)).split()
+    assert {"dvc.lock", "tasks/new.py", "data/reports/words.json"} <= set(committed)
+    assert not {"big", "data/words/a.txt"} & set(committed)
     assert "trial" in project.run("dvc", "exp", "list")
-    with versioning.opened("words") as versions:
+    with versioning.current("words") as versions:
         md5 = versions.out_tags()["dvc.out.data/words"]
     assert (versioning.commit_with(md5), versioning.commit_with("0" * 32)) == (commit, "")
 
 
-def test_paths_outside_the_deps_are_noticed(project: Project) -> None:
-    project.write("mine/a.txt", "x")
-    with versioning.opened("words") as versions:
-        seen = {
-            path: not versions.unseen(path)
-            for path in ("mine/a.txt", "mine/*.txt", "data/raw/a.txt", "data/raw", "no/file")
+def test_paths_outside_the_deps_are_reported(project: Project) -> None:
+    project.write("extra/a.txt", "x")
+    with versioning.current("words") as versions:
+        is_tracked = {
+            path: not versions.is_untracked(path)
+            for path in ("extra/a.txt", "extra/*.txt", "data/raw/a.txt", "data/raw", "no/file")
         }
-    assert seen == {"mine/a.txt": False, "mine/*.txt": False, "data/raw/a.txt": True, "data/raw": True, "no/file": True}
+    assert is_tracked == {
+        "extra/a.txt": False,
+        "extra/*.txt": False,
+        "data/raw/a.txt": True,
+        "data/raw": True,
+        "no/file": True,
+    }

@@ -1,0 +1,75 @@
+"""One run of one stage: typed params, checkpoints, the Prefect flow run, and its record for MLflow."""
+
+import gc
+import inspect
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.runtime import embedded, params, results, spool, tracking, versioning
+from flows.runtime.environment import RUN
+
+NUM_KEPT_CHECKPOINTS = 2  # folders of interrupted runs with other params that are kept
+
+
+def run_alone(stage: str, flow: Any) -> None:
+    """Run `flow` as the stage `stage` in a flow run that is not nested: as DVC's command, or called by the user."""
+    with versioning.current(stage) as versions:
+        session = spool.Session.around_this_process()
+
+        def work() -> None:
+            with tracking.following():
+                run(flow, versions, session)
+
+        embedded.flow_run(lambda: params.load(stage), work)
+
+
+def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> None:
+    """Run `flow` in this process; inside another flow run it becomes a nested one.
+
+    The flow receives those of `stage`, `params`, `data` and `checkpoints` that its function has a parameter for.
+    """
+    stage, checkpoints = versions.stage, _checkpoint_folder(versions.stage, versions.key)
+    stage_params = params.load(stage)
+    arguments = {"stage": stage, "params": stage_params, "data": Path("data"), "checkpoints": checkpoints}
+    start = time.perf_counter()
+    print(f"{stage} ...", file=sys.stderr, flush=True)
+    _warn_of_untracked_paths(versions, stage_params)
+    with session.recording(stage, params.flatten(stage_params), versions.tags(), checkpoints / "steps.csv") as record:
+
+        def add_flow_run_id(flow: Any, flow_run: Any, state: Any) -> None:  # Prefect passes these three by name
+            record.body["tags"]["prefect.flow_run_id"] = str(flow_run.id)
+            record.write("running")
+
+        accepted = {name: arguments[name] for name in inspect.signature(flow.fn).parameters if name in arguments}
+        flow.with_options(flow_run_name=stage, on_running=[*flow.on_running_hooks, add_flow_run_id])(**accepted)
+        record.body["tags"] |= versions.out_tags()
+    results.record(stage, time.perf_counter() - start, record.peak_bytes)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    gc.collect()  # models are part of reference cycles, so that only the collector frees their memory
+
+
+def _warn_of_untracked_paths(versions: versioning.Versions, stage_params: BaseModel) -> None:
+    """Warn of each path in the params that is not a dependency of the stage in dvc.yaml."""
+    leaves = params.flatten(stage_params).values()
+    values = [value for leaf in leaves for value in (leaf if isinstance(leaf, list) else [leaf])]
+    for path in values:
+        if isinstance(path, str) and "/" in path and versions.is_untracked(path):
+            print(
+                f"warning: {versions.stage} reads {path}, but DVC does not notice when that file changes. "
+                f"Add this line under stages.{versions.stage}.deps in dvc.yaml: {path}",
+                file=sys.stderr,
+            )
+
+
+def _checkpoint_folder(stage: str, key: str) -> Path:
+    """Return the folder of this run's checkpoints; delete those of other params except the newest few."""
+    folder = RUN / "checkpoints" / stage
+    others = sorted((p for p in folder.glob("*") if p.name != key), key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in others[NUM_KEPT_CHECKPOINTS:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder / key

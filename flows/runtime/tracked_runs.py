@@ -1,0 +1,51 @@
+"""Find runs in MLflow: the run that made a model, and the runs that made its inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flows.runtime.tracking import uri
+from tasks.errors import BadInput
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A finished run of a stage as MLflow knows it; `start` in milliseconds since 1970."""
+
+    stage: str
+    run_id: str
+    start: int
+    tags: Mapping[str, str]
+    model_version: str = ""
+
+
+def run_of_model(name: str, version: str | None = None) -> StageRun:
+    """Return the run that made a version of a registered model, the newest by default. Raises BadInput."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    versions = {int(model.version): model for model in client.search_model_versions(f"name = '{name}'")}
+    number = int(version) if version else max(versions, default=0)
+    if number not in versions:
+        if versions:
+            numbers = ", ".join(map(str, sorted(versions)))
+            raise BadInput(f"model {name!r} has no version {version} in MLflow at {uri()}; it has {numbers}")
+        names = sorted({model.name for model in client.search_registered_models()})
+        raise BadInput(f"no model {name!r} in MLflow at {uri()}; there are: {', '.join(names) or 'none'}")
+    return _stage_run(client.get_run(versions[number].run_id), str(number))
+
+
+def run_that_wrote(path: str, md5: str, before: int) -> StageRun | None:
+    """Return the newest run that wrote `path` with the DVC hash `md5` and began before `before` (ms since 1970)."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"tags.`dvc.out.{path}` = '{md5}' and attributes.start_time <= {before}"
+    runs = client.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time DESC"])
+    return _stage_run(runs[0]) if runs else None
+
+
+def _stage_run(run: Any, model_version: str = "") -> StageRun:
+    tags = dict(run.data.tags)
+    return StageRun(tags.get("athanor.stage", ""), run.info.run_id, run.info.start_time, tags, model_version)

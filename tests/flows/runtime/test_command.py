@@ -1,0 +1,93 @@
+"""Every command explains itself, refuses what it does not know at once, and does nothing then."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.runtime import command
+from tasks.errors import BadInput
+from tests.sources import ROOT, files
+
+WORKERS = {"tasks.training.parallel.worker"}  # started by other commands only
+FLOWS = ["ingestion", "curation", "tokenization", "evaluation", "classifier", "training", "pipeline"]
+
+
+def commands() -> list[str]:
+    """Return every module that `python -m` can start."""
+    paths = [
+        path for path in files("flows", "tasks") if "\nif __name__ ==" in (ROOT / path).read_text(encoding="utf-8")
+    ]
+    return sorted({str(path.with_suffix("")).replace("/", ".") for path in paths} - WORKERS)
+
+
+def run(folder: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `python -m module` in a folder that links to the code."""
+    for name in ("flows", "tasks", "params.yaml", "dvc.yaml"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", module, *arguments], cwd=folder, capture_output=True, text=True
+    )
+    made = {path.name for path in folder.iterdir()} - {"flows", "tasks", "params.yaml", "dvc.yaml"}
+    assert not made, f"{module} has made {made}"
+    return process
+
+
+def imported(process: "subprocess.CompletedProcess[str]") -> set[str]:
+    """Return the top-level packages that a process has imported."""
+    lines = process.stderr.splitlines()
+    return {line.split("|")[-1].strip().split(".")[0] for line in lines if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize("module", commands())
+def test_help_explains_the_command_and_runs_nothing(module: str, tmp_path: Path) -> None:
+    process = run(tmp_path, module, "--help")
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.startswith(f"usage: python -m {module}")
+    assert len(process.stdout.split("\n\n")) >= 3, "usage, description and options"
+
+
+@pytest.mark.parametrize("module", commands())
+def test_an_unknown_argument_is_refused(module: str, tmp_path: Path) -> None:
+    assert run(tmp_path, module, "--unknown").returncode == 2
+
+
+@pytest.mark.parametrize("module", FLOWS)
+def test_a_flow_answers_without_importing_what_is_slow(module: str, tmp_path: Path) -> None:
+    process = run(tmp_path, f"flows.{module}", "--help")
+    assert not imported(process) & {"prefect", "mlflow", "dvc", "torch", "numba", "pyarrow"}
+
+
+@pytest.mark.parametrize("arguments", [("flows.training", "sff"), ("flows.pipeline", "--to", "sff")])
+def test_an_unknown_stage_is_answered_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    process = run(tmp_path, *arguments)
+    message = process.stderr.splitlines()[-1]
+    assert process.returncode == 2
+    assert message.startswith("athanor: no stage 'sff'; did you mean 'sft'? available: ")
+    assert not imported(process) & {"prefect", "mlflow", "dvc", "torch"}
+
+
+def test_an_unknown_name_in_params_yaml_is_answered_at_once(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("evaluation: {metrics: {golld: {}}}")
+    process = run(tmp_path, "flows.evaluation")
+    assert process.returncode == 2
+    assert "athanor: params.yaml, line 1: evaluation.metrics.golld: no metric 'golld'" in process.stderr
+    assert not imported(process) & {"prefect", "mlflow", "dvc", "torch"}
+
+
+def test_each_error_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: BaseException) -> None:
+        raise error
+
+    assert command.guarded(lambda: None) == 0
+    assert command.guarded(lambda: fail(BadInput("no such file"))) == BadInput.exit_code
+    assert capsys.readouterr().err == "athanor: no such file\n"
+    assert command.guarded(lambda: fail(KeyboardInterrupt())) == command.INTERRUPTED
+    full = RuntimeError("cannot write")
+    full.__cause__ = OSError(28, "No space left on device")
+    assert command.guarded(lambda: fail(full)) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="a bug"):
+        command.guarded(lambda: fail(RuntimeError("a bug")))
