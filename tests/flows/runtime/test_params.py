@@ -124,8 +124,8 @@ def test_no_new_name_is_an_old_one() -> None:
             "line 3: curation.filters.0: no filter 'lenght'; did you mean 'length'?",
         ),
         (
-            "curation: {languages: {en: {changes: {c5: {}}}}}",
-            "curation.languages.en.changes.c5: no filter 'c5'; did you mean 'c4'?",
+            "curation: {languages: {en: {changes: {lenght: {}}}}}",
+            "curation.languages.en.changes.lenght: no filter 'lenght'; did you mean 'length'?",
         ),
         ("evaluation: {metrics: {golld: {}}}", "evaluation.metrics.golld: no metric 'golld'; did you mean 'gold'?"),
         ("sft: {adapter: lor}", "sft.adapter: no adapter 'lor'; did you mean 'lora'?"),
