@@ -1,4 +1,4 @@
-"""Our own source as `ast` sees it: which file imports which."""
+"""The imports of the project's own files, read with `ast`."""
 
 import ast
 from functools import cache
@@ -8,30 +8,30 @@ ROOT = Path(__file__).parents[1]
 
 
 def files(*folders: str) -> list[Path]:
-    """Every Python file below `folders`, relative to the project."""
+    """Return every Python file below `folders`, relative to the project."""
     return sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
 @cache
 def imports(path: Path) -> frozenset[str]:
-    """The modules that `path` imports anywhere, not only for types; `from a import b` counts as a.b if that is one."""
-    found: set[str] = set()
+    """Return the modules that `path` imports, except for types only; `from a import b` is a.b if that is a module."""
+    modules: set[str] = set()
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     only_for_types = {inner for block in blocks for inner in ast.walk(block)}
     for node in set(ast.walk(tree)) - only_for_types:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are written in full"
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = {name for name in inner if module_file(name)}
-            found |= modules | ({str(node.module)} if modules != inner else set())
-    return frozenset(found)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = {name for name in names if module_file(name)}
+            modules |= submodules | ({str(node.module)} if submodules != names else set())
+    return frozenset(modules)
 
 
 def module_file(module: str) -> Path | None:
-    """The file of one of our modules."""
+    """Return the file of a module of the project; None for a module of another package."""
     path = Path(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if (ROOT / candidate).is_file():
@@ -40,13 +40,16 @@ def module_file(module: str) -> Path | None:
 
 
 def reachable(path: Path, within: str) -> set[Path]:
-    """The files below the folder `within` that `path` imports, directly or not, and itself."""
-    seen, waiting = set[Path](), [path]
+    """Return `path` and the files below the folder `within` that it imports, directly or indirectly."""
+    visited, waiting = set[Path](), [path]
     while waiting:
-        here = waiting.pop()
-        if here not in seen:
-            seen.add(here)
-            waiting += [file for name in imports(here) if (file := module_file(name)) and file.parts[0] == within]
-            if here.name == "__init__.py" and "tasks.catalog" in imports(here):  # finds its own files by name
-                waiting += [file.relative_to(ROOT) for file in (ROOT / here).parent.glob("*.py")]
-    return seen
+        file = waiting.pop()
+        if file not in visited:
+            visited.add(file)
+            paths = [module_file(name) for name in imports(file)]
+            waiting += [path for path in paths if path and path.parts[0] == within]
+            if file.name == "__init__.py" and "tasks.catalog" in imports(
+                file
+            ):  # it finds the files of its folder by name
+                waiting += [path.relative_to(ROOT) for path in (ROOT / file).parent.glob("*.py")]
+    return visited

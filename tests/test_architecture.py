@@ -8,14 +8,17 @@ import yaml
 
 from tests.sources import ROOT, files, imports
 
-OURS = files("tasks", "flows")
-# What ground files may stand on: how a mistake is told, how a file is written, how a file is found by its name.
+MODULES = files("tasks", "flows")
+# The only files of tasks/ that shared files such as tasks/documents.py may import.
 FOUNDATION = {"tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft"}
-TRACKER, VERSIONER = Path("flows/runtime/tracking.py"), Path("flows/runtime/versioning.py")
+RESTRICTED = {  # package -> the only files that may import it
+    "mlflow": {Path("flows/runtime/tracking.py"), Path("flows/runtime/tracked_runs.py")},
+    "dvc": {Path("flows/runtime/versioning.py")},
+}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_MODULES = 400, 60, 24
-# Imports of one module from a module of another subpackage. training/stages composes the others, so it does not count.
+# Imports of a module from another subpackage. Those of training/stages, which composes the others, do not count.
 MAX_IMPORTS_BETWEEN = {"curation": 45, "training": 20}
-LAYERS = {  # of tasks/training/, from the bottom up: none imports one that stands after it
+LAYERS = {  # the subpackages of a package, from the bottom up: none imports a later one
     "training": ["parallel", "shape", "adapters", "loop", "language", "preferences", "rl", "estimate", "stages"],
     "curation": ["text", "signals", "classifier", "filters", "duplicates", "contamination", "privacy"],
 }
@@ -24,7 +27,7 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
 
 
 def package(path: Path) -> str:
-    """The package of tasks/ that a file belongs to; empty for a ground file."""
+    """Return the package of tasks/ that a file belongs to; empty for a shared file."""
     return path.parts[1] if path.parts[0] == "tasks" and len(path.parts) > 2 else ""
 
 
@@ -33,9 +36,9 @@ def top(module: str) -> str:
 
 
 def may_import(path: Path, module: str) -> bool:
-    """The table of the plan, row by row."""
-    if top(module) in ("mlflow", "dvc"):
-        return path == {"mlflow": TRACKER, "dvc": VERSIONER}[top(module)]
+    """Whether the table of allowed imports (docs/architecture) allows `path` to import `module`."""
+    if top(module) in RESTRICTED:
+        return path in RESTRICTED[top(module)]
     if top(module) == "prefect":
         return path.parts[0] == "flows" or (package(path) != "" and path.name == "tasks.py")
     if top(module) == "flows":
@@ -43,31 +46,31 @@ def may_import(path: Path, module: str) -> bool:
     if top(module) != "tasks" or module in FOUNDATION or module == "tasks":
         return True
     parts = module.split(".")
-    ground = not (ROOT / "tasks" / parts[1]).is_dir()
+    is_shared = not (ROOT / "tasks" / parts[1]).is_dir()
     if path.parts[0] == "flows":
-        return ground or len(parts) == 2 or parts[2] == "tasks"
-    return package(path) != "" and (ground or parts[1] == package(path))
+        return is_shared or len(parts) == 2 or parts[2] == "tasks"
+    return package(path) != "" and (is_shared or parts[1] == package(path))
 
 
-@pytest.mark.parametrize("path", OURS, ids=str)
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_follow_the_table(path: Path) -> None:
-    wrong = sorted(module for module in imports(path) if not may_import(path, module))
-    assert not wrong, f"{path} may not import {', '.join(wrong)}"
+    forbidden = sorted(module for module in imports(path) if not may_import(path, module))
+    assert not forbidden, f"{path} may not import {', '.join(forbidden)}"
 
 
-def test_no_import_circle() -> None:
-    names = {str(path.with_suffix("")).replace("/", ".").removesuffix(".__init__"): path for path in OURS}
-    left = {name: {other for other in imports(path) if other in names} - {name} for name, path in names.items()}
-    while left:
-        free = {name for name, found in left.items() if not found & left.keys()}
-        assert free, f"a circle among {', '.join(sorted(left))}"
-        left = {name: found for name, found in left.items() if name not in free}
+def test_there_is_no_import_cycle() -> None:
+    names = {str(path.with_suffix("")).replace("/", ".").removesuffix(".__init__"): path for path in MODULES}
+    remaining = {name: {other for other in imports(path) if other in names} - {name} for name, path in names.items()}
+    while remaining:  # remove the modules that import no remaining module, until none is left
+        removable = {name for name, imported in remaining.items() if not imported & remaining.keys()}
+        assert removable, f"an import cycle among {', '.join(sorted(remaining))}"
+        remaining = {name: imported for name, imported in remaining.items() if name not in removable}
 
 
-@pytest.mark.parametrize("path", OURS, ids=str)
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_files_and_functions_are_short(path: Path) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
-    assert text.count("\n") <= MAX_FILE_LINES, f"{path} is too long: split it by what it is about"
+    assert text.count("\n") <= MAX_FILE_LINES, f"{path} is too long: split it by subject"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -75,7 +78,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 def subpackage(module: str, package: str) -> str:
-    """The subpackage of tasks/<package>/ that a module belongs to; empty for a module of the package's own folder."""
+    """Return the subpackage of tasks/<package>/ that contains a module; empty if there is none."""
     parts = module.split(".")
     return (
         parts[2]
@@ -84,47 +87,49 @@ def subpackage(module: str, package: str) -> str:
     )
 
 
-def between(package: str) -> list[tuple[str, str, str, str]]:
-    """(module, imported module, subpackage, imported subpackage) of every import from one subpackage to another."""
-    found = []
+def imports_between(package: str) -> list[tuple[str, str, str, str]]:
+    """Return (module, imported module, subpackage, imported subpackage) of each import from another subpackage."""
+    edges = []
     for path in files(f"tasks/{package}"):
         module = str(path.with_suffix("")).replace("/", ".").removesuffix(".__init__")
-        for other in imports(path):
-            ours, theirs = subpackage(module, package), subpackage(other, package)
-            if ours and theirs and ours != theirs:
-                found.append((module, other, ours, theirs))
-    return found
+        for imported in imports(path):
+            source, target = subpackage(module, package), subpackage(imported, package)
+            if source and target and source != target:
+                edges.append((module, imported, source, target))
+    return edges
 
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_subpackages_are_layers(package: str) -> None:
     order = LAYERS[package]
     upward = [
-        f"{module} imports {other}" for module, other, a, b in between(package) if order.index(b) > order.index(a)
+        f"{module} imports {imported}"
+        for module, imported, source, target in imports_between(package)
+        if order.index(target) > order.index(source)
     ]
     assert not upward, f"a lower layer imports a higher one: {'; '.join(upward)}"
-    counted = [edge for edge in between(package) if edge[2] != "stages"]
+    counted = [edge for edge in imports_between(package) if edge[2] != "stages"]
     assert len(counted) <= MAX_IMPORTS_BETWEEN[package], f"{len(counted)} imports between subpackages of {package}"
 
 
 def test_folders_are_small() -> None:
-    for folder in {path.parent for path in OURS}:
-        modules = [path for path in OURS if path.parent == folder]
+    for folder in {path.parent for path in MODULES}:
+        modules = [path for path in MODULES if path.parent == folder]
         assert len(modules) <= MAX_FOLDER_MODULES, f"{folder} has {len(modules)} modules: give it subpackages"
 
 
-def test_dvc_yaml_names_folders_of_training() -> None:
+def test_dvc_yaml_lists_folders_of_training() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    named = [dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("tasks/training")]
-    assert len(named) <= MAX_TRAINING_DEPS
+    deps = [dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("tasks/training")]
+    assert len(deps) <= MAX_TRAINING_DEPS
 
 
-def test_no_file_is_a_dump() -> None:
-    assert not [path for path in OURS if FORBIDDEN_NAMES & {path.stem, *path.parts}]
+def test_no_file_has_a_forbidden_name() -> None:
+    assert not [path for path in MODULES if FORBIDDEN_NAMES & {path.stem, *path.parts}]
 
 
-def test_the_rules_would_notice() -> None:
-    """The table itself, by hand: each of these has a row."""
+def test_the_rules_notice_violations() -> None:
+    """One or more examples for each row of the table."""
     filters = Path("tasks/curation/filters/c4.py")
     assert may_import(filters, "tasks.documents")
     assert may_import(filters, "tasks.curation.signals.signals")

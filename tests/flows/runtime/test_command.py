@@ -14,6 +14,11 @@ WORKERS = {"tasks.training.parallel.worker"}  # started by other commands only
 FLOWS = ["ingestion", "curation", "tokenization", "evaluation", "classifier", "training", "pipeline"]
 
 
+@pytest.fixture(autouse=True)
+def _default_settings(plain_env: dict[str, str]) -> None:
+    """The commands read the settings from their own folder, not from that of the tests."""
+
+
 def commands() -> list[str]:
     """Return every module that `python -m` can start."""
     paths = [
