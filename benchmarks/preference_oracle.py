@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, from_numpy
 
 from tasks import models
-from tasks.generation import log_probabilities, reward_scores
+from tasks.answers import log_probabilities, reward_scores
 from tasks.training.preferences.preference_losses import dpo_loss, ranking_loss
 from tasks.training.rl.advantages import gae, whiten
 from tasks.training.rl.policy_losses import policy_loss, value_loss

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tasks.answers import collate, log_probabilities
 from tasks.errors import BadInput
-from tasks.generation import collate, generate, log_probabilities, nucleus, sample
+from tasks.generation import generate, nucleus, sample
 
 PROMPTS = [[3, 4, 5, 6, 7], [8, 9], [10], [11, 12, 13], [3, 3, 3, 3, 3, 3, 3]]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks import generation
+from tasks.answers import answer_logits, answer_states, collate, log_probabilities
 from tasks.tokens import Stream
 
 Floats = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def answer_log_likelihoods(
     """ln p(answer | prompt) of each pair, summed over the answer's tokens, [num_pairs]."""
     sequences = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     lengths = [len(prompt) for prompt in prompts]
-    found = generation.log_probabilities(model, sequences, lengths, batch_size=batch_size)
+    found = log_probabilities(model, sequences, lengths, batch_size=batch_size)
     return np.array([float(tokens.double().sum()) for tokens in found])
 
 
@@ -57,13 +57,13 @@ def answer_divergences(
     lengths = [len(prompt) for prompt in prompts]
     for start in range(0, len(sequences), batch_size):
         part = slice(start, start + batch_size)
-        batch = generation.collate(sequences[part], lengths[part], 0, policy.device)
-        states = [generation.answer_states(model, batch) for model in (policy, reference)]
+        batch = collate(sequences[part], lengths[part], 0, policy.device)
+        states = [answer_states(model, batch) for model in (policy, reference)]
         sums = torch.zeros(2, len(batch.lengths), device=policy.device)
         for begin in range(0, len(batch.targets), HEAD_TOKENS):
             here = slice(begin, begin + HEAD_TOKENS)
             models = zip((policy, reference), states, strict=True)
-            ours, theirs = (generation.answer_logits(m, s[here]).float().log_softmax(-1) for m, s in models)
+            ours, theirs = (answer_logits(m, s[here]).float().log_softmax(-1) for m, s in models)
             drawn = (ours - theirs).gather(1, batch.targets[here, None])[:, 0]
             sums[0].index_add_(0, batch.owner[here], (ours.exp() * (ours - theirs)).sum(-1))
             sums[1].index_add_(0, batch.owner[here], drawn)

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from tasks import gold
-from tasks.generation import Generated, Ids, generate
+from tasks.answers import Ids
+from tasks.generation import Generated, generate
 from tasks.training.preferences.prompts import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer, load_model, scorer

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tasks.generation import Answers, Ids, answer_logits, answer_states, log_probabilities, token_log_probs
+from tasks.answers import AnswerBatch, Ids, answer_logits, answer_states, log_probabilities, token_log_probs
 from tasks.training.parallel import processes
 from tasks.training.preferences.pairs import Pairs, micro_batches
-from tasks.training.preferences.shared_prompts import fork
+from tasks.training.preferences.shared_prompts import collate_by_prompt
 
 ASKED_AT_ONCE = 128  # pairs
 
@@ -55,13 +55,13 @@ class Referred:
     pairs: Pairs
     reference: npt.NDArray[np.float32]
 
-    def batch(self, indices: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> Answers:
+    def batch(self, indices: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> AnswerBatch:
         """These pairs, one row each: the prompt, then the answers in the order of the rows of `reference`."""
         kinds = [self.pairs.answers["chosen"], self.pairs.answers["rejected"]]
         if len(self.reference) == 3:
             kinds.append(self.pairs.mismatched())
         answers = [[kind[i] for kind in kinds] for i in indices]
-        return fork([self.pairs.prompts[i] for i in indices], answers, pad_id, device, dtype)
+        return collate_by_prompt([self.pairs.prompts[i] for i in indices], answers, pad_id, device, dtype)
 
 
 def refer(pairs: Pairs, model: Any, dtype: torch.dtype, path: Path, pad_id: int, mismatched: bool = False) -> Referred:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from tasks import gold, models
+from tasks.answers import Ids, reward_scores
 from tasks.errors import BadModel, BadParams
-from tasks.generation import Ids, reward_scores
 
 Scorer = Callable[[Sequence[Ids], Sequence[str], Sequence[Mapping[str, Any]]], Tensor]
 """(sequences of prompt and answer, answers as text, metadata of the prompts) -> scores, float32 [answers]."""

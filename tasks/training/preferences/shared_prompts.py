@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.generation import Answers, Ids
+from tasks.answers import AnswerBatch, Ids
 from tasks.training.preferences.pairs import Pairs
 
 
-def fork(
+def collate_by_prompt(
     prompts: Sequence[Ids],
     answers: Sequence[Sequence[Ids]],
     pad_id: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Answers:
+) -> AnswerBatch:
     """One row per prompt with all its answers; `dtype`, of the mask, is that of the model. No prompt may be empty."""
     rows = [np.concatenate((prompt, *own)) for prompt, own in zip(prompts, answers, strict=True)]
     size = (len(rows), max(len(row) for row in rows))
@@ -46,7 +46,7 @@ def fork(
     arrays = (ids, np.concatenate(where), targets, owner, np.array(lengths), np.array(ends))
     tensors = [torch.from_numpy(array).to(device) for array in arrays]
     tensors += [_mask(torch.from_numpy(part).to(device), dtype), torch.from_numpy(positions).to(device)]
-    return Answers(*tensors)
+    return AnswerBatch(*tensors)
 
 
 def _mask(part: Tensor, dtype: torch.dtype) -> Tensor:

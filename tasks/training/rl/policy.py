@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tasks.generation import Answers, Ids, answer_states, collate, evaluating
+from tasks.answers import AnswerBatch, Ids, answer_states, collate, evaluating
 
 Critic = Literal["trunk", "detached", "own", "none"]
 
@@ -52,7 +52,7 @@ class PolicyWithValue(nn.Module):
         """The head that gives values while the policy decodes, where values come from the policy's trunk."""
         return self.value_head if self.critic in ("trunk", "detached") else None
 
-    def values(self, answers: Answers, states: Tensor) -> Tensor | None:
+    def values(self, answers: AnswerBatch, states: Tensor) -> Tensor | None:
         """The value of each state that an answer token is drawn in, [tokens]; `states` are the policy's trunk's."""
         if self.value_head is None:
             return None

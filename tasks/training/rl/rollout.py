@@ -14,13 +14,14 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tasks import gold
-from tasks.generation import Answers, Generated, Ids, generate
+from tasks.answers import AnswerBatch, Ids
+from tasks.generation import Generated, generate
 from tasks.training.preferences import rewards
 from tasks.training.preferences.held_out import decode, joined
 from tasks.training.preferences.prompts import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer
-from tasks.training.preferences.shared_prompts import fork
+from tasks.training.preferences.shared_prompts import collate_by_prompt
 from tasks.training.rl import advantages
 from tasks.training.rl.policy import PolicyWithValue
 from tasks.training.rl.policy_losses import explained_variance
@@ -58,7 +59,9 @@ class Rollout:
     def batch(self, rows: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> "RolloutBatch":
         """These answers as one padded batch with flat tensors beside it; `dtype` is the model's."""
         prompts = [self.sequences[r][: self.prompt_lengths[r]] for r in rows]
-        answers = fork(prompts, [[self.sequences[r][self.prompt_lengths[r] :]] for r in rows], pad_id, device, dtype)
+        answers = collate_by_prompt(
+            prompts, [[self.sequences[r][self.prompt_lengths[r] :]] for r in rows], pad_id, device, dtype
+        )
 
         def flat(by_answer: list[Tensor]) -> Tensor:
             return torch.cat([by_answer[r] for r in rows]).to(device)
@@ -79,7 +82,7 @@ class Rollout:
 class RolloutBatch:
     """A micro-batch of answer tokens; tensors float32 [tokens], in the order of `answers.targets`."""
 
-    answers: Answers
+    answers: AnswerBatch
     log_probs: Tensor
     reference: Tensor
     values: Tensor
@@ -159,7 +162,7 @@ class Collector:
             end_ids=[self.tokenizer.eos_token_id],
             pad_id=self.tokenizer.pad_token_id,
             temperature=self.temperature,
-            chances=chances,
+            random_numbers=chances,
             value_head=self.model.decoding_head,
         )
 

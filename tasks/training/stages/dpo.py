@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tasks import models
+from tasks.answers import AnswerBatch, answer_logits, answer_states, token_log_probs
 from tasks.errors import NothingLeft
-from tasks.generation import Answers, answer_logits, answer_states, token_log_probs
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -57,7 +57,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 class Batch:
     """One row per pair: chosen, rejected, (kto) an answer to another prompt. reference: log p, [kinds, pairs]."""
 
-    answers: Answers
+    answers: AnswerBatch
     reference: Tensor
     weight: float
 

@@ -16,9 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tasks import models
+from tasks.answers import answer_logits, answer_states
 from tasks.errors import NothingLeft
 from tasks.files import MANIFEST, read_json
-from tasks.generation import answer_logits, answer_states
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention

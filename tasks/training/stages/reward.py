@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tasks import models
-from tasks.generation import Answers, answer_scores, evaluating
+from tasks.answers import AnswerBatch, answer_rewards, evaluating
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -25,7 +25,7 @@ from tasks.training.loop.training_loop import LoopParams, Work, run
 from tasks.training.preferences import pair_metrics, pairs
 from tasks.training.preferences.pairs import Pairs
 from tasks.training.preferences.preference_losses import list_weights, ranking_loss
-from tasks.training.preferences.shared_prompts import fork, ranked
+from tasks.training.preferences.shared_prompts import collate_by_prompt, ranked
 
 EVALUATED_AT_ONCE = 128  # pairs
 MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -52,7 +52,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 class Batch:
     """Prompts with their answers, each once, and the pairs between these: `better[i]` should score above `worse[i]`."""
 
-    answers: Answers
+    answers: AnswerBatch
     better: Tensor
     worse: Tensor
     pair_weights: Tensor
@@ -81,14 +81,14 @@ class Ranking(Work):
     def _batch(self, source: Pairs, indices: Sequence[int]) -> Batch:
         found = ranked(source, indices)
         device = self.model.device
-        answers = fork(found.prompts, found.answers, self.pad_id, device, self.model.dtype)
+        answers = collate_by_prompt(found.prompts, found.answers, self.pad_id, device, self.model.dtype)
         weights = self._pair_weights[list(indices)].to(device)
         better, worse = (torch.tensor(numbers, device=device) for numbers in (found.better, found.worse))
         return Batch(answers, better, worse, weights, float(weights.sum()))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """The ranking loss, in which every list weighs as much; accuracy and margin of the batch."""
-        scores = answer_scores(self.model, batch.answers)
+        scores = answer_rewards(self.model, batch.answers)
         chosen, rejected = scores[batch.better], scores[batch.worse]
         p = self.params
         losses = ranking_loss(chosen, rejected, p.margin, p.label_smoothing, p.centering)
@@ -157,8 +157,8 @@ def pair_scores(model: Any, held_out: Pairs, pad_id: int, limit: int | None = No
         for part in parts:
             sides = [[held_out.answers["chosen"][i], held_out.answers["rejected"][i]] for i in part]
             prompts = [held_out.prompts[i] for i in part]
-            batch = fork(prompts, sides, pad_id, model.device, model.dtype)
-            scores[:, part] = answer_scores(model, batch).view(-1, 2).T.cpu()
+            batch = collate_by_prompt(prompts, sides, pad_id, model.device, model.dtype)
+            scores[:, part] = answer_rewards(model, batch).view(-1, 2).T.cpu()
     return scores[0], scores[1]
 
 

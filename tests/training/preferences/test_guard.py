@@ -21,7 +21,7 @@ def test_gold_falling_while_the_score_rises_is_over_optimization():
     guard, kept = watch([0.5, 0.7, 0.9, 0.6, 0.5], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert "over-optimization" in guard.stop_reason
     assert kept == 2
-    assert guard.notes()[0].startswith("OVER-OPTIMISATION: UP TO STEP 4 THE SCORE ROSE")
+    assert guard.notes()[0].startswith("OVER-OPTIMIZATION: UP TO STEP 4 THE SCORE ROSE")
     assert "kept the weights of step 2 (gold 0.900)" in guard.notes()[0]
 
 

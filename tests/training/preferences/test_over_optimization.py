@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tasks import models
+from tasks.answers import answer_logits, answer_states, collate, token_log_probs
 from tasks.files import read_json
-from tasks.generation import answer_logits, answer_states, collate, token_log_probs
 from tasks.reports import Timings
 from tasks.training.stages import ppo, reward
 from tests.training import tiny
@@ -60,13 +60,13 @@ def press(data: Path, name: str, **changes: object):
 def test_a_love_of_length_is_caught_and_the_best_weights_come_back(world):
     report = press(world, "guarded")
     curve = report.tables["curve"]
-    assert report.notes[0].startswith("ppo: OVER-OPTIMISATION")
+    assert report.notes[0].startswith("ppo: OVER-OPTIMIZATION")
     assert report.counts["steps"] < 160
     assert curve[-1]["score"] > curve[0]["score"]
     assert curve[-1]["gold"] < curve[0]["gold"]
     assert curve[-1]["length"] > curve[0]["length"]
     report.write(world / "reports")
-    assert "OVER-OPTIMISATION" in read_json(world / "reports/ppo.json")["notes"][0]
+    assert "OVER-OPTIMIZATION" in read_json(world / "reports/ppo.json")["notes"][0]
     best = max(row["gold"] for row in curve)
     kept, _ = models.load_causal(world / "models/ppo")
     assert measured_again(world, kept)["gold"] == pytest.approx(best)
@@ -83,6 +83,6 @@ def test_without_the_flaw_the_same_pressure_raises_gold(world):
     """Paid for what is asked, a dot at the end: gold and score rise together, and nobody is stopped."""
     paid = {"reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:right_and_in_style": 1.0}}
     report = press(world, "honest", steps=40, **paid)
-    assert not any("OVER-OPTIMISATION" in note for note in report.notes)
+    assert not any("OVER-OPTIMIZATION" in note for note in report.notes)
     curve = report.tables["curve"]
     assert max(row["gold"] for row in curve) > curve[0]["gold"] + 0.1

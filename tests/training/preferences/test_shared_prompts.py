@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tasks.generation import answer_logits, answer_scores, answer_states, collate, token_log_probs
+from tasks.answers import answer_logits, answer_rewards, answer_states, collate, token_log_probs
 from tasks.training.language import attention
-from tasks.training.preferences.shared_prompts import fork
+from tasks.training.preferences.shared_prompts import collate_by_prompt
 from tasks.training.stages.reward import with_head
 from tests.training import tiny
 
@@ -17,7 +17,7 @@ LENGTHS = [len(prompt) for prompt, own in zip(PROMPTS, ANSWERS, strict=True) for
 
 def test_by_hand():
     """[1 2 | 3 4 | 5]: 3 and 5 are predicted from the 2 in column 1, 4 from column 2; 5 stands where 3 does."""
-    batch = fork([[1, 2]], [[[3, 4], [5]]], pad_id=0)
+    batch = collate_by_prompt([[1, 2]], [[[3, 4], [5]]], pad_id=0)
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5]]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 2]]
     assert (batch.where.tolist(), batch.targets.tolist()) == ([1, 2, 1], [3, 4, 5])
@@ -31,21 +31,21 @@ def test_log_probs_and_scores_are_those_of_the_sequences_alone(own_attention):
     policy, judge = tiny.model(), with_head(tiny.model(1), 0)
     plain = collate(SEQUENCES, LENGTHS, 0)
     expected = token_log_probs(answer_logits(policy, answer_states(policy, plain)), plain.targets)
-    scores = answer_scores(judge, plain)
-    forked = fork(PROMPTS, ANSWERS, 0)
+    scores = answer_rewards(judge, plain)
+    forked = collate_by_prompt(PROMPTS, ANSWERS, 0)
     assert forked.targets.tolist() == plain.targets.tolist()
     if own_attention:
         for model in (policy, judge):
             model.set_attn_implementation(attention.NAME)
     got = token_log_probs(answer_logits(policy, answer_states(policy, forked)), forked.targets)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(answer_scores(judge, forked), scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(answer_rewards(judge, forked), scores, atol=1e-5, rtol=0)
     torch.testing.assert_close(forked.sum_by_answer(got), plain.sum_by_answer(expected), atol=1e-5, rtol=0)
 
 
 def test_gradients_are_those_of_the_sequences_alone():
     gradients = []
-    for batch in (collate(SEQUENCES, LENGTHS, 0), fork(PROMPTS, ANSWERS, 0)):
+    for batch in (collate(SEQUENCES, LENGTHS, 0), collate_by_prompt(PROMPTS, ANSWERS, 0)):
         model = tiny.model()
         token_log_probs(answer_logits(model, answer_states(model, batch)), batch.targets).sum().backward()
         gradients.append(model.model.embed_tokens.weight.grad)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.generation import log_probabilities
+from tasks.answers import log_probabilities
 from tasks.training.preferences.prompts import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.rl.policy import PolicyWithValue

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tasks import models
-from tasks.generation import log_probabilities
+from tasks.answers import log_probabilities
 from tasks.reports import Timings
 from tasks.training.preferences import pairs
 from tasks.training.preferences.reference import refer

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tasks import models
+from tasks.answers import log_probabilities
 from tasks.errors import BadModel, NothingLeft
 from tasks.files import write_json
-from tasks.generation import log_probabilities
 from tasks.reports import Timings
 from tasks.training.parallel import launch
 from tasks.training.stages import ppo, reward

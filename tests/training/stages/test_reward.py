@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from tasks import models
+from tasks.answers import pad, reward_scores
 from tasks.errors import BadModel, NothingLeft
-from tasks.generation import padded, reward_scores
 from tasks.reports import Timings
 from tasks.training.preferences import pairs
 from tasks.training.stages import reward
@@ -38,7 +38,7 @@ def test_plain_transformers_gives_the_same_scores(tmp_path):
     assert (model.config.num_labels, tokenizer.pad_token_id) == (1, 0)
     held_out = pairs.read(tmp_path / "tokens/preferences/validation", 99)
     sequences = [held_out.sequence(i, side) for i in range(4) for side in ("chosen", "rejected")]
-    ids, _ = padded(sequences, pad_id=0)
+    ids, _ = pad(sequences, pad_id=0)
     expected = model(input_ids=ids, attention_mask=ids != 0).logits[:, 0].detach()
     torch.testing.assert_close(reward_scores(ours, sequences, pad_id=0, batch_size=3), expected)
 

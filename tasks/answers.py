@@ -1,0 +1,209 @@
+"""Prompts with answers as padded batches, and what models say about them: log-probabilities of a policy, rewards.
+
+Nothing here generates text (tasks/generation.py does). The vocabulary head is applied only to the positions that
+predict an answer token: with a large vocabulary, the logits of all positions would need most of the memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks import peft
+from tasks.errors import BadModel
+
+Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBatch:
+    """Prompts with their answers, padded on the right, so that causal attention needs no mask.
+
+    ids: [rows, length]. `num_tokens` below counts the answer tokens of the whole batch.
+    where: [num_tokens], the flat position in `ids` that predicts each answer token (the position before it);
+    targets: [num_tokens], the answer tokens; owner: [num_tokens], the number of the answer that each one belongs to;
+    lengths: [answers], the number of tokens of each answer; ends: [answers], the flat position of its last token.
+    Several answers in one row need `mask`, additive, [rows, 1, length, length], and `positions`, [rows, length].
+    """
+
+    ids: Tensor
+    where: Tensor
+    targets: Tensor
+    owner: Tensor
+    lengths: Tensor
+    ends: Tensor
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+
+    def sum_by_answer(self, values: Tensor) -> Tensor:
+        """Sum `values`, one per answer token [num_tokens], over each answer: [answers]."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.owner, values)
+
+
+def collate(sequences: Sequence[Ids], prompt_lengths: Sequence[int], pad_id: int, device: Any = "cpu") -> AnswerBatch:
+    """Pad sequences (each a prompt followed by its answer) and note where the answers are. No prompt may be empty."""
+    ids, ends = pad(sequences, pad_id)
+    column = torch.arange(ids.shape[1])
+    starts = torch.as_tensor(prompt_lengths, dtype=torch.long)[:, None]
+    is_answer = (column >= starts) & (column < ends[:, None])
+    flat = is_answer.flatten().nonzero().squeeze(1)
+    last = torch.arange(len(ids)) * ids.shape[1] + ends - 1
+    # A causal model predicts the token at position p from the state at p - 1; that is why no prompt may be empty.
+    tensors = (ids, flat - 1, ids.flatten()[flat], flat // ids.shape[1], is_answer.sum(1), last)
+    return AnswerBatch(*(tensor.to(device) for tensor in tensors))
+
+
+def pad(sequences: Sequence[Ids], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """Pad sequences on one side: ids [rows, length] and the length of each row [rows], both int64."""
+    rows = [torch.from_numpy(np.array(ids, dtype=np.int64)) for ids in sequences]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side=side)
+    return ids, torch.tensor([len(row) for row in rows])
+
+
+def answer_states(model: Any, batch: AnswerBatch) -> Tensor:
+    """The last hidden state at each position that predicts an answer token: [num_tokens, hidden_size]."""
+    return _all_states(model, batch)[batch.where]
+
+
+def answer_logits(model: Any, states: Tensor) -> Tensor:
+    """Apply the vocabulary head to hidden states [..., hidden_size]: [..., vocab_size]."""
+    logits: Tensor = peft.base_model(model).get_output_embeddings()(states)
+    return logits
+
+
+def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p(target) of each row of `logits` [num_tokens, vocab_size], float32 [num_tokens]; keeps the gradient."""
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: Any,
+    sequences: Sequence[Ids],
+    prompt_lengths: Sequence[int],
+    *,
+    pad_id: int = 0,
+    temperature: float = 1.0,
+    batch_size: int = 256,
+) -> list[Tensor]:
+    """log p of every answer token without gradient: one float32 tensor on the CPU per sequence, in their order."""
+    result: list[Tensor] = [torch.empty(0)] * len(sequences)
+    with evaluating(model):
+        for rows in _rows_by_length(sequences, batch_size):
+            batch = collate([sequences[r] for r in rows], [prompt_lengths[r] for r in rows], pad_id, device_of(model))
+            logits = answer_logits(model, answer_states(model, batch))
+            log_probs = token_log_probs(logits, batch.targets, temperature).cpu()
+            for row, of_answer in zip(rows, torch.split(log_probs, batch.lengths.tolist()), strict=True):
+                result[row] = of_answer
+    return result
+
+
+def answer_rewards(model: Any, batch: AnswerBatch) -> Tensor:
+    """The score that a reward model gives to each answer, read from its last token: float32 [answers]."""
+    states = _all_states(model, batch)[batch.ends]
+    head = peft.base_model(model).score
+    rewards: Tensor = head(states.to(next(head.parameters()).dtype)).squeeze(-1).float()
+    return rewards
+
+
+@torch.no_grad()
+def reward_scores(model: Any, sequences: Sequence[Ids], *, pad_id: int, batch_size: int = 256) -> Tensor:
+    """The score that a reward model gives to each sequence (prompt and answer), float32 [sequences] on the CPU.
+
+    Equals the logits of `AutoModelForSequenceClassification` (num_labels 1) with padding on the right.
+    """
+    result = torch.zeros(len(sequences))
+    with evaluating(model):
+        for rows in _rows_by_length(sequences, batch_size):
+            lengths = [len(sequences[row]) for row in rows]
+            batch = collate([sequences[row] for row in rows], lengths, pad_id, device_of(model))
+            result[rows] = answer_rewards(model, batch).cpu()
+    return result
+
+
+def _rows_by_length(sequences: Sequence[Ids], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, because every row is padded to the longest one of its batch."""
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _all_states(model: Any, batch: AnswerBatch) -> Tensor:
+    """The last hidden states of all positions, [rows * length, hidden_size]."""
+    prompt, cache, num_virtual = soft_prompt(model, len(batch.ids))
+    inputs: dict[str, Any] = {"input_ids": batch.ids}
+    inputs |= {"attention_mask": batch.mask, "position_ids": batch.positions}
+    if num_virtual and batch.mask is not None:
+        # The mask of several answers per row has no columns for virtual tokens.
+        raise BadModel(
+            "a model with a soft prompt (adapter prompt_tuning, p_tuning or prefix_tuning) can be trained by sft, but "
+            "not by reward, dpo or ppo. Use adapter lora or ia3 there."
+        )
+    if prompt is not None:
+        inputs = {"inputs_embeds": embed_after(prompt, model, batch.ids)}
+    if cache is not None:
+        inputs |= {"past_key_values": cache, "use_cache": True}
+    hidden = backbone(model)(**{name: value for name, value in inputs.items() if value is not None})
+    # States of virtual tokens come first; without them, positions are those of `batch.ids`.
+    return hidden[:, hidden.shape[1] - batch.ids.shape[1] :].flatten(0, 1)
+
+
+def backbone(model: Any) -> Callable[..., Tensor]:
+    """The model without its head, as a function from its inputs to hidden states [rows, length, hidden_size].
+
+    Raises BadModel for models that change their logits after the head, because the head is applied separately here.
+    """
+    base = peft.base_model(model)
+    config = base.config
+    if getattr(config, "final_logit_softcapping", None) or getattr(config, "logit_scale", None):
+        raise BadModel(
+            f"{type(base).__name__} scales or caps its logits after the head, which generation, reward, dpo and ppo do "
+            "not support. Choose a base model without final_logit_softcapping and logit_scale in its config."
+        )
+
+    def hidden_states(**inputs: Any) -> Tensor:
+        hidden: Tensor = base.base_model(**{"use_cache": False, **inputs}).last_hidden_state
+        return hidden
+
+    return hidden_states
+
+
+def soft_prompt(model: Any, rows: int) -> tuple[Tensor | None, Any, int]:
+    """The soft prompt in front of each of `rows` texts: (embeddings, cache, number of virtual tokens).
+
+    Prompt tuning and p-tuning have embeddings, prefix tuning has keys and values (a cache), other models have neither.
+    """
+    num_virtual = peft.num_virtual_tokens(model)
+    if not num_virtual:
+        return None, None, 0
+    prompt = model.get_prompt(rows)
+    return (prompt, None, num_virtual) if isinstance(prompt, Tensor) else (None, prompt, num_virtual)
+
+
+def embed_after(prompt: Tensor, model: Any, ids: Tensor) -> Tensor:
+    """The embeddings of a soft prompt followed by those of `ids`: [rows, virtual tokens + length, hidden_size]."""
+    embedded = peft.base_model(model).get_input_embeddings()(ids)
+    return torch.cat((prompt.to(embedded.dtype), embedded), 1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode (no dropout) within the block, then back to the mode before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's parameters."""
+    return next(model.parameters()).device
