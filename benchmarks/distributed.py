@@ -32,7 +32,8 @@ from tasks.training.estimate.counting import Vocabulary
 from tasks.training.language import attention
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop.training_loop import LoopParams, Row, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import Row, run
 from tasks.training.parallel import strategies
 from tasks.training.parallel.sharding import local_of
 from tasks.training.shape.architecture import Architecture, build

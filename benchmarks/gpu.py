@@ -2,10 +2,10 @@
 
     make bench NAME=gpu
 
-Ours in bf16, compiled and not, with and without `exact`, and in fp8 where the GPU has it, beside Hugging Face's Trainer
-in bf16 (with its defaults, and compiled) and a loop written as nanoGPT's; one process each, all on the same rows. Ours
-keeps documents within a row apart, the others do not. MFU counts no recomputing and takes the maker's dense peak in 16
-bits. Last, the kernels that attention ran in. `--on-cpu` tries the engines on a CPU with a model of next to nothing.
+Athanor in bf16 (compiled or not, with and without `deterministic`) and in fp8 where the GPU supports it, beside Hugging
+Face's Trainer in bf16 (with its defaults, and compiled) and a loop like nanoGPT's. Each engine runs in one process on
+the same rows. Athanor isolates the documents of a row, the others do not. MFU counts no recomputation and uses the
+dense 16-bit peak of the data sheet.
 """
 
 import json
@@ -31,7 +31,7 @@ WORLDS = {
 ENGINES = {
     "ours": lambda world: ours(world, "bf16", "on"),
     "ours_uncompiled": lambda world: ours(world, "bf16"),
-    "ours_not_exact": lambda world: ours(world, "bf16", "on", exact=False),
+    "ours_not_deterministic": lambda world: ours(world, "bf16", "on", deterministic=False),
     "ours_fp8": lambda world: ours(world, "bf16", "on", fp8=True),
     "trainer": lambda world: trainer(world, bf16=True),
     "trainer_compiled": lambda world: trainer(world, bf16=True, torch_compile=True),

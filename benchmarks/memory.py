@@ -31,7 +31,8 @@ from tasks.training.language import attention
 from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedBatch, PackedRows
-from tasks.training.loop.training_loop import LoopParams, chosen_device, run
+from tasks.training.loop.params import LoopParams, resolve_device
+from tasks.training.loop.training_loop import run
 from tasks.training.shape.architecture import Architecture, build
 from tasks.training.stages import sft
 
@@ -120,7 +121,7 @@ def peak(world: Any, case: Mapping[str, Any], room: Path) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the highest point so far is forgotten
     with attention.packed(network):
         run(work, params, room / "checkpoints", "memory")
-    if chosen_device(params.device).type == "cuda":
+    if resolve_device(params.device).type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resident("VmHWM") - before
 

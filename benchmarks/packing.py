@@ -68,7 +68,8 @@ def ours(folder: Path) -> float:
     from tasks.training.language import attention
     from tasks.training.language.next_token import NextToken
     from tasks.training.language.rows import PackedRows
-    from tasks.training.loop.training_loop import LoopParams, run
+    from tasks.training.loop.params import LoopParams
+    from tasks.training.loop.training_loop import run
 
     lists = [(ids, np.ones(len(ids), np.uint8)) for ids in conversations()]
     packed = packing.pack(lists, LENGTH, 0, VOCAB, 0)

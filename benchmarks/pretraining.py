@@ -19,8 +19,9 @@ from tasks.training.language.compilation import Mode, compiled
 from tasks.training.language.float8 import float8_training
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
+from tasks.training.loop.params import LoopParams
 from tasks.training.loop.throughput import flops_of
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.training_loop import run
 from tasks.training.shape.architecture import Architecture, build
 
 
@@ -68,7 +69,7 @@ Outcome = tuple[float, float]
 """Seconds of the fastest step, and the loss of the last one (of the Trainer: the mean of all)."""
 
 
-def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False, exact: bool = True) -> Outcome:
+def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False, deterministic: bool = True) -> Outcome:
     """The stage's own work in the loop, as pretrain runs it. Documents in a row do not see each other."""
     network, marks = world.model().to(world.device), list[float]()
 
@@ -78,8 +79,8 @@ def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False, ex
             return super().batches(step)
 
     work = Timed(network, world.batches(), None, None)
-    dials: dict[str, Any] = {"precision": precision, "device": world.device.type, "exact": exact}
-    params = LoopParams(steps=world.steps, learning_rate=1e-3, **dials)
+    settings: dict[str, Any] = {"precision": precision, "device": world.device.type, "deterministic": deterministic}
+    params = LoopParams(steps=world.steps, learning_rate=1e-3, **settings)
     fast = float8_training(network, fp8, world.device), compiled(network, mode, world.steps, world.device)
     with TemporaryDirectory() as folder, attention.packed(network), fast[0], fast[1]:
         rows = run(work, params, Path(folder), "bench")

@@ -170,7 +170,7 @@ def cost() -> dict[str, float]:
     weights = {str(n): torch.randn(1_000_000) for n in range(30)}
     with TemporaryDirectory() as folder:
         with Saver(Path(folder), 2, None) as saver:
-            saver.save_beside(1, {"weights": weights})
+            saver.save_async(1, {"weights": weights})
         return {
             "checkpoint_cpu_seconds": round(saver.seconds, 3),
             "checkpoint_cost": round(saver.seconds / max(MIN_SECONDS, saver.seconds / MAX_COST), 4),

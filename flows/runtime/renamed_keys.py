@@ -7,6 +7,11 @@ from collections.abc import Iterator, Sequence
 
 RENAMED_KEYS: dict[str, str] = {
     "*.optimiser": "*.optimizer",
+    "pretrain.exact": "pretrain.deterministic",
+    "sft.exact": "sft.deterministic",
+    "reward.exact": "reward.deterministic",
+    "ppo.exact": "ppo.deterministic",
+    "dpo.exact": "dpo.deterministic",
     "reward.centring": "reward.centering",
     "evaluation.metrics.over_optimisation": "evaluation.metrics.over_optimization",
     "*.cutting": "*.span_corruption",

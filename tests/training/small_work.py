@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.training.loop.training_loop import Work
+from tasks.training.loop.work import Work
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from tasks.training.language import compilation, float8
-from tasks.training.loop.training_loop import LoopParams, chosen_device
+from tasks.training.loop.params import LoopParams, resolve_device
 
 
 class AcceleratedParams(LoopParams, frozen=True):
@@ -26,7 +26,7 @@ class AcceleratedParams(LoopParams, frozen=True):
 @contextmanager
 def accelerated(model: nn.Module, params: AcceleratedParams) -> Iterator[None]:
     """Accelerate `model` within the block as `params` say. Raises BadParams if this machine cannot."""
-    device = chosen_device(params.device)
+    device = resolve_device(params.device)
     with (
         float8.float8_training(model, params.fp8, device),
         compilation.compiled(model, params.compile, params.steps, device),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tasks.training.language.backbone import head_weight, hidden_and_load_balancing_loss
 from tasks.training.language.losses import next_token_loss
 from tasks.training.language.rows import PackedBatch, PackedRows
-from tasks.training.loop.training_loop import Work
+from tasks.training.loop.work import Work
 
 
 class NextToken(Work):

@@ -1,7 +1,8 @@
-"""Checkpoints that a kill, a full disk or a flipped bit cannot turn into a wrong result.
+"""Checkpoints that stay correct after a kill, on a full disk, and when a bit flips.
 
-Each is a folder <step>/ with state.pt and a manifest of its sha256: written beside, flushed, then renamed. Saving runs
-in a thread on a copy of the weights; the newest folder that is whole is the one a run goes on from.
+A checkpoint is a folder <step>/ with state.pt and a manifest with its sha256. It is written under a temporary name,
+flushed to disk, then renamed. Saving runs in a thread on a copy of the weights. A run resumes from the newest complete
+checkpoint: torch.load itself notices neither a flipped bit nor a file that is half empty.
 """
 
 import hashlib
@@ -21,21 +22,21 @@ from torch import Tensor
 from tasks.files import MANIFEST, read_json, sha256, write_json
 
 STATE = "state.pt"
-MAX_COST = 0.01  # share of the run's time that saving may take when no interval is given
+MAX_COST = 0.01  # share of the time of a run that saving may take when no interval is given
 MIN_SECONDS = 20.0  # between two checkpoints when no interval is given
 
 
-def newest(folder: Path, identity: str = "") -> dict[str, Any] | None:
-    """The state in the newest whole checkpoint made under `identity`, or None. Names every damaged one on stderr."""
-    for path in reversed(_finished(folder)):
-        trouble = _trouble(path, identity)
-        if trouble is None:
+def load_newest(folder: Path, identity: str = "") -> dict[str, Any] | None:
+    """The state in the newest complete checkpoint with this `identity`, or None. Damaged ones are named on stderr."""
+    for path in reversed(_complete_folders(folder)):
+        problem = _problem(path, identity)
+        if problem is None:
             return dict(torch.load(path / STATE, map_location="cpu", weights_only=True))
-        print(f"checkpoint {path} is not used: {trouble}", file=sys.stderr, flush=True)
+        print(f"checkpoint {path} is not used: {problem}", file=sys.stderr, flush=True)
     return None
 
 
-def _trouble(path: Path, identity: str) -> str | None:
+def _problem(path: Path, identity: str) -> str | None:
     try:
         manifest = read_json(path / MANIFEST)
         if manifest["identity"] != identity:
@@ -47,15 +48,15 @@ def _trouble(path: Path, identity: str) -> str | None:
     return None
 
 
-def _finished(folder: Path) -> list[Path]:
+def _complete_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdigit())
 
 
 class Saver:
-    """Writes checkpoints into `folder` and keeps the last `keep`. Use as a context manager: leaving it waits.
+    """Writes checkpoints into `folder` and keeps the last `keep`. Leaving the context waits for the last one.
 
-    `every`: steps between two; None paces itself so that saving takes at most MAX_COST of the time.
-    A checkpoint that cannot be written (disk full) is said on stderr and in `failures`; the older ones stay.
+    `every`: steps between two checkpoints; None chooses the interval so that saving takes at most MAX_COST of the time.
+    A checkpoint that cannot be written (full disk) is reported on stderr and in `failures`; the older ones remain.
     """
 
     def __init__(self, folder: Path, keep: int, every: int | None, identity: str = "") -> None:
@@ -67,8 +68,8 @@ class Saver:
 
     def __enter__(self) -> "Saver":
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("*.tmp"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in self.folder.glob("*.tmp"):  # of a run that was killed while it saved
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -86,11 +87,11 @@ class Saver:
         self._wait()
         self._write(step, state, 0.0)
 
-    def save_beside(self, step: int, state: Mapping[str, Any]) -> None:
-        """Copy the state now and write it in a thread while training goes on."""
+    def save_async(self, step: int, state: Mapping[str, Any]) -> None:
+        """Copy the state now and write it in a thread while training continues."""
         self._wait()
         start = time.thread_time()
-        copy = _copied(state)
+        copy = _cpu_copy(state)
         self._thread = threading.Thread(target=self._write, args=(step, copy, time.thread_time() - start), daemon=True)
         self._thread.start()
 
@@ -103,29 +104,29 @@ class Saver:
         start = time.thread_time()
         try:
             write(self.folder / f"{step:09d}", state, self.identity)
-            for old in _finished(self.folder)[: -self.keep]:
+            for old in _complete_folders(self.folder)[: -self.keep]:
                 shutil.rmtree(old)
         except OSError as error:
-            said = f"checkpoint of step {step} was not written ({error}); the older ones in {self.folder} are whole"
-            self.failures.append(said)
-            print(said, file=sys.stderr, flush=True)
+            message = f"checkpoint of step {step} was not written ({error}); older ones remain in {self.folder}"
+            self.failures.append(message)
+            print(message, file=sys.stderr, flush=True)
         self._last, self._last_cost = time.monotonic(), spent + time.thread_time() - start
         self.seconds += self._last_cost
 
 
 def write(path: Path, state: Mapping[str, Any], identity: str = "") -> None:
-    """Write one checkpoint folder so that `path` is absent or whole. Raises OSError where the disk refuses."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.mkdir(parents=True)
+    """Write one checkpoint folder so that `path` is absent or complete. Raises OSError where the disk fails."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.mkdir(parents=True)
     try:
-        digest = _write_state(beside / STATE, state)
-        write_json(beside / MANIFEST, {"sha256": digest, "identity": identity})
+        digest = _write_state(temporary / STATE, state)
+        write_json(temporary / MANIFEST, {"sha256": digest, "identity": identity})
         if path.exists():
             shutil.rmtree(path)
-        beside.rename(path)
+        temporary.rename(path)
         _flush_folder(path.parent)
     except OSError:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
@@ -133,7 +134,7 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> str:
     with _HashingFile(path) as file:
         try:
             torch.save(dict(state), cast(IO[bytes], file))
-        except RuntimeError:  # what torch says after a write that failed; the cause is kept by the file
+        except RuntimeError:  # torch hides the OSError of a failed write; the file has kept it
             if file.failure is None:
                 raise
         if file.failure is not None:
@@ -142,7 +143,7 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> str:
 
 
 class _HashingFile:
-    """A file that torch.save can write into: hashes as it goes and keeps the first error of the disk."""
+    """A file for torch.save that computes the hash while it is written and keeps the first OSError."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
@@ -184,11 +185,11 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _copied(state: Any) -> Any:
+def _cpu_copy(state: Any) -> Any:
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
-        return {key: _copied(value) for key, value in state.items()}
+        return {key: _cpu_copy(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(_copied(value) for value in state)
+        return type(state)(_cpu_copy(value) for value in state)
     return state

@@ -1,4 +1,4 @@
-"""The report of a training stage: its step log as a table, its curves as one figure, its last numbers as scores."""
+"""The report of a training stage: the step log as a table, its curves as a figure, its last values as scores."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from tasks.reports import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Rows = Sequence[Mapping[str, Any]]
+StepLog = Sequence[Mapping[str, Any]]
 
 MAX_PANELS = 9
 RATE = "learning_rate"
 
 
-def report(stage: str, rows: Rows, counts: Mapping[str, int] | None = None, notes: Sequence[str] = ()) -> Report:
-    """Report of `rows`, the step log that the loop gave."""
+def report(stage: str, rows: StepLog, counts: Mapping[str, int] | None = None, notes: Sequence[str] = ()) -> Report:
+    """The report of a stage with the step log `rows`."""
     scores = {key: _last(rows, key) for key in rows[0] if key not in ("step", "learning_rate")}
     return Report(
         stage,
@@ -28,8 +28,8 @@ def report(stage: str, rows: Rows, counts: Mapping[str, int] | None = None, note
     )
 
 
-def figure(rows: Rows) -> "Figure":
-    """One small panel for each column of the step log, over the steps; the learning rate is always among them."""
+def figure(rows: StepLog) -> "Figure":
+    """At most MAX_PANELS panels over the steps, one per column of the step log, the learning rate always included."""
     from matplotlib.figure import Figure
 
     rate = [name for name in rows[0] if name == RATE]
@@ -46,5 +46,5 @@ def figure(rows: Rows) -> "Figure":
     return drawing
 
 
-def _last(rows: Rows, key: str) -> Any:
+def _last(rows: StepLog, key: str) -> Any:
     return next((row[key] for row in reversed(rows) if row[key] is not None and math.isfinite(row[key])), None)

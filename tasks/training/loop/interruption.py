@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C wait for the end of a step, where the weights are whole and a checkpoint can be written."""
+"""Delay SIGTERM and Ctrl-C until the end of a step, when the weights are consistent and can be saved."""
 
 import signal
 import threading
@@ -9,14 +9,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Holds SIGINT and SIGTERM back inside its block until `take_effect`; a second one takes effect at once.
+    """Within its block, SIGINT and SIGTERM are delayed until `deliver`; a second signal is delivered at once.
 
-    Whoever handled the signal before (Python: KeyboardInterrupt; Prefect: its TerminationSignal) then gets it as ever.
-    In other threads than the main one, which never see signals, it does nothing.
+    The previous handler (of Python: KeyboardInterrupt; of Prefect: TerminationSignal) then receives the signal. Outside
+    of the main thread, where Python delivers no signals, the class does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.pending_signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -25,22 +25,22 @@ class Interruption:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
-        self.take_effect()
+        self._restore_handlers()
+        self.deliver()
 
-    def take_effect(self) -> None:
-        """Deliver the signal that was held back, if there was one."""
-        if self.asked is not None:
-            number, self.asked = self.asked, None
-            self._give_back()
+    def deliver(self) -> None:
+        """Deliver the delayed signal, if there is one."""
+        if self.pending_signal is not None:
+            number, self.pending_signal = self.pending_signal, None
+            self._restore_handlers()
             signal.raise_signal(number)
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
-            self.take_effect()
-        self.asked = number
+        if self.pending_signal is not None:
+            self.deliver()
+        self.pending_signal = number
 
-    def _give_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -1,4 +1,4 @@
-"""Optimizers by name. Weight decay falls on matrices only: a norm or a bias has no scale to decay toward."""
+"""Optimizers by name. Only matrices have weight decay: decaying a norm or a bias toward zero has no purpose."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,8 +11,13 @@ from torch.optim import Optimizer
 from tasks.errors import BadParams
 from tasks.training.loop.muon import Muon
 
-WHOLE = ("adafactor", "lion", "adamw_8bit")  # not for weights of which each process holds a part
-TABLES = (
+# These need the full tensor of a weight, so they do not work with sharded weights.
+NEEDS_FULL_WEIGHTS = (
+    "adafactor",
+    "lion",
+    "adamw_8bit",
+)
+EMBEDDINGS_AND_HEADS = (
     "embed", "lm_head", "score", "wte", "wpe", "value_head", "shared", "relative_attention_bias",
     "cls.predictions.decoder",
 )  # fmt: skip
@@ -26,24 +31,24 @@ def build(
     *,
     weight_decay: float,
     betas: tuple[float, float],
-    table_factor: float = 1.0,
+    embedding_factor: float = 1.0,
 ) -> list[Optimizer]:
-    """Optimizers over `named` parameters, at learning rate 1: the loop scales every group by its "factor".
+    """Optimizers over `named` parameters, with learning rate 1: the loop multiplies it by the "factor" of each group.
 
     "muon": matrices inside the blocks by Muon (Jordan 2024, with arXiv:2502.16982's scale), the rest by AdamW.
-    "adafactor" (arXiv:1804.04235) keeps sums of rows and columns alone; its rate is relative to the size of weights.
-    "lion" (arXiv:2302.06675; a third of AdamW's rate) and "adamw_8bit" (arXiv:2110.02861) are bitsandbytes'. Raises
-    BadParams where that is not installed, or weights are in parts and the optimizer needs them whole.
-    `table_factor`: how many times faster embeddings and the head learn: each step touches few of their rows.
+    "adafactor" (arXiv:1804.04235) stores row and column sums only; its rate is relative to the size of the weights.
+    "lion" (arXiv:2302.06675; use a third of AdamW's rate) and "adamw_8bit" (arXiv:2110.02861) come from bitsandbytes.
+    `embedding_factor` multiplies the rate of embeddings and head, of which each step updates only a few rows. Raises
+    BadParams where bitsandbytes is not installed, or where the optimizer does not support sharded weights.
     """
-    if name in WHOLE and any(isinstance(p, DTensor) for _, p in named):
-        raise BadParams(f"optimizer {name} needs whole weights; with launch.strategy fsdp or tensor take adamw or muon")
-    tables = [p for n, p in named if p.ndim == 2 and is_embedding_or_head(n)]
+    if name in NEEDS_FULL_WEIGHTS and any(isinstance(p, DTensor) for _, p in named):
+        raise BadParams(f"optimizer {name} does not support launch.strategy fsdp or tensor; use adamw or muon")
+    embeddings = [p for n, p in named if p.ndim == 2 and is_embedding_or_head(n)]
     matrices = [p for n, p in named if p.ndim == 2 and not is_embedding_or_head(n)]
     stacks = [p for _, p in named if p.ndim > 2]
     vectors = [p for _, p in named if p.ndim < 2]
     groups = [
-        {"params": tables, "weight_decay": weight_decay, "factor": table_factor},
+        {"params": embeddings, "weight_decay": weight_decay, "factor": embedding_factor},
         {"params": stacks, "weight_decay": weight_decay, "factor": 1.0},
         {"params": vectors, "weight_decay": 0.0, "factor": 1.0},
     ]
@@ -63,21 +68,22 @@ def _first(name: Name, groups: list[dict[str, Any]], betas: tuple[float, float])
         return torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=1e-8, fused=True)
     if name == "adafactor":
         return torch.optim.Adafactor(groups, lr=1.0)
-    kind = _bitsandbytes(name)
-    made: Optimizer = (
-        kind.Lion(groups, lr=1.0, betas=betas) if name == "lion" else kind.AdamW8bit(groups, lr=1.0, betas=betas)
-    )
-    return made
+    library = _bitsandbytes(name)
+    kind = library.Lion if name == "lion" else library.AdamW8bit
+    optimizer: Optimizer = kind(groups, lr=1.0, betas=betas)
+    return optimizer
 
 
 def _bitsandbytes(name: str) -> Any:
     try:
         from bitsandbytes import optim
     except ImportError as error:
-        raise BadParams(f"optimizer {name} needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
+        raise BadParams(
+            f"optimizer {name} needs bitsandbytes: pip install -c constraints.txt -e '.[quantized]', or use adamw"
+        ) from error
     return optim
 
 
 def is_embedding_or_head(name: str) -> bool:
-    """Embeddings and heads: rows are looked up one by one, so they are no matrices to Muon."""
-    return name == "decoder.weight" or any(part in name for part in TABLES)
+    """Whether `name` is an embedding or a head. Its rows are independent vectors, so Muon does not suit it."""
+    return name == "decoder.weight" or any(part in name for part in EMBEDDINGS_AND_HEADS)

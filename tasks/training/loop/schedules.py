@@ -1,4 +1,4 @@
-"""Learning-rate schedules: each a function of how far the run is, from 0 to 1, and drawn in the stage's report."""
+"""Learning-rate schedules: functions of the progress of a run, from 0 to 1. The report of a stage shows them."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,14 @@ Name = Literal["constant", "linear", "cosine", "wsd", "step"]
 Shape = Callable[[float], float]
 
 WSD_DECAY_SHARE = 0.2  # arXiv:2404.06395 decays over the last 10 to 20 %
-STEP_POINTS = (0.5, 0.75)  # where "step" divides the rate by ten
+STEP_POINTS = (0.5, 0.75)  # progress at which "step" divides the rate by ten
 
 
 def factor(name: Name, step: int, steps: int, warmup_steps: int, min_ratio: float) -> float:
     """Share of the full learning rate at `step` (0-based) of `steps`: linear warm-up, then the named shape.
 
-    The shapes fall from 1 to `min_ratio`; "wsd" stays at 1 until its last fifth, "constant" for ever.
+    The shapes fall from 1 to `min_ratio`; "wsd" (warm-up, stable, decay) stays at 1 until the last fifth of the run and
+    "constant" to the end.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -1,4 +1,4 @@
-"""Which steps are skipped: gradients that are not finite, or far out of what this run has seen lately."""
+"""Steps that make no update: their gradient is not finite, or much larger than recent ones."""
 
 import math
 from collections import deque
@@ -9,14 +9,14 @@ from typing import Any
 from tasks.errors import BadParams
 
 WINDOW = 128
-MIN_SEEN = 32  # norms that are needed before anything counts as an outlier
+MIN_NORMS = 32  # accepted norms that are needed before a norm can count as an outlier
 MAX_IN_A_ROW = 20
 
 
-class Spikes:
-    """Judges gradient norms against the median of the last accepted ones; what was skipped is not remembered.
+class SpikeDetector:
+    """Compares gradient norms with the median of the last accepted ones. Skipped norms do not enter the median.
 
-    `factor`: how many medians are too much; None skips only what is not finite.
+    `factor`: multiple of the median above which a step is skipped; None skips only norms that are not finite.
     """
 
     def __init__(self, factor: float | None) -> None:
@@ -24,9 +24,9 @@ class Spikes:
         self._accepted: deque[float] = deque(maxlen=WINDOW)
         self._in_a_row = 0
 
-    def too_much(self, norm: float, step: int) -> bool:
-        """Whether the step with this norm is to be skipped. Raises BadParams where hardly any is left to take."""
-        if not self._outlying(norm):
+    def is_spike(self, norm: float, step: int) -> bool:
+        """Whether to skip the step with this norm. Raises BadParams after more than MAX_IN_A_ROW skipped steps."""
+        if not self._is_outlier(norm):
             self._accepted.append(norm)
             self._in_a_row = 0
             return False
@@ -38,37 +38,38 @@ class Spikes:
             )
         return True
 
-    def _outlying(self, norm: float) -> bool:
+    def _is_outlier(self, norm: float) -> bool:
         if not math.isfinite(norm):
             return True
-        seen = len(self._accepted) >= MIN_SEEN
-        return seen and self.factor is not None and norm > self.factor * median(self._accepted)
+        has_median = len(self._accepted) >= MIN_NORMS
+        return has_median and self.factor is not None and norm > self.factor * median(self._accepted)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to judge alike."""
+        """What a resumed run needs to decide in the same way."""
         return {"accepted": list(self._accepted), "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._accepted.extend(state["accepted"])
         self._in_a_row = state["in_a_row"]
 
 
 class LossScale:
-    """Keeps fp16 gradients from vanishing (arXiv:1710.03740): losses are multiplied, gradients divided again.
+    """Keeps small fp16 gradients from becoming zero (arXiv:1710.03740): the loss is multiplied, gradients are divided.
 
-    Halved when a gradient overflows, doubled after PATIENCE steps without. Always 1 for other formats.
+    The scale is halved when a gradient overflows and doubled after PATIENCE steps without overflow. It is 1 for other
+    formats.
     """
 
     PATIENCE = 1000
 
-    def __init__(self, wanted: bool) -> None:
-        self.value = 2.0**16 if wanted else 1.0
-        self._wanted, self._good = wanted, 0
+    def __init__(self, enabled: bool) -> None:
+        self.value = 2.0**16 if enabled else 1.0
+        self._enabled, self._good = enabled, 0
 
-    def learn(self, finite: bool) -> None:
-        """Be told after each step whether its gradients were finite."""
-        if not self._wanted:
+    def update(self, finite: bool) -> None:
+        """Adjust the scale after a step; `finite` says whether its gradients were finite."""
+        if not self._enabled:
             return
         self._good = self._good + 1 if finite else 0
         if not finite:
@@ -81,5 +82,5 @@ class LossScale:
         return {"value": self.value, "good": self._good}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.value, self._good = state["value"], state["good"]

@@ -1,6 +1,7 @@
-"""How fast a run goes: tokens per second, the share of the hardware's matrix products that it gets, peak memory.
+"""The speed of a run: tokens per second, the share of the peak of matrix products, and peak memory.
 
-For whoever watches, and for Timings; nothing of it enters a report, for it is never the same twice.
+These numbers are shown in the progress line and written to Timings. They do not enter a report, because they differ
+between runs.
 """
 
 import platform
@@ -16,17 +17,17 @@ from torch import Tensor, nn
 
 from tasks.files import read_json, write_json
 from tasks.reports import TIMINGS
-from tasks.training.parallel.precision import product_seconds
+from tasks.training.parallel.precision import matmul_seconds
 
-PEAKS = {  # FLOP/s of dense products in 16 bits, as the makers say; the first name that a device's contains counts
+PEAKS = {  # FLOP/s of dense 16-bit products by the data sheets; the first key that the device name contains applies
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
     "A10G": 70e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12,
 }  # fmt: skip
 MEASURED_SIZE = 1024
 
 
-class Speed:
-    """Counts what the steps of one run read. `processes`: how many share the work, each with a device of its own."""
+class Throughput:
+    """Counts tokens and operations of a run. `processes`: the number of processes, each with its own device."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, processes: int = 1) -> None:
         self._device, self._dtype, self._processes = device, dtype, processes
@@ -42,24 +43,24 @@ class Speed:
                 self._flops += ids.numel() * (self._by_weights + self._by_length * ids.shape[-1])
 
     def note(self) -> str:
-        """What stands beside the loss: `8.1 k tokens/s, 47 % of peak, 1.2 GB`."""
-        found = self.timings()
+        """The text beside the loss: `8.1 k tokens/s, 47 % of peak, 1.2 GB`."""
+        timings = self.timings()
         if not self._tokens:
-            return f"{found['training_memory_bytes'] / 1e9:.1f} GB"
-        share = f", {100 * found['peak_share']:.0f} % of peak" if "peak_share" in found else ""
-        rate, memory = found["tokens_per_second"] / 1e3, found["training_memory_bytes"] / 1e9
+            return f"{timings['training_memory_bytes'] / 1e9:.1f} GB"
+        share = f", {100 * timings['peak_share']:.0f} % of peak" if "peak_share" in timings else ""
+        rate, memory = timings["tokens_per_second"] / 1e3, timings["training_memory_bytes"] / 1e9
         return f"{rate:.1f} k tokens/s{share}, {memory:.1f} GB"
 
     def timings(self) -> dict[str, float]:
-        """Rates so far. peak_share: of the hardware's matrix products, where they are known (MFU, arXiv:2204.02311)."""
-        found = {"training_memory_bytes": self._memory()}
+        """Rates so far. peak_share is the share of the peak of matrix products, where known (MFU, arXiv:2204.02311)."""
+        timings = {"training_memory_bytes": self._memory()}
         if self._tokens:
             seconds = max(time.perf_counter() - self._start, 1e-9)
-            found["tokens_per_second"] = self._tokens / seconds
+            timings["tokens_per_second"] = self._tokens / seconds
             peak = self._peak()
             if peak is not None:
-                found["peak_share"] = self._flops / seconds / self._processes / peak
-        return found
+                timings["peak_share"] = self._flops / seconds / self._processes / peak
+        return timings
 
     def _memory(self) -> float:
         if self._device.type == "cuda":
@@ -73,31 +74,31 @@ class Speed:
 
 
 def flops_of(model: nn.Module) -> tuple[float, float]:
-    """Operations of a training step per token: by weights, and by each token of its row (causal attention).
+    """FLOPs of a training step per token: from the weights, and per token of its row (causal attention).
 
-    Two per weight that is multiplied forward, two for the gradient of what comes in, two for that of the weight where
-    it is trained (arXiv:2001.08361). Recomputing is not counted: it is no use.
+    A weight costs two operations forward, two for the gradient of its input and, where it is trained, two for its own
+    gradient (arXiv:2001.08361). Recomputed activations are not counted, as usual for MFU.
     """
     config = next((m.config for m in model.modules() if hasattr(m, "config") and hasattr(m.config, "to_dict")), None)
-    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     heads = {getattr(m, "weight", None) for name, m in model.named_modules() if name.endswith("lm_head")}
-    multiplied = [p for p in model.parameters() if p.ndim >= 2 and (p not in tables or p in heads)]
+    multiplied = [p for p in model.parameters() if p.ndim >= 2 and (p not in embeddings or p in heads)]
     by_weights = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in multiplied)
     width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
     return by_weights, 6.0 * width * layers
 
 
 def gpu_peak(name: str) -> float | None:
-    """FLOP/s of the GPU `name`, where they are known."""
+    """Peak FLOP/s of the GPU `name`, where it is known."""
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 @cache
 def cpu_peak(dtype: torch.dtype, threads: int, folder: Path = TIMINGS.parent) -> float:
-    """FLOP/s of this CPU's matrix products, measured once and kept in `folder`."""
+    """FLOP/s of matrix products on this CPU, measured once and stored in `folder`."""
     path, key = folder / "matmul_peak.json", f"{platform.processor() or platform.machine()} {dtype} {threads}"
-    known: dict[str, float] = read_json(path) if path.is_file() else {}
-    if key not in known:
-        known[key] = 2 * MEASURED_SIZE**3 / product_seconds(dtype, MEASURED_SIZE)
-        write_json(path, known)
-    return known[key]
+    peaks: dict[str, float] = read_json(path) if path.is_file() else {}
+    if key not in peaks:
+        peaks[key] = 2 * MEASURED_SIZE**3 / matmul_seconds(dtype, MEASURED_SIZE)
+        write_json(path, peaks)
+    return peaks[key]

@@ -1,7 +1,8 @@
-"""A stage in several processes, on one machine or many: torchrun starts them, and `launch.strategy` is how they share.
+"""A stage in several processes, on one or several machines. torchrun starts them; `launch.strategy` shares the work.
 
-When a process dies the attempt ends everywhere and the next goes on from the last checkpoint. On several nodes the
-first runs the flow; the others, which see the same files, wait for it and join every attempt:
+When a process dies, the attempt ends in all of them, and the next attempt resumes from the last checkpoint. torchrun's
+own restarts are not used: with gloo they never recover, because the address of the old store stays in use. With several
+nodes the first one runs the flow; the others see the same files, wait for it and join every attempt:
 
     python -m tasks.training.parallel.launch .run/checkpoints/pretrain
 """
@@ -30,7 +31,7 @@ POLL_SECONDS = 0.5
 
 
 def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timings) -> Report:
-    """Run `stage` as `params.launch` says, or here where that is one process. Raises what the stage raises."""
+    """Run `stage` in the processes that `params.launch` asks for. Raises what the stage raises."""
     launch: Launch | None = getattr(params, "launch", None)
     if launch is None or launch.count == 1:
         report: Report = catalog.find(STAGES, stage).train(params, data, checkpoints, timings)
@@ -44,32 +45,35 @@ def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timin
         _agent(launch, checkpoints, attempt, is_first=True)
         if (checkpoints / ENDED).is_file():
             return _result(checkpoints / ENDED, timings)
-        print(f"{stage}: a process died in attempt {attempt} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
-    raise BadInput(f"{stage} lost a process in each of {MAX_ATTEMPTS} attempts: is there memory for {launch.count}?")
+        print(f"warning: {stage}: a process died in attempt {attempt} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
+    raise BadInput(
+        f"{stage} lost a process in each of {MAX_ATTEMPTS} attempts. The usual reason is memory: lower "
+        f"launch.processes (now {launch.count} in total) or micro_batch_size."
+    )
 
 
 def endpoint(launch: Launch) -> str | None:
-    """host:port where the nodes meet; None on one machine. Raises BadParams where nobody says it."""
+    """host:port where the nodes meet; None on one machine. Raises BadParams where it is not set."""
     if launch.nodes == 1:
         return None
-    found = launch.rendezvous or os.environ.get(ENDPOINT)
-    if not found:
+    address = launch.rendezvous or os.environ.get(ENDPOINT)
+    if not address:
         raise BadParams(
-            f"launch.nodes is {launch.nodes}, and nothing says where they meet: give launch.rendezvous or the variable "
-            f"{ENDPOINT}, host:port of the first node"
+            f"launch.nodes is {launch.nodes}, but the address where the nodes meet is not set. Set launch.rendezvous "
+            f"or the variable {ENDPOINT} to host:port of the first node."
         )
-    return found
+    return address
 
 
 def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> int:
-    """One torchrun on this node; it is gone when this returns, however it ended. Its exit code."""
+    """Run torchrun on this node until it ends, and return its exit code. It never outlives this call."""
     threads = max(1, (os.cpu_count() or 1) // launch.processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes)]
-    where = endpoint(launch)
-    if where is None:
+    address = endpoint(launch)
+    if address is None:
         command.append("--standalone")
     else:
-        command += ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", where]
+        command += ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", address]
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
@@ -82,7 +86,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
 
 
 def _result(file: Path, timings: Timings) -> Report:
-    """What the first process left: its report, or the user's error that ended it. Ours, so unpickling is safe."""
+    """The report that process 0 wrote, or the error that ended it. The file is written by us, so unpickling is safe."""
     kind, content, seconds = pickle.loads(file.read_bytes())
     if kind == "error":
         raise getattr(errors, content[0])(content[1])
@@ -92,14 +96,14 @@ def _result(file: Path, timings: Timings) -> Report:
 
 
 def join(folder: Path) -> None:
-    """Be another node of the stage whose checkpoints lie in `folder`, attempt after attempt, until it has ended."""
+    """Join the stage whose checkpoints are in `folder` as another node, in every attempt, until the stage has ended."""
     joined: tuple[Path, int] | None = None
     while True:
-        found = _newest_job(folder)
-        if found is None and joined is not None:
+        newest = _newest_job(folder)
+        if newest is None and joined is not None:
             return
-        if found is not None and (found[0], found[1]["attempt"]) != joined:
-            checkpoints, job = found
+        if newest is not None and (newest[0], newest[1]["attempt"]) != joined:
+            checkpoints, job = newest
             joined = checkpoints, job["attempt"]
             if _agent(Launch(**job["params"]["launch"]), checkpoints, job["attempt"], is_first=False) == 0:
                 return
@@ -108,10 +112,10 @@ def join(folder: Path) -> None:
 
 def _newest_job(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     """The newest stage below `folder` that has not ended."""
-    found = [path for path in (*folder.glob(JOB), *folder.glob(f"*/{JOB}")) if not (path.parent / ENDED).is_file()]
-    if not found:
+    jobs = [path for path in (*folder.glob(JOB), *folder.glob(f"*/{JOB}")) if not (path.parent / ENDED).is_file()]
+    if not jobs:
         return None
-    newest = max(found, key=lambda path: path.stat().st_mtime)
+    newest = max(jobs, key=lambda path: path.stat().st_mtime)
     return newest.parent, read_json(newest)
 
 

@@ -1,4 +1,4 @@
-"""One process or many: which one this is, and sums over all of them (torch.distributed, where launch.py began it)."""
+"""The processes that train together (torch.distributed, started by launch.py): their number, sums over all of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,17 +10,20 @@ from torch.distributed.tensor import DTensor
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; the first (0) alone writes files and shows progress."""
+    """The number of this process; only process 0 writes files and shows progress."""
     return dist.get_rank() if count() > 1 else 0
 
 
-def add_up_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Replace each gradient by the sum over all processes; one that has none adds zero."""
+def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its sum over all processes; a missing gradient counts as zero.
+
+    All gradients are sent as one flat tensor: one large message is faster than many small ones.
+    """
     if count() == 1:
         return
     for parameter in parameters:
@@ -35,41 +38,41 @@ def add_up_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         start += parameter.numel()
 
 
-def add_up(numbers: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Each number summed over all processes. The names must be the same everywhere, or missing."""
-    plain = {name: float(value) for name, value in numbers.items()}
+def all_reduce_sum(numbers: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Each number summed over all processes; a name that a process lacks counts as zero there."""
+    local = {name: float(value) for name, value in numbers.items()}
     if count() == 1:
-        return plain
-    everywhere: list[dict[str, float]] = [{} for _ in range(count())]
-    dist.all_gather_object(everywhere, plain)
-    names = dict.fromkeys(name for found in everywhere for name in found)
-    return {name: sum(found.get(name, 0.0) for found in everywhere) for name in names}
+        return local
+    by_process: list[dict[str, float]] = [{} for _ in range(count())]
+    dist.all_gather_object(by_process, local)
+    names = dict.fromkeys(name for one in by_process for name in one)
+    return {name: sum(one.get(name, 0.0) for one in by_process) for name in names}
 
 
-def any_of(*here: bool) -> list[bool]:
-    """For each flag whether it is set in any of the processes; all of them must ask. Never waits for a GPU."""
+def any_rank(*local_flags: bool) -> list[bool]:
+    """For each flag, whether it is set in any process. All processes must call it. The flags stay on the CPU."""
     if count() == 1:
-        return list(here)
-    flags = torch.tensor(here, dtype=torch.int32)
+        return list(local_flags)
+    flags = torch.tensor(local_flags, dtype=torch.int32)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return [bool(flag) for flag in flags.tolist()]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A copy of `tensor`, put together where each process holds a part of it; all of them must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A copy of `tensor`, gathered where it is sharded (a DTensor). All processes must call it."""
     if isinstance(tensor, DTensor):
         full: Tensor = tensor.full_tensor().detach()
         return full.clone()
     return tensor.detach().clone()
 
 
-def put_together(state: Any) -> Any:
-    """`state` with every DTensor in it whole, on the CPU, in the first process; elsewhere such a place is empty."""
+def gather_state(state: Any) -> Any:
+    """`state` with every DTensor gathered on the CPU of process 0; the other processes get empty tensors instead."""
     if isinstance(state, DTensor):
         full = state.full_tensor().detach()
         return full.cpu() if rank() == 0 else torch.empty(0)
     if isinstance(state, Mapping):
-        return {key: put_together(value) for key, value in state.items()}
+        return {key: gather_state(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(put_together(value) for value in state)
+        return type(state)(gather_state(value) for value in state)
     return state

@@ -1,7 +1,7 @@
-"""Weights of which each process holds a part (DTensor): their norm, their state as a whole, and the way back.
+"""Sharded weights (DTensor): their norm, loading and gathering them, and restoring the plain model afterwards.
 
-Sharding works inside the model: it swaps parameters, adds hooks, changes classes. `Shell` remembers a model as it was,
-so that after training it is a plain model again.
+Sharding changes the model itself: it replaces parameters, adds hooks and changes classes. `ModelSnapshot` records the
+model before, so that it is a plain model again after training.
 """
 
 from abc import ABC, abstractmethod
@@ -19,17 +19,17 @@ from tasks.training.parallel import processes
 from tasks.training.parallel.precision import Weights
 from tasks.training.parallel.strategies import HasLoss, Strategy
 
-EPSILON = 1e-6  # as torch's own clipping has it
+EPSILON = 1e-6  # the value of torch.nn.utils.clip_grad_norm_
 
 
 class ShardedStrategy(Strategy, ABC):
-    """What strategies whose masters are DTensors have in common."""
+    """Base class of the strategies whose masters are DTensors."""
 
     lockstep = True
-    shell: "Shell"
+    snapshot: "ModelSnapshot"
 
     def clip(self, max_norm: float) -> float:
-        """As the plain one, with the squares of all parts added up."""
+        """Scale the gradients down to the 2-norm `max_norm`; the squared norms of shards are summed over processes."""
         gradients = [master.grad for master in self.weights.masters if master.grad is not None]
         norm = total_norm(gradients)
         factor = torch.clamp(max_norm / (norm + EPSILON), max=1.0)
@@ -37,86 +37,86 @@ class ShardedStrategy(Strategy, ABC):
             local_of(gradient).mul_(factor)
         return float(norm)
 
-    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Each process takes its part."""
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the weights; each process takes its shard."""
         with torch.no_grad():
             for name, master in zip(self.weights.names, self.weights.masters, strict=True):
-                master.copy_(part_of(weights[name], master))
-        self.weights.publish()
+                master.copy_(shard_of(weights[name], master))
+        self.weights.copy_to_model()
 
-    def take_optimizers(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
-        """Each process takes its part of every tensor that has the shape of its weight."""
+    def load_optimizer_states(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
+        """Restore the states; of each tensor that has the shape of its weight, a process takes its shard."""
         for optimizer, saved in zip(optimizers, states, strict=True):
             ordered = [master for group in optimizer.param_groups for master in group["params"]]
-            mine = {
+            local_state = {
                 index: {
-                    key: part_of(value, ordered[index])
+                    key: shard_of(value, ordered[index])
                     if isinstance(value, Tensor) and value.shape == ordered[index].shape
                     else value
                     for key, value in one.items()
                 }
                 for index, one in saved["state"].items()
             }
-            optimizer.load_state_dict({**saved, "state": mine})
+            optimizer.load_state_dict({**saved, "state": local_state})
 
     def restore(self) -> None:
-        """Every process holds the whole model afterwards."""
-        self.shell.restore({name: processes.whole(value) for name, value in self.all_weights().items()})
+        """Leave a plain model with its full fp32 weights in every process."""
+        self.snapshot.restore({name: processes.full_tensor(value) for name, value in self.all_weights().items()})
 
     @abstractmethod
     def all_weights(self) -> dict[str, Tensor]:
-        """The fp32 weights by their names in the model, those that are not trained too."""
+        """The fp32 weights by their names in the model, including those that are not trained."""
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of all gradients together; what every process holds whole is counted once."""
-    parts, wholes = list[Tensor](), list[Tensor]()
+    """The 2-norm of all gradients together. A replicated gradient is counted once, not once per process."""
+    sharded, replicated = list[Tensor](), list[Tensor]()
     for gradient in gradients:
-        is_part = isinstance(gradient, DTensor) and any(place.is_shard() for place in gradient.placements)
-        (parts if is_part else wholes).append(torch.linalg.vector_norm(local_of(gradient)).square())
-    zero = torch.zeros((), device=(parts + wholes)[0].device)
-    in_parts = torch.stack(parts).sum() if parts else zero.clone()
-    dist.all_reduce(in_parts)
-    return (in_parts + (torch.stack(wholes).sum() if wholes else zero)).sqrt()
+        is_sharded = isinstance(gradient, DTensor) and any(place.is_shard() for place in gradient.placements)
+        (sharded if is_sharded else replicated).append(torch.linalg.vector_norm(local_of(gradient)).square())
+    zero = torch.zeros((), device=(sharded + replicated)[0].device)
+    squares = torch.stack(sharded).sum() if sharded else zero.clone()
+    dist.all_reduce(squares)
+    return (squares + (torch.stack(replicated).sum() if replicated else zero)).sqrt()
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """The part of `tensor` that this process holds, in the same memory."""
+    """The shard of `tensor` that this process holds; it shares memory with `tensor`."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(full: Tensor, like: Tensor) -> Tensor:
-    """What this process holds of `full`, if `like` is kept in parts; every process must have all of `full`."""
+def shard_of(full: Tensor, like: Tensor) -> Tensor:
+    """`full`, sharded as `like` is. Every process must hold all of `full`, so nothing is sent."""
     if isinstance(full, DTensor) or not isinstance(like, DTensor):
         return full
     on_device = full.to(like.device)
     return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
 
 
-class Pass(nn.Module):
-    """One pass through the model, from a micro-batch to its loss, as a module that can be sharded."""
+class LossModule(nn.Module):
+    """A pass from a micro-batch to its loss as one module, because FSDP and DeepSpeed wrap modules."""
 
     def __init__(self, work: HasLoss) -> None:
         super().__init__()
         self.model, self._loss = work.model, work.loss
 
     def forward(self, batch: Any) -> Any:
-        """The loss and the numbers; nothing for nothing."""
+        """The loss and the numbers for the step log; None for no batch."""
         return None if batch is None else self._loss(batch)
 
 
-class SameWeights(Weights):
-    """Masters that are the model's own parameters, for those who keep working copies by themselves."""
+class InPlaceWeights(Weights):
+    """Masters that are the model's own parameters, for libraries that manage working copies themselves."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self.names, self._pairs = list(trained), [(parameter, parameter) for parameter in trained.values()]
-        self._frozen, self._apart = [], []
+        self._frozen, self._copied_pairs = [], []
 
 
-class Shell:
-    """A model's modules as they are now: their classes, parameters and hooks."""
+class ModelSnapshot:
+    """The classes, parameters, hooks and attributes of the modules of a model, as they are at creation."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {parameter: name for name, parameter in model.named_parameters()}
@@ -125,39 +125,42 @@ class Shell:
             (module, type(module), dict(module._parameters), _hooks(module), set(vars(module)))
             for module in model.modules()
         ]
-        self._added: list[tuple[nn.Module, set[str]]] = []
+        self._added_attributes: list[tuple[nn.Module, set[str]]] = []
 
-    def sharded(self) -> None:
-        """To be called when the model has been sharded: frees the memory of what was replaced."""
-        now = set(self._model.parameters())
+    def release_replaced(self) -> None:
+        """Called once the model is sharded: free the memory of the parameters that were replaced."""
+        current = set(self._model.parameters())
         for module, _, parameters, _, attributes in self._before:
-            self._added.append((module, set(vars(module)) - attributes))
+            self._added_attributes.append((module, set(vars(module)) - attributes))
             for parameter in parameters.values():
-                if parameter is not None and parameter not in now:
+                if parameter is not None and parameter not in current:
                     parameter.data = torch.empty(0, dtype=parameter.dtype)
 
     @contextmanager
     def without_hooks(self) -> Iterator[None]:
-        """Within the block the modules have the hooks that they had before, and no others."""
-        now = [(module, _hooks(module)) for module, *_ in self._before]
-        self._hang([(module, hooks) for module, _, _, hooks, _ in self._before])
+        """Within the block, the modules have only the hooks that they had at creation."""
+        current = [(module, _hooks(module)) for module, *_ in self._before]
+        self._set_hooks([(module, hooks) for module, _, _, hooks, _ in self._before])
         try:
             yield
         finally:
-            self._hang(now)
+            self._set_hooks(current)
 
-    def _hang(self, hooks: Iterable[tuple[nn.Module, Mapping[str, Any]]]) -> None:
-        for module, found in hooks:
-            for name, of_kind in found.items():
-                setattr(module, name, of_kind.copy())
+    def _set_hooks(self, hooks: Iterable[tuple[nn.Module, Mapping[str, Any]]]) -> None:
+        for module, hooks_by_name in hooks:
+            for name, value in hooks_by_name.items():
+                setattr(module, name, value.copy())
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Make the model what it was, with new parameters that hold these weights by name."""
+        """Undo all changes; new parameters hold `weights`, given by name.
+
+        Shared parameters (tied embeddings) stay shared, because parameters are mapped one to one.
+        """
         fresh = {old: nn.Parameter(weights[name], old.requires_grad) for old, name in self._names.items()}
-        for module, names in self._added:
+        for module, names in self._added_attributes:
             for name in names:
                 delattr(module, name)
-        self._hang([(module, hooks) for module, _, _, hooks, _ in self._before])
+        self._set_hooks([(module, hooks) for module, _, _, hooks, _ in self._before])
         for module, kind, parameters, _, _ in self._before:
             module.__class__ = kind
             module._parameters = {name: old if old is None else fresh[old] for name, old in parameters.items()}

@@ -18,7 +18,7 @@ from tasks.training.parallel.launch import ENDED, JOB, STAGES
 
 
 def main(checkpoints: Path) -> None:
-    """Train with the others; the first process leaves the report, and whoever meets a user's mistake leaves that."""
+    """Train together with the other processes. Process 0 writes the report; a process that fails writes its error."""
     job = read_json(checkpoints / JOB)
     stage, timings = catalog.find(STAGES, job["stage"]), Timings(job["stage"])
     params = stage.Params.model_validate(job["params"])
@@ -26,26 +26,26 @@ def main(checkpoints: Path) -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         if on_gpu:
-            _take_a_gpu()
+            _select_gpu()
         report = stage.train(params, Path(job["data"]), checkpoints, timings)
         if processes.rank() == 0:
-            _leave(checkpoints, ("report", report, timings.values))
+            _write_result(checkpoints, ("report", report, timings.values))
     except UserError as error:
-        _leave(checkpoints, ("error", (type(error).__name__, str(error)), {}))
+        _write_result(checkpoints, ("error", (type(error).__name__, str(error)), {}))
     dist.destroy_process_group()
 
 
-def _take_a_gpu() -> None:
-    number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if int(os.environ["LOCAL_WORLD_SIZE"]) > there:
-        raise BadParams(f"launch.processes is more than the {there} GPUs of this node")
+def _select_gpu() -> None:
+    number, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if int(os.environ["LOCAL_WORLD_SIZE"]) > num_gpus:
+        raise BadParams(f"launch.processes must be at most {num_gpus}, the number of GPUs of this node")
     torch.cuda.set_device(number)
 
 
-def _leave(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -> None:
-    beside = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
-    beside.write_bytes(pickle.dumps(ended))
-    beside.replace(checkpoints / ENDED)
+def _write_result(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -> None:
+    temporary = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
+    temporary.write_bytes(pickle.dumps(ended))
+    temporary.replace(checkpoints / ENDED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""ZeRO by DeepSpeed (arXiv:1910.02054): what zero1, zero2 and zero3 have in common.
+"""ZeRO by DeepSpeed (arXiv:1910.02054): the common part of zero1, zero2 and zero3.
 
-The engine begins at the first pass, when a checkpoint's weights are in the model already; from then on it owns weights,
-gradients and optimizer. Checkpoints are gathered into the same form that every other strategy has.
+The engine is created at the first pass, because it copies the weights, and a checkpoint is loaded before that. From
+then on it owns weights, gradients and optimizer. In stages 1 and 2 it keeps, for each parameter group, one flat fp32
+tensor of which every process updates a partition; `_hp_mapping` says where a weight lies in it ("hp": high precision,
+fp32; "lp": low precision). In stage 3 the 16-bit weights are partitioned as well. Checkpoints are gathered into the
+form that every other strategy has, so that a run can continue with another strategy or number of processes.
 """
 
 import importlib
@@ -18,158 +21,160 @@ from torch.optim import Optimizer
 
 from tasks.errors import BadParams
 from tasks.training.parallel import processes
-from tasks.training.parallel.sharding import Pass, SameWeights, Shell
+from tasks.training.parallel.sharding import InPlaceWeights, LossModule, ModelSnapshot
 from tasks.training.parallel.strategies import HasLoss, Strategy
 
-MAX_BUCKET = 500_000_000  # gradients that are sent at once; DeepSpeed makes room for them all, however few there are
+MAX_BUCKET = 500_000_000  # gradients per message; DeepSpeed allocates the whole bucket, even for a small model
 
 
 class Zero(Strategy):
-    """Optimizer states (stage 1), gradients too (2), weights too (3) in parts; every process reads its share."""
+    """Optimizer states (stage 1), gradients (2) and weights (3) are sharded; every process reads its share of data."""
 
     lockstep = True
 
     def __init__(self, work: HasLoss, dtype: torch.dtype, device: torch.device, stage: int) -> None:
         _check(work, dtype)
         work.model.to(device)
-        self.work, self.stage, self._dtype, self._shell = work, stage, dtype, Shell(work.model)
+        self.work, self.stage, self._dtype, self._snapshot = work, stage, dtype, ModelSnapshot(work.model)
         self._named = dict(work.model.named_parameters())
         self._frozen = {name: p.detach().cpu().clone() for name, p in self._named.items() if not p.requires_grad}
-        self.weights = SameWeights(self._named)
+        self.weights = InPlaceWeights(self._named)
         self._library: Any = importlib.import_module("deepspeed")
         self._engine: Any = None
-        self._saved: Any = None
-        self._final: Mapping[str, Tensor] | None = None
-        self._left, self._moved = 0, False
+        self._saved_optimizer: Any = None
+        self._final_weights: Mapping[str, Tensor] | None = None
+        self._batches_left, self._has_stepped = 0, False
 
-    def adopt(self, optimizers: Sequence[Optimizer]) -> None:
-        """The engine takes one, which it shows flat parts of weights."""
+    def register(self, optimizers: Sequence[Optimizer]) -> None:
+        """Keep the optimizer for the engine, which replaces its parameters by flat partitions."""
         if len(optimizers) != 1 or not isinstance(optimizers[0], torch.optim.AdamW):
-            raise BadParams("strategies zero1, zero2 and zero3 go with optimizer adamw alone: or use ddp")
-        (self._base,) = optimizers
-        self._order = [(g, p) for g, group in enumerate(self._base.param_groups) for p in group["params"]]
-        self._packed = self._base.state_dict()["param_groups"]
+            raise BadParams("strategies zero1, zero2 and zero3 support optimizer adamw only; use it, or ddp or fsdp")
+        (self._optimizer,) = optimizers
+        # Saved before the engine changes the groups: checkpoints have the form of the plain optimizer.
+        self._order = [(g, p) for g, group in enumerate(self._optimizer.param_groups) for p in group["params"]]
+        self._packed = self._optimizer.state_dict()["param_groups"]
 
-    def mine(self, batches: Sequence[Any]) -> list[tuple[Any, float]]:
-        """As ever; the last one ends the step's gradients."""
-        found = super().mine(batches)
-        self._left = len(found)
-        return found
+    def local_batches(self, batches: Sequence[Any]) -> list[tuple[Any, float]]:
+        """As in the base class; their number is kept, because the engine must know the last one of a step."""
+        local = super().local_batches(batches)
+        self._batches_left = len(local)
+        return local
 
     def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """The work's loss, through the engine."""
+        """The loss of the work, computed by the engine."""
         if self._engine is None:
-            self._begin()
-        self._left -= 1
-        self._engine.set_gradient_accumulation_boundary(self._left == 0)
-        found: tuple[Tensor, Mapping[str, float | Tensor]] = self._engine(batch)
-        return found
+            self._create_engine()
+        self._batches_left -= 1
+        self._engine.set_gradient_accumulation_boundary(self._batches_left == 0)
+        result: tuple[Tensor, Mapping[str, float | Tensor]] = self._engine(batch)
+        return result
 
     def backward(self, loss: Tensor) -> None:
-        """The engine takes the mean over the processes, the loop wants the sum."""
+        """Multiply by the number of processes: the engine averages over them, and the loop needs the sum."""
         self._engine.backward(loss * processes.count())
 
-    def add_up_gradients(self) -> None:
-        """Nothing: the engine has done it."""
+    def all_reduce_gradients(self) -> None:
+        """Do nothing: the engine reduces gradients in the backward pass."""
 
     def clip(self, max_norm: float) -> float:
-        """The norm of all gradients; the engine clips as it updates."""
+        """Return the norm of all gradients; the engine clips when it updates. A negative norm means an overflow."""
         zero = self._engine.optimizer
         zero.clip_grad = max_norm
         norms = [float(norm) for norm in (zero._get_norm_groups() if self.stage == 3 else [zero.scaled_global_norm()])]
         return float("nan") if min(norms) < 0 else sum(norm**2 for norm in norms) ** 0.5
 
     def update(self, optimizers: Sequence[Optimizer]) -> None:
-        """Move the weights."""
+        """Take an optimizer step."""
         self._engine.step()
-        self._moved = True
+        self._has_stepped = True
 
-    def forget_gradients(self, optimizers: Sequence[Optimizer]) -> None:
-        """The engine forgets as it updates: a step that is to be skipped is made without the optimizer."""
-        if not self._moved:
-            vars(self._base)["step"] = lambda *_, **__: None
+    def zero_grad(self, optimizers: Sequence[Optimizer]) -> None:
+        """Clear the gradients. The engine does so in its step, so a skipped step runs without the optimizer."""
+        if not self._has_stepped:
+            vars(self._optimizer)["step"] = lambda *_, **__: None
             self._engine.step()
-            del vars(self._base)["step"]
-        self._moved = False
+            del vars(self._optimizer)["step"]
+        self._has_stepped = False
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """In stage 3 all weights put together, and nothing of DeepSpeed's between the modules."""
+    def unsharded(self) -> Iterator[None]:
+        """Gather all weights in stage 3. DeepSpeed's hooks are removed meanwhile: they would shard them again."""
         if self.stage < 3 or self._engine is None:
             yield
             return
-        with self._library.zero.GatheredParameters(list(self._named.values())), self._shell.without_hooks():
+        with self._library.zero.GatheredParameters(list(self._named.values())), self._snapshot.without_hooks():
             yield
 
     def state(self, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-        """As torch's own optimizer would have it, weight by weight."""
-        weights = {name: self._kept(parameter) for name, parameter in self._trained().items()}
+        """Weights and optimizer state per weight, in the form of torch's own optimizer."""
+        weights = {name: self._gathered(parameter) for name, parameter in self._trained().items()}
         states = {}
         for index, (group, parameter) in enumerate(self._order):
             one = next(iter(self._states(group)), {})
             states[index] = {
-                key: self._kept(parameter, key) if isinstance(value, Tensor) and value.ndim else value
+                key: self._gathered(parameter, key) if isinstance(value, Tensor) and value.ndim else value
                 for key, value in one.items()
             }
         return {"weights": weights, "optimizers": [{"state": states, "param_groups": self._packed}]}
 
-    def copied_weights(self) -> dict[str, Tensor]:
-        """Put together, in every process."""
+    def clone_weights(self) -> dict[str, Tensor]:
+        """The full weights, in every process."""
         return {name: self._full(parameter) for name, parameter in self._trained().items()}
 
-    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Before the first pass into the model; at the end of the run, what the model is to be."""
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Before the first pass: load into the model. Later: keep them as the weights that `restore` leaves."""
         if self._engine is None:
-            super().take_weights(weights)
+            super().load_weights(weights)
         else:
-            self._final = weights
+            self._final_weights = weights
 
-    def take_optimizers(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
-        """Kept until the engine begins."""
-        self._saved = states[0]
+    def load_optimizer_states(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
+        """Keep the state until the engine exists."""
+        self._saved_optimizer = states[0]
 
     def restore(self) -> None:
-        """A plain model, whole in every process."""
+        """Leave a plain model with its full fp32 weights in every process."""
         if self._engine is None:
             return
-        weights = self._final or self.copied_weights()
+        weights = self._final_weights or self.clone_weights()
         device = next(iter(weights.values())).device
         self._engine.destroy()
-        self._shell.restore(dict(weights) | {name: value.to(device) for name, value in self._frozen.items()})
+        self._snapshot.restore(dict(weights) | {name: value.to(device) for name, value in self._frozen.items()})
 
-    def _begin(self) -> None:
+    def _create_engine(self) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         bucket = min(MAX_BUCKET, sum(parameter.numel() for parameter in self._named.values()))
         config = {
-            "train_micro_batch_size_per_gpu": 1,  # how many the loop really takes is nothing to the engine
+            "train_micro_batch_size_per_gpu": 1,  # required, but only used for statistics: the loop makes the batches
             "gradient_clipping": 1.0,
             "zero_optimization": {"stage": self.stage, "overlap_comm": False, "reduce_bucket_size": bucket},
             "zero_allow_untested_optimizer": True,
             "bf16": {"enabled": self._dtype == torch.bfloat16},
         }
-        made = Pass(self.work)
         self._engine, *_ = self._library.initialize(
-            model=made, optimizer=self._base, config=config, dist_init_required=False
+            model=LossModule(self.work), optimizer=self._optimizer, config=config, dist_init_required=False
         )
-        self._shell.sharded()
-        if self._saved is not None:
-            self._go_on_with(self._saved["state"])
+        self._snapshot.release_replaced()
+        if self._saved_optimizer is not None:
+            self._load_optimizer_state(self._saved_optimizer["state"])
 
-    def _go_on_with(self, states: Mapping[int, Mapping[str, Any]]) -> None:
-        """Give each process its part of the states of a checkpoint."""
+    def _load_optimizer_state(self, states: Mapping[int, Mapping[str, Any]]) -> None:
+        """Copy this process's part of the optimizer state of a checkpoint into its flat partitions."""
         for index, (group, parameter) in enumerate(self._order):
             for partition in self._partitions(group):
                 for key, value in states[index].items():
-                    shaped = isinstance(value, Tensor) and value.ndim
-                    self._base.state[partition].setdefault(key, torch.zeros_like(partition) if shaped else value)
-                    if not shaped:
-                        self._base.state[partition][key] = value
+                    has_shape = isinstance(value, Tensor) and value.ndim  # a moment; `step` is a scalar
+                    self._optimizer.state[partition].setdefault(
+                        key, torch.zeros_like(partition) if has_shape else value
+                    )
+                    if not has_shape:
+                        self._optimizer.state[partition][key] = value
             for key, value in states[index].items():
                 if isinstance(value, Tensor) and value.ndim:
-                    self._put(parameter, key, value.to(parameter.device))
+                    self._set_full(parameter, key, value.to(parameter.device))
 
     def _partitions(self, group: int) -> list[Tensor]:
-        """The flat fp32 tensors of this process that the optimizer moves, of one of its groups."""
+        """The flat fp32 tensors that the optimizer of this process updates, of one parameter group."""
         zero = self._engine.optimizer
         if self.stage < 3:
             return [zero.single_partition_of_fp32_groups[group]]
@@ -177,53 +182,57 @@ class Zero(Strategy):
         return [part for number, part in parts if zero.sub_group_to_group_id[number] == group]
 
     def _states(self, group: int) -> list[Mapping[str, Any]]:
-        return [self._base.state[partition] for partition in self._partitions(group)]
+        return [self._optimizer.state[partition] for partition in self._partitions(group)]
 
     def _full(self, parameter: Any, key: str | None = None) -> Tensor:
-        """The whole fp32 weight, or the optimizer's number `key` of it; all processes must ask."""
+        """The full fp32 weight, or its optimizer state `key`. All processes must call it."""
         if self.stage == 3:
-            found: Tensor = parameter._z3_optimizer.get_full_hp_param(parameter, key)
-            return found.view(parameter.ds_shape).clone()
+            full_weight: Tensor = parameter._z3_optimizer.get_full_hp_param(parameter, key)
+            return full_weight.view(parameter.ds_shape).clone()
+        # Each process fills in its fragment, and the sum over processes is the full tensor.
         full = torch.zeros(parameter.numel(), device=parameter.device)
         mapping = parameter._hp_mapping
         if mapping is not None:
-            here = mapping.lp_fragment_address
-            full.narrow(0, here.start, here.numel).copy_(self._fragment(parameter, key))
+            address = mapping.lp_fragment_address
+            full.narrow(0, address.start, address.numel).copy_(self._fragment(parameter, key))
         dist.all_reduce(full)
         return full.view(parameter.shape)
 
-    def _kept(self, parameter: Any, key: str | None = None) -> Tensor:
+    def _gathered(self, parameter: Any, key: str | None = None) -> Tensor:
         full = self._full(parameter, key)
         return full.cpu() if processes.rank() == 0 else torch.empty(0)
 
-    def _put(self, parameter: Any, key: str, value: Tensor) -> None:
+    def _set_full(self, parameter: Any, key: str, value: Tensor) -> None:
         if self.stage == 3:
             parameter._z3_optimizer.set_full_hp_param(value, parameter, key)
         elif parameter._hp_mapping is not None:
-            here = parameter._hp_mapping.lp_fragment_address
-            self._fragment(parameter, key).copy_(value.flatten().narrow(0, here.start, here.numel))
+            address = parameter._hp_mapping.lp_fragment_address
+            self._fragment(parameter, key).copy_(value.flatten().narrow(0, address.start, address.numel))
 
     def _fragment(self, parameter: Any, key: str | None) -> Tensor:
-        """What this process holds of a weight or of a number of it, in the memory of its flat tensor (stages 1, 2)."""
+        """This process's fragment of a weight or of its optimizer state, as a view of the flat tensor (stages 1, 2)."""
         group = next(g for g, p in self._order if p is parameter)
         (partition,) = self._partitions(group)
-        flat = partition.detach() if key is None else self._base.state[partition][key]
-        there = parameter._hp_mapping.hp_fragment_address
-        found: Tensor = flat.narrow(0, there.start, there.numel)
-        return found
+        flat = partition.detach() if key is None else self._optimizer.state[partition][key]
+        address = parameter._hp_mapping.hp_fragment_address
+        fragment: Tensor = flat.narrow(0, address.start, address.numel)
+        return fragment
 
     def _trained(self) -> dict[str, Any]:
         return {name: parameter for name, parameter in self._named.items() if parameter.requires_grad}
 
 
 def _check(work: HasLoss, dtype: torch.dtype) -> None:
-    """Raises BadParams for what DeepSpeed cannot do here."""
+    """Raise BadParams for what DeepSpeed does not support."""
     if importlib.util.find_spec("deepspeed") is None:
-        wanted = "pip install --no-build-isolation deepspeed"  # its set-up asks for torch
-        raise BadParams(f"strategies zero1, zero2 and zero3 need DeepSpeed: {wanted}, or use fsdp")
+        # Without build isolation, because its setup script imports torch.
+        command = "pip install -c constraints.txt --no-build-isolation -e '.[zero]'"
+        raise BadParams(f"strategies zero1, zero2 and zero3 need DeepSpeed: run {command}, or use strategy fsdp")
     if dtype == torch.float16:
-        raise BadParams("strategies zero1, zero2 and zero3 go with precision bf16 and fp32, not fp16: or use fsdp")
+        raise BadParams("strategies zero1, zero2 and zero3 support precision bf16 and fp32, not fp16; use fsdp")
     if dtype != torch.float32 and any(getattr(module, "keep_fp32", False) for module in work.model.modules()):
-        raise BadParams("a head of this stage stays in fp32, which zero1, zero2 and zero3 cannot do in bf16: use fsdp")
+        raise BadParams(
+            "the head of this stage stays in fp32; zero1, zero2 and zero3 do not support that in bf16. Use fsdp."
+        )
     if not all(parameter.is_floating_point() for parameter in work.model.parameters()):
-        raise BadParams("zero1, zero2 and zero3 do not cut a base of few bits (adapter.base_bits): use ddp with it")
+        raise BadParams("strategies zero1, zero2 and zero3 cannot shard a quantized base (adapter.base_bits); use ddp")

@@ -42,7 +42,9 @@ class Guard:
             return
         if self._allowed(numbers) and numbers["gold"] > self._best_gold():
             self.best_step = step
-            self.best = {name: processes.whole(p) for name, p in self._model.named_parameters() if p.requires_grad}
+            self.best = {
+                name: processes.full_tensor(p) for name, p in self._model.named_parameters() if p.requires_grad
+            }
         self.stop_reason = self.stop_reason or self._over_optimization()
 
     def _allowed(self, numbers: Mapping[str, float]) -> bool:

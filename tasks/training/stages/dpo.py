@@ -21,7 +21,9 @@ from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.loop import curves
-from tasks.training.loop.training_loop import LoopParams, Work, chosen_device, run
+from tasks.training.loop.params import LoopParams, resolve_device
+from tasks.training.loop.training_loop import run
+from tasks.training.loop.work import Work
 from tasks.training.parallel.precision import choose
 from tasks.training.preferences import pairs, preference_losses, prompts
 from tasks.training.preferences.guard import Guard, GuardParams
@@ -79,7 +81,7 @@ class Preferring(Work):
     def batches(self, step: int) -> Sequence[Batch]:
         """Pairs in the order of the seed."""
         if step == 0 and self.trial is not None:
-            with torch.no_grad(), self.whole():
+            with torch.no_grad(), self.unsharded():
                 self.evaluate(0)
         indices = pairs.step_order(len(self.train.pairs), self.params.global_batch_size, step, self.params.seed)
         parts = pairs.micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
@@ -167,7 +169,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     base = params.base or data / "models/sft"
     model, own = models.load_causal(base)
     models.fit_vocabulary(model, own, tokenizer, base)
-    device = chosen_device(params.device)
+    device = resolve_device(params.device)
     dtype = choose(params.precision, device)
     model.to(device)
     with timings.measure("reference"), attention.packed(model):

@@ -26,7 +26,9 @@ from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.losses import next_token_loss
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop import curves
-from tasks.training.loop.training_loop import LoopParams, Work, chosen_device, run
+from tasks.training.loop.params import LoopParams, resolve_device
+from tasks.training.loop.training_loop import run
+from tasks.training.loop.work import Work
 from tasks.training.parallel import processes
 from tasks.training.parallel.precision import choose
 from tasks.training.preferences import pairs, prompts, rewards
@@ -113,11 +115,11 @@ class Reinforcing(Work):
     def batches(self, step: int) -> Sequence[RolloutBatch]:
         """The micro-batches of the next update; a new rollout where the last one is used up."""
         if step == 0:
-            with self.whole():
+            with self.unsharded():
                 self.evaluate(0)
-        (strayed,), self._strayed = processes.any_of(self._strayed), False
+        (strayed,), self._strayed = processes.any_rank(self._strayed), False
         if strayed or not self._pending:
-            with self.whole():
+            with self.unsharded():
                 self._pending = self._updates(self._rollout())
         self._step = step
         return self._pending.pop(0)
@@ -133,8 +135,8 @@ class Reinforcing(Work):
 
     def _part(self) -> tuple[int, int]:
         """Which part of the answers this process makes, and out of how many: all where there are too few."""
-        alone = self.strategy is None or self.params.rollout_size * self.params.group_size < self.strategy.part[1]
-        return (0, 1) if alone or self.strategy is None else self.strategy.part
+        alone = self.strategy is None or self.params.rollout_size * self.params.group_size < self.strategy.data_shard[1]
+        return (0, 1) if alone or self.strategy is None else self.strategy.data_shard
 
     def _updates(self, rollout: Rollout) -> list[list[RolloutBatch]]:
         """num_epochs times the rollout, shuffled each time and cut into minibatches."""
@@ -259,7 +261,7 @@ def build(params: Params, data: Path, tokenizer: Any) -> Reinforcing:
     policy, own = models.load_causal(base)
     models.fit_vocabulary(policy, own, tokenizer, base)
     policy = adapters.attach(policy, params.adapter, params.seed)
-    device = chosen_device(params.device)
+    device = resolve_device(params.device)
     dtype = choose(params.precision, device)
     policy.to(device)
     reference = Reference(policy, dtype)

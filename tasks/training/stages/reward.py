@@ -21,7 +21,9 @@ from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.loop import curves
-from tasks.training.loop.training_loop import LoopParams, Work, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
+from tasks.training.loop.work import Work
 from tasks.training.preferences import pair_metrics, pairs
 from tasks.training.preferences.pairs import Pairs
 from tasks.training.preferences.preference_losses import list_weights, ranking_loss

@@ -16,7 +16,7 @@ from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.losses import next_token_loss
-from tasks.training.loop.training_loop import _checkpoint_activations
+from tasks.training.loop.training_loop import _set_gradient_checkpointing
 from tasks.training.parallel.precision import Weights
 from tasks.training.stages import sft
 from tests.tokenization.corpus import tokenizer
@@ -55,7 +55,7 @@ def train(model: Any, precision: torch.dtype = torch.float32, steps: int = 20) -
             weights.collect_gradients()
             optimizer.step()
             optimizer.zero_grad()
-            weights.publish()
+            weights.copy_to_model()
             losses.append(loss.item())
     weights.restore()
     model.eval()
@@ -112,7 +112,7 @@ def first_generated_token(model: Any) -> Tensor:
 @pytest.mark.parametrize("section", [section for section in SECTIONS if "prefix_tuning" not in str(section)], ids=str)
 def test_gradient_checkpointing_changes_nothing(kind: str, section: Any) -> None:
     plain, checkpointed = with_adapter(kind, section), with_adapter(kind, section)
-    _checkpoint_activations(checkpointed, True)
+    _set_gradient_checkpointing(checkpointed, True)
     assert train(checkpointed, steps=4) == pytest.approx(train(plain, steps=4), rel=1e-5)
 
 

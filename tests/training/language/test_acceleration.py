@@ -13,7 +13,7 @@ from torch import nn
 from tasks.errors import BadParams
 from tasks.training.language import attention, backbone, compilation, float8
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
-from tasks.training.parallel.precision import Weights, exact, tf32
+from tasks.training.parallel.precision import Weights, deterministic, tf32
 from tests.training.models import small_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -140,10 +140,10 @@ def test_tf32_is_for_gpus_and_for_the_run_alone() -> None:
 def test_exact_kernels_are_for_gpus_and_for_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     for device, enabled in ((CPU, True), (CUDA, False)):
-        with exact(device, enabled):
+        with deterministic(device, enabled):
             assert not torch.are_deterministic_algorithms_enabled()
             assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    with exact(CUDA, True):
+    with deterministic(CUDA, True):
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

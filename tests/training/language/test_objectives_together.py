@@ -13,7 +13,8 @@ from tasks.errors import BadParams
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.spans import Spans
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
 from tests.training.language.test_objectives import packed_rows
 from tests.training.models import small_model
 from tests.training.parallel.test_strategies import alike

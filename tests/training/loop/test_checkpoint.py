@@ -23,7 +23,7 @@ def save(folder: Path, *steps: int, keep: int = 2) -> None:
 def test_the_newest_comes_back_and_the_last_two_are_kept(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 30)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000002", "000000030"]
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found["step"] == 30
     assert torch.equal(found["w"]["a"], torch.full((1000,), 30.0))
@@ -31,7 +31,7 @@ def test_the_newest_comes_back_and_the_last_two_are_kept(tmp_path: Path) -> None
 
 
 def test_no_folder_no_checkpoint(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path / "none") is None
+    assert checkpoint.load_newest(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "no manifest", "empty manifest"])
@@ -50,7 +50,7 @@ def test_a_damaged_one_is_named_and_the_last_good_one_used(
         (newest / "manifest.json").unlink()
     else:
         (newest / "manifest.json").write_text("")
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found["step"] == 1
     assert "000000002" in capsys.readouterr().err
@@ -59,9 +59,9 @@ def test_a_damaged_one_is_named_and_the_last_good_one_used(
 def test_a_copy_is_written_beside_while_the_weights_move_on(tmp_path: Path) -> None:
     moving = state(5)
     with Saver(tmp_path, 2, 1) as saver:
-        saver.save_beside(5, moving)
+        saver.save_async(5, moving)
         moving["w"]["a"].add_(1)
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found["w"]["a"][0] == 5.0
 
@@ -69,7 +69,7 @@ def test_a_copy_is_written_beside_while_the_weights_move_on(tmp_path: Path) -> N
 def test_what_a_kill_left_beside_is_removed(tmp_path: Path) -> None:
     (tmp_path / "000000007.tmp").mkdir(parents=True)
     (tmp_path / "000000007.tmp" / STATE).write_bytes(b"half")
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.load_newest(tmp_path) is None
     save(tmp_path, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["000000001"]
 
@@ -89,7 +89,7 @@ def test_a_full_disk_is_said_and_the_old_one_survives(
     assert "No space left on device" in capsys.readouterr().err
     assert saver.failures
     assert [p.name for p in tmp_path.iterdir()] == ["000000001"]
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found["step"] == 1
 

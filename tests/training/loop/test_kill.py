@@ -8,13 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tasks.files import sha256
 
 TRAINING = """
 import sys, torch
 from pathlib import Path
+
+import pytest
 from tasks.training.loop import checkpoint
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
 from tests.training.small_work import LinearWork, weights
 folder = Path(sys.argv[1])
 params = LoopParams(steps=300, learning_rate=0.01, precision="fp32", num_threads=1, checkpoint_every=1, log_every=1,
@@ -40,6 +45,7 @@ def train(folder: Path, seconds: float | None) -> int:
         return process.wait()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     assert train(tmp_path / "whole", None) == 0
     chance = random.Random(0)

@@ -2,7 +2,7 @@
 
 import torch
 
-from tasks.training.loop.muon import Muon, orthogonal
+from tasks.training.loop.muon import Muon, orthogonalize
 
 SHAPES = [(8, 8), (8, 24), (24, 8), (8, 24), (16, 4)]
 
@@ -40,6 +40,6 @@ def test_a_weight_without_gradient_stays() -> None:
 
 def test_orthogonal_matrices_have_singular_values_near_one() -> None:
     matrices = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonal(matrices).float())
+    values = torch.linalg.svdvals(orthogonalize(matrices).float())
     assert values.min() > 0.6
     assert values.max() < 1.3

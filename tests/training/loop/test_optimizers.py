@@ -11,7 +11,8 @@ from torch import nn
 from tasks.errors import BadParams
 from tasks.training.loop import optimizers
 from tasks.training.loop.muon import Muon
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
 from tasks.training.shape.architecture import all_objectives
 from tests.training.models import small_model
 from tests.training.small_work import LinearWork, same, weights
@@ -105,7 +106,7 @@ def test_norms_do_not_decay(name: optimizers.Name) -> None:
 @pytest.mark.parametrize("name", ["lion", "adamw_8bit"])
 def test_without_bitsandbytes_it_is_said(name: optimizers.Name, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(BadParams, match="pip install bitsandbytes"):
+    with pytest.raises(BadParams, match="needs bitsandbytes: pip install"):
         build(name, nn.Parameter(torch.ones(2, 2)))
 
 

@@ -11,7 +11,8 @@ from tasks import progress
 from tasks.reports import Timings
 from tasks.training import adapters
 from tasks.training.loop import throughput
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
 from tasks.training.stages import sft
 from tests.training.models import small_model
 from tests.training.small_work import LinearWork
@@ -35,20 +36,20 @@ def test_tokens_and_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 4.0])
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
     model = small_model()
-    found = throughput.Speed(model, torch.device("cpu"), torch.float32, processes=2)
-    found.add(
+    counter = throughput.Throughput(model, torch.device("cpu"), torch.float32, processes=2)
+    counter.add(
         [SimpleNamespace(ids=torch.zeros(4, 50)), SimpleNamespace(answers=SimpleNamespace(ids=torch.zeros(2, 50)))]
     )
     weights, length = throughput.flops_of(model)
-    told = found.timings()
-    assert told["tokens_per_second"] == 150
-    assert told["peak_share"] == pytest.approx(150 * (weights + 50 * length) / 2 / 1e9)
-    assert found.note().startswith("0.1 k tokens/s, ")
+    timings = counter.timings()
+    assert timings["tokens_per_second"] == 150
+    assert timings["peak_share"] == pytest.approx(150 * (weights + 50 * length) / 2 / 1e9)
+    assert counter.note().startswith("0.1 k tokens/s, ")
 
 
 def test_the_peak_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert throughput.cpu_peak(torch.float32, 1, tmp_path) > 1e8
-    monkeypatch.setattr(throughput, "product_seconds", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(throughput, "matmul_seconds", lambda *_: pytest.fail("measured again"))
     throughput.cpu_peak.cache_clear()
     assert throughput.cpu_peak(torch.float32, 1, tmp_path) > 1e8
 

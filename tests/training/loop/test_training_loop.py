@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tasks.errors import BadParams
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
 from tests.training.small_work import Examples, LinearWork, same, weights
 
 QUICK = {"learning_rate": 0.01, "warmup_steps": 2, "precision": "fp32", "num_threads": 1, "device": "cpu"}

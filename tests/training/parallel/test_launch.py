@@ -42,6 +42,7 @@ def kill_one(checkpoints: Path) -> None:
             return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_give_the_losses_of_one_and_survive_a_kill(
     ready: Path, tmp_path: Path, strategy: str, capfd: pytest.CaptureFixture[str]
@@ -51,16 +52,18 @@ def test_two_give_the_losses_of_one_and_survive_a_kill(
     killer.start()
     two = train(ready, tmp_path / "two", steps=60, launch={"processes": 2, "strategy": strategy}, checkpoint_every=5)
     assert "a process died in attempt 1" in capfd.readouterr().err
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
-    assert [row["loss"] for row in two][:10] == pytest.approx([row["loss"] for row in one][:10], abs=1e-5)
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
+    assert [row["loss"] for row in two][:10] == pytest.approx([row["loss"] for row in one][:10], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_users_mistake_crosses_the_border(ready: Path, tmp_path: Path) -> None:
     shutil.copytree(ready / "tokens/tokenizer", tmp_path / "tokens/tokenizer")
     with pytest.raises(BadInput, match="Run tokenization again"):
         train(tmp_path, tmp_path / "checkpoints", launch={"processes": 2})
 
 
+@pytest.mark.slow
 def test_two_nodes_meet_on_one_machine_and_survive_a_kill(
     ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +80,7 @@ def test_two_nodes_meet_on_one_machine_and_survive_a_kill(
         two = train(ready, tmp_path / "stage/key", steps=40, **launched)
         assert second.wait(60) == 0
     assert "a process died in attempt 1" in capfd.readouterr().err
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
 
 
 def test_nodes_that_do_not_know_where_to_meet(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from tasks.training.language import backbone
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedBatch
-from tasks.training.loop.training_loop import LoopParams, run
+from tasks.training.loop.params import LoopParams
+from tasks.training.loop.training_loop import run
 from tests.tokenization.small_data import write_curated
 from tests.tokenization.test_tasks import tokenize
 from tests.training.language.test_objectives import packed_rows

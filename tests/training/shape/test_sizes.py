@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.training.loop.training_loop import LoopParams
+from tasks.training.loop.params import LoopParams
 from tasks.training.shape import sizes
 from tasks.training.stages import pretrain
 

@@ -6,5 +6,5 @@ from tasks.training.parallel.strategies import HasLoss, Strategy
 
 
 def share(work: HasLoss, dtype: torch.dtype, device: torch.device) -> Strategy:
-    """Nothing beyond what every strategy does."""
+    """The plain strategy, which is data parallel already."""
     return Strategy(work, dtype, device)

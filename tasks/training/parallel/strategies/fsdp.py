@@ -1,8 +1,8 @@
-"""Fully sharded data parallel (torch's FSDP2; arXiv:2304.11277): weights, gradients and optimizer states in parts.
+"""Fully sharded data parallel (torch's FSDP2; arXiv:2304.11277): weights, gradients and optimizer states are sharded.
 
-A block's weights are put together just before it is used, in the precision of training, and let go behind it; the fp32
-masters are never whole. What is outside of the blocks (embeddings, head) is one more part, whole during a pass. Outside
-of `loss`, for evaluation and rollouts, all weights are put together.
+The weights of a block are gathered just before it runs, in the precision of training, and freed behind it; the fp32
+masters always stay sharded. What is outside of the blocks (embeddings, head) is one more unit, gathered during a pass.
+Outside of `loss`, for evaluation and rollouts, all weights are gathered (`unsharded`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,85 +16,86 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from tasks.errors import BadParams
 from tasks.training.parallel import processes
-from tasks.training.parallel.sharding import Pass, SameWeights, ShardedStrategy, Shell
+from tasks.training.parallel.sharding import InPlaceWeights, LossModule, ModelSnapshot, ShardedStrategy
 from tasks.training.parallel.strategies import HasLoss
 
 
 class FullySharded(ShardedStrategy):
-    """Every process holds 1/N of each weight and reads its share of the data."""
+    """Every process stores 1/N of each weight and reads its share of the data."""
 
     def __init__(self, work: HasLoss, dtype: torch.dtype, device: torch.device) -> None:
         if not all(parameter.is_floating_point() for parameter in work.model.parameters()):
-            raise BadParams("strategy fsdp does not cut a base of few bits (adapter.base_bits): use ddp with it")
-        self.work, self.shell = work, Shell(work.model)
+            raise BadParams("strategy fsdp cannot shard a quantized base (adapter.base_bits); use ddp")
+        self.work, self.snapshot = work, ModelSnapshot(work.model)
         low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         high = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         mesh = init_device_mesh(device.type, (processes.count(),))
-        self._pass = Pass(work)
+        self._pass = LossModule(work)
+        # Order matters: an inner unit must be wrapped before the unit that contains it.
         for module in [m for m in work.model.modules() if getattr(m, "keep_fp32", False)]:
             fully_shard(module, mesh=mesh, mp_policy=high)
         for block in blocks(work.model):
             fully_shard(block, mesh=mesh, mp_policy=low)
         fully_shard(self._pass, mesh=mesh, mp_policy=low)
-        for part in self._parts():
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
-        self.shell.sharded()
+        # FSDP averages gradients over processes; the shares of `local_batches` need their sum.
+        for unit in self._units():
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
+        self.snapshot.release_replaced()
         self._all = dict(work.model.named_parameters())
-        self._pass(None)  # the first call tells the parts which of them is the outermost
-        self._take_apart()
-        self.weights = SameWeights(self._all)  # FSDP casts when it puts them together, and adds up gradients in fp32
+        self._pass(None)  # FSDP finds its root unit at the first call, and `unsharded` may come before any loss
+        self._reshard()
+        self.weights = InPlaceWeights(self._all)  # FSDP casts when it gathers, and reduces gradients in fp32
 
-    def _parts(self) -> list[FSDPModule]:
+    def _units(self) -> list[FSDPModule]:
         return [module for module in self._pass.modules() if isinstance(module, FSDPModule)]
 
     def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """The work's loss, within the hooks that put the weights together."""
-        found: tuple[Tensor, Mapping[str, float | Tensor]] = self._pass(batch)
-        return found
+        """The loss of the work, computed inside the hooks that gather the weights."""
+        result: tuple[Tensor, Mapping[str, float | Tensor]] = self._pass(batch)
+        return result
 
-    def add_up_gradients(self) -> None:
-        """Nothing: the backward pass has done it. A weight that was not used has a gradient of zero."""
+    def all_reduce_gradients(self) -> None:
+        """Only fill gaps: the backward pass has reduced the gradients, and a weight that was not used gets zero."""
         for master in self.weights.masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """All weights put together, in the precision of training; no process waits for another inside."""
-        for part in self._parts():
-            part.set_reshard_after_forward(False, recurse=False)
-            part.unshard()
+    def unsharded(self) -> Iterator[None]:
+        """Gather all weights in the precision of training. No process waits for another one within the block."""
+        for unit in self._units():
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
         try:
             yield
         finally:
-            for part in self._parts():
-                part.reshard()
-                part.set_reshard_after_forward(not isinstance(part, Pass), recurse=False)
+            for unit in self._units():
+                unit.reshard()
+                unit.set_reshard_after_forward(not isinstance(unit, LossModule), recurse=False)
 
     def all_weights(self) -> dict[str, Tensor]:
-        """As they are kept between two passes."""
-        self._take_apart()
+        """The sharded weights, as they are stored between two passes."""
+        self._reshard()
         return dict(self._all)
 
-    def _take_apart(self) -> None:
-        """Let go of what is whole: it would not see that the masters move."""
-        for part in self._parts():
-            part.reshard()
+    def _reshard(self) -> None:
+        """Free gathered weights: they would become stale when the optimizer updates the shards."""
+        for unit in self._units():
+            unit.reshard()
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules that stand in lists and have weights: a Transformer's blocks."""
-    found: list[nn.Module] = []
-    for name, child in model.named_children():
-        del name
+    """The outermost modules of module lists that have weights: the blocks of a Transformer."""
+    result: list[nn.Module] = []
+    for child in model.children():
         if isinstance(child, nn.ModuleList):
-            found += [block for block in child if any(True for _ in block.parameters())]
+            result += [block for block in child if any(True for _ in block.parameters())]
         else:
-            found += blocks(child)
-    return found
+            result += blocks(child)
+    return result
 
 
 def share(work: HasLoss, dtype: torch.dtype, device: torch.device) -> FullySharded:
-    """`work.model` in parts."""
+    """`work.model`, sharded."""
     return FullySharded(work, dtype, device)

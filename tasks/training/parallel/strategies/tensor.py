@@ -1,7 +1,8 @@
-"""Tensor parallel (Megatron-LM, arXiv:1909.08053) by DTensor: every matrix product of a block is cut in N.
+"""Tensor parallel (Megatron-LM, arXiv:1909.08053) by DTensor: every matrix product of a block is split in N.
 
-Queries, keys, values and the MLP's inside by columns, what leads back by rows, so that a block adds up twice. Heads are
-divided among the processes; norms, embeddings and the vocabulary head are whole in each. All read the same data.
+Projections into a sublayer (queries, keys, values, gate, up) are split by columns and projections out of it by rows, so
+a block needs two all-reduces. Attention heads are divided among the processes; norms, embeddings and the vocabulary
+head are replicated. All processes read the same data.
 """
 
 from collections.abc import Mapping
@@ -17,56 +18,57 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from tasks.errors import BadParams
 from tasks.training.parallel import processes
 from tasks.training.parallel.precision import Weights
-from tasks.training.parallel.sharding import ShardedStrategy, Shell, local_of
+from tasks.training.parallel.sharding import ModelSnapshot, ShardedStrategy, local_of
 from tasks.training.parallel.strategies import HasLoss
 
 BY_COLUMNS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 BY_ROWS = ("self_attn.o_proj", "mlp.down_proj")
-OF_OWN_HEADS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")  # each process sees their use on its heads alone
-KINDS = ("llama", "qwen3")
+# Replicated weights that each process applies to its own heads only: their gradients must be summed.
+PER_HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+MODEL_TYPES = ("llama", "qwen3")
 
 
 class TensorParallel(ShardedStrategy):
-    """Every process holds 1/N of each matrix of the blocks and reads all the data."""
+    """Every process holds 1/N of each matrix of the blocks and reads all of the data."""
 
     def __init__(self, work: HasLoss, dtype: torch.dtype, device: torch.device) -> None:
-        self.work, self.shell = work, Shell(work.model)
+        self.work, self.snapshot = work, ModelSnapshot(work.model)
         work.model.to(device)
         mesh = init_device_mesh(device.type, (processes.count(),))
         for block in _blocks(work.model, mesh.size()):
             plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in BY_COLUMNS}
             plan |= {name: RowwiseParallel() for name in BY_ROWS}
             parallelize_module(block, mesh, plan, src_data_rank=None)
-        self.shell.sharded()
-        self.weights = self._kept = _Kept(work.model, dtype, mesh)
+        self.snapshot.release_replaced()
+        self.weights = self._dtensor_weights = _DTensorWeights(work.model, dtype, mesh)
 
     @property
-    def part(self) -> tuple[int, int]:
-        """All of the data."""
+    def data_shard(self) -> tuple[int, int]:
+        """All of the data: every process holds a part of each product."""
         return 0, 1
 
-    def add_up_gradients(self) -> None:
-        """The products have done it, but for the norms of heads."""
+    def all_reduce_gradients(self) -> None:
+        """Sum the gradients of per-head norms; DTensor has reduced all others in the backward pass."""
         for name, master in zip(self.weights.names, self.weights.masters, strict=True):
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-            if name.endswith(OF_OWN_HEADS):
+            if name.endswith(PER_HEAD_NORMS):
                 dist.all_reduce(local_of(master.grad))
 
-    def add_up(self, numbers: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """They are the same everywhere."""
+    def all_reduce_sum(self, numbers: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """The numbers, which are equal in all processes."""
         return {name: float(value) for name, value in numbers.items()}
 
     def all_weights(self) -> dict[str, Tensor]:
-        """The fp32 ones, not the working copies."""
-        return dict(self._kept.originals)
+        """The fp32 weights, not the working copies."""
+        return dict(self._dtensor_weights.originals)
 
 
-class _Kept(Weights):
-    """Masters are DTensors throughout, so that an optimizer sees one kind; the model has plain tensors among them."""
+class _DTensorWeights(Weights):
+    """Masters that are all DTensors, because an optimizer refuses a mixture; the model keeps its plain tensors."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh) -> None:
-        kept = {p for m in model.modules() if getattr(m, "keep_fp32", False) for p in m.parameters()}
+        fp32_parameters = {p for m in model.modules() if getattr(m, "keep_fp32", False) for p in m.parameters()}
         self.names, self._pairs, self._frozen = [], [], []
         self.originals: dict[str, Tensor] = {}
         working: dict[nn.Parameter, nn.Parameter] = {}
@@ -75,21 +77,21 @@ class _Kept(Weights):
             local = local_of(parameter.detach())
             master = nn.Parameter(DTensor.from_local(local, mesh, placements, run_check=False), parameter.requires_grad)
             self.originals[name] = master.detach()
-            if dtype != torch.float32 and local.dtype == torch.float32 and parameter not in kept:
+            if dtype != torch.float32 and local.dtype == torch.float32 and parameter not in fp32_parameters:
                 low = local.to(dtype)
                 if isinstance(parameter, DTensor):
-                    cut = DTensor.from_local(low, mesh, placements, run_check=False)
-                    working[parameter] = parameter = nn.Parameter(cut, parameter.requires_grad)
+                    sharded = DTensor.from_local(low, mesh, placements, run_check=False)
+                    working[parameter] = parameter = nn.Parameter(sharded, parameter.requires_grad)
                 else:
                     parameter.data = low
             if parameter.requires_grad:
                 self.names.append(name)
                 self._pairs.append((parameter, master))
-        self._apart = [(p, master) for p, master in self._pairs if local_of(p.detach()).dtype != torch.float32]
-        _exchange(model, working)
+        self._copied_pairs = [(p, master) for p, master in self._pairs if local_of(p.detach()).dtype != torch.float32]
+        _replace_parameters(model, working)
 
     def collect_gradients(self) -> None:
-        """As ever, part by part."""
+        """Move the gradients to the masters, shard by shard."""
         for parameter, master in self._pairs:
             if parameter.grad is None:
                 continue
@@ -101,13 +103,13 @@ class _Kept(Weights):
             local_of(master.grad).add_(local_of(gradient))
             parameter.grad = None
 
-    def publish(self) -> None:
-        """Copy the masters into the model, where they are not in the same memory."""
-        for parameter, master in self._apart:
+    def copy_to_model(self) -> None:
+        """Copy the masters into the model where they do not share memory."""
+        for parameter, master in self._copied_pairs:
             local_of(parameter.detach()).copy_(local_of(master.detach()))
 
 
-def _exchange(model: nn.Module, parameters: Mapping[nn.Parameter, nn.Parameter]) -> None:
+def _replace_parameters(model: nn.Module, parameters: Mapping[nn.Parameter, nn.Parameter]) -> None:
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter in parameters:
@@ -115,23 +117,27 @@ def _exchange(model: nn.Module, parameters: Mapping[nn.Parameter, nn.Parameter])
 
 
 def _blocks(model: nn.Module, count: int) -> list[nn.Module]:
-    """The decoder blocks, if they can be cut in `count`. Raises BadParams."""
+    """The decoder blocks, if they can be split in `count`. Raises BadParams."""
     from transformers import PreTrainedModel
 
     if any(hasattr(module, "peft_config") for module in model.modules()):
-        raise BadParams("strategy tensor does not cut adapters: use ddp or fsdp with them")
-    found: list[nn.Module] = []
-    for trunk in [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.base_model is m]:
-        config: Any = trunk.config
-        if config.model_type not in KINDS:
-            raise BadParams(f"strategy tensor knows {', '.join(KINDS)}, not {config.model_type}: use ddp or fsdp")
-        for what in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
-            if getattr(config, what) % count:
-                raise BadParams(f"{what} {getattr(config, what)} cannot be divided among {count} processes (tensor)")
-        found += list(trunk.layers)
-    return found
+        raise BadParams("strategy tensor cannot split adapters; use ddp or fsdp")
+    blocks: list[nn.Module] = []
+    for base_model in [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.base_model is m]:
+        config: Any = base_model.config
+        if config.model_type not in MODEL_TYPES:
+            raise BadParams(
+                f"strategy tensor supports {', '.join(MODEL_TYPES)}, not {config.model_type}; use ddp or fsdp"
+            )
+        for size in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+            if getattr(config, size) % count:
+                raise BadParams(
+                    f"{size} {getattr(config, size)} cannot be divided among {count} processes (strategy tensor)"
+                )
+        blocks += list(base_model.layers)
+    return blocks
 
 
 def share(work: HasLoss, dtype: torch.dtype, device: torch.device) -> TensorParallel:
-    """`work.model` with its blocks cut."""
+    """`work.model` with its blocks split."""
     return TensorParallel(work, dtype, device)

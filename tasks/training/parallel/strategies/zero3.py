@@ -1,4 +1,4 @@
-"""ZeRO stage 3 by DeepSpeed (arXiv:1910.02054): optimizer states, gradients and weights in parts."""
+"""ZeRO stage 3 by DeepSpeed (arXiv:1910.02054): optimizer states, gradients and weights are sharded."""
 
 import torch
 
@@ -7,5 +7,5 @@ from tasks.training.parallel.zero import Zero
 
 
 def share(work: HasLoss, dtype: torch.dtype, device: torch.device) -> Zero:
-    """`work.model` under DeepSpeed. Raises BadParams where that is not installed."""
+    """`work.model` in a DeepSpeed engine. Raises BadParams where DeepSpeed is not installed."""
     return Zero(work, dtype, device, stage=3)
