@@ -29,8 +29,8 @@ def main() -> None:
     documents, questions = corpora.documentation(NUM_BYTES), examples(dice)
     texts = pa.array(documents, pa.large_string())
     names = tuple(f"question {i}" for i in range(EXAMPLES))
-    quiz = contamination.Examples("quiz", names, pa.array(questions, pa.large_string()))
-    index = contamination.index([quiz], contamination.Params())
+    quiz = contamination.EvaluationSet("quiz", names, pa.array(questions, pa.large_string()))
+    index = contamination.build_index([quiz], contamination.Params())
     before = {hit.row for hit in contamination.scan(texts, index)}
     rows = sorted(dice.sample([row for row in range(len(documents)) if row not in before], LEAKS))
     for leak, row in enumerate(rows):
@@ -44,10 +44,10 @@ def main() -> None:
         begin = time.process_time()
         hits = list(contamination.scan(texts, index))
         seconds.append(time.process_time() - begin)
-    named = {hit.row: hit.example for hit in hits}
+    named = {hit.row: hit.example_id for hit in hits}
     found = sum(named.get(row) == names[leak] for leak, row in enumerate(rows))
     rate = texts.nbytes / 1e6 / min(seconds)
-    print(f"{len(documents)} documents, {texts.nbytes / 1e6:.0f} MB, against {len(index.places)} runs")
+    print(f"{len(documents)} documents, {texts.nbytes / 1e6:.0f} MB, against {len(index.entries)} runs")
     print(f"found and rightly named {found} of {LEAKS}, others {len(hits) - found}, before planting {len(before)}")
     print(json.dumps({"leaks_planted": LEAKS, "leaks_found": found, "others": len(hits) - found, "mb_per_cpu_s": rate}))
 

@@ -71,7 +71,7 @@ class Corpus:
         kept = self.kept[self.waiting]
         if not kept.all():
             path = self.scratch / f"texts-{int(kept.sum())}.arrow"
-            self.texts, self.waiting = text_files.keep(path, self.texts, kept), self.waiting[kept]
+            self.texts, self.waiting = text_files.filter_texts(path, self.texts, kept), self.waiting[kept]
         return self.waiting, self.texts
 
     def priority(self, rows: Int64Array, prefer: str | None) -> npt.NDArray[Any]:

@@ -168,13 +168,15 @@ def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) 
         held_out = precedence(corpus.column("split", rows)) > 0
         held_texts = texts.filter(pa.array(held_out)).combine_chunks()
         ids = tuple(corpus.column("id", rows[held_out]).to_pylist())
-        sets = [contamination.Examples("documents", ids, held_texts)]
-        sets += [conversations.examples(data / name / "raw", name) for name in RECORDS]
-        index = contamination.index(sets, params.contamination)
+        sets = [contamination.EvaluationSet("documents", ids, held_texts)]
+        sets += [conversations.held_out_examples(data / name / "raw", name) for name in RECORDS]
+        index = contamination.build_index(sets, params.contamination)
         with _progress("contamination", corpus.num_bytes(rows)) as progress:
             for hit in contamination.scan(texts, index, ~held_out, params.threads(), progress.advance):
-                rest = contamination.cut(texts[hit.row].as_py(), index) if params.contaminated == "cut" else None
-                corpus.evidence[rows[hit.row]] = f"{hit.set}/{hit.example}"
+                rest = (
+                    contamination.remove_ngrams(texts[hit.row].as_py(), index) if params.contaminated == "cut" else None
+                )
+                corpus.evidence[rows[hit.row]] = f"{hit.set_name}/{hit.example_id}"
                 if rest is None:
                     corpus.reasons[rows[hit.row]] = "contamination.shared_run"
                 else:

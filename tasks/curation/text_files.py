@@ -1,4 +1,4 @@
-"""Texts on disk as the kernels read them, mapped into memory: a corpus of any size costs pages, not memory."""
+"""Texts in Arrow files that are mapped into memory: kernels read them in place, and a large corpus needs no memory."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ SCHEMA = pa.schema([pa.field("text", pa.large_string())])
 
 
 def write(path: Path, chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
-    """Write chunks of large_string one by one to an Arrow file; its texts, mapped."""
+    """Write chunks of large_string, one at a time, to an Arrow file. Return its texts, mapped into memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for chunk in chunks:
@@ -21,13 +21,13 @@ def write(path: Path, chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()["text"]
 
 
-def keep(path: Path, texts: pa.ChunkedArray, kept: BoolArray) -> pa.ChunkedArray:
-    """The texts where `kept`, in a file of their own."""
+def filter_texts(path: Path, texts: pa.ChunkedArray, kept: BoolArray) -> pa.ChunkedArray:
+    """Write the texts where `kept`, bool[n], is true to an Arrow file of their own. Return them, mapped into memory."""
 
-    def parts() -> Iterable[pa.Array]:
+    def kept_chunks() -> Iterable[pa.Array]:
         start = 0
         for chunk in texts.chunks:
             yield pc.filter(chunk, pa.array(kept[start : start + len(chunk)]))
             start += len(chunk)
 
-    return write(path, parts())
+    return write(path, kept_chunks())

@@ -26,7 +26,7 @@ def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: boo
     with tables.Writer(folder / "raw", schema) as writer:
         for row in rows:
             writer.add_row(row)
-    index = contamination.index([conversations.examples(folder / "raw", "held")], contamination.Params())
+    index = contamination.build_index([conversations.held_out_examples(folder / "raw", "held")], contamination.Params())
     counts = conversations.curate(
         folder / "raw", folder / "curated", folder / "dropped", conversations.Params(**params), index
     )

@@ -1,8 +1,8 @@
-"""Keep what evaluation asks out of training: n-grams of evaluation examples, looked for in every text.
+"""Remove text that evaluation will ask about from training: every text is searched for n-grams of evaluation examples.
 
-After Brown et al. 2020 (GPT-3, appendix C): a text that shares a run of 13 words with an example gives it away; runs
-that many examples share are formulas and prove nothing. In scripts without spaces a run is counted in characters.
-Runs are found by rolling hashes and then compared word by word, so that no hash collision drops a text.
+As in GPT-3 (Brown et al. 2020, appendix C), a text that shares 13 consecutive words with an example is contaminated.
+n-grams that many examples share are formulas and prove nothing. In scripts without spaces, n-grams consist of
+characters. They are found by rolling hashes and then compared token by token, so that no hash collision drops a text.
 """
 
 import functools
@@ -22,40 +22,59 @@ from tasks.curation.text import folding, ngrams, words
 from tasks.curation.text.words import Texts, byte_lengths, chunks
 from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
 
-Place: TypeAlias = tuple[int, int, int, int]
+Match: TypeAlias = tuple[int, int, int, int]
+"""(row, first token, number of tokens, entry of the index) of an n-gram with the hash of an entry."""
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """A run of `words` tokens counts where at least half are words; one of `characters` where more are characters."""
+    """An n-gram counts words if at least half of its tokens are words, and characters otherwise."""
 
-    words: int = Field(13, ge=2, le=1000)
-    characters: int = Field(24, ge=2, le=1000)
-    max_occurrences: int = Field(10, ge=1)  # runs that more examples or records share are formulas
-    margin: int = Field(200, ge=0)  # characters cut away on either side of a run
-    max_cuts: int = Field(10, ge=1)  # a text with more runs than this is not worth cutting
+    words: int = Field(
+        13, ge=2, le=1000, description="Number of consecutive words that a text must share with an example."
+    )
+    characters: int = Field(
+        24,
+        ge=2,
+        le=1000,
+        description="Number of consecutive characters, in scripts without spaces, that a text must share with an "
+        "example.",
+    )
+    max_occurrences: int = Field(
+        10, ge=1, description="n-grams that more examples than this share are formulas; they do not count."
+    )
+    margin: int = Field(
+        200,
+        ge=0,
+        description="With `contaminated: cut`: number of characters that are removed on either side of an n-gram.",
+    )
+    max_cuts: int = Field(
+        10,
+        ge=1,
+        description="With `contaminated: cut`: a document with more shared passages than this is dropped as a whole.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
-    """One evaluation set: its name, and an id and a text for each example."""
+class EvaluationSet:
+    """Examples of one evaluation set: its name, an id per example, and their texts (an array of large_string)."""
 
     name: str
     ids: tuple[str, ...]
     texts: pa.Array
 
     def digest(self) -> str:
-        """Names these very examples, in any order."""
+        """Return a digest of the ids and texts. It does not depend on their order."""
         pairs = sorted(f"{name}\0{text}" for name, text in zip(self.ids, self.texts.to_pylist(), strict=True))
         return hashlib.sha256("\0".join(pairs).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A text that gives an example away: which row, which example of which set, and where (in tokens)."""
+    """A text that shares an n-gram with an example. `start` and `size` are in tokens of the text."""
 
     row: int
-    set: str
-    example: str
+    set_name: str
+    example_id: str
     start: int
     size: int
     entry: int
@@ -63,156 +82,172 @@ class Hit:
 
 @dataclass(frozen=True)
 class Index:
-    """All runs of all examples; `places[entry]` is (example, first token, number of tokens)."""
+    """All n-grams of all examples. `entries`: int64[n, 3] of (example, first token, number of tokens)."""
 
     params: Params
-    sets: tuple[Examples, ...]
+    sets: tuple[EvaluationSet, ...]
     lookup: ngrams.Lookup
-    places: Int64Array
+    entries: Int64Array
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """What training texts were compared with: the size and the digest of each set."""
-        return {one.name: {"examples": len(one.ids), "digest": one.digest()} for one in self.sets}
+        """Return the size and the digest of each set, for the report."""
+        return {each.name: {"examples": len(each.ids), "digest": each.digest()} for each in self.sets}
 
     @functools.cached_property
-    def owners(self) -> tuple[tuple[str, str, str], ...]:
-        """(set, id, text) of each example."""
+    def examples(self) -> tuple[tuple[str, str, str], ...]:
+        """(name of the set, id, text) of each example."""
         return tuple(
-            (one.name, name, text)
-            for one in self.sets
-            for name, text in zip(one.ids, one.texts.to_pylist(), strict=True)
+            (each.name, example_id, text)
+            for each in self.sets
+            for example_id, text in zip(each.ids, each.texts.to_pylist(), strict=True)
         )
 
     @functools.cached_property
-    def starts(self) -> "functools._lru_cache_wrapper[tuple[bytes, list[int]]]":
-        """The bytes of an example and where its tokens start, remembered for the last few."""
-        return functools.lru_cache(4096)(lambda example: words.starts(self.owners[example][2]))
+    def token_starts(self) -> "functools._lru_cache_wrapper[tuple[bytes, list[int]]]":
+        """A function from an example to its bytes and the starts of its tokens, with a cache of the latest examples."""
+        return functools.lru_cache(4096)(lambda example: words.starts(self.examples[example][2]))
 
-    def run(self, example: int, start: int, size: int) -> bytes:
-        """Some neighboring tokens of an example as they stand there, with what separates them from the next."""
-        data, starts = self.starts(example)
+    def ngram_bytes(self, entry: int) -> bytes:
+        """Return the bytes of an n-gram in its example, up to the start of the next token."""
+        example, start, size = self.entries[entry].tolist()
+        data, starts = self.token_starts(example)
         return data[starts[start] : starts[start + size]]
 
-    def quote(self, entry: int) -> str:
-        """The run of an entry as its example has it."""
-        example, start, size = self.places[entry].tolist()
-        text: str = self.owners[example][2]
-        places = list(words.located(text))[start : start + size]
-        return str(text[places[0][1] : places[-1][2]])
+    def ngram_text(self, entry: int) -> str:
+        """Return the text of an n-gram in its example, from its first to its last character."""
+        example, start, size = self.entries[entry].tolist()
+        text: str = self.examples[example][2]
+        tokens = list(words.located(text))[start : start + size]
+        return str(text[tokens[0][1] : tokens[-1][2]])
 
 
-def index(sets: Sequence[Examples], params: Params) -> Index:
-    """The index of some evaluation sets; the first example in order stands for a run that several share."""
-    texts = pa.chunked_array([one.texts.cast(pa.large_string()) for one in sets], pa.large_string())
+def build_index(sets: Sequence[EvaluationSet], params: Params) -> Index:
+    """Build the index of evaluation sets. The first example that has an n-gram represents all that share it."""
+    texts = pa.chunked_array([each.texts.cast(pa.large_string()) for each in sets], pa.large_string())
     hashes, places = ngrams.runs(texts, params.words, params.characters)
-    distinct, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    pairs = np.unique(which * len(texts) + places[:, 0])  # a run and an example that has it
-    spread = np.bincount(pairs // max(len(texts), 1), minlength=len(distinct))
-    whole = np.zeros(len(distinct), np.bool_)
-    whole[which[places[:, 3] > 0]] = True
-    kept = first[(spread <= params.max_occurrences) | whole]
+    distinct, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    # Each pair of an n-gram and an example as one number, so that np.unique counts an example once per n-gram.
+    pairs = np.unique(group * len(texts) + places[:, 0])
+    num_examples = np.bincount(pairs // max(len(texts), 1), minlength=len(distinct))
+    # Examples as a whole are never formulas: a text that equals one contains it, however many are equal.
+    is_whole_example = np.zeros(len(distinct), np.bool_)
+    is_whole_example[group[places[:, 3] > 0]] = True
+    kept = first[(num_examples <= params.max_occurrences) | is_whole_example]
     return Index(params, tuple(sets), ngrams.lookup(hashes[kept]), places[kept, :3])
 
 
 def scan(
     texts: Texts,
     index: Index,
-    asked: BoolArray | None = None,
+    selected: BoolArray | None = None,
     threads: int = 1,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Iterator[Hit]:
-    """The first proven hit of each text (of those `asked` about) that has one, by row. Tells bytes."""
+    """Yield the first hit of each contaminated text, ordered by row.
+
+    selected: bool[n], which texts to scan, None for all. `on_progress` receives the bytes of text that were read.
+    """
 
     def first_hits(part: tuple[int, Texts]) -> tuple[list[Hit], int]:
-        hits = _hits_of(*part, index, asked)
-        proven = (_proven(texts[row].as_py(), some, index) for row, some in groupby(hits, key=itemgetter(0)))
-        first = [hit for found in proven if (hit := next(found, None)) is not None]
-        return first, int(byte_lengths(part[1]).sum())
+        start, chunk = part
+        matches = _matches_of_chunk(start, chunk, index, selected)
+        hits_by_row = (_confirmed(texts[row].as_py(), group, index) for row, group in groupby(matches, itemgetter(0)))
+        hits = [hit for row_hits in hits_by_row if (hit := next(row_hits, None)) is not None]
+        return hits, int(byte_lengths(chunk).sum())
 
-    folding.table()
-    for some, size in map_in_threads(first_hits, chunks(texts), threads):
+    folding.table()  # built here once: each thread that finds it missing would build its own
+    for hits, size in map_in_threads(first_hits, chunks(texts), threads):
         on_progress(size)
-        yield from some
+        yield from hits
 
 
 def scan_records(texts: Texts, index: Index) -> list[Hit]:
-    """As `scan`, for the many short texts of conversations, which may share a long instruction and differ in a word.
+    """Return the first hit of each contaminated text, for the many short texts of conversations and preferences.
 
-    A run proves something if at least half of its parts (half as long as the run) are in no more than
-    `max_occurrences` of the texts, or if text and example are equal from end to end.
+    These may share a long instruction and differ in one word, so that a shared n-gram alone proves little. It counts if
+    at least half of its parts (n-grams of half its size) are in no more than `max_occurrences` of the texts, or if text
+    and example are equal from end to end.
     """
-    proven: list[Hit] = []
-    for row, hits in groupby(_hits(texts, index), key=itemgetter(0)):
-        proven.extend(_proven(texts[row].as_py(), hits, index))
-    telling = _telling(sorted({hit.entry for hit in proven}), texts, index)
-    clear = (hit for hit in proven if hit.entry in telling or _is_whole(hit, texts, index))
-    return [next(group) for _, group in groupby(clear, key=lambda hit: hit.row)]
+    hits: list[Hit] = []
+    for row, matches in groupby(_matches(texts, index), key=itemgetter(0)):
+        hits.extend(_confirmed(texts[row].as_py(), matches, index))
+    distinctive = _distinctive_entries(sorted({hit.entry for hit in hits}), texts, index)
+    proven = (hit for hit in hits if hit.entry in distinctive or _equals_example(hit, texts, index))
+    return [next(group) for _, group in groupby(proven, key=lambda hit: hit.row)]
 
 
-def cut(text: str, index: Index) -> str | None:
-    """`text` without its runs and a margin around each, the rest joined by line breaks; None where too much is gone."""
-    located = list(words.located(text))
-    gone = np.zeros(len(text), np.bool_)
-    cuts, end = 0, -1
-    hits = sorted(_hits(pa.array([text], pa.large_string()), index), key=itemgetter(1))
-    for hit in _proven(text, iter(hits), index):
-        cuts += hit.start > end
+def remove_ngrams(text: str, index: Index) -> str | None:
+    """Return the text without its shared n-grams and a margin around each; the rest is joined by line breaks.
+
+    Returns None if nothing is left, or if there are more than `max_cuts` separate passages to remove.
+    """
+    tokens = list(words.located(text))
+    is_removed = np.zeros(len(text), np.bool_)
+    num_cuts, end = 0, -1
+    matches = sorted(_matches(pa.array([text], pa.large_string()), index), key=itemgetter(1))
+    for hit in _confirmed(text, iter(matches), index):
+        num_cuts += hit.start > end  # overlapping n-grams are one cut
         end = max(end, hit.start + hit.size)
-        low, high = located[hit.start][1], located[hit.start + hit.size - 1][2]
-        gone[max(0, low - index.params.margin) : high + index.params.margin] = True
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], gone, [True]])))
+        low, high = tokens[hit.start][1], tokens[hit.start + hit.size - 1][2]
+        is_removed[max(0, low - index.params.margin) : high + index.params.margin] = True
+    # Pairs of (start, end) of what remains: where is_removed changes, with removed text assumed at both ends.
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], is_removed, [True]])))
     parts = [text[start:end].strip() for start, end in edges.reshape(-1, 2)]
-    rest = "\n".join(part for part in parts if part)
-    return rest if rest and cuts <= index.params.max_cuts else None
+    remaining = "\n".join(part for part in parts if part)
+    return remaining if remaining and num_cuts <= index.params.max_cuts else None
 
 
-def _hits(texts: Texts, index: Index) -> Iterator[Place]:
-    """(row, first token, number of tokens, entry) of each run whose hash is in the index, in order."""
-    for start, some in chunks(texts):
-        yield from _hits_of(start, some, index)
+def _matches(texts: Texts, index: Index) -> Iterator[Match]:
+    """Yield each n-gram of the texts whose hash is in the index, in order."""
+    for start, chunk in chunks(texts):
+        yield from _matches_of_chunk(start, chunk, index)
 
 
-def _hits_of(start: int, texts: Texts, index: Index, asked: BoolArray | None = None) -> Iterator[Place]:
-    """Those of some texts, of which the first is row `start`."""
+def _matches_of_chunk(start: int, texts: Texts, index: Index, selected: BoolArray | None = None) -> Iterator[Match]:
+    """Yield the matches of a chunk whose first text is row `start`."""
     for first, data, offsets in words.pieces(texts):
-        found = ngrams.find(data, offsets, index.params.words, index.params.characters, index.lookup)
-        found[:, 0] += start + first
-        yield from (found if asked is None else found[asked[found[:, 0]]]).tolist()
+        matches = ngrams.find(data, offsets, index.params.words, index.params.characters, index.lookup)
+        matches[:, 0] += start + first
+        yield from (matches if selected is None else matches[selected[matches[:, 0]]]).tolist()
 
 
-def _proven(text: str, hits: Iterator[Place], index: Index) -> Iterator[Hit]:
+def _confirmed(text: str, matches: Iterator[Match], index: Index) -> Iterator[Hit]:
+    """Yield the matches of one text that are no hash collisions: their tokens are those of the example."""
     data, starts = words.starts(text)
-    for row, at, size, entry in hits:
-        example, start, length = index.places[entry].tolist()
-        if size == length and _same(data[starts[at] : starts[at + size]], index.run(example, start, size)):
-            name, example_id, _ = index.owners[example]
-            yield Hit(row, name, example_id, at, size, entry)
+    for row, start, size, entry in matches:
+        example, _, entry_size = index.entries[entry].tolist()
+        if size == entry_size and _have_equal_tokens(data[starts[start] : starts[start + size]], index, entry):
+            set_name, example_id, _ = index.examples[example]
+            yield Hit(row, set_name, example_id, start, size, entry)
 
 
-def _same(run: bytes, other: bytes) -> bool:
-    """Whether two runs have the same tokens; the same bytes have."""
-    return run == other or words.all_tokens(run) == words.all_tokens(other)
+def _have_equal_tokens(ngram: bytes, index: Index, entry: int) -> bool:
+    """Whether an n-gram of a text has the tokens of an entry. Equal bytes are the fast case."""
+    other = index.ngram_bytes(entry)
+    return ngram == other or words.all_tokens(ngram) == words.all_tokens(other)
 
 
-def _telling(entries: list[int], texts: Texts, index: Index) -> set[int]:
-    """The entries whose runs are no formulas of these texts."""
-    found: set[int] = set()
-    for size, same in groupby(sorted(entries, key=lambda e: int(index.places[e, 2])), key=lambda e: index.places[e, 2]):
-        group, part = list(same), max(2, int(size) // 2)
-        quotes = pa.array([index.quote(entry) for entry in group], pa.large_string())
-        hashes, places = ngrams.runs(quotes, part, part)
-        hashes, owners = hashes[places[:, 3] == 0], places[places[:, 3] == 0, 0]
-        distinct, which = np.unique(hashes, return_inverse=True)
-        known, rows_of = ngrams.lookup(distinct), np.zeros(len(distinct), np.int64)
+def _distinctive_entries(entries: list[int], texts: Texts, index: Index) -> set[int]:
+    """Return the entries of which at least half of the parts are rare among the texts (see `scan_records`)."""
+    distinctive: set[int] = set()
+    for size, group in groupby(sorted(entries, key=lambda e: int(index.entries[e, 2])), lambda e: index.entries[e, 2]):
+        group_entries, part_size = list(group), max(2, int(size) // 2)
+        ngram_texts = pa.array([index.ngram_text(entry) for entry in group_entries], pa.large_string())
+        hashes, places = ngrams.runs(ngram_texts, part_size, part_size)
+        hashes, owners = hashes[places[:, 3] == 0], places[places[:, 3] == 0, 0]  # without the n-gram as a whole
+        distinct, part_of = np.unique(hashes, return_inverse=True)
+        parts, num_texts = ngrams.lookup(distinct), np.zeros(len(distinct), np.int64)
         for _, data, offsets in words.pieces(texts):
-            hits = ngrams.find(data, offsets, part, part, known)
-            rows_of += np.bincount(np.unique(hits[:, [0, 3]], axis=0)[:, 1], minlength=len(distinct))
-        rare = rows_of[which] <= index.params.max_occurrences
-        share = np.bincount(owners, rare, len(group)) / np.maximum(np.bincount(owners, minlength=len(group)), 1)
-        found.update(entry for entry, of in zip(group, share, strict=True) if of >= 0.5)
-    return found
+            matches = ngrams.find(data, offsets, part_size, part_size, parts)
+            num_texts += np.bincount(np.unique(matches[:, [0, 3]], axis=0)[:, 1], minlength=len(distinct))
+        is_rare = num_texts[part_of] <= index.params.max_occurrences
+        num_parts = np.bincount(owners, minlength=len(group_entries))
+        rare_share = np.bincount(owners, is_rare, len(group_entries)) / np.maximum(num_parts, 1)
+        distinctive.update(entry for entry, share in zip(group_entries, rare_share, strict=True) if share >= 0.5)
+    return distinctive
 
 
-def _is_whole(hit: Hit, texts: Texts, index: Index) -> bool:
-    example = int(index.places[hit.entry][0])
-    return list(words.tokens(texts[hit.row].as_py())) == list(words.tokens(index.owners[example][2]))
+def _equals_example(hit: Hit, texts: Texts, index: Index) -> bool:
+    """Whether a text has the same tokens as the example, from end to end."""
+    example = int(index.entries[hit.entry][0])
+    return list(words.tokens(texts[hit.row].as_py())) == list(words.tokens(index.examples[example][2]))

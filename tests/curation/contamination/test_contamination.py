@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.curation.contamination import contamination
-from tasks.curation.contamination.contamination import Examples, Params
+from tasks.curation.contamination.contamination import EvaluationSet, Params
 from tasks.curation.text import words
 
 ENGLISH = "the quick brown fox jumps over the lazy dog while seven silent owls watch from an old crooked oak"
@@ -20,10 +20,10 @@ def strings(*texts: str) -> pa.Array:
 
 
 def hits(texts: list[str], examples: list[str], **params: int) -> list[tuple[int, str, str]]:
-    made = contamination.index(
-        [Examples("quiz", tuple(f"q{i}" for i in range(len(examples))), strings(*examples))], Params(**params)
+    made = contamination.build_index(
+        [EvaluationSet("quiz", tuple(f"q{i}" for i in range(len(examples))), strings(*examples))], Params(**params)
     )
-    return [(hit.row, hit.set, hit.example) for hit in contamination.scan(strings(*texts), made)]
+    return [(hit.row, hit.set_name, hit.example_id) for hit in contamination.scan(strings(*texts), made)]
 
 
 def run(text: str, start: int, size: int) -> str:
@@ -79,8 +79,8 @@ def test_every_planted_leak_is_found_and_named() -> None:
 
 def test_hash_collisions_drop_nothing() -> None:
     """The words behind the hashes are others, as in a collision."""
-    made = contamination.index([Examples("quiz", ("q0",), strings(ENGLISH))], Params())
-    other = Examples("quiz", ("q0",), strings(ENGLISH.replace("o", "0")))
+    made = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params())
+    other = EvaluationSet("quiz", ("q0",), strings(ENGLISH.replace("o", "0")))
     assert list(contamination.scan(strings(ENGLISH), dataclasses.replace(made, sets=(other,)))) == []
 
 
@@ -95,26 +95,31 @@ def numbers(count: int, seed: int) -> list[str]:
 def test_records_with_long_instructions_are_not_mistaken() -> None:
     held = sorted(set(numbers(30, 1)))
     train = [text for text in numbers(600, 2) if text not in held]
-    made = contamination.index([Examples("quiz", tuple(held), strings(*held))], Params())
+    made = contamination.build_index([EvaluationSet("quiz", tuple(held), strings(*held))], Params())
     assert contamination.scan_records(strings(*train), made) == []
     found = contamination.scan_records(strings(*train, held[7], held[7].upper() + "."), made)
-    assert [(hit.row, hit.example) for hit in found] == [(len(train), held[7]), (len(train) + 1, held[7])]
+    assert [(hit.row, hit.example_id) for hit in found] == [(len(train), held[7]), (len(train) + 1, held[7])]
 
 
 def test_cut_leaves_the_rest() -> None:
-    made = contamination.index([Examples("quiz", ("q0",), strings(ENGLISH))], Params(margin=6, max_cuts=1))
+    made = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params(margin=6, max_cuts=1))
     leak = run(ENGLISH, 2, 15)
-    assert contamination.cut(f"A long beginning, {leak} and a long ending.", made) == "A long begin\nlong ending."
-    assert contamination.cut("nothing here", made) == "nothing here"
-    assert contamination.cut(f"{leak} {'filler ' * 20} {leak}", made) is None
-    assert contamination.cut(leak, made) is None
+    assert (
+        contamination.remove_ngrams(f"A long beginning, {leak} and a long ending.", made)
+        == "A long begin\nlong ending."
+    )
+    assert contamination.remove_ngrams("nothing here", made) == "nothing here"
+    assert contamination.remove_ngrams(f"{leak} {'filler ' * 20} {leak}", made) is None
+    assert contamination.remove_ngrams(leak, made) is None
 
 
 def test_sets_are_described() -> None:
-    first = Examples("quiz", ("a", "b"), strings("x", "y"))
-    swapped = Examples("quiz", ("b", "a"), strings("y", "x"))
-    assert contamination.index([first], Params()).describe() == {"quiz": {"examples": 2, "digest": first.digest()}}
-    assert first.digest() == swapped.digest() != Examples("quiz", ("a", "b"), strings("x", "z")).digest()
+    first = EvaluationSet("quiz", ("a", "b"), strings("x", "y"))
+    swapped = EvaluationSet("quiz", ("b", "a"), strings("y", "x"))
+    assert contamination.build_index([first], Params()).describe() == {
+        "quiz": {"examples": 2, "digest": first.digest()}
+    }
+    assert first.digest() == swapped.digest() != EvaluationSet("quiz", ("a", "b"), strings("x", "z")).digest()
 
 
 def test_no_examples_and_no_texts() -> None:
