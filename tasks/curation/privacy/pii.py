@@ -1,7 +1,7 @@
-"""Mask what identifies a person: e-mail and IP addresses, telephone numbers, Chinese identity numbers, bank cards.
+"""Mask personal data: e-mail and IP addresses, telephone numbers, Chinese identity numbers, and payment cards.
 
-A compiled pass over the bytes marks the few places with an "@", enough digits (full-width ones too) or what begins like
-an IPv6 address; patterns and checksums decide there. What was found is counted, and neither logged nor kept.
+A compiled pass over the bytes marks the few spans with an "@", with enough digits (also full-width), or with the start
+of an IPv6 address. Patterns and checksums decide there. Personal data is counted, but neither logged nor stored.
 """
 
 import datetime
@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
 from tasks.curation.arrays import Int64Array
-from tasks.curation.privacy.pii_kernels import mark
+from tasks.curation.privacy.pii_kernels import mark_candidates
 from tasks.curation.text.words import Texts, chunks, pieces
 
-KINDS = ("email", "ip", "phone", "mobile", "identity", "card")
+PII_TYPES = ("email", "ip", "phone", "mobile", "identity", "card")
 
 _IDENTITY_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _IDENTITY_CHECKS = "10X98765432"  # GB 11643-1999, as ISO 7064 mod 11-2
 
+# Prefixes of card numbers, and the lengths that numbers with these prefixes have.
 _ISSUERS = {
     "3[47]": (15,),
     "3[0689]": (14,),
@@ -32,6 +33,8 @@ _ISSUERS = {
     "5[1-5]|2[2-7]": (16,),
 }
 
+# Patterns match bytes, so that \w and \d are ASCII only and Chinese characters may adjoin a number. Of matches that
+# begin at the same byte the longest wins, then the first of this table.
 _START, _END = rb"(?<![\w.])", rb"(?!\w|\.\d)"
 _BYTE = rb"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _IPV6 = rb"(?<![\w.:])[23fF][\dA-Fa-f]{3}(?::[\dA-Fa-f]{0,4}){2,7}(?:(?<=[\dA-Fa-f])|(?<=::))(?!\w|:\w)"
@@ -50,147 +53,163 @@ _PATTERNS = {
 }
 
 
-_WIDE = re.compile(rb"\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]")  # full-width ASCII, U+FF01 to U+FF5E
-_WIDE_OFFSET = 0xFEE0
+_FULL_WIDTH = re.compile(rb"\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]")  # full-width ASCII, U+FF01 to U+FF5E
+_FULL_WIDTH_OFFSET = 0xFEE0
+
+
+Span = tuple[int, int]
+"""(begin, end) in bytes."""
+
+Replacement = tuple[int, int, str]
+"""(begin, end, type) of personal data in a text; in bytes."""
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """The words that take the place of what is masked ("" removes it); a kind that is left out is left in the text."""
+    """Which types of personal data are masked, and by what."""
 
-    masks: dict[str, str] = Field({kind: f"<{kind}>" for kind in KINDS})
-    public_ips_only: bool = True
+    masks: dict[str, str] = Field(
+        {pii_type: f"<{pii_type}>" for pii_type in PII_TYPES},
+        description=f"Replacement by type of personal data ({', '.join(PII_TYPES)}). An empty replacement removes the "
+        "data; a type that is not listed is not masked.",
+    )
+    public_ips_only: bool = Field(True, description="Mask only IP addresses that are reachable on the internet.")
 
     def model_post_init(self, _: Any) -> None:
-        """Raises ValueError for a kind that there is not."""
-        unknown = set(self.masks) - set(KINDS)
+        """Raises ValueError for an unknown type."""
+        unknown = set(self.masks) - set(PII_TYPES)
         if unknown:
-            raise ValueError(f"masks: {sorted(unknown)} unknown; there are {', '.join(KINDS)}")
+            raise ValueError(f"masks: unknown types {sorted(unknown)}; available: {', '.join(PII_TYPES)}")
 
 
 def mask(texts: Texts, params: Params) -> tuple[Texts, dict[str, Int64Array]]:
-    """The texts with what was found replaced, and for each kind how often it was in each text."""
-    counts = {kind: np.zeros(len(texts), np.int64) for kind in params.masks}
+    """Return the texts with personal data replaced, and for each type its number of occurrences per text: int64[n]."""
+    counts = {pii_type: np.zeros(len(texts), np.int64) for pii_type in params.masks}
     changed: dict[int, str] = {}
-    for row, text, places in _candidates(texts):
-        found = list(edits(text, places, params))
-        for _, _, kind in found:
-            counts[kind][row] += 1
-        if found:
-            changed[row] = _replaced(text, found, params)
+    for row, text, spans in _candidates(texts):
+        replacements = list(find_replacements(text, spans, params))
+        for _, _, pii_type in replacements:
+            counts[pii_type][row] += 1
+        if replacements:
+            changed[row] = _replace(text, replacements, params)
     if not changed:
         return texts, counts
-    where = np.zeros(len(texts), np.bool_)
-    where[list(changed)] = True
-    return pc.replace_with_mask(texts, pa.array(where), pa.array(list(changed.values()), texts.type)), counts
+    is_changed = np.zeros(len(texts), np.bool_)
+    is_changed[list(changed)] = True
+    return pc.replace_with_mask(texts, pa.array(is_changed), pa.array(list(changed.values()), texts.type)), counts
 
 
-def find(text: str, params: Params) -> list[tuple[str, str]]:
-    """(kind, what was found) in one text: for tests and for looking at a document's own verdict."""
+def find_pii(text: str, params: Params) -> list[tuple[str, str]]:
+    """Return (type, matched text) of all personal data in one text, for tests and for the explanation of a document."""
     return [
-        (kind, data[begin:end].decode())
-        for _, data, places in _candidates(pa.array([text], pa.large_string()))
-        for begin, end, kind in edits(data, places, params)
+        (pii_type, data[begin:end].decode())
+        for _, data, spans in _candidates(pa.array([text], pa.large_string()))
+        for begin, end, pii_type in find_replacements(data, spans, params)
     ]
 
 
-def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[tuple[int, int]]]]:
-    """(row, bytes, places worth a look) of the texts that have such places."""
-    for start, some in chunks(texts):
-        for first, data, offsets in pieces(some):
+def find_replacements(text: bytes, spans: Iterable[Span], params: Params) -> Iterator[Replacement]:
+    """Yield what is to be masked within some spans of a text, ordered by position and without overlaps."""
+    position = 0
+    for begin, end in spans:
+        # A span ends behind its last digit; the patterns look at what follows, such as ".5".
+        low, high = max(begin, position), min(end + 2, len(text))
+        find = _find_full_width if _FULL_WIDTH.search(text, low, high) else _find
+        for replacement in sorted(find(text, low, high, params), key=lambda match: (match[0], -match[1])):
+            if replacement[0] >= position:
+                position = replacement[1]
+                yield replacement
+
+
+def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[Span]]]:
+    """Yield (row, bytes, spans that may hold personal data) of the texts that have such spans."""
+    for start, chunk in chunks(texts):
+        for first, data, offsets in pieces(chunk):
             out = np.empty((int(offsets[-1] - offsets[0]) // 2 + 1, 3), np.int64)
-            found = out[: mark(data, offsets, out)]
-            rows, begins = np.unique(found[:, 0], return_index=True)
-            groups = np.split(found[:, 1:], begins)[1:]
-            for row, places in zip(rows.tolist(), groups, strict=True):
+            marked = out[: mark_candidates(data, offsets, out)]
+            rows, begins = np.unique(marked[:, 0], return_index=True)
+            groups = np.split(marked[:, 1:], begins)[1:]
+            for row, spans in zip(rows.tolist(), groups, strict=True):
                 text = data[offsets[row] : offsets[row + 1]].tobytes()
-                yield start + first + row, text, (places - offsets[row]).tolist()
+                yield start + first + row, text, (spans - offsets[row]).tolist()
 
 
-def edits(text: bytes, places: Iterable[tuple[int, int]], params: Params) -> Iterator[tuple[int, int, str]]:
-    """(begin, end, kind) of what is to be masked, from left to right."""
-    done = 0
-    for begin, end in places:
-        low, high = max(begin, done), min(end + 2, len(text))
-        find = _found_wide if _WIDE.search(text, low, high) else _found
-        for edit in sorted(find(text, low, high, params), key=lambda edit: (edit[0], -edit[1])):
-            if edit[0] >= done:
-                done = edit[1]
-                yield edit
-
-
-def _found(text: bytes, low: int, high: int, params: Params) -> Iterator[tuple[int, int, str]]:
-    for kind, pattern in _COMPILED.items():
-        if kind in params.masks:
+def _find(text: bytes, low: int, high: int, params: Params) -> Iterator[Replacement]:
+    """Yield all matches between two bytes that pass the check of their type."""
+    for pii_type, pattern in _COMPILED.items():
+        if pii_type in params.masks:
             matches = pattern.finditer(text, low, high)
-            yield from ((m.start(), m.end(), kind) for m in matches if _holds(kind, m.group(), params))
+            yield from ((m.start(), m.end(), pii_type) for m in matches if _is_valid(pii_type, m.group(), params))
 
 
-def _found_wide(text: bytes, low: int, high: int, params: Params) -> Iterator[tuple[int, int, str]]:
-    """As `_found`, with full-width ASCII read as plain."""
-    start = max(low - 1, 0)  # what stands before a number matters
-    plain, places = _plain(text[start:high])
-    for begin, end, kind in _found(plain, low - start, len(plain), params):
-        yield start + places[begin], start + places[end], kind
+def _find_full_width(text: bytes, low: int, high: int, params: Params) -> Iterator[Replacement]:
+    """As `_find`, for spans with full-width characters, which are converted to ASCII first."""
+    start = max(low - 1, 0)  # the patterns look at the byte before a number
+    ascii_text, origins = _to_ascii(text[start:high])
+    for begin, end, pii_type in _find(ascii_text, low - start, len(ascii_text), params):
+        yield start + origins[begin], start + origins[end], pii_type
 
 
-def _plain(text: bytes) -> tuple[bytes, list[int]]:
-    """`text` with full-width ASCII made plain; where each of its bytes stood before, and at last the end."""
-    made, places, done = bytearray(), list[int](), 0
-    for wide in _WIDE.finditer(text):
-        made += text[done : wide.start()]
-        made.append(ord(wide.group().decode()) - _WIDE_OFFSET)
-        places += range(done, wide.start() + 1)
-        done = wide.end()
-    return bytes(made + text[done:]), [*places, *range(done, len(text) + 1)]
+def _to_ascii(text: bytes) -> tuple[bytes, list[int]]:
+    """Return `text` with full-width characters as ASCII, the original position of each byte, and at last the end."""
+    converted, origins, position = bytearray(), list[int](), 0
+    for match in _FULL_WIDTH.finditer(text):
+        converted += text[position : match.start()]
+        converted.append(ord(match.group().decode()) - _FULL_WIDTH_OFFSET)
+        origins += range(position, match.start() + 1)
+        position = match.end()
+    return bytes(converted + text[position:]), [*origins, *range(position, len(text) + 1)]
 
 
-def _replaced(text: bytes, found: list[tuple[int, int, str]], params: Params) -> str:
-    parts, done = [], 0
-    for begin, end, kind in found:
-        parts += [text[done:begin], params.masks[kind].encode()]
-        done = end
-    return b"".join([*parts, text[done:]]).decode()
+def _replace(text: bytes, replacements: list[Replacement], params: Params) -> str:
+    parts, position = [], 0
+    for begin, end, pii_type in replacements:
+        parts += [text[position:begin], params.masks[pii_type].encode()]
+        position = end
+    return b"".join([*parts, text[position:]]).decode()
 
 
-def _holds(kind: str, found: bytes, params: Params) -> bool:
-    if kind == "ip":
-        return _is_address(found.decode(), params.public_ips_only)
-    check = _CHECKS.get(kind)
-    return check is None or check(re.sub(rb"[^0-9Xx]", b"", found).decode())
+def _is_valid(pii_type: str, match: bytes, params: Params) -> bool:
+    """Whether a match passes the check of its type: range, checksum or number of digits."""
+    if pii_type == "ip":
+        return _is_address(match.decode(), params.public_ips_only)
+    check = _CHECKS.get(pii_type)
+    return check is None or check(re.sub(rb"[^0-9Xx]", b"", match).decode())
 
 
-def _is_address(text: str, public: bool) -> bool:
+def _is_address(text: str, public_only: bool) -> bool:
     try:
-        return ipaddress.ip_address(text).is_global or not public
+        return ipaddress.ip_address(text).is_global or not public_only
     except ValueError:
         return False
 
 
-def valid_identity(number: str) -> bool:
+def is_identity_number(number: str) -> bool:
     """Whether 18 digits (the last may be X) are a Chinese identity number: a date of birth and the check digit."""
     total = sum(int(digit) * weight for digit, weight in zip(number, _IDENTITY_WEIGHTS, strict=False))
     try:
-        born = datetime.date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+        birth = datetime.date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
     except ValueError:
         return False
-    return 1850 <= born.year <= 2100 and number[17].upper() == _IDENTITY_CHECKS[total % 11]
+    return 1850 <= birth.year <= 2100 and number[17].upper() == _IDENTITY_CHECKS[total % 11]
 
 
-def valid_card(number: str) -> bool:
-    """Whether digits are a payment card's: a known issuer, its length, and Luhn's check digit (ISO/IEC 7812)."""
+def is_card_number(number: str) -> bool:
+    """Whether digits are a payment card number: a known issuer, its length, and Luhn's check digit (ISO/IEC 7812)."""
     digits = [int(digit) for digit in reversed(number)]
+    # Every second digit from the right counts double; of a product with two digits, their sum counts.
     total = sum(digits[0::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    issued = any(re.match(issuer, number) and len(number) in lengths for issuer, lengths in _ISSUERS.items())
-    return issued and len(set(number)) > 1 and total % 10 == 0
+    is_issued = any(re.match(issuer, number) and len(number) in lengths for issuer, lengths in _ISSUERS.items())
+    return is_issued and len(set(number)) > 1 and total % 10 == 0
 
 
-def _valid_phone(number: str) -> bool:
+def _is_phone_number(number: str) -> bool:
+    """Whether the number of digits is possible (at most 15, ITU-T E.164), and not nearly all digits are equal."""
     return 7 <= len(number) <= 15 and len(set(number)) > 2
 
 
 _CHECKS: dict[str, Callable[[str], bool]] = {
-    "identity": valid_identity,
-    "card": valid_card,
-    "phone": _valid_phone,
+    "identity": is_identity_number,
+    "card": is_card_number,
+    "phone": _is_phone_number,
 }
-_COMPILED = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
+_COMPILED = {pii_type: re.compile(pattern) for pii_type, pattern in _PATTERNS.items()}

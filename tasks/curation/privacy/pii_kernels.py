@@ -1,101 +1,127 @@
-"""Compiled loops that mark the few places where something that identifies a person may stand, for pii.py to look at."""
+"""Compiled loops that mark the few spans of a text that may hold personal data, for the patterns of pii.py.
 
-from typing import Any
+They may mark too much, but never too little. They read single bytes of UTF-8, in which every byte of a character beyond
+ASCII is at least 0x80.
+"""
 
 import numpy as np
 
+from tasks.curation.arrays import Int64Array, UInt8Array
 from tasks.curation.compiled import kernel
 from tasks.curation.text.words import BYTES, OFFSETS
 
+# Numba reads constants of a module as constants. `byte | LOWER_CASE` turns ASCII capitals into small letters.
+LOWER_CASE = 0x20
+AT, COLON, PERCENT, PLUS, HYPHEN, DOT, UNDERSCORE = (ord(character) for character in "@:%+-._")
+SPACE, OPEN_BRACKET, CLOSE_BRACKET = (ord(character) for character in " ()")
+ZERO, NINE, SMALL_A, SMALL_F, SMALL_X, SMALL_Z = (ord(character) for character in "09afxz")
+
+# Full-width ASCII has 3 bytes. U+FF01 to U+FF3F ("!" to "_") are EF BC 81 to EF BC BF.
+FULL_WIDTH_0, FULL_WIDTH_1, FULL_WIDTH_OFFSET = 0xEF, 0xBC, 0x60
+FULL_WIDTH_ZERO, FULL_WIDTH_NINE = 0x90, 0x99  # their third bytes
+
+MAX_GAP = 3  # this many separators in a row end a number
+MIN_DIGITS = 7  # of the shortest telephone number
+MIN_ADDRESS_DOTS, MIN_ADDRESS_DIGITS = 3, 4  # of an IPv4 address, such as 1.1.1.1
+IDENTITY_DIGITS = 17  # of a Chinese identity number, before its check digit, which may be an X
+MIN_ADDRESS_COLONS = 2  # of an IPv6 address
+
 
 @kernel("boolean(uint8)", inline="always")
-def _in_address(byte: Any) -> Any:
-    lower = byte | 0x20
-    return (
-        0x61 <= lower <= 0x7A
-        or 0x30 <= byte <= 0x39
-        or byte == 0x2E
-        or byte == 0x2D
-        or byte == 0x5F
-        or byte == 0x2B
-        or byte == 0x25
-    )
+def _is_email_byte(byte: np.uint8) -> bool | np.bool_:
+    """Whether a byte may be part of an e-mail address beside the "@"."""
+    lower = byte | LOWER_CASE
+    return SMALL_A <= lower <= SMALL_Z or ZERO <= byte <= NINE or byte in (DOT, HYPHEN, UNDERSCORE, PLUS, PERCENT)
 
 
 @kernel(f"Tuple((int64, boolean))({BYTES}, int64, int64)")
-def _number(data: Any, i: int, end: int) -> Any:
-    """Where the last digit of the number at i ends, and whether it has enough of them to look at it."""
+def _scan_number(data: UInt8Array, i: int, end: int) -> tuple[int, bool]:
+    """Return the end of the last digit of the number at i, and whether the number has enough digits to be examined."""
     j, last, digits, dots, gap = i, i, 0, 0, 0
-    while j < end and gap < 3:
+    while j < end and gap < MAX_GAP:
         byte, size = np.int64(data[j]), 1
-        if byte == 0xEF and data[j + 1] == 0xBC:  # full-width: U+FF01 stands for "!"
-            byte, size = np.int64(data[j + 2]) - 0x60, 3
-        if 0x30 <= byte <= 0x39:
+        if byte == FULL_WIDTH_0 and data[j + 1] == FULL_WIDTH_1:
+            byte, size = np.int64(data[j + 2]) - FULL_WIDTH_OFFSET, 3
+        if ZERO <= byte <= NINE:
             digits += 1
             gap = 0
             last = j + size
-        elif byte == 0x20 or byte == 0x28 or byte == 0x29 or byte == 0x2B or byte == 0x2D or byte == 0x2E:
+        elif byte in (SPACE, OPEN_BRACKET, CLOSE_BRACKET, PLUS, HYPHEN, DOT):
             gap += 1
-            dots += byte == 0x2E
-        elif (byte | 0x20) == 0x78 and digits >= 17:
+            dots += byte == DOT
+        elif (byte | LOWER_CASE) == SMALL_X and digits >= IDENTITY_DIGITS:
             last = j + size
         else:
             break
         j += size
-    return last, digits >= 7 or (dots >= 3 and digits >= 4)
+    return last, digits >= MIN_DIGITS or (dots >= MIN_ADDRESS_DOTS and digits >= MIN_ADDRESS_DIGITS)
 
 
 @kernel("boolean(uint8)", inline="always")
-def _is_hex(byte: Any) -> Any:
-    return 0x30 <= byte <= 0x39 or 0x61 <= byte | 0x20 <= 0x66
+def _is_hex_digit(byte: np.uint8) -> np.bool_:
+    return ZERO <= byte <= NINE or SMALL_A <= byte | LOWER_CASE <= SMALL_F
 
 
 @kernel(f"int64({BYTES}, int64, int64, int64)")
-def _address_end(data: Any, i: int, first: int, end: int) -> Any:
-    """Where what may be an IPv6 address ends whose first ":" is at i; i where it is none."""
+def _ipv6_end(data: UInt8Array, i: int, first: int, end: int) -> int:
+    """Return the end of a possible IPv6 address whose first ":" is at i; i if there is none.
+
+    first, end: the text in `data`. The patterns accept addresses that begin with 4 hexadecimal digits, of which the
+    first is 2 or 3 (global unicast) or F (local and multicast).
+    """
     start = i
-    while start > first and start > i - 5 and _is_hex(data[start - 1]):
+    while start > first and start > i - 5 and _is_hex_digit(data[start - 1]):
         start -= 1
-    head = data[start]
-    if i - start != 4 or not (head == 0x32 or head == 0x33 or head | 0x20 == 0x66):
+    first_digit = data[start]
+    if i - start != 4 or not (first_digit == 0x32 or first_digit == 0x33 or first_digit | LOWER_CASE == SMALL_F):
         return i
     j, colons = i, 0
-    while j < end and (_is_hex(data[j]) or data[j] == 0x3A):
-        colons += data[j] == 0x3A
+    while j < end and (_is_hex_digit(data[j]) or data[j] == COLON):
+        colons += data[j] == COLON
         j += 1
-    return j if colons >= 2 else i
+    return j if colons >= MIN_ADDRESS_COLONS else i
 
 
 @kernel(f"int64({BYTES}, {OFFSETS}, int64[:, ::1])")
-def mark(data: Any, offsets: Any, out: Any) -> Any:
-    """Write (row, begin, end), in bytes, of each run around an "@", with many digits, or that may be an address."""
-    found = 0
+def mark_candidates(data: UInt8Array, offsets: Int64Array, out: Int64Array) -> int:
+    """Write (row, begin, end) of each span that may hold personal data to `out`, ordered; return their number.
+
+    Begin and end are bytes of `data`. A span surrounds an "@", has many digits, or may be an IPv6 address. It has at
+    least two bytes, so that half as many rows in `out` as there are bytes are enough.
+    """
+    num_spans = 0
     for row in range(len(offsets) - 1):
         i, end = offsets[row], offsets[row + 1]
         while i < end:
             byte = data[i]
             begin = stop = i
-            if byte == 0x40:
-                while begin > offsets[row] and _in_address(data[begin - 1]):
+            if byte == AT:
+                while begin > offsets[row] and _is_email_byte(data[begin - 1]):
                     begin -= 1
                 stop = i + 1
-                while stop < end and _in_address(data[stop]):
+                while stop < end and _is_email_byte(data[stop]):
                     stop += 1
+                # An address has at least one byte before the "@" and three behind it, such as "b.c".
                 i, stop = stop, stop if begin < i and stop > i + 3 else begin
-            elif 0x30 <= byte <= 0x39 or byte == 0x2B or byte == 0x28:
-                last, enough = _number(data, i, end)
-                if enough and not (last < end and data[last] == 0x40):
+            elif ZERO <= byte <= NINE or byte in (PLUS, OPEN_BRACKET):
+                last, is_long_enough = _scan_number(data, i, end)
+                # Digits before an "@" belong to an e-mail address, which the "@" marks.
+                if is_long_enough and not (last < end and data[last] == AT):
                     stop = last
                 i = max(last, i + 1)
-            elif byte == 0xEF and data[i + 1] == 0xBC and 0x90 <= data[i + 2] <= 0x99:
-                last, enough = _number(data, i, end)
-                stop, i = last if enough else begin, last
-            elif byte == 0x3A:
-                stop = _address_end(data, i, offsets[row], end)
+            elif (
+                byte == FULL_WIDTH_0
+                and data[i + 1] == FULL_WIDTH_1
+                and FULL_WIDTH_ZERO <= data[i + 2] <= FULL_WIDTH_NINE
+            ):
+                last, is_long_enough = _scan_number(data, i, end)
+                stop, i = last if is_long_enough else begin, last
+            elif byte == COLON:
+                stop = _ipv6_end(data, i, offsets[row], end)
                 begin, i = (i - 4, stop) if stop > i else (stop, i + 1)
             else:
                 i += 1
             if stop > begin:
-                out[found, 0], out[found, 1], out[found, 2] = row, begin, stop
-                found += 1
-    return found
+                out[num_spans, 0], out[num_spans, 1], out[num_spans, 2] = row, begin, stop
+                num_spans += 1
+    return num_spans

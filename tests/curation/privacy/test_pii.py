@@ -61,21 +61,21 @@ def test_left(text: str) -> None:
     assert masked(text) == [text]
 
 
-def test_counts_by_kind_and_text_and_untouched_neighbors() -> None:
+def test_counts_by_type_and_text_and_untouched_neighbors() -> None:
     texts = pa.chunked_array([["clean", "a@b.com and c@d.com"], ["é 8.8.8.8 é", "a@b.com"]], pa.large_string())
     result, counts = pii.mask(texts, PARAMS)
     assert result.to_pylist() == ["clean", "<email> and <email>", "é <ip> é", "<email>"]
     assert counts["email"].tolist() == [0, 2, 0, 1]
     assert counts["ip"].tolist() == [0, 0, 1, 0]
-    assert set(counts) == set(pii.KINDS)
+    assert set(counts) == set(pii.PII_TYPES)
 
 
-def test_masks_and_kinds_are_params() -> None:
+def test_masks_and_types_are_params() -> None:
     text = "a@b.com 13812345678"
     assert masked(text, masks={"email": "［邮箱］"}) == ["［邮箱］ 13812345678"]
     assert masked("10.0.0.1", "fd00:12::7", public_ips_only=False) == ["<ip>", "<ip>"]
     assert masked(text, masks={"email": "", "mobile": ""}) == [" "]
-    with pytest.raises(ValidationError, match="there are email"):
+    with pytest.raises(ValidationError, match="available: email"):
         pii.Params(masks={"e-mail": ""})
 
 
@@ -99,8 +99,9 @@ def test_candidates_miss_nothing_that_the_patterns_find() -> None:
     ]
     for text in texts:
         data = text.encode()
-        assert pii.find(text, PARAMS) == [
-            (kind, data[begin:end].decode()) for begin, end, kind in pii.edits(data, [(0, len(data))], PARAMS)
+        assert pii.find_pii(text, PARAMS) == [
+            (pii_type, data[begin:end].decode())
+            for begin, end, pii_type in pii.find_replacements(data, [(0, len(data))], PARAMS)
         ]
 
 
