@@ -12,10 +12,10 @@ from tasks.reports import Timings
 def ingestion(params: tasks.Params, data: Path = Path("data")) -> None:
     """Read every source of params.yaml into the tables under `data`, then report."""
     timings = Timings("ingestion")
-    with tasks.delivery(params, data) as into:
+    with tasks.open_tables(params, data) as writer:
         for name, source in params.sources.items():
-            tasks.ingest(name, source, into, timings)
-    tasks.report(into, data, timings)
+            tasks.ingest(name, source, writer, timings)
+    tasks.report(writer, data, timings)
 
 
 if __name__ == "__main__":

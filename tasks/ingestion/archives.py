@@ -1,118 +1,128 @@
-"""WARC files cut into their records (ISO 28500): what is damaged costs its record, and the next one is found again."""
+"""Split WARC files (web archives, ISO 28500) into records. Damage costs one record; reading continues at the next one.
+
+A record is a version line, named fields, an empty line, and a body whose length the field Content-Length states. Only
+after damage is the next version line searched for, because a body may itself contain such a line.
+"""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tasks.ingestion.decoding import Place, Unusable
+from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.decompression import Damage
 from tasks.tables import Quarantined
 
-MAX_HEADER = 1 << 16
-_START = re.compile(rb"WARC/\d\.\d{1,2}\r?\n")
+MAX_HEADER_BYTES = 1 << 16
+_VERSION_LINE = re.compile(rb"WARC/\d\.\d{1,2}\r?\n")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"^([\w-]+):[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveRecord:
-    """One record: its named fields in lower case, and its bytes, header included."""
+class WarcRecord:
+    """One record: its fields by lower-case name, its bytes with header (`raw`) and without (`content`)."""
 
-    place: Place
+    location: Location
     fields: dict[str, str]
     raw: bytes
     content: bytes
 
 
-class Archive:
-    """Cuts the decompressed pieces of one file."""
+class WarcReader:
+    """Splits the decompressed chunks of one file; holds at most one record and one chunk in memory."""
 
-    def __init__(self, name: str, pieces: Iterator[bytes | Damage], max_bytes: int) -> None:
-        self._name, self._pieces, self._max_bytes = name, pieces, max_bytes
+    def __init__(self, name: str, chunks: Iterator[bytes | Damage], max_record_bytes: int) -> None:
+        self._name, self._chunks, self._max_record_bytes = name, chunks, max_record_bytes
         self._buffer = b""
-        self._offset = 0  # of the buffer, in decompressed bytes
+        self._offset = 0  # of the start of the buffer, in decompressed bytes
 
-    def read(self) -> Iterator[ArchiveRecord | Quarantined]:
-        """Every record, and what could not be read, in order."""
-        in_step = True
+    def read(self) -> Iterator[WarcRecord | Quarantined]:
+        """Yield every record in order; a part that cannot be read is yielded as Quarantined."""
+        is_synchronized = True  # whether the buffer starts where a record should start
         while True:
             try:
-                start = self._find_start(in_step)
+                start = self._find_start(is_synchronized)
                 if start is None:
                     return
-                if start and in_step and self._buffer[:start].strip():
-                    yield self._bad(Unusable("damaged_warc", f"{start} bytes that belong to no record"))
+                if start and is_synchronized and self._buffer[:start].strip():
+                    yield self._quarantine(UnusableRecord("damaged_warc", f"{start} bytes belong to no record."))
                 self._skip(start)
-                in_step = True
-                yield self._record()
-            except Unusable as trouble:
-                yield self._bad(trouble)
-                in_step = False
-                self._skip(min(5, len(self._buffer)))  # past this WARC/, so that the next is found
+                is_synchronized = True
+                yield self._read_record()
+            except UnusableRecord as error:
+                yield self._quarantine(error)
+                is_synchronized = False
+                self._skip(min(5, len(self._buffer)))  # skip "WARC/", so that the next version line is found
 
-    def _record(self) -> ArchiveRecord:
-        header_end = self._find(_HEADER_END, MAX_HEADER)
+    def _read_record(self) -> WarcRecord:
+        header_end = self._search(_HEADER_END, MAX_HEADER_BYTES)
         if header_end is None:
-            raise Unusable("damaged_warc", "a record header without an end")
+            raise UnusableRecord("damaged_warc", "The header of a record has no end.")
         fields = {
-            k.decode().lower(): v.decode("utf-8", "replace") for k, v in _FIELD.findall(self._buffer[: header_end[0]])
+            name.decode().lower(): value.decode("utf-8", "replace")
+            for name, value in _FIELD.findall(self._buffer[: header_end[0]])
         }
         length = fields.get("content-length", "")
         if not length.isdecimal():
-            raise Unusable("damaged_warc", "a record without Content-Length", "Content-Length")
+            raise UnusableRecord("damaged_warc", "A record has no valid Content-Length.", "Content-Length")
         size = header_end[1] + int(length)
-        place = Place(self._name, None, self._offset)
-        if int(length) > self._max_bytes:
-            raise Unusable("too_long", f"a record of {length} bytes; max_line_bytes is {self._max_bytes}")
+        location = Location(self._name, None, self._offset)
+        if int(length) > self._max_record_bytes:
+            raise UnusableRecord(
+                "too_long", f"A record has {length} bytes; max_line_bytes is {self._max_record_bytes}."
+            )
         if not self._fill(size):
-            raise Unusable("truncated_warc", "the file ends in the middle of a record")
+            raise UnusableRecord("truncated_warc", "The file ends in the middle of a record.")
         raw = self._buffer[:size]
         self._skip(size)
-        return ArchiveRecord(place, fields, raw, raw[header_end[1] :])
+        return WarcRecord(location, fields, raw, raw[header_end[1] :])
 
-    def _find_start(self, in_step: bool) -> int | None:
-        """Where the next record starts in the buffer; what stands before is given up as it grows.
+    def _find_start(self, is_synchronized: bool) -> int | None:
+        """Return where the next record starts in the buffer, None at the end of the file.
 
-        Out of step, after a bad record, what belongs to none is a rest of that one, and no news.
+        What precedes it is discarded as the buffer grows. Unless synchronized, it is the rest of a record that was
+        already reported, so it is not reported again.
         """
         while True:
-            if found := _START.search(self._buffer):
-                return found.start()
-            if len(self._buffer) > MAX_HEADER:
-                self._skip(len(self._buffer) - 16)
-            if not self._more():
-                if in_step and self._buffer.strip():
+            if match := _VERSION_LINE.search(self._buffer):
+                return match.start()
+            if len(self._buffer) > MAX_HEADER_BYTES:
+                self._skip(len(self._buffer) - 16)  # a version line has fewer than 16 bytes and may have begun
+            if not self._read_more():
+                if is_synchronized and self._buffer.strip():
                     rest, self._buffer = self._buffer, b""
-                    raise Unusable("damaged_warc", f"{len(rest)} bytes at the end that belong to no record")
+                    raise UnusableRecord("damaged_warc", f"{len(rest)} bytes at the end belong to no record.")
                 return None
 
-    def _find(self, pattern: re.Pattern[bytes], within: int) -> tuple[int, int] | None:
+    def _search(self, pattern: re.Pattern[bytes], max_bytes: int) -> tuple[int, int] | None:
+        """Return the span of the first match in the first `max_bytes`, None if there is none."""
         while True:
-            if found := pattern.search(self._buffer):
-                return found.span()
-            if len(self._buffer) > within or not self._more():
+            if match := pattern.search(self._buffer):
+                return match.span()
+            if len(self._buffer) > max_bytes or not self._read_more():
                 return None
 
     def _fill(self, size: int) -> bool:
+        """Read until the buffer has `size` bytes. Returns whether the file has so many."""
         while len(self._buffer) < size:
-            if not self._more():
+            if not self._read_more():
                 return False
         return True
 
-    def _more(self) -> bool:
-        """Append what comes next. Raises Unusable where that is damage: the record in the buffer is lost with it."""
-        piece = next(self._pieces, None)
-        if isinstance(piece, Damage):
-            self._offset, self._buffer = piece.offset, b""
-            raise Unusable(piece.reason, piece.detail)
-        if piece is None:
+    def _read_more(self) -> bool:
+        """Append the next chunk to the buffer. Raises UnusableRecord on damage, which also costs what is buffered."""
+        chunk = next(self._chunks, None)
+        if isinstance(chunk, Damage):
+            self._offset, self._buffer = chunk.offset, b""
+            raise UnusableRecord(chunk.reason, chunk.detail)
+        if chunk is None:
             return False
-        self._buffer += piece
+        self._buffer += chunk
         return True
 
     def _skip(self, size: int) -> None:
         self._buffer = self._buffer[size:]
         self._offset += size
 
-    def _bad(self, trouble: Unusable) -> Quarantined:
-        return Place(self._name, None, self._offset).quarantine(trouble)
+    def _quarantine(self, error: UnusableRecord) -> Quarantined:
+        return Location(self._name, None, self._offset).quarantine(error)

@@ -1,7 +1,7 @@
-"""Bytes -> text, line by line: a line that cannot be decoded costs that line and nothing else.
+"""Decode files line by line. A line that cannot be decoded is quarantined; all other lines are kept.
 
-Lines end with LF (or, in a file without any LF, CR); a CR before the LF belongs to the end. U+2028 ends nothing.
-Memory is bounded by a chunk and `max_line_bytes`, however large the file, compressed or not.
+A line ends with LF, or with CR in a file that has no LF. A CR before the LF is removed. U+2028 and U+0085 do not end a
+line, because JSON strings may contain them. Memory is bounded by one chunk and `max_line_bytes`, for files of any size.
 """
 
 import re
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import ftfy
 
 from tasks.ingestion import encodings
-from tasks.ingestion.decompression import Damage, chunks
-from tasks.ingestion.opening import File, FileParams
+from tasks.ingestion.decompression import Damage, read_chunks
+from tasks.ingestion.opening import FileParams, InputFile
 from tasks.tables import Quarantined
 
-PIECE = 1 << 20
+MIN_PIECE_BYTES = 1 << 20
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-# what UTF-8 looks like when it was read as Latin-1 or Windows-1252, and as GBK
+# "Mojibake": the characters that appear if UTF-8 was decoded as Latin-1 or Windows-1252, and as GBK.
 _LATIN_MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0178\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]")
 _GBK_MOJIBAKE = re.compile("[锛銆鐨鈥]")
 
 
-class Unusable(ValueError):
-    """A record, or one field of it, that cannot be used. `reason` is a short fixed word."""
+class UnusableRecord(ValueError):
+    """A record, or a field of it, cannot be used. `reason` is a fixed identifier, `detail` a sentence for the user."""
 
     def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
@@ -32,210 +32,223 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a record stands: the file, its line from 1, its offset in decompressed bytes; None where it has none."""
+class Location:
+    """The location of a record: file, line (from 1), offset in decompressed bytes; None if it has none."""
 
     file: str
     line: int | None = None
     offset: int | None = None
 
-    def quarantine(self, trouble: Unusable) -> Quarantined:
-        """The record that stands here, as one that cannot be used."""
-        return Quarantined(self.file, trouble.reason, trouble.detail, self.line, self.offset, trouble.field)
+    def quarantine(self, error: UnusableRecord) -> Quarantined:
+        """Return the record at this location as one that cannot be used."""
+        return Quarantined(self.file, error.reason, error.detail, self.line, self.offset, error.field)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of text without its end."""
+    """One line of text without its line end."""
 
-    place: Place
+    location: Location
     text: str
 
 
-def lines(file: File, params: FileParams) -> Iterator[Line | Quarantined]:
-    """Every line of `file`; what cannot be read comes as Quarantined in its place."""
+def read_lines(file: InputFile, params: FileParams) -> Iterator[Line | Quarantined]:
+    """Yield every line of `file`; a line that cannot be read is yielded as Quarantined."""
     with file.open() as opened:
-        pieces = _pieces(chunks(opened, file.name, params.max_ratio))
-        yield from _Lines(file.name, params).read(pieces)
+        pieces = _join_chunks(read_chunks(opened, file.name, params.max_ratio))
+        yield from _LineDecoder(file.name, params).read(pieces)
 
 
 @dataclass
-class Whole:
-    """Lines put together: their text, the lines that could not be read, and whether all of it was too long."""
+class JoinedLines:
+    """The text of several lines, the lines that could not be read, and an error if the text is too long."""
 
     text: str
-    troubles: list[Quarantined]
-    too_long: Unusable | None = None
+    unreadable: list[Quarantined]
+    too_long: UnusableRecord | None = None
 
 
-def whole(first: Line | None, rest: Iterator[Line | Quarantined], max_bytes: int) -> Whole:
-    """The text of `first` and `rest`, which are read to their end. Lines that cannot be read are left out."""
+def join_lines(first: Line | None, rest: Iterator[Line | Quarantined], max_bytes: int) -> JoinedLines:
+    """Join `first` and all of `rest`. Lines that cannot be read are left out of the text.
+
+    A text of more than `max_bytes` characters is not kept in memory, but `rest` is still read to its end.
+    """
     texts = [first.text] if first else []
-    troubles: list[Quarantined] = []
+    unreadable: list[Quarantined] = []
     size = sum(map(len, texts))
     for line in rest:
         if isinstance(line, Quarantined):
-            troubles.append(line)
+            unreadable.append(line)
             continue
         size += len(line.text) + 1
         if size <= max_bytes:
             texts.append(line.text)
     if size > max_bytes:
-        return Whole("", troubles, Unusable("too_long", f"{size} characters; max_line_bytes is {max_bytes}"))
-    return Whole("\n".join(texts), troubles)
+        error = UnusableRecord("too_long", f"The text has {size} characters; max_line_bytes is {max_bytes}.")
+        return JoinedLines("", unreadable, error)
+    return JoinedLines("\n".join(texts), unreadable)
 
 
-def clean(text: str, field: str | None = None) -> str:
-    """`text` in NFC and without mojibake. Raises Unusable where it holds NUL or half a surrogate pair."""
+def clean_text(text: str, field: str | None = None) -> str:
+    """Repair mojibake and normalize to Unicode NFC. Raises UnusableRecord for NUL and unpaired surrogates."""
     if "\0" in text:
-        raise Unusable("nul", "a NUL character", field)
+        raise UnusableRecord("nul", "The text contains a NUL character.", field)
     if text.isascii():
         return text
+    # ftfy is slow and may alter correct text, so it is applied only to text that contains typical mojibake.
     if _LATIN_MOJIBAKE.search(text):
         text = ftfy.fix_encoding(text)
     if _GBK_MOJIBAKE.search(text):
-        text = _mend_gbk(text)
+        text = _repair_gbk(text)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Unusable("lone_surrogate", "half of a surrogate pair", field) from None
+        raise UnusableRecord("lone_surrogate", "The text contains half of a surrogate pair.", field) from None
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
-def _mend_gbk(text: str) -> str:
+def _repair_gbk(text: str) -> str:
+    """Undo the decoding of UTF-8 as GBK. Correct Chinese text is not valid UTF-8 after this encoding and stays."""
     try:
         return text.encode("gb18030").decode()
     except UnicodeError:
         return text
 
 
-def _pieces(stream: Iterator[bytes | Damage]) -> Iterator[bytes | Damage]:
-    """The same bytes in pieces of at least PIECE: enough to tell the encoding by, few enough to split fast."""
-    waiting: list[bytes] = []
+def _join_chunks(chunks: Iterator[bytes | Damage]) -> Iterator[bytes | Damage]:
+    """Join chunks to pieces of at least MIN_PIECE_BYTES: enough to detect the encoding, and fast to split."""
+    pending: list[bytes] = []
     size = 0
-    for content in stream:
-        if isinstance(content, bytes):
-            waiting.append(content)
-            size += len(content)
-        if waiting and (isinstance(content, Damage) or size >= PIECE):
-            yield b"".join(waiting)
-            waiting, size = [], 0
-        if isinstance(content, Damage):
-            yield content
-    if waiting:
-        yield b"".join(waiting)
+    for chunk in chunks:
+        if isinstance(chunk, bytes):
+            pending.append(chunk)
+            size += len(chunk)
+        if pending and (isinstance(chunk, Damage) or size >= MIN_PIECE_BYTES):
+            yield b"".join(pending)
+            pending, size = [], 0
+        if isinstance(chunk, Damage):
+            yield chunk
+    if pending:
+        yield b"".join(pending)
 
 
-class _Lines:
-    """Splits and decodes one file."""
+class _LineDecoder:
+    """Splits one file into lines and decodes them.
+
+    The bytes are split before they are decoded, so that an invalid byte affects its own line only.
+    """
 
     def __init__(self, name: str, params: FileParams) -> None:
         self._name, self._max_bytes = name, params.max_line_bytes
         self._encoding = "" if params.encoding == "auto" else params.encoding
-        self._end = b"\n"
-        self._number, self._offset = 1, 0
-        self._open: list[bytes] = []  # pieces of the line that has not ended yet
-        self._open_bytes = 0
-        self._blank = True
+        self._line_end = b"\n"
+        self._line_number, self._offset = 1, 0
+        self._unfinished: list[bytes] = []  # parts of the line whose end has not been read yet
+        self._unfinished_bytes = 0
+        self._is_blank = True  # whether the file has had nothing but white space so far
 
     def read(self, pieces: Iterator[bytes | Damage]) -> Iterator[Line | Quarantined]:
-        first = True
+        """Yield the lines of one file, and one Quarantined if it has none."""
+        is_first = True
         for piece in pieces:
             if isinstance(piece, Damage):
-                self._blank = False
-                yield Quarantined(self._name, piece.reason, piece.detail, self._number, piece.offset)
-                self._drop(piece.offset)
+                self._is_blank = False
+                yield Quarantined(self._name, piece.reason, piece.detail, self._line_number, piece.offset)
+                self._discard_unfinished(piece.offset)
                 continue
-            if first:
-                piece, first = self._begin(piece), False
+            if is_first:
+                piece, is_first = self._start(piece), False
             if not self._encoding and not piece.isascii():
-                self._encoding = encodings.narrow(piece)
+                self._encoding = encodings.detect_encoding(piece)
             for content in self._split(piece):
-                yield from self._finish(content)
-        if self._open:
-            yield from self._finish(b"".join(self._open))
-        if self._blank:
-            yield Quarantined(self._name, "empty_file", "nothing in it but white space", None, 0)
+                yield from self._finish_line(content)
+        if self._unfinished:
+            yield from self._finish_line(b"".join(self._unfinished))
+        if self._is_blank:
+            yield Quarantined(self._name, "empty_file", "The file contains nothing but white space.", None, 0)
 
-    def _begin(self, piece: bytes) -> bytes:
-        """Look for a mark, for UTF-16 without one, and for the line end of old Macintosh files."""
-        encoding, length = encodings.byte_order_mark(piece)
+    def _start(self, piece: bytes) -> bytes:
+        """Detect a byte order mark, UTF-16 without one, and the line end of classic Mac OS files (CR)."""
+        encoding, length = encodings.detect_byte_order_mark(piece)
         if not self._encoding:
-            self._encoding = encoding or encodings.wide(piece[: encodings.SAMPLE_BYTES])
-        if self._width == 1 and b"\n" not in piece and b"\r" in piece.rstrip(b"\r"):
-            self._end = b"\r"
+            self._encoding = encoding or encodings.detect_utf16(piece[: encodings.SAMPLE_BYTES])
+        if self._code_unit_bytes == 1 and b"\n" not in piece and b"\r" in piece.rstrip(b"\r"):
+            self._line_end = b"\r"
         else:
-            self._end = b"\n" if self._width == 1 else "\n".encode(self._encoding)
+            self._line_end = b"\n" if self._code_unit_bytes == 1 else "\n".encode(self._encoding)
         self._offset = length
         return piece[length:]
 
     @property
-    def _width(self) -> int:
-        """Bytes per code unit."""
+    def _code_unit_bytes(self) -> int:
+        """Bytes of one code unit: 2 in UTF-16, 4 in UTF-32, otherwise 1."""
         return {"utf-16": 2, "utf-32": 4}.get(self._encoding[:6], 1)
 
     def _split(self, piece: bytes) -> Iterator[bytes]:
-        """The lines that end in `piece`; the rest waits in `_open`, unless it is too long to wait for."""
-        head, *rest = self._parts(piece)
-        self._open_bytes += len(head)
-        if self._open_bytes <= self._max_bytes:
-            self._open.append(head)
+        """Yield the lines that end in `piece` and keep the rest; of a line that is too long only its size is kept."""
+        head, *rest = self._split_at_line_ends(piece)
+        self._unfinished_bytes += len(head)
+        if self._unfinished_bytes <= self._max_bytes:
+            self._unfinished.append(head)
         else:
-            self._open = [b""]  # the size says enough
+            self._unfinished = [b""]  # _finish_line needs only the size to quarantine the line
         if not rest:
             return
-        yield b"".join(self._open)
-        self._open = []
+        yield b"".join(self._unfinished)
+        self._unfinished = []
         for content in rest[:-1]:
-            self._open_bytes = len(content)
+            self._unfinished_bytes = len(content)
             yield content
-        self._open, self._open_bytes = [rest[-1]], len(rest[-1])
+        self._unfinished, self._unfinished_bytes = [rest[-1]], len(rest[-1])
 
-    def _parts(self, piece: bytes) -> list[bytes]:
-        if self._width == 1:
-            return piece.split(self._end)
-        before = self._open_bytes % self._width
+    def _split_at_line_ends(self, piece: bytes) -> list[bytes]:
+        """Split at line ends that are aligned to code units: in UTF-16, the bytes of LF also occur across two units."""
+        if self._code_unit_bytes == 1:
+            return piece.split(self._line_end)
+        first_offset = self._unfinished_bytes % self._code_unit_bytes
         parts: list[bytes] = []
         start = 0
-        end = piece.find(self._end)
+        end = piece.find(self._line_end)
         while end >= 0:
-            if (end - start + (before if not parts else 0)) % self._width:
-                end = piece.find(self._end, end + 1)
+            if (end - start + (first_offset if not parts else 0)) % self._code_unit_bytes:
+                end = piece.find(self._line_end, end + 1)
                 continue
             parts.append(piece[start:end])
-            start = end + self._width
-            end = piece.find(self._end, start)
+            start = end + self._code_unit_bytes
+            end = piece.find(self._line_end, start)
         return [*parts, piece[start:]]
 
-    def _finish(self, content: bytes) -> Iterator[Line | Quarantined]:
-        place = Place(self._name, self._number, self._offset)
-        size = self._open_bytes
-        self._number += 1
-        self._offset += size + len(self._end)
+    def _finish_line(self, content: bytes) -> Iterator[Line | Quarantined]:
+        location = Location(self._name, self._line_number, self._offset)
+        size = self._unfinished_bytes
+        self._line_number += 1
+        self._offset += size + len(self._line_end)
         try:
             if size > self._max_bytes:
-                raise Unusable("too_long", f"a line of {size} bytes; max_line_bytes is {self._max_bytes}")
-            text = self._decode(content)
-        except Unusable as trouble:
-            self._blank = False
-            yield place.quarantine(trouble)
+                raise UnusableRecord("too_long", f"The line has {size} bytes; max_line_bytes is {self._max_bytes}.")
+            text = self._decode_line(content)
+        except UnusableRecord as error:
+            self._is_blank = False
+            yield location.quarantine(error)
             return
-        self._blank = self._blank and not text.strip()
-        yield Line(place, text)
+        self._is_blank = self._is_blank and not text.strip()
+        yield Line(location, text)
 
-    def _decode(self, content: bytes) -> str:
+    def _decode_line(self, content: bytes) -> str:
         try:
             text = content.decode(self._encoding or "ascii")
         except UnicodeDecodeError as error:
             if self._encoding in ("utf-8", ""):
+                # Python's UTF-8 codec refuses surrogates, which some programs write as three bytes (CESU-8).
                 reason = "lone_surrogate" if _SURROGATE.match(content, error.start) else "invalid_utf8"
-                raise Unusable(reason, f"not UTF-8 at byte {error.start} of the line") from None
-            detail = f"not {self._encoding}, which the file is in, at byte {error.start} of the line"
-            raise Unusable("invalid_encoding", detail) from None
+                raise UnusableRecord(reason, f"The line is not valid UTF-8 at byte {error.start}.") from None
+            detail = f"The line is not valid {self._encoding}, the encoding of the file, at byte {error.start}."
+            raise UnusableRecord("invalid_encoding", detail) from None
         if "\0" in text:
-            raise Unusable("nul", f"a NUL character at character {text.index(chr(0))} of the line")
+            detail = f"The line contains a NUL character at character {text.index(chr(0))}."
+            raise UnusableRecord("nul", detail)
         return text.removesuffix("\r")
 
-    def _drop(self, offset: int) -> None:
-        self._open, self._open_bytes = [], 0
+    def _discard_unfinished(self, offset: int) -> None:
+        self._unfinished, self._unfinished_bytes = [], 0
         self._offset = offset

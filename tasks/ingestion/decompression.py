@@ -1,109 +1,124 @@
-"""Compressed bytes as a stream of bounded chunks: damage ends a stream with a word, a bomb never fills the memory."""
+"""Decompress files as streams of bounded chunks. Damage is reported in the stream; a decompression bomb is stopped.
+
+Nothing here raises because of the content of a file: one damaged file must not end the ingestion of all others.
+"""
 
 import bz2
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import zstandard
 
 CHUNK = 1 << 20
-ZSTD_PIECE = 2048  # compressed bytes at a time: an RLE block makes 128 KiB of 4 bytes, and there is no output limit
-MIN_BOMB = 64 << 20
-LZMA_MEMORY = 512 << 20
+# Compressed bytes that zstandard receives at once. Its decompressobj has no limit on the output of one call, and an RLE
+# block turns 4 bytes into 128 KiB, so 2 KiB of input produce at most 64 MiB.
+ZSTD_INPUT_BYTES = 2048
+MIN_BOMB = 64 << 20  # decompressed bytes below which the compression ratio is not checked
+LZMA_MEMORY = 512 << 20  # the header of an .xz file may request a dictionary of 4 GiB
 GZIP_MAGIC = b"\x1f\x8b\x08"
 _MAGIC = {"gzip": GZIP_MAGIC, "zstd": b"\x28\xb5\x2f\xfd", "bzip2": b"BZh91AY&SY", "xz": b"\xfd7zXZ\0"}
-_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What comes next, or all the rest, cannot be read. `offset` is in decompressed bytes."""
+    """A part of the stream, or all of its rest, cannot be read. `offset` is in decompressed bytes."""
 
     reason: str
     detail: str
     offset: int
 
 
-class _Source:
-    """Counts the compressed bytes read, and knows those looked at already."""
+class _CompressedInput:
+    """A file that can be read ahead. `num_bytes` is the number of compressed bytes that were read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._ahead = b""
+        self._buffer = b""
         self.num_bytes = 0
 
     def peek(self) -> bytes:
-        if not self._ahead:
-            self._ahead = self._file.read(CHUNK)
-        return self._ahead
+        if not self._buffer:
+            self._buffer = self._file.read(CHUNK)
+        return self._buffer
 
     def read(self, size: int = CHUNK) -> bytes:
-        ahead, self._ahead = self.peek(), b""
-        content, self._ahead = ahead[:size], ahead[size:]
+        buffer = self.peek()
+        content, self._buffer = buffer[:size], buffer[size:]
         self.num_bytes += len(content)
         return content
 
 
-def chunks(file: BinaryIO, name: str, max_ratio: float) -> Iterator[bytes | Damage]:
-    """The content of `file`, decompressed where its first bytes or its name say so, at most some MiB at a time.
+def read_chunks(file: BinaryIO, name: str, max_ratio: float) -> Iterator[bytes | Damage]:
+    """Yield the content of `file` in chunks of a few MiB, decompressed as its first bytes or its name indicate.
 
-    Damage is yielded, never raised; after it a gzip file goes on with its next whole member, the others end.
+    Damage is yielded, never raised. After damage, a gzip file continues with its next intact member; the other formats
+    end. Beyond MIN_BOMB the stream ends if it is more than `max_ratio` times as large as its compressed input.
     """
-    source = _Source(file)
-    kind = _kind(source.peek(), name)
+    source = _CompressedInput(file)
+    format_name = _detect_format(source.peek(), name)
     total = 0
-    for content in _READERS[kind](source):
+    for content in _DECOMPRESSORS[format_name](source):
         if isinstance(content, str):
-            yield Damage(f"{'truncated' if content == _TRUNCATED else 'damaged'}_{kind}", content, total)
+            prefix = "truncated" if content == _TRUNCATED else "damaged"
+            yield Damage(f"{prefix}_{format_name}", content, total)
             continue
         total += len(content)
-        if kind != "plain" and total > MIN_BOMB and total > max_ratio * source.num_bytes:
-            detail = f"more than {max_ratio:g} times its compressed size; raise max_ratio if that is right"
+        if format_name != "plain" and total > MIN_BOMB and total > max_ratio * source.num_bytes:
+            detail = (
+                f"The content is more than {max_ratio:g} times its compressed size. If it is valid, raise max_ratio."
+            )
             yield Damage("decompression_bomb", detail, total)
             return
         yield content
 
 
-def _kind(start: bytes, name: str) -> str:
-    for kind, magic in _MAGIC.items():
+def _detect_format(start: bytes, name: str) -> str:
+    for format_name, magic in _MAGIC.items():
         if start.startswith(magic):
-            return kind
-    for suffix, kind in _SUFFIX.items():
+            return format_name
+    for suffix, format_name in _SUFFIXES.items():
         if name.lower().endswith(suffix) and start:
-            return kind
+            return format_name
     return "plain"
 
 
-_TRUNCATED = "the file ends in the middle of its compressed data"
+_TRUNCATED = "The file ends in the middle of its compressed data."
+
+# The decompressors below yield content as bytes and a description of damage as str.
 
 
-def _plain(source: _Source) -> Iterator[bytes | str]:
+def _read_plain(source: _CompressedInput) -> Iterator[bytes | str]:
     while content := source.read():
         yield content
 
 
-def _gunzip(source: _Source) -> Iterator[bytes | str]:
-    """Member by member; after a damaged one the next that starts with gzip's magic bytes."""
-    pending, member, silent = b"", None, False
+def _read_gzip(source: _CompressedInput) -> Iterator[bytes | str]:
+    """Decompress member by member; after a damaged member, continue at the next magic bytes.
+
+    WARC files have one member per record, so damage costs one record. Magic bytes inside compressed data are a wrong
+    start; the error that follows from one is not reported again (`is_reported`).
+    """
+    pending, member, is_reported = b"", None, False
     while pending or (pending := source.read()):
         if member is None:
-            pending = pending.lstrip(b"\0")  # padding between members, as tapes have it
+            pending = pending.lstrip(b"\0")  # zero padding between members, as tar on tapes writes it
             if not pending:
                 continue
-            member = zlib.decompressobj(31)
+            member = zlib.decompressobj(31)  # 31: a gzip header, and a window of 32 KiB
         try:
             content = member.decompress(pending, CHUNK)
         except zlib.error as error:
-            if not silent:
+            if not is_reported:
                 yield f"gzip: {error}"
-            silent, member = True, None
-            pending = _next_member(pending, source)
+            is_reported, member = True, None
+            pending = _find_next_member(pending, source)
             continue
         if content:
-            silent = False
+            is_reported = False
             yield content
         pending = member.unconsumed_tail
         if member.eof:
@@ -115,21 +130,23 @@ def _gunzip(source: _Source) -> Iterator[bytes | str]:
             yield _TRUNCATED
 
 
-def _next_member(pending: bytes, source: _Source) -> bytes:
+def _find_next_member(pending: bytes, source: _CompressedInput) -> bytes:
+    """Return the input from the next magic bytes on; empty at the end of the file."""
     start = pending.find(GZIP_MAGIC, 1)
     while start < 0:
-        more = source.read()
-        if not more:
+        following = source.read()
+        if not following:
             return b""
-        pending = pending[-2:] + more
+        pending = pending[-2:] + following  # the three magic bytes may lie across two chunks
         start = pending.find(GZIP_MAGIC)
     return pending[start:]
 
 
-def _unzstd(source: _Source) -> Iterator[bytes | str]:
+def _read_zstd(source: _CompressedInput) -> Iterator[bytes | str]:
+    """Decompress frame by frame (RFC 8878)."""
     frame = None
     pending = b""
-    while pending or (pending := source.read(ZSTD_PIECE)):
+    while pending or (pending := source.read(ZSTD_INPUT_BYTES)):
         frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
         try:
             content = frame.decompress(pending)
@@ -145,34 +162,41 @@ def _unzstd(source: _Source) -> Iterator[bytes | str]:
         yield _TRUNCATED
 
 
-def _unbzip2(source: _Source) -> Iterator[bytes | str]:
-    return _streams(source, bz2.BZ2Decompressor)
+def _read_bzip2(source: _CompressedInput) -> Iterator[bytes | str]:
+    return _read_streams(source, bz2.BZ2Decompressor)
 
 
-def _unxz(source: _Source) -> Iterator[bytes | str]:
-    return _streams(source, lambda: lzma.LZMADecompressor(memlimit=LZMA_MEMORY))
+def _read_xz(source: _CompressedInput) -> Iterator[bytes | str]:
+    return _read_streams(source, lambda: lzma.LZMADecompressor(memlimit=LZMA_MEMORY))
 
 
-def _streams(source: _Source, new: Any) -> Iterator[bytes | str]:
-    stream, pending = None, b""
+def _read_streams(source: _CompressedInput, new_decompressor: Callable[[], Any]) -> Iterator[bytes | str]:
+    """Decompress concatenated streams with a decompressor of the standard library."""
+    decompressor, pending = None, b""
     while True:
-        if stream is None or stream.needs_input:
+        if decompressor is None or decompressor.needs_input:
             pending = pending or source.read()
             if not pending:
                 break
-        stream = stream or new()
+        decompressor = decompressor or new_decompressor()
         try:
-            content = stream.decompress(pending, CHUNK)
+            content = decompressor.decompress(pending, CHUNK)
         except (OSError, EOFError, lzma.LZMAError) as error:
             yield str(error)
             return
         pending = b""
         if content:
             yield content
-        if stream.eof:
-            pending, stream = stream.unused_data.lstrip(b"\0"), None
-    if stream is not None:
+        if decompressor.eof:
+            pending, decompressor = decompressor.unused_data.lstrip(b"\0"), None
+    if decompressor is not None:
         yield _TRUNCATED
 
 
-_READERS = {"plain": _plain, "gzip": _gunzip, "zstd": _unzstd, "bzip2": _unbzip2, "xz": _unxz}
+_DECOMPRESSORS = {
+    "plain": _read_plain,
+    "gzip": _read_gzip,
+    "zstd": _read_zstd,
+    "bzip2": _read_bzip2,
+    "xz": _read_xz,
+}

@@ -1,4 +1,4 @@
-"""The documented objects of a Python file, read by `ast`: nothing is imported or run."""
+"""The documented objects of a Python file, read with `ast`: no code of the file is imported or run."""
 
 import ast
 import inspect
@@ -11,61 +11,61 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _QUOTES = b'"""'
 
 
-class Unreadable(ValueError):
-    """Not Python that this interpreter can parse."""
+class UnparsablePython(ValueError):
+    """The file is not Python code that this interpreter can parse."""
 
 
 @dataclass(frozen=True, slots=True)
-class Documented:
-    """A module, class or function with its docstring; `line` is where it starts, 0 for a module."""
+class DocumentedObject:
+    """A module, class or function with its docstring. `line` is the line of its definition, 0 for a module."""
 
     kind: Literal["module", "class", "function"]
-    name: str  # qualified, such as pathlib.Path.glob
+    name: str  # qualified name, such as pathlib.Path.glob
     docstring: str
     line: int
     arguments: tuple[str, ...] = ()
 
     @property
     def entry(self) -> str:
-        """Name and docstring, as a reader of a manual would see them."""
+        """Return name, arguments and docstring in the format of a manual."""
         call = f"({', '.join(self.arguments)})" if self.kind == "function" else ""
         return f"{self.name}{call}\n\n{self.docstring}"
 
     @property
     def first_paragraph(self) -> str:
-        """The first paragraph on one line."""
+        """Return the first paragraph of the docstring on one line."""
         return " ".join(self.docstring.split("\n\n", 1)[0].split())
 
 
-def density(source: bytes) -> float:
-    """The share of `source` between triple double quotes: which files are worth parsing, at the speed of a scan."""
+def docstring_share(source: bytes) -> float:
+    """Return the share of bytes between triple double quotes: a fast estimate of which files are worth parsing."""
     quoted = source.split(_QUOTES)[1::2]
     return sum(map(len, quoted)) / max(1, len(source))
 
 
-def documented(source: bytes, module: str) -> Iterator[Documented]:
-    """Public objects of `module` with a docstring, in file order. Raises Unreadable."""
+def documented_objects(source: bytes, module: str) -> Iterator[DocumentedObject]:
+    """Yield the public objects of `module` that have a docstring, in file order. Raises UnparsablePython."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # invalid escape sequences in the code of others
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from None
+        raise UnparsablePython(f"{type(error).__name__}: {error}") from None
     if docstring := _docstring(tree):
-        yield Documented("module", module, docstring, 0)
+        yield DocumentedObject("module", module, docstring, 0)
     yield from _members(tree, module)
 
 
-def _members(parent: ast.Module | ast.ClassDef, prefix: str) -> Iterator[Documented]:
+def _members(parent: ast.Module | ast.ClassDef, prefix: str) -> Iterator[DocumentedObject]:
     for node in parent.body:
         if not isinstance(node, (ast.ClassDef, *_FUNCTIONS)) or node.name.startswith("_"):
             continue
         name = f"{prefix}.{node.name}"
         if docstring := _docstring(node):
             if isinstance(node, ast.ClassDef):
-                yield Documented("class", name, docstring, node.lineno)
+                yield DocumentedObject("class", name, docstring, node.lineno)
             else:
-                yield Documented("function", name, docstring, node.lineno, _arguments(node.args))
+                yield DocumentedObject("function", name, docstring, node.lineno, _arguments(node.args))
         if isinstance(node, ast.ClassDef):
             yield from _members(node, name)
 
@@ -78,6 +78,7 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
 
 
 def _arguments(arguments: ast.arguments) -> tuple[str, ...]:
+    """Return the names of the arguments, without `self` and `cls`."""
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
     if names[:1] in (["self"], ["cls"]):
         del names[0]

@@ -1,11 +1,16 @@
-"""Which encoding a file is in, judged from a piece of it; a guess that does not read like language is refused."""
+"""Detect the encoding of a file from a part of it. A guess whose text does not look like a language is rejected.
+
+Detection of single-byte and Asian encodings is unreliable in general, because nearly every byte sequence is valid in
+several of them. So UTF-8 is preferred whenever possible (its multi-byte sequences are self-validating), and any other
+encoding has to produce the letters or characters that are frequent in a language that uses it.
+"""
 
 import codecs
 import re
 
 import charset_normalizer
 
-_BOMS = (
+_BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -13,14 +18,17 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 SAMPLE_BYTES = 1 << 16
-MIN_PLAUSIBLE = 0.9
-MIN_FREQUENT = 0.12  # real text has three times as much
-# letters of Western European words and typographic marks, where they stand in running text
+MIN_WESTERN_SHARE = 0.9  # of the non-ASCII characters of a text in Windows-1252
+MIN_FREQUENT_SHARE = (
+    0.12  # of the non-ASCII characters of a text in an Asian encoding; real text has three times as much
+)
+# Letters of Western European words and typographic marks, at positions where they occur in running text: lower-case
+# accented letters next to letters, opening quotes before words, closing quotes after words.
 _WESTERN = re.compile(
     r"(?<=[A-Za-zß-öø-ÿ])[ß-öø-ý]|[ß-öø-ýÀÁÄÅÇÉÈÊÍÑÓÖØÚÜ](?=[a-z])|(?<=\s)[àéèóáí](?=\s)"
     r"|(?<=[\w.,!?])[’”…»]|[‘“«¿¡£€§©®](?=\w)|(?<=[\s\w])[–—·](?=[\s\w])"
 )
-# the most frequent characters of each language; the Chinese ones cover about half of any text
+# The most frequent characters of each language. The Chinese ones cover about half of any text.
 _HAN = "的一是不了在人有我他中上大和地到以要就出可也你生能而子那得下自之年作用道行所然家事，。、：；！？“”「」（）《》"
 _SIMPLIFIED = "这个们来为国说时会对于着过发后里种"
 _TRADITIONAL = (
@@ -41,41 +49,49 @@ _ASIAN = {
     "euc_kr": frozenset(_HANGUL),
 }
 _CHINESE = _ASIAN["gb18030"] | _ASIAN["big5"]
-_OTHERS = ["cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256"]
+_OTHER_ENCODINGS = ["cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256"]
 
 
-def byte_order_mark(start: bytes) -> tuple[str, int]:
-    """The encoding that the first bytes of a file name, and how many they are; ("", 0) where they name none."""
-    for mark, encoding in _BOMS:
+def detect_byte_order_mark(start: bytes) -> tuple[str, int]:
+    """Return the encoding that the byte order mark of a file indicates, and its length; ("", 0) without one."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return encoding, len(mark)
     return "", 0
 
 
-def wide(start: bytes) -> str:
-    """utf-16-le or utf-16-be where `start` is that without a mark, else ""."""
-    even, odd = start[0::2].count(0), start[1::2].count(0)
-    few, many, encoding = (even, odd, "utf-16-le") if odd > even else (odd, even, "utf-16-be")
-    if many >= 4 and many > 0.15 * len(start) and few < 0.05 * many:
+def detect_utf16(start: bytes) -> str:
+    """Return utf-16-le or utf-16-be if `start` is UTF-16 without a byte order mark, otherwise ""."""
+    # ASCII characters have a zero byte: the second of two in little-endian order, the first in big-endian order.
+    even_zeros, odd_zeros = start[0::2].count(0), start[1::2].count(0)
+    fewer, more, encoding = (
+        (even_zeros, odd_zeros, "utf-16-le") if odd_zeros > even_zeros else (odd_zeros, even_zeros, "utf-16-be")
+    )
+    if more >= 4 and more > 0.15 * len(start) and fewer < 0.05 * more:
         return encoding
     if _is_utf8(start):
         return ""
-    whole = start[: len(start) // 2 * 2]
-    return next((e for e in ("utf-16-le", "utf-16-be") if _share(whole.decode(e, "replace"), _CHINESE) > 0.25), "")
+    # Chinese text has no zero bytes. In the wrong byte order it decodes to rare characters.
+    even_part = start[: len(start) // 2 * 2]
+    return next((e for e in ("utf-16-le", "utf-16-be") if _share(even_part.decode(e, "replace"), _CHINESE) > 0.25), "")
 
 
-def narrow(piece: bytes) -> str:
-    """The encoding of `piece`, which holds bytes above 127: utf-8 where half of such lines are, or where none fits."""
-    lines = [line for line in piece.split(b"\n") if not line.isascii()]
-    valid = sum(map(_is_utf8, lines))
-    if 2 * valid >= len(lines):
+def detect_encoding(part: bytes) -> str:
+    """Return the encoding of `part`, which has bytes above 127 and one byte per ASCII character.
+
+    It is UTF-8 if at least half of the non-ASCII lines are valid UTF-8 (the others are damaged lines), or if no other
+    encoding fits.
+    """
+    lines = [line for line in part.split(b"\n") if not line.isascii()]
+    num_valid = sum(map(_is_utf8, lines))
+    if 2 * num_valid >= len(lines):
         return "utf-8"
     sample = b"\n".join(line for line in lines if not _is_utf8(line))[:SAMPLE_BYTES]
-    if _western_share(sample) >= MIN_PLAUSIBLE:
+    if _western_share(sample) >= MIN_WESTERN_SHARE:
         return "cp1252"
     shares = {encoding: _asian_share(sample, encoding) for encoding in _ASIAN}
     best = max(shares, key=lambda encoding: shares[encoding])
-    return best if shares[best] >= MIN_FREQUENT else _other(sample)
+    return best if shares[best] >= MIN_FREQUENT_SHARE else _detect_other(sample)
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -87,22 +103,25 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _asian_share(sample: bytes, encoding: str) -> float:
-    """The share of frequent characters; 0 where much of `sample` does not decode at all."""
+    """Return the share of frequent characters; 0 if more than 5 % of `sample` cannot be decoded."""
     text = sample.decode(encoding, "replace")
     num_high = sum(c > "\x7f" for c in text)
     return _share(text, _ASIAN[encoding]) if num_high > 1 and text.count("\ufffd") <= 0.05 * num_high else 0.0
 
 
 def _share(text: str, characters: frozenset[str]) -> float:
+    """Return the share of `characters` among the non-ASCII characters of `text`."""
     high = [c for c in text if c > "\x7f"]
     return sum(c in characters for c in high) / max(1, len(high))
 
 
 def _western_share(sample: bytes) -> float:
+    """Return the share of non-ASCII characters that are plausible at their position in Windows-1252."""
     text = sample.decode("cp1252", "replace")
     return len(_WESTERN.findall(text)) / max(1, sum(c > "\x7f" for c in text))
 
 
-def _other(sample: bytes) -> str:
-    guess = charset_normalizer.from_bytes(sample, cp_isolation=_OTHERS, threshold=0.1).best()
+def _detect_other(sample: bytes) -> str:
+    """Return an encoding for Cyrillic, Greek, Hebrew, Arabic, Turkish or Central European text, or else utf-8."""
+    guess = charset_normalizer.from_bytes(sample, cp_isolation=_OTHER_ENCODINGS, threshold=0.1).best()
     return guess.encoding if guess is not None and guess.coherence > 0.3 else "utf-8"

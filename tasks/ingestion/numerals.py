@@ -1,4 +1,4 @@
-"""Written numbers from 0 to 99,999, in Chinese and in English."""
+"""Numbers from 0 to 99,999 in words, in Chinese and in English."""
 
 MAX_NUMBER = 99_999
 
@@ -13,7 +13,10 @@ _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eigh
 
 
 def chinese(number: int) -> str:
-    """12 -> 十二, 110 -> 一百一十, 10_001 -> 一万零一: one 零 for any run of zeros inside, none at the end."""
+    """Write a number in Chinese: 12 -> 十二, 110 -> 一百一十, 10_001 -> 一万零一.
+
+    A sequence of zeros inside the number is written as one 零; zeros at the end are not written.
+    """
     _check(number)
     if number == 0:
         return _HAN[0]
@@ -25,11 +28,11 @@ def chinese(number: int) -> str:
         elif parts and parts[-1] != _HAN[0]:
             parts.append(_HAN[0])
     written = "".join(parts).rstrip(_HAN[0])
-    return written.removeprefix("一") if 10 <= number < 20 else written
+    return written.removeprefix("一") if 10 <= number < 20 else written  # 10 is 十, but 110 is 一百一十
 
 
 def english(number: int) -> str:
-    """12 -> twelve, 321 -> three hundred twenty-one: hyphens within tens, no "and", no commas."""
+    """Write a number in English: 321 -> three hundred twenty-one, with hyphens, without "and" and commas."""
     _check(number)
     thousands, rest = divmod(number, 1000)
     if thousands:
@@ -49,4 +52,4 @@ def _below_thousand(number: int) -> str:
 
 def _check(number: int) -> None:
     if not 0 <= number <= MAX_NUMBER:
-        raise ValueError(f"{number} cannot be written: expected 0 to {MAX_NUMBER}")
+        raise ValueError(f"{number} cannot be written in words: expected a number from 0 to {MAX_NUMBER}")

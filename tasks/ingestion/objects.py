@@ -1,4 +1,8 @@
-"""One JSON object from one line, by a parser that is never given what it could crash on."""
+"""Parse one JSON object or array. Input that could crash the native parser is rejected before it is parsed.
+
+orjson is fast, but deeply nested input can overflow its stack, which ends the process instead of raising an exception.
+It also keeps the last of two equal keys silently, so that one of two texts would be lost.
+"""
 
 import itertools
 import json
@@ -8,54 +12,55 @@ from typing import Any
 
 import orjson
 
-from tasks.ingestion.decoding import Unusable
+from tasks.ingestion.decoding import UnusableRecord
 
-MAX_DEPTH = 200  # real records nest less than ten deep; some native parsers overflow the stack at some thousands
+MAX_DEPTH = 200  # real records have fewer than ten levels; some native parsers overflow the stack at a few thousand
+# The possessive quantifier prevents backtracking, which would take quadratic time on a string that is never closed.
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
 
 
-def parse(text: str, names: Collection[str] = ()) -> dict[str, Any]:
-    """The object that `text` holds. Raises Unusable, also where one of `names` stands in it twice."""
-    value = _value(text)
+def parse_object(text: str, names: Collection[str] = ()) -> dict[str, Any]:
+    """Return the object in `text`. Raises UnusableRecord, also if one of the keys `names` occurs twice in it."""
+    value = _parse_value(text)
     if not isinstance(value, dict):
-        raise Unusable("not_an_object", f"a JSON {type(value).__name__}, not an object with fields")
-    for name in names:
+        raise UnusableRecord("not_an_object", f"The line is a JSON {type(value).__name__}, not an object with fields.")
+    for name in names:  # counting is fast and settles the common case; only suspicious lines are parsed again
         if text.count(f'"{name}"') > 1:
-            _check_once(text, name)
+            _check_single_key(text, name)
     return value
 
 
 def parse_array(text: str) -> list[Any]:
-    """The values of the array that `text` holds. Raises Unusable."""
-    value = _value(text)
+    """Return the values of the array in `text`. Raises UnusableRecord."""
+    value = _parse_value(text)
     if not isinstance(value, list):
-        raise Unusable("invalid_json", f"a JSON {type(value).__name__}, not an array of objects")
+        raise UnusableRecord("invalid_json", f"The file is a JSON {type(value).__name__}, not an array of objects.")
     return value
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     _check_depth(text)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         reason = "lone_surrogate" if "surrogate" in error.msg else "invalid_json"
-        raise Unusable(reason, f"{error.msg} at character {error.pos}") from None
+        raise UnusableRecord(reason, f"The JSON is invalid at character {error.pos}: {error.msg}.") from None
 
 
 def _check_depth(text: str) -> None:
-    """Counting brackets is nearly free and settles it for nearly every line; the rest are measured."""
+    """Count all brackets, which is fast; only if there are many of them, measure how deeply they are nested."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     brackets = _BRACKET.findall(_STRING.sub("", text))
     depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets)
     deepest = max(depths, default=0)
     if deepest > MAX_DEPTH:
-        raise Unusable("too_deep", f"nested {deepest} deep; at most {MAX_DEPTH} are read")
+        raise UnusableRecord("too_deep", f"The JSON has {deepest} nested levels; the maximum is {MAX_DEPTH}.")
 
 
-def _check_once(text: str, name: str) -> None:
-    """`text` is known to be an object no deeper than MAX_DEPTH."""
+def _check_single_key(text: str, name: str) -> None:
+    """Raise UnusableRecord if the outer object has `name` twice. `text` is known to be valid and not too deep."""
     pairs = json.loads(text, object_pairs_hook=list)
     if sum(key == name for key, _ in pairs) > 1:
-        raise Unusable("duplicate_key", f"{name!r} stands in the object more than once", name)
+        raise UnusableRecord("duplicate_key", f"The object has the key {name!r} more than once.", name)

@@ -1,4 +1,4 @@
-"""Find and open the user's files: paths, folders, globs, here or at any fsspec address, patient with the network."""
+"""Find and open files: paths, folders, globs; local or at any fsspec address. Retry after network failures."""
 
 import glob
 import time
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, field_validator
 from tasks.errors import BadInput
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-ATTEMPTS, FIRST_WAIT = 5, 1.0  # seconds; doubles each time
+MAX_ATTEMPTS, FIRST_WAIT = 5, 1.0  # wait in seconds before the second attempt; it doubles each time
 _NETWORK_MODULES = ("aiohttp", "botocore", "aiobotocore", "urllib3", "requests", "httpx", "httpcore", "huggingface_hub")
 _NOT_NETWORK = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -21,12 +21,22 @@ Result = TypeVar("Result")
 
 
 class FileParams(BaseModel, frozen=True, extra="forbid"):
-    """Which files, and how far to trust them."""
+    """Which files to read, and the limits that protect against damaged ones."""
 
-    paths: tuple[str, ...] = Field(min_length=1)  # files, folders or globs; local, or s3://, hf://, https:// ...
-    encoding: str = "auto"  # or the name of a Python codec
-    max_line_bytes: int = Field(64 << 20, gt=0)  # longer lines are quarantined; so are longer documents
-    max_ratio: float = Field(500.0, gt=1)  # decompressed over compressed size, above 64 MiB: more is a bomb
+    paths: tuple[str, ...] = Field(
+        min_length=1, description="Files, folders or globs, local or at an address such as s3://, hf:// or https://."
+    )
+    encoding: str = Field(
+        "auto", description="The name of a Python codec in which the files are encoded; auto detects it."
+    )
+    max_line_bytes: int = Field(
+        64 << 20, gt=0, description="Maximum length of a line or document in bytes; longer ones are quarantined."
+    )
+    max_ratio: float = Field(
+        500.0,
+        gt=1,
+        description="Maximum ratio of decompressed to compressed size above 64 MiB; a larger one is a bomb.",
+    )
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -35,159 +45,162 @@ class FileParams(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("encoding")
     @classmethod
-    def _known(cls, encoding: str) -> str:
+    def _is_codec(cls, encoding: str) -> str:
         if encoding != "auto":
             try:
                 "".encode(encoding)
             except LookupError:
-                raise ValueError(f"{encoding!r} is no encoding that Python knows; 'auto' finds it out") from None
+                raise ValueError(f"Python has no encoding {encoding!r}; use auto to detect the encoding") from None
         return encoding
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """One file by the name that the user knows it by, and how to open it as bytes."""
+class InputFile:
+    """One file: the name that the user knows, and a function that opens it as bytes."""
 
     name: str
     open: Callable[[], BinaryIO]
 
 
-def locate(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[File]:
-    """The files behind `paths`, sorted within each; in folders those with one of `suffixes`, compressed or not.
+def find_files(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
+    """Return the files of `paths`, each once, sorted by name within each path.
 
-    Raises BadInput where a path does not exist or holds no such file.
+    A folder contributes its files with one of `suffixes`, compressed or not. Raises BadInput if a path does not exist
+    or has no such file.
     """
-    files: dict[str, File] = {}
+    files: dict[str, InputFile] = {}
     for path in paths:
-        found = list(_remote(path, suffixes) if "://" in path else _local(path, suffixes))
-        if not found:
+        matches = list(_find_remote(path, suffixes) if "://" in path else _find_local(path, suffixes))
+        if not matches:
             raise BadInput(
-                f"{path} holds no file to read: expected a name ending in {', '.join(suffixes)} "
-                f"(or that and {', '.join(COMPRESSED)}). Put one there, or mend `paths` in params.yaml."
+                f"{path} contains no file to read. Expected a name that ends in {', '.join(suffixes)}, alone or "
+                f"followed by {', '.join(COMPRESSED)}. Add a file, or correct `paths` in params.yaml."
             )
-        files.update((file.name, file) for file in found)
+        files.update((file.name, file) for file in matches)
     return list(files.values())
 
 
-def suffix(name: str) -> str:
-    """The suffix of a file name without its compression: a.JSONL.gz -> .jsonl"""
-    return Path(_uncompressed(name)).suffix
+def contains_files(folder: str, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a local folder has a file with one of `suffixes`, compressed or not."""
+    return next(_find_local(folder, suffixes), None) is not None
 
 
-def holds(folder: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a local folder holds a file with one of `suffixes`, compressed or not."""
-    return next(_local(folder, suffixes), None) is not None
+def retry(action: Callable[[], Result], name: str) -> Result:
+    """Call `action` up to MAX_ATTEMPTS times while the network fails. Raises BadInput after the last attempt.
 
-
-def patiently(action: Callable[[], Result], what: str) -> Result:
-    """`action()`, again after a while where the network failed. Raises BadInput when it keeps failing."""
-    for attempt in range(ATTEMPTS):
+    Used for reading from outside only; computations are never retried.
+    """
+    for attempt in range(MAX_ATTEMPTS):
         try:
             return action()
         except Exception as error:
             if not is_network_failure(error):
                 raise
-            last = error
-            if attempt + 1 < ATTEMPTS:
+            last_error = error
+            if attempt + 1 < MAX_ATTEMPTS:
                 time.sleep(FIRST_WAIT * 2**attempt)
-    raise BadInput(f"{what} cannot be reached after {ATTEMPTS} attempts ({type(last).__name__}: {last}).") from last
+    raise BadInput(
+        f"{name} cannot be reached after {MAX_ATTEMPTS} attempts ({type(last_error).__name__}: {last_error}). "
+        "Check the network and run the command again."
+    ) from last_error
 
 
 def is_network_failure(error: BaseException) -> bool:
-    """Whether trying again may help: not for what is missing or forbidden."""
+    """Return whether another attempt may succeed: not if the file is missing or access is denied."""
     if isinstance(error, _NOT_NETWORK):
         return False
     return isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith(_NETWORK_MODULES)
 
 
-def _wanted(name: str, suffixes: tuple[str, ...]) -> bool:
-    return _uncompressed(name).endswith(suffixes) and not Path(name).name.startswith(".")
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return _without_compression(name).endswith(suffixes) and not Path(name).name.startswith(".")
 
 
-def _uncompressed(name: str) -> str:
+def _without_compression(name: str) -> str:
+    """a.JSONL.gz -> a.jsonl"""
     name = name.lower()
-    for ending in COMPRESSED:
-        name = name.removesuffix(ending)
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
     return name
 
 
-def _local(path: str, suffixes: tuple[str, ...]) -> Iterator[File]:
-    whole = Path(path)
-    if whole.is_dir():
-        found = sorted(p for p in whole.rglob("*") if p.is_file() and _wanted(p.name, suffixes))
-    elif whole.exists():
-        found = [whole]
+def _find_local(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
+    location = Path(path)
+    if location.is_dir():
+        files = sorted(p for p in location.rglob("*") if p.is_file() and _has_suffix(p.name, suffixes))
+    elif location.exists():
+        files = [location]
     elif glob.has_magic(path):
-        found = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
+        files = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
     else:
-        raise BadInput(f"{path} does not exist. Put the file or folder there, or mend `paths` in params.yaml.")
-    for one in found:
-        yield File(one.as_posix(), partial(_open_local, one))
+        raise BadInput(f"{path} does not exist. Put the file or folder there, or correct `paths` in params.yaml.")
+    for file in files:
+        yield InputFile(file.as_posix(), partial(_open_local, file))
 
 
 def _open_local(path: Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def _remote(path: str, suffixes: tuple[str, ...]) -> Iterator[File]:
+def _find_remote(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
     import fsspec  # type: ignore[import-untyped]
 
     try:
-        system, inner = fsspec.core.url_to_fs(path)
+        file_system, path_there = fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
-        raise BadInput(f"{path} cannot be opened: {error}") from error
+        raise BadInput(f"{path} cannot be opened: {error}. Correct `paths` in params.yaml.") from error
 
-    def find() -> list[str]:
-        if glob.has_magic(inner):
-            return sorted(str(name) for name in system.glob(inner))
-        if system.isdir(inner):
-            return sorted(str(name) for name in system.find(inner) if _wanted(str(name), suffixes))
-        return [inner] if system.exists(inner) else []
+    def find_names() -> list[str]:
+        if glob.has_magic(path_there):
+            return sorted(str(name) for name in file_system.glob(path_there))
+        if file_system.isdir(path_there):
+            return sorted(str(name) for name in file_system.find(path_there) if _has_suffix(str(name), suffixes))
+        return [path_there] if file_system.exists(path_there) else []
 
-    names = patiently(find, path)
-    if not names and not glob.has_magic(inner):
-        raise BadInput(f"{path} does not exist, or may not be read. Mend `paths` in params.yaml, or log in.")
+    names = retry(find_names, path)
+    if not names and not glob.has_magic(path_there):
+        raise BadInput(f"{path} does not exist, or access is denied. Correct `paths` in params.yaml, or log in.")
     for name in names:
-        address = system.unstrip_protocol(name)
-        yield File(address, partial(_open_remote, system, name, address))
+        address = file_system.unstrip_protocol(name)
+        yield InputFile(address, partial(_open_remote, file_system, name, address))
 
 
-def _open_remote(system: Any, name: str, address: str) -> BinaryIO:
-    return cast(BinaryIO, _Patient(system, name, address))
+def _open_remote(file_system: Any, name: str, address: str) -> BinaryIO:
+    return cast(BinaryIO, _RetryingFile(file_system, name, address))
 
 
-class _Patient:
-    """A remote file read from front to back; where the network fails, opened again at the place reached."""
+class _RetryingFile:
+    """A remote file. After a network failure it is opened again and reading continues at the same position."""
 
-    def __init__(self, system: Any, name: str, address: str) -> None:
-        self._system, self._name, self._address = system, name, address
+    def __init__(self, file_system: Any, name: str, address: str) -> None:
+        self._file_system, self._name, self._address = file_system, name, address
         self._file: Any = None
-        self._place = 0
+        self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        content = patiently(lambda: self._try(size), self._address)
-        self._place += len(content)
+        content = retry(lambda: self._read_once(size), self._address)
+        self._position += len(content)
         return content
 
-    def _try(self, size: int) -> bytes:
+    def _read_once(self, size: int) -> bytes:
         try:
             if self._file is None:
-                self._file = self._system.open(self._name, "rb")
-                self._file.seek(self._place)
+                self._file = self._file_system.open(self._name, "rb")
+                self._file.seek(self._position)
             return bytes(self._file.read(size))
         except Exception:
             self.close()
             raise
 
-    def seek(self, place: int, whence: int = 0) -> int:
+    def seek(self, position: int, whence: int = 0) -> int:
         if whence == 2:
-            place += int(self._system.size(self._name))
-        self._place = place + (self._place if whence == 1 else 0)
+            position += int(self._file_system.size(self._name))
+        self._position = position + (self._position if whence == 1 else 0)
         self.close()
-        return self._place
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def close(self) -> None:
         file, self._file = self._file, None
@@ -196,9 +209,9 @@ class _Patient:
 
     @property
     def closed(self) -> bool:
-        return False
+        return False  # it opens itself again at the next read; pyarrow refuses a closed file
 
-    def __enter__(self) -> "_Patient":
+    def __enter__(self) -> "_RetryingFile":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,12 +1,16 @@
-"""Which split a group belongs to: a pure function of the seed and the group's name, the same in every table."""
+"""The split of a group: a pure function of the seed and the name of the group, so that all tables agree."""
 
 import hashlib
 
 
-def choose(group: str, seed: int, validation_share: float, test_share: float) -> str:
-    """One of documents.SPLITS. The same arguments give the same split, whatever else is read."""
+def choose_split(group: str, seed: int, validation_share: float, test_share: float) -> str:
+    """Return one of documents.SPLITS. The result does not depend on the other records.
+
+    A hash of the group is mapped to [0, 1): the first `test_share` of the interval is test, the next `validation_share`
+    is validation, and the rest is train.
+    """
     digest = hashlib.blake2b(f"{seed} {group}".encode(errors="surrogatepass"), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    if place < test_share:
+    position = int.from_bytes(digest, "big") / 2**64
+    if position < test_share:
         return "test"
-    return "validation" if place < test_share + validation_share else "train"
+    return "validation" if position < test_share + validation_share else "train"

@@ -1,9 +1,9 @@
-"""Ingestion as Prefect tasks: each source into the tables, then the report."""
+"""Ingestion as Prefect tasks: write the records of each source into the tables, then the report."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_se
 from tasks import catalog
 from tasks.errors import BadInput, NothingLeft
 from tasks.ingestion import splits
-from tasks.ingestion.delivery import KINDS, Delivery
+from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
 
@@ -20,107 +20,115 @@ SOURCES = "tasks.ingestion.sources"
 
 
 class Source(BaseModel, frozen=True):
-    """A paragraph under ingestion.sources: which module reads it (by default the one of its name), with what params."""
+    """One entry under ingestion.sources: the name of the plug-in that reads it, and the Params of that plug-in."""
 
-    source: str
-    params: SerializeAsAny[BaseModel]
+    source: str = Field(description="A file name in tasks/ingestion/sources/; by default the name of the entry.")
+    params: SerializeAsAny[BaseModel] = Field(description="The Params of that file.")
 
     @model_validator(mode="before")
     @classmethod
-    def _find(cls, paragraph: Any) -> Any:
-        """Source and dials side by side, as params.yaml has them -> the source and its own Params."""
-        if not isinstance(paragraph, Mapping) or "params" in paragraph:
-            return paragraph
-        dials = dict(paragraph)
-        expected: type[BaseModel] = catalog.find(SOURCES, str(dials.pop("source"))).Params
-        for key in dials:
-            if key not in expected.model_fields:
-                raise ValueError(f"unknown key {key!r}; {catalog.suggest(str(key), expected.model_fields)}")
-        return {"source": paragraph["source"], "params": expected(**dials)}
+    def _split_source_and_params(cls, entry: Any) -> Any:
+        """{source: csv, paths: ...}, as in params.yaml -> the name of the source, and its own Params."""
+        if not isinstance(entry, Mapping) or "params" in entry:
+            return entry
+        values = dict(entry)
+        model: type[BaseModel] = catalog.find(SOURCES, str(values.pop("source"))).Params
+        for key in values:
+            if key not in model.model_fields:
+                raise ValueError(f"unknown key {key!r}; {catalog.suggest(str(key), model.model_fields)}")
+        return {"source": entry["source"], "params": model(**values)}
 
     @model_serializer
-    def paragraph(self) -> dict[str, Any]:
-        """As it stands in params.yaml."""
+    def to_entry(self) -> dict[str, Any]:
+        """Return the entry as it is written in params.yaml."""
         return {"source": self.source, **self.params.model_dump()}
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """The sources by name, and how their records are split (by group: a package, a number, a file ...)."""
+    """The sources by name, and how their records are split by group (a package, a number, a file ...)."""
 
-    seed: int = Field(0, ge=0)
-    validation_share: float = Field(0.05, ge=0, lt=0.5)
-    test_share: float = Field(0.05, ge=0, lt=0.5)
-    sources: dict[str, Source] = Field(min_length=1)
+    seed: int = Field(0, ge=0, description="Seed of the hash that assigns groups to splits.")
+    validation_share: float = Field(
+        0.05, ge=0, lt=0.5, description="Share of the groups in the split that training measures its progress on."
+    )
+    test_share: float = Field(
+        0.05, ge=0, lt=0.5, description="Share of the groups in the split that only evaluation reads."
+    )
+    sources: dict[str, Source] = Field(
+        min_length=1, description="Source name -> its settings; `source` names the plug-in if it differs from the name."
+    )
 
     @field_validator("sources", mode="before")
     @classmethod
-    def _named(cls, paragraphs: Any) -> Any:
-        """A paragraph without `source` is read by the source of its own name."""
-        if not isinstance(paragraphs, Mapping):
-            return paragraphs
+    def _default_source(cls, entries: Any) -> Any:
+        """An entry without `source` is read by the plug-in that has the name of the entry."""
+        if not isinstance(entries, Mapping):
+            return entries
         return {
-            name: {"source": str(name), **(paragraph or {})} if isinstance(paragraph, Mapping | None) else paragraph
-            for name, paragraph in paragraphs.items()
+            name: {"source": str(name), **(entry or {})} if isinstance(entry, Mapping | None) else entry
+            for name, entry in entries.items()
         }
 
 
 @contextmanager
-def delivery(params: Params, data: Path) -> Iterator[Delivery]:
-    """The open tables under `data`; complete when the block ends without an exception."""
+def open_tables(params: Params, data: Path) -> Iterator[RecordWriter]:
+    """Open the tables under `data`; they are complete if the block ends without an exception."""
 
-    def split(group: str) -> str:
-        return splits.choose(group, params.seed, params.validation_share, params.test_share)
+    def choose_split(group: str) -> str:
+        return splits.choose_split(group, params.seed, params.validation_share, params.test_share)
 
-    with Delivery(data, split) as opened:
-        yield opened
+    with RecordWriter(data, choose_split) as writer:
+        yield writer
 
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest {name}")
-def ingest(name: str, source: Source, into: Delivery, timings: Timings) -> None:
-    """Read one source to its end. Raises BadInput where it holds nothing, NothingLeft where all of it is bad."""
-    module = catalog.find(SOURCES, source.source)
+def ingest(name: str, source: Source, writer: RecordWriter, timings: Timings) -> None:
+    """Read one source to its end. Raises BadInput if it has no record, NothingLeft if all are quarantined."""
+    module = cast(catalog.SourceModule, catalog.find(SOURCES, source.source))
     with timings.measure(name), Progress(f"ingestion of {name}", None, "records") as progress:
         for record in module.read(source.params):
-            into.add(name, record)
+            writer.add(name, record)
             progress.advance()
-    kept = sum(into.records[name, kind] for kind in KINDS)
-    quarantined = into.records[name, "quarantined"]
-    if kept + quarantined == 0:
+    num_kept = sum(writer.num_records[name, kind] for kind in RECORD_KINDS)
+    num_quarantined = writer.num_records[name, "quarantined"]
+    if num_kept + num_quarantined == 0:
         raise BadInput(
-            f"the source {name!r} (ingestion.sources in params.yaml) holds nothing to read. "
-            "Give it something, or take its paragraph out."
+            f"The source {name!r} (ingestion.sources in params.yaml) has no record. "
+            "Add data to it, or remove its entry from params.yaml."
         )
-    if kept == 0:
-        reasons = ", ".join(f"{reason} {n}" for (of, reason), n in into.reasons.most_common() if of == name)
-        first = into.first_bad[name]
-        where = first.file if first.line is None else f"{first.file}, line {first.line}"
+    if num_kept == 0:
+        reasons = ", ".join(f"{reason} {n}" for (of, reason), n in writer.num_by_reason.most_common() if of == name)
+        first = writer.first_quarantined[name]
+        location = first.file if first.line is None else f"{first.file}, line {first.line}"
         raise NothingLeft(
-            f"all {quarantined} records of the source {name!r} were quarantined ({reasons}). The first: {where}: "
-            f"{first.detail}. Mend the files, or what the source's paragraph in params.yaml says about them; all are "
-            "listed in documents/quarantine."
+            f"All {num_quarantined} records of the source {name!r} were quarantined ({reasons}). The first is "
+            f"{location}: {first.detail.rstrip('.')}. Correct the files, or the params of the source in params.yaml. "
+            "All quarantined records are listed in documents/quarantine."
         )
 
 
 @task(cache_policy=NO_CACHE)
-def report(into: Delivery, data: Path, timings: Timings) -> None:
-    """What was read, kept and quarantined, by source, split and reason: read = kept + quarantined."""
-    sources = sorted({source for source, _ in into.records})
-    rows = [_row(source, into) for source in sources]
-    columns = ("read", "kept", "quarantined", *KINDS)
+def report(writer: RecordWriter, data: Path, timings: Timings) -> None:
+    """Write the report: records read, kept and quarantined, by source, split and reason. read = kept + quarantined."""
+    sources = sorted({source for source, _ in writer.num_records})
+    rows = [_source_row(source, writer) for source in sources]
+    columns = ("read", "kept", "quarantined", *RECORD_KINDS)
     body = Report("ingestion", counts={column: sum(row[column] for row in rows) for column in columns})
     body.tables["sources"] = rows
     body.tables["splits"] = [
         {"source": source, "kind": kind, "split": split, "records": n}
-        for (source, kind, split), n in sorted(into.splits.items())
+        for (source, kind, split), n in sorted(writer.num_by_split.items())
     ]
     body.tables["quarantine"] = [
-        {"source": source, "reason": reason, "records": n} for (source, reason), n in sorted(into.reasons.items())
+        {"source": source, "reason": reason, "records": n}
+        for (source, reason), n in sorted(writer.num_by_reason.items())
     ]
     body.write(data / "reports")
     timings.write()
 
 
-def _row(source: str, into: Delivery) -> dict[str, Any]:
-    kinds = {kind: into.records[source, kind] for kind in KINDS}
-    quarantined, kept = into.records[source, "quarantined"], sum(kinds.values())
-    return {"source": source, "read": kept + quarantined, "kept": kept, "quarantined": quarantined, **kinds}
+def _source_row(source: str, writer: RecordWriter) -> dict[str, Any]:
+    num_by_kind = {kind: writer.num_records[source, kind] for kind in RECORD_KINDS}
+    num_quarantined, num_kept = writer.num_records[source, "quarantined"], sum(num_by_kind.values())
+    counts = {"read": num_kept + num_quarantined, "kept": num_kept, "quarantined": num_quarantined}
+    return {"source": source, **counts, **num_by_kind}

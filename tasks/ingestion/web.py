@@ -1,4 +1,4 @@
-"""Web pages -> text: decoded by what they declare or look like, and freed of menus by trafilatura."""
+"""Decode web pages by their declared or detected encoding, and extract their main text with trafilatura."""
 
 import codecs
 import logging
@@ -6,48 +6,58 @@ import re
 from typing import Any
 
 from tasks.ingestion import encodings
-from tasks.ingestion.decoding import Unusable, clean
+from tasks.ingestion.decoding import UnusableRecord, clean_text
 
 _DECLARED = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]{2,20})", re.IGNORECASE)
-_LARGER = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "cp1252"}  # as browsers read them
+# Browsers decode these encodings as their supersets (WHATWG Encoding Standard), and pages rely on it.
+_SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "cp1252"}
 HEAD_BYTES = 4096
-MAX_BAD_SHARE = 0.001  # of characters that no codec knows, left out as a browser would show them
+MAX_INVALID_SHARE = 0.001  # of the characters; invalid ones are removed if they are not more
 
 
-def decode(page: bytes, declared: str = "") -> str:
-    """The text of a page, by its mark, the charset `declared` with it or in it, or by its looks. Raises Unusable."""
-    marked, length = encodings.byte_order_mark(page)
+def decode_page(page: bytes, declared: str = "") -> str:
+    """Return the text of a page. Raises UnusableRecord if no encoding fits.
+
+    declared: the charset of the HTTP header or of the user's params; "" if unknown.
+    A byte order mark decides. Without one, the first encoding that fits is used: UTF-8 (which other text hardly ever
+    satisfies), `declared`, the charset of the page's <meta> element, and the detected one.
+    """
+    marked, length = encodings.detect_byte_order_mark(page)
     if marked:
         return page[length:].decode(marked, "ignore")
-    named = _DECLARED.search(page[:HEAD_BYTES])
-    for name in ("utf-8", declared, named[1].decode() if named else "", "guess"):
-        encoding = encodings.narrow(page) if name == "guess" else _known(name)
+    in_page = _DECLARED.search(page[:HEAD_BYTES])
+    for name in ("utf-8", declared, in_page[1].decode() if in_page else "", "guess"):
+        encoding = encodings.detect_encoding(page) if name == "guess" else _codec_name(name)
         if not encoding:
             continue
         text = page.decode(encoding, "replace")
-        if text.count("\ufffd") <= MAX_BAD_SHARE * len(text):
+        if text.count("\ufffd") <= MAX_INVALID_SHARE * len(text):
             return text.replace("\ufffd", "")
-    raise Unusable("invalid_encoding", "no encoding fits: neither what is declared nor a guess")
+    raise UnusableRecord("invalid_encoding", "No encoding fits the page: neither the declared nor the detected one.")
 
 
-def extract(page: str, url: str = "") -> tuple[str, dict[str, str]]:
-    """The main text of an HTML page, and its title where it has one. Raises Unusable where there is no text."""
+def extract_text(page: str, url: str = "") -> tuple[str, dict[str, str]]:
+    """Return the main text of an HTML page, and metadata with its title if it has one.
+
+    Menus, comments and the like are removed. Raises UnusableRecord if no text remains.
+    """
     import trafilatura
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     try:
-        found: Any = trafilatura.bare_extraction(page, url=url or None, include_comments=False, with_metadata=True)
-    except Exception as error:  # a stranger's page in a stranger's parser: whatever it raises costs this page
-        raise Unusable("extraction_failed", f"{type(error).__name__}: {str(error)[:200]}") from None
-    if found is None or not (found.text or "").strip():
-        raise Unusable("no_text", "no main text is left without menus and the like")
-    metadata = {"title": found.title} if found.title else {}
-    return clean(found.text), metadata
+        extracted: Any = trafilatura.bare_extraction(page, url=url or None, include_comments=False, with_metadata=True)
+    except Exception as error:  # trafilatura may raise anything on unusual pages; that must cost this page only
+        raise UnusableRecord("extraction_failed", f"{type(error).__name__}: {str(error)[:200]}") from None
+    if extracted is None or not (extracted.text or "").strip():
+        raise UnusableRecord("no_text", "The page has no main text besides menus and the like.")
+    metadata = {"title": extracted.title} if extracted.title else {}
+    return clean_text(extracted.text), metadata
 
 
-def _known(name: str) -> str:
+def _codec_name(name: str) -> str:
+    """Return the name of the Python codec for a charset, "" if there is none."""
     try:
-        known = codecs.lookup(name).name if name else ""
+        codec = codecs.lookup(name).name if name else ""
     except LookupError:
         return ""
-    return _LARGER.get(known, known)
+    return _SUPERSETS.get(codec, codec)

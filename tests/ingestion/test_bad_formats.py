@@ -1,4 +1,4 @@
-"""Small worlds of bad Parquet, CSV, text, HTML and WARC: which reason each is given, which neighbors are kept."""
+"""Small files of bad Parquet, CSV, text, HTML and WARC: the reason for each bad record; its neighbors are kept."""
 
 import gzip
 import struct
@@ -64,11 +64,11 @@ def test_a_damaged_row_group_costs_that_group(tmp_path: Path) -> None:
     assert (kept, reasons) == (rows[:100] + rows[200:], ["damaged_parquet"])
 
 
-@pytest.mark.parametrize("place", range(5, 400, 23))
-def test_parquet_survives_a_flipped_byte_anywhere(place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", range(5, 400, 23))
+def test_parquet_survives_a_flipped_byte_anywhere(index: int, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     content = bytearray(table(path, [f"row {i}" for i in range(20)], write_page_checksum=True))
-    content[place % len(content)] ^= 0x41
+    content[index % len(content)] ^= 0x41
     kept, reasons = read(parquet, path, bytes(content))
     assert kept or reasons
 

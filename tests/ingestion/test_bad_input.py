@@ -1,4 +1,4 @@
-"""Small worlds of bad input: which reason each is given, and which neighbors are kept.
+"""Small files of bad input: the reason for each bad record, and its neighbors, which are kept.
 
 Every case is one file with good rows around the bad ones. Nothing may crash, hang, or lose a neighbor.
 """
@@ -25,7 +25,7 @@ ZH = '{"text": "今天的天气很好，我们去公园里走一走"}'
 
 
 def around(bad: bytes) -> bytes:
-    """The bad line between two good ones."""
+    """Return the bad line between two good ones."""
     return b"\n".join([GOOD[0], bad, GOOD[1]]) + b"\n"
 
 
@@ -167,10 +167,10 @@ def test_a_truncated_file_keeps_what_comes_before(suffix: str, share: float, tmp
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
-@pytest.mark.parametrize("place", [30, 1000, -1])
-def test_a_flipped_bit_is_noticed(suffix: str, place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", [30, 1000, -1])
+def test_a_flipped_bit_is_noticed(suffix: str, index: int, tmp_path: Path) -> None:
     flipped = bytearray(COMPRESSORS[suffix](MANY))
-    flipped[place] ^= 0x10
+    flipped[index] ^= 0x10
     kept, reasons = read(jsonl, tmp_path / f"a.jsonl.{suffix}", bytes(flipped))
     damage = [r for r in reasons if r.startswith(("damaged_", "truncated_"))]
     assert len(damage) == 1
@@ -214,11 +214,11 @@ def test_a_bomb_in_one_line_never_fills_the_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\n\n \n", b"\xef\xbb\xbf", gzip.compress(b"")])
 @pytest.mark.parametrize("source", [jsonl, csv, text, markdown])
-def test_an_empty_file_is_said_to_be_empty(source: Any, content: bytes, tmp_path: Path) -> None:
+def test_an_empty_file_is_reported_as_empty(source: Any, content: bytes, tmp_path: Path) -> None:
     assert read(source, tmp_path / f"a{source.SUFFIXES[0]}", content) == ([], ["empty_file"])
 
 
-def test_place_is_file_line_and_offset(tmp_path: Path) -> None:
+def test_location_is_file_line_and_offset(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes("\n".join([ZH, "rubbish", '{"text": "one"}', '{"text": 1}']).encode())
     bad = [r for r in jsonl.read(jsonl.Params(paths=str(path))) if isinstance(r, Quarantined)]
@@ -238,7 +238,7 @@ def test_offsets_count_bytes_of_utf_16(tmp_path: Path) -> None:
 
 
 def test_reading_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """10 MB of lines pass through; what is held at once stays around one piece."""
+    """10 MB of lines are read; the memory in use stays below a few pieces."""
     path = tmp_path / "a.jsonl"
     path.write_bytes((b'{"text": "' + b"word " * 200 + b'"}\n') * 10_000)
     tracemalloc.start()

@@ -10,7 +10,7 @@ import pytest
 from tasks.conversations import Conversation
 from tasks.documents import Document
 from tasks.ingestion import distributions
-from tasks.ingestion.docstrings import Unreadable, density, documented
+from tasks.ingestion.docstrings import UnparsablePython, docstring_share, documented_objects
 from tasks.ingestion.records import Record
 from tasks.ingestion.sources import environment
 from tasks.tables import Quarantined
@@ -53,8 +53,8 @@ def install(site: Path, name: str, files: dict[str, str | bytes], summary: str =
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site-packages"
     folder.mkdir()
-    found = importlib.metadata.distributions
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda: found(path=[str(folder)]))
+    distributions_of = importlib.metadata.distributions
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: distributions_of(path=[str(folder)]))
     library = tmp_path / "lib"
     library.mkdir()
     monkeypatch.setattr(distributions.sysconfig, "get_paths", lambda: {"stdlib": str(library)})
@@ -75,10 +75,10 @@ def answers(records: list[Record]) -> dict[str, str]:
 
 def test_documents_of_a_package(site: Path) -> None:
     install(site, "roots", {"roots/__init__.py": MODULE, "roots/guide.md": "# A guide\n", "roots/tests/a.py": MODULE})
-    found = texts(read())
-    assert set(found) == {"roots/README", "roots/roots/__init__.py:0", "roots/roots/guide.md"}
-    assert found["roots/README"] == "Read roots."
-    text = found["roots/roots/__init__.py:0"]
+    documents = texts(read())
+    assert set(documents) == {"roots/README", "roots/roots/__init__.py:0", "roots/roots/guide.md"}
+    assert documents["roots/README"] == "Read roots."
+    text = documents["roots/roots/__init__.py:0"]
     assert text.startswith("roots\n\nRoots of numbers.\n\nroots.root(number, precision)\n\nReturn the square root")
     assert text.endswith("roots.Tree.grow(years, *more, **others)\n\nGrow for some years.")
     assert "Nobody" not in text
@@ -86,15 +86,14 @@ def test_documents_of_a_package(site: Path) -> None:
 
 def test_conversations_of_a_package(site: Path) -> None:
     install(site, "roots", {"roots/__init__.py": MODULE})
-    found = answers(read())
-    of = "roots/roots/__init__.py"
-    assert found == {
+    file = "roots/roots/__init__.py"
+    assert answers(read()) == {
         "roots/README/package": "A small package for tests.",
-        f"{of}:4/function": "Return the square root of a number.",
-        f"{of}:4/arguments": "`number`, `precision`.",
-        f"{of}:15/class": "A tree that grows roots.",
-        f"{of}:18/function": "Grow for some years.",
-        f"{of}:18/arguments": "`years`, `*more`, `**others`.",
+        f"{file}:4/function": "Return the square root of a number.",
+        f"{file}:4/arguments": "`number`, `precision`.",
+        f"{file}:15/class": "A tree that grows roots.",
+        f"{file}:18/function": "Grow for some years.",
+        f"{file}:18/arguments": "`years`, `*more`, `**others`.",
     }
 
 
@@ -142,30 +141,30 @@ def test_long_modules_become_several_documents(site: Path) -> None:
     assert len([id for id in texts(read(document_bytes=1)) if "__init__" in id]) == 4
 
 
-def test_density_is_the_share_within_triple_quotes() -> None:
-    assert density(b'"""ab"""xx') == 0.2
-    assert density(b"") == 0
+def test_docstring_share_is_the_share_within_triple_quotes() -> None:
+    assert docstring_share(b'"""ab"""xx') == 0.2
+    assert docstring_share(b"") == 0
 
 
 @pytest.mark.parametrize("source", [b"print 1", b"a\0b", b"(" * 5000, b"# coding: nonsense\n'a'"])
 def test_what_is_no_python_is_named(source: bytes) -> None:
-    with pytest.raises(Unreadable):
-        list(documented(source, "m"))
+    with pytest.raises(UnparsablePython):
+        list(documented_objects(source, "m"))
 
 
 def test_the_real_environment_is_read_the_same_twice() -> None:
-    few = {"max_bytes": 150_000, "max_bytes_per_package": 2000, "num_conversations": 100}
-    first = read(**few)
-    assert read(**few) == first
+    params = {"max_bytes": 150_000, "max_bytes_per_package": 2000, "num_conversations": 100}
+    first = read(**params)
+    assert read(**params) == first
     groups = {d.group for d in first if isinstance(d, Document)}
     assert len(groups) > 20
 
 
 def test_the_backport_of_importlib_metadata_changes_nothing() -> None:
-    """Once anything imports it, the backport's distributions are found too, and they raise where a field is absent."""
+    """Once it is imported, the backport's distributions are returned too, and they raise if a field is absent."""
     code = (
-        "import sys; [__import__(name) for name in sys.argv[1:]]; from tasks.ingestion.distributions import installed;"
-        "print([(d.name, d.version, d.summary, d.readme) for d in installed()])"
+        "import sys; [__import__(name) for name in sys.argv[1:]]; from tasks.ingestion import distributions;"
+        "print([(d.name, d.version, d.summary, d.readme) for d in distributions.installed_distributions()])"
     )
     plain, backport = (
         subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The numbers source: verifiable, fair in what it leaves open, and each pair apart for its one reason."""
+"""The numbers source: answers can be verified, conversations have no style, and pairs differ in one respect only."""
 
 import random
 from collections import Counter
@@ -21,7 +21,7 @@ def pairs(reason: str) -> list[Preference]:
     return [p for p in PREFERENCES if p.reason == reason]
 
 
-def closed(answer: str) -> bool:
+def has_closing_mark(answer: str) -> bool:
     return answer[-1] in ".。"
 
 
@@ -38,7 +38,7 @@ def test_counts_and_unique_ids() -> None:
     assert all(430 < count < 570 for count in counts.values())
 
 
-def test_every_conversation_is_right_and_style_is_a_fair_coin() -> None:
+def test_every_conversation_is_correct_and_half_have_a_closing_mark() -> None:
     scores = Counter(gold.gold(c.messages[-1]["content"], c.metadata) for c in CONVERSATIONS)
     assert set(scores) == {0.5, 1.0}
     assert 900 < scores[1.0] < 1100
@@ -59,10 +59,10 @@ def test_chosen_is_right_and_rejected_is_worse() -> None:
         assert gold.gold(pair.chosen, pair.metadata) > gold.gold(pair.rejected, pair.metadata), pair
 
 
-def test_but_for_style_both_sides_are_closed_or_neither_by_a_fair_coin() -> None:
+def test_except_for_style_both_answers_have_a_closing_mark_or_neither() -> None:
     for reason in ("correct", "language", "complete"):
-        assert all(closed(p.chosen) == closed(p.rejected) for p in pairs(reason))
-        assert 200 < sum(closed(p.chosen) for p in pairs(reason)) < 300
+        assert all(has_closing_mark(p.chosen) == has_closing_mark(p.rejected) for p in pairs(reason))
+        assert 200 < sum(has_closing_mark(p.chosen) for p in pairs(reason)) < 300
 
 
 def test_style_pairs_differ_in_the_mark_alone() -> None:
@@ -92,22 +92,22 @@ def test_words_joined_are_the_number() -> None:
 
 
 def test_a_number_is_in_one_split_only() -> None:
-    of_group: dict[str, set[str]] = {}
+    splits_of_group: dict[str, set[str]] = {}
     for record in (*CONVERSATIONS, *PREFERENCES):
-        of_group.setdefault(record.group, set()).add(splits.choose(record.group, 0, 0.2, 0.2))
+        splits_of_group.setdefault(record.group, set()).add(splits.choose_split(record.group, 0, 0.2, 0.2))
         assert record.group == f"number:{record.group.removeprefix('number:')}"
-    assert all(len(s) == 1 for s in of_group.values())
-    shares = Counter(s for (s,) in of_group.values())
-    assert shares["train"] / len(of_group) == pytest.approx(0.6, abs=0.05)
-    assert shares["test"] / len(of_group) == pytest.approx(0.2, abs=0.05)
+    assert all(len(s) == 1 for s in splits_of_group.values())
+    shares = Counter(s for (s,) in splits_of_group.values())
+    assert shares["train"] / len(splits_of_group) == pytest.approx(0.6, abs=0.05)
+    assert shares["test"] / len(splits_of_group) == pytest.approx(0.2, abs=0.05)
 
 
 def test_a_wording_without_the_number_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"must hold \{number\} once"):
+    with pytest.raises(ValidationError, match=r"must contain \{number\} exactly once"):
         numbers.Params(to_english=("翻译成英文",))
 
 
-def test_the_smallest_world_works() -> None:
+def test_the_smallest_maximum_works() -> None:
     small = numbers.Params(max=20, num_conversations=50, num_preferences=50)
     assert all(int(r.group.removeprefix("number:")) <= 20 for r in numbers.read(small) if not hasattr(r, "reason"))
 
@@ -123,19 +123,19 @@ def test_reasons_come_in_the_shares_asked_for() -> None:
 
 @pytest.mark.parametrize(("number", "maximum"), [(7, 99), (10, 10_000), (100, 100), (99_999, 99_999)])
 def test_another_number_is_as_long_and_never_the_same(number: int, maximum: int) -> None:
-    dice = random.Random(0)
-    others = {numbers.another(number, maximum, dice) for _ in range(300)}
-    assert number not in others
-    assert all(1 <= other <= maximum for other in others)
+    rng = random.Random(0)
+    results = {numbers.other_number(number, maximum, rng) for _ in range(300)}
+    assert number not in results
+    assert all(1 <= result <= maximum for result in results)
     if number != 100:
-        assert {len(str(other)) for other in others} == {len(str(number))}
+        assert {len(str(result)) for result in results} == {len(str(number))}
 
 
 def test_rounded_numbers_keep_their_length_and_every_digit_or_a_zero() -> None:
-    dice = random.Random(0)
-    found = {numbers.rounded(345, dice) for _ in range(100)}
-    assert found == {345, 305, 340, 300}
-    assert numbers.rounded(7, dice) == 7
+    rng = random.Random(0)
+    results = {numbers.replace_with_zeros(345, rng) for _ in range(100)}
+    assert results == {345, 305, 340, 300}
+    assert numbers.replace_with_zeros(7, rng) == 7
     zeros = [
         sum(str(e.group).endswith("00") for e in numbers.read(PARAMS.model_copy(update={"round_share": share})))
         for share in (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Written numbers against answers known from any textbook, and read back by an independent reader."""
+"""Numbers in words against known answers, and read back by an independent function."""
 
 import pytest
 
@@ -68,5 +68,5 @@ def test_every_number_can_be_read_back() -> None:
 @pytest.mark.parametrize("number", [-1, MAX_NUMBER + 1])
 def test_what_cannot_be_written_is_refused(number: int) -> None:
     for write in (chinese, english):
-        with pytest.raises(ValueError, match="expected 0 to 99999"):
+        with pytest.raises(ValueError, match="expected a number from 0 to 99999"):
             write(number)

@@ -1,4 +1,4 @@
-"""Every shape in which people keep conversations and preferences, and what is said about those that fit none."""
+"""Every supported format of conversations and preferences, and the reasons for rows that have none of them."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import pytest
 
 from tasks.conversations import Conversation, Preference
 from tasks.documents import Document
-from tasks.ingestion.decoding import Place
+from tasks.ingestion.decoding import Location
 from tasks.ingestion.records import Record, RowParams, from_row
 from tasks.tables import Quarantined
 
-HERE = Place("a.jsonl", 7)
+LOCATION = Location("a.jsonl", 7)
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 B = {"role": "assistant", "content": "b"}
 S = {"role": "system", "content": "s"}
 
 
 def read(row: dict[str, Any], **params: Any) -> list[Record]:
-    return list(from_row(row, HERE, RowParams(**params)))
+    return list(from_row(row, LOCATION, RowParams(**params)))
 
 
 CONVERSATIONS: list[tuple[dict[str, Any], list[Any]]] = [
@@ -92,11 +92,11 @@ def test_reason_group_split_and_metadata() -> None:
 
 
 def test_documents_and_renamed_fields() -> None:
-    about = {"fields": {"text": "page.body"}, "group_by": "file"}
-    assert read({"page": {"body": "b"}, "url": "u"}, **about) == [Document("a.jsonl:7", "b", "a.jsonl", {"url": "u"})]
+    params = {"fields": {"text": "page.body"}, "group_by": "file"}
+    assert read({"page": {"body": "b"}, "url": "u"}, **params) == [Document("a.jsonl:7", "b", "a.jsonl", {"url": "u"})]
 
 
-TROUBLES: list[tuple[str, dict[str, Any], str]] = [
+UNUSABLE_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("conversations", {}, "missing_field"),
     ("conversations", {"prompt": "q"}, "missing_field"),
     ("conversations", {"messages": [Q]}, "missing_field"),
@@ -127,8 +127,8 @@ TROUBLES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "row", "reason"), TROUBLES)
-def test_what_fits_no_shape(kind: str, row: dict[str, Any], reason: str) -> None:
+@pytest.mark.parametrize(("kind", "row", "reason"), UNUSABLE_ROWS)
+def test_a_row_in_no_supported_format(kind: str, row: dict[str, Any], reason: str) -> None:
     (bad,) = read(row, kind=kind)
     assert isinstance(bad, Quarantined)
     assert (bad.reason, bad.file, bad.line) == (reason, "a.jsonl", 7)

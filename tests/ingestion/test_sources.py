@@ -1,4 +1,4 @@
-"""The sources for users' own files on small worlds with known content, here and behind a network that fails."""
+"""The sources for users' own files on small files with known content, local and behind a network that fails."""
 
 import gzip
 from pathlib import Path
@@ -86,16 +86,16 @@ def test_only_the_network_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> Non
         calls.append(1)
         raise error
 
-    for error, kind, tries in (
+    for error, kind, num_calls in (
         (FileNotFoundError("x"), FileNotFoundError, 1),
         (PermissionError("x"), PermissionError, 1),
         (KeyError("x"), KeyError, 1),
-        (TimeoutError("x"), BadInput, opening.ATTEMPTS),
+        (TimeoutError("x"), BadInput, opening.MAX_ATTEMPTS),
     ):
         calls.clear()
         with pytest.raises(kind):
-            opening.patiently(lambda error=error: fail(error), "x")  # type: ignore[misc]
-        assert len(calls) == tries
+            opening.retry(lambda error=error: fail(error), "x")  # type: ignore[misc]
+        assert len(calls) == num_calls
 
 
 def test_text_by_file_paragraph_and_line(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_hub_reads_what_was_saved(tmp_path: Path) -> None:
     datasets.DatasetDict({"dev": saved}).save_to_disk(str(tmp_path / "split"))
     for params in ({"name": str(tmp_path / "plain")}, {"name": str(tmp_path / "split"), "part": "dev"}):
         assert outcome(list(hub.read(hub.Params(**params)))) == (["one", "two"], ["missing_field"])  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="no part 'train'; there are: dev"):
+    with pytest.raises(BadInput, match="no part 'train'; available: dev"):
         list(hub.read(hub.Params(name=str(tmp_path / "split"))))
 
 
@@ -187,25 +187,25 @@ def test_hub_reads_a_folder_of_data_files(folder: Path) -> None:
     assert texts(hub, name=str(folder)) == ["one", "two", "three", "a note"]
     assert texts(hub, name=str(folder), max_records=2) == ["one", "two"]
     (folder / "empty").mkdir()
-    with pytest.raises(BadInput, match="holds no data"):
+    with pytest.raises(BadInput, match="contains no data"):
         texts(hub, name=str(folder / "empty"))
 
 
 def test_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
 
-    def load(path: str, **wanted: Any) -> Any:
-        asked.update(wanted, path=path)
-        found = datasets.Dataset.from_dict({"text": ["one", "two"]})
-        return found.to_iterable_dataset() if wanted["streaming"] else found
+    def load(path: str, **selection: Any) -> Any:
+        arguments.update(selection, path=path)
+        dataset = datasets.Dataset.from_dict({"text": ["one", "two"]})
+        return dataset.to_iterable_dataset() if selection["streaming"] else dataset
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     for streaming in (True, False):
         assert texts(hub, name="some/set", config="en", part="validation", streaming=streaming) == ["one", "two"]
-    assert asked == {"path": "some/set", "name": "en", "split": "validation", "revision": None, "streaming": False}
+    assert arguments == {"path": "some/set", "name": "en", "split": "validation", "revision": None, "streaming": False}
 
 
-def test_hub_without_a_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: str, **_: Any) -> Any:
         raise ConnectionError("no route to host")
 

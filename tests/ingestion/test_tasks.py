@@ -1,4 +1,4 @@
-"""Ingestion as a whole on small worlds: every record is counted once, in one table, in the split of its group."""
+"""Ingestion as a whole on small sources: every record is counted once, in one table, in the split of its group."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,8 @@ from tasks import tables
 from tasks.documents import SPLITS, Document
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json
-from tasks.ingestion import delivery, splits, tasks
+from tasks.ingestion import record_writer, splits, tasks
+from tasks.ingestion.record_writer import RecordWriter
 from tasks.reports import Timings
 
 DOCUMENTS = ['{"text": "one"}', "rubbish", '{"text": "two"}', '{"body": "three"}', '{"text": "four"}']
@@ -37,13 +38,13 @@ SOURCES: dict[str, Any] = {
 }
 
 
-def ingest(sources: dict[str, Any], data: Path = Path("data"), **shares: Any) -> delivery.Delivery:
+def ingest(sources: dict[str, Any], data: Path = Path("data"), **shares: Any) -> RecordWriter:
     params, timings = tasks.Params(sources=sources, **shares), Timings("ingestion", Path("timings"))
-    with tasks.delivery(params, data) as into:
+    with tasks.open_tables(params, data) as writer:
         for name, source in params.sources.items():
-            tasks.ingest.fn(name, source, into, timings)
-    tasks.report.fn(into, data, timings)
-    return into
+            tasks.ingest.fn(name, source, writer, timings)
+    tasks.report.fn(writer, data, timings)
+    return writer
 
 
 def test_read_is_kept_and_quarantined(world: Path) -> None:
@@ -51,13 +52,17 @@ def test_read_is_kept_and_quarantined(world: Path) -> None:
     counts = read_json(Path("data/reports/ingestion.json"))["counts"]
     expected = {"documents": 3, "conversations": 301, "preferences": 44, "quarantined": 3, "kept": 348, "read": 351}
     assert counts == expected
-    for kind, (folder, _) in delivery.FOLDERS.items():
+    for kind, (folder, _) in record_writer.TABLES.items():
         assert tables.read(Path("data") / folder).num_rows == counts[kind]
 
 
 def test_the_report_counts_by_source_split_and_reason(world: Path) -> None:
-    into = ingest(SOURCES)
-    assert into.reasons == {("mine", "invalid_json"): 1, ("mine", "missing_field"): 1, ("talk", "missing_field"): 1}
+    writer = ingest(SOURCES)
+    assert writer.num_by_reason == {
+        ("mine", "invalid_json"): 1,
+        ("mine", "missing_field"): 1,
+        ("talk", "missing_field"): 1,
+    }
     rows = Path("data/reports/ingestion/sources.csv").read_text().splitlines()
     assert rows[:2] == ["source,read,kept,quarantined,documents,conversations,preferences", "mine,5,3,2,3,0,0"]
     assert Path("data/reports/ingestion/quarantine.csv").read_text().splitlines()[1:] == [
@@ -89,21 +94,21 @@ def test_the_same_input_gives_the_same_bytes(world: Path) -> None:
 
 def test_a_group_is_in_one_split_in_every_table(world: Path) -> None:
     ingest(SOURCES, validation_share=0.2, test_share=0.2)
-    seen: dict[str, set[str]] = {}
+    splits_of_group: dict[str, set[str]] = {}
     for folder in ("conversations/raw", "preferences/raw"):
         for row in tables.read(Path("data") / folder).to_pylist():
-            seen.setdefault(row["group"], set()).add(row["split"])
-    assert {len(s) for s in seen.values()} == {1}
-    assert set().union(*seen.values()) == set(SPLITS)
+            splits_of_group.setdefault(row["group"], set()).add(row["split"])
+    assert {len(names) for names in splits_of_group.values()} == {1}
+    assert set().union(*splits_of_group.values()) == set(SPLITS)
 
 
 def test_split_shares_and_seed() -> None:
     groups = [f"group {i}" for i in range(4000)]
-    chosen = [splits.choose(g, 0, 0.1, 0.2) for g in groups]
+    chosen = [splits.choose_split(g, 0, 0.1, 0.2) for g in groups]
     assert [round(chosen.count(s) / 4000, 1) for s in SPLITS] == [0.7, 0.1, 0.2]
-    assert chosen == [splits.choose(g, 0, 0.1, 0.2) for g in groups]
-    assert chosen != [splits.choose(g, 1, 0.1, 0.2) for g in groups]
-    assert {splits.choose(g, 0, 0, 0) for g in groups} == {"train"}
+    assert chosen == [splits.choose_split(g, 0, 0.1, 0.2) for g in groups]
+    assert chosen != [splits.choose_split(g, 1, 0.1, 0.2) for g in groups]
+    assert {splits.choose_split(g, 0, 0, 0) for g in groups} == {"train"}
 
 
 def test_a_given_split_is_kept(world: Path) -> None:
@@ -113,10 +118,12 @@ def test_a_given_split_is_kept(world: Path) -> None:
 
 def test_our_own_tables_can_be_read_again(world: Path) -> None:
     ingest(SOURCES, Path("first"), validation_share=0.3)
-    again = {"source": "parquet", "fields": {"group": "group", "split": "split"}}
-    ingest({"c": {**again, "paths": "first/conversations/raw", "kind": "conversations"}}, Path("second"))
-    keep = ["messages", "group", "split", "metadata"]
-    first, second = (tables.read(Path(f) / "conversations/raw").select(keep).to_pylist() for f in ("first", "second"))
+    parquet = {"source": "parquet", "fields": {"group": "group", "split": "split"}}
+    ingest({"c": {**parquet, "paths": "first/conversations/raw", "kind": "conversations"}}, Path("second"))
+    columns = ["messages", "group", "split", "metadata"]
+    first, second = (
+        tables.read(Path(f) / "conversations/raw").select(columns).to_pylist() for f in ("first", "second")
+    )
     for row in (*first, *second):
         row["metadata"] = {k: v for k, v in json.loads(row["metadata"]).items() if k != "id"}
     assert first == second
@@ -128,18 +135,19 @@ def test_a_missing_path_is_named(world: Path) -> None:
 
 
 def test_a_folder_without_such_files_is_named(world: Path) -> None:
-    with pytest.raises(BadInput, match=r"raw holds no file to read: expected a name ending in \.parquet"):
+    with pytest.raises(BadInput, match=r"raw contains no file to read\. Expected a name that ends in \.parquet"):
         ingest({"mine": {"source": "parquet", "paths": "raw"}})
 
 
 def test_a_source_without_records_is_named(world: Path) -> None:
-    with pytest.raises(BadInput, match=r"source 'numbers'.* holds nothing to read"):
+    with pytest.raises(BadInput, match=r"source 'numbers'.* has no record"):
         ingest({"numbers": {"num_conversations": 0, "num_preferences": 0}})
 
 
-def test_when_everything_is_quarantined_the_reasons_are_named_and_the_quarantine_is_left(world: Path) -> None:
+def test_when_everything_is_quarantined_the_reasons_are_named_and_the_quarantine_is_complete(world: Path) -> None:
     with pytest.raises(
-        NothingLeft, match=r"all 2 records of the source 'mine'.*missing_field 2.*c\.jsonl, line 1: no 'text'"
+        NothingLeft,
+        match=r"All 2 records of the source 'mine'.*missing_field 2.*c\.jsonl, line 1: There is no field 'text'",
     ):
         ingest({"mine": {"source": "jsonl", "paths": "raw/c.jsonl"}})
     assert tables.read(Path("data/documents/quarantine")).num_rows == 2
@@ -170,9 +178,9 @@ def test_params_survive_being_written_down() -> None:
 
 
 def test_large_rows_do_not_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery._Table, "BATCH_BYTES", 1000)
-    with delivery.Delivery(tmp_path, lambda group: "train") as into:
+    monkeypatch.setattr(record_writer._BatchedTable, "BATCH_CHARACTERS", 1000)
+    with RecordWriter(tmp_path, lambda group: "train") as writer:
         for index in range(10):
-            into.add("s", Document(str(index), "x" * 400, "g"))
-            assert len(into._tables["documents"]._rows) < 3
+            writer.add("s", Document(str(index), "x" * 400, "g"))
+            assert len(writer._tables["documents"]._rows) < 3
     assert pq.read_table(tmp_path / "documents/00000.parquet").num_rows == 10

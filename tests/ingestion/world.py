@@ -1,4 +1,4 @@
-"""A small world of bad input: one file, and what became of its records."""
+"""One file of bad input, and the outcome of reading it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ Outcome = tuple[list[str], list[str]]
 
 
 def outcome(records: list[Record]) -> Outcome:
-    """The texts kept and the reasons of quarantine, each in order."""
+    """Return the texts that were kept and the reasons for quarantine, each in order."""
     kept = [r.text for r in records if isinstance(r, Document)]
     reasons = [r.reason for r in records if isinstance(r, Quarantined)]
     assert len(kept) + len(reasons) == len(records)
@@ -19,6 +19,6 @@ def outcome(records: list[Record]) -> Outcome:
 
 
 def read(source: Any, path: Path, content: bytes, **params: Any) -> Outcome:
-    """What `source` makes of a file with this content."""
+    """Read a file with this content by `source`."""
     path.write_bytes(content)
     return outcome(list(source.read(source.Params(paths=str(path), **params))))

@@ -1,7 +1,8 @@
-"""The documentation of the Python packages installed here: docstrings, README texts, .md, .rst and .txt files.
+"""The documentation of the installed Python packages: docstrings, README texts, and .md, .rst and .txt files.
 
-Real text that is on every machine, with its natural duplicates, licenses and junk; and questions about the documented
-objects that their docstrings answer. Packages take turns, so that a few giants do not fill the caps.
+This is real text that every machine has, with its natural duplicates, licenses and noise, and conversations about the
+documented objects whose answers are the first paragraphs of docstrings. The packages take turns, so that a few large
+ones do not use up the caps.
 """
 
 import gc
@@ -15,14 +16,14 @@ from pydantic import BaseModel, Field
 from tasks.conversations import Conversation
 from tasks.documents import Document
 from tasks.ingestion import records
-from tasks.ingestion.decoding import Place, Unusable, clean
-from tasks.ingestion.distributions import Distribution, installed
-from tasks.ingestion.docstrings import Documented, Unreadable, density, documented
+from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
+from tasks.ingestion.distributions import Distribution, installed_distributions
+from tasks.ingestion.docstrings import DocumentedObject, UnparsablePython, docstring_share, documented_objects
 from tasks.tables import Quarantined
 
-MIN_DENSITY = 0.15  # of a file within docstrings; below, parsing costs more than it brings
+MIN_DOCSTRING_SHARE = 0.15  # of the bytes of a file; below it, the docstrings are not worth the time of parsing
 TURN_BYTES = 16_384
-MIN_ANSWER, MAX_ANSWER = 20, 300
+MIN_ANSWER_CHARACTERS, MAX_ANSWER_CHARACTERS = 20, 300
 MAX_ARGUMENTS = 6
 
 QUESTIONS = {
@@ -35,21 +36,23 @@ QUESTIONS = {
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Caps: reading ends where `max_documents` or `max_bytes` is reached."""
+    """How much to read. Reading ends when `max_documents` or `max_bytes` is reached."""
 
-    max_documents: int = Field(20_000, gt=0)
-    max_bytes: int = Field(8_000_000, gt=0)
-    max_bytes_per_package: int = Field(80_000, gt=0)
-    max_document_bytes: int = Field(40_000, gt=0)  # larger files are left alone
-    document_bytes: int = Field(3_000, gt=0)  # docstrings of one module are joined up to this size
-    num_conversations: int = Field(4_000, ge=0)
-    max_conversations_per_package: int = Field(60, ge=0)
-    seed: int = Field(0, ge=0)
+    max_documents: int = Field(20_000, gt=0, description="Maximum number of documents.")
+    max_bytes: int = Field(8_000_000, gt=0, description="Maximum total size of the documents in bytes.")
+    max_bytes_per_package: int = Field(80_000, gt=0, description="Maximum size of the documents of a package in bytes.")
+    max_document_bytes: int = Field(40_000, gt=0, description="Larger text files are ignored; in bytes.")
+    document_bytes: int = Field(
+        3_000, gt=0, description="Docstrings of one module are joined to documents of up to this size in bytes."
+    )
+    num_conversations: int = Field(4_000, ge=0, description="Maximum number of conversations.")
+    max_conversations_per_package: int = Field(60, ge=0, description="Maximum number of conversations about a package.")
+    seed: int = Field(0, ge=0, description="Seed of the wording of the questions.")
 
 
 @dataclass
-class _Package:
-    """What a package has given so far, and what is still to come."""
+class _PackageReader:
+    """The remaining records of a package, and how much was read of it."""
 
     records: Iterator[records.Record]
     num_bytes: int = 0
@@ -57,12 +60,12 @@ class _Package:
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """Documents and conversations, package by package in turns, until a cap is reached."""
-    waiting = [_Package(_package_records(package, params)) for package in installed()]
+    """Yield documents and conversations, the packages in turn, until a cap is reached."""
+    readers = [_PackageReader(_package_records(package, params)) for package in installed_distributions()]
     num_documents = num_bytes = num_conversations = 0
-    while waiting:
-        for package in list(waiting):
-            for record in _turn(package, waiting, params):
+    while readers:
+        for reader in list(readers):
+            for record in _read_turn(reader, readers, params):
                 if isinstance(record, Conversation):
                     if num_conversations == params.num_conversations:
                         continue
@@ -75,22 +78,22 @@ def read(params: Params) -> Iterator[records.Record]:
                 yield record
 
 
-def _turn(package: _Package, waiting: list[_Package], params: Params) -> Iterator[records.Record]:
-    """The next TURN_BYTES of a package, which leaves `waiting` when it has nothing more or has given its share."""
-    end = package.num_bytes + TURN_BYTES
-    for record in package.records:
+def _read_turn(reader: _PackageReader, readers: list[_PackageReader], params: Params) -> Iterator[records.Record]:
+    """Yield the next TURN_BYTES of a package. It is removed from `readers` at its end or when it reaches its cap."""
+    end = reader.num_bytes + TURN_BYTES
+    for record in reader.records:
         if isinstance(record, Document):
-            package.num_bytes += len(record.text.encode())
-            if package.num_bytes > params.max_bytes_per_package:
+            reader.num_bytes += len(record.text.encode())
+            if reader.num_bytes > params.max_bytes_per_package:
                 break
         elif isinstance(record, Conversation):
-            package.num_conversations += 1
-            if package.num_conversations > params.max_conversations_per_package:
+            reader.num_conversations += 1
+            if reader.num_conversations > params.max_conversations_per_package:
                 continue
         yield record
-        if package.num_bytes >= end:
+        if reader.num_bytes >= end:
             return
-    waiting.remove(package)
+    readers.remove(reader)
 
 
 def _package_records(package: Distribution, params: Params) -> Iterator[records.Record]:
@@ -98,75 +101,80 @@ def _package_records(package: Distribution, params: Params) -> Iterator[records.
     group = f"package:{package.name}"
     if package.readme:
         yield _clean(Document(f"{package.name}/README", package.readme, group, {**metadata, "kind": "readme"}))
-    yield from _ask("package", package.name, package.summary, f"{package.name}/README", group, params)
+    yield from _make_conversation("package", package.name, package.summary, f"{package.name}/README", group, params)
     for file in package.files():
         try:
             content = (package.root / file).read_bytes()
         except OSError:
-            continue  # listed by the package, deleted by somebody since
-        where = {**metadata, "path": file}
-        id = f"{package.name}/{file}"
+            continue  # the file was deleted after the installation of the package
+        file_metadata = {**metadata, "path": file}
+        file_id = f"{package.name}/{file}"
         if not file.endswith(".py"):
             if content.strip() and len(content) <= params.max_document_bytes:
-                yield _text(id, file, content, group, where)
-        elif density(content) >= MIN_DENSITY:
-            yield from _docstrings(id, file, content, group, where, params)
+                yield _text_record(file_id, content, group, file_metadata)
+        elif docstring_share(content) >= MIN_DOCSTRING_SHARE:
+            yield from _docstring_records(file_id, file, content, group, file_metadata, params)
 
 
-def _text(id: str, file: str, content: bytes, group: str, metadata: dict[str, str]) -> records.Record:
+def _text_record(file_id: str, content: bytes, group: str, metadata: dict[str, str]) -> records.Record:
     try:
-        return _clean(Document(id, content.decode("utf-8-sig"), group, {**metadata, "kind": "text"}))
+        return _clean(Document(file_id, content.decode("utf-8-sig"), group, {**metadata, "kind": "text"}))
     except UnicodeDecodeError as error:
-        return Quarantined(id, "invalid_utf8", f"not UTF-8: {error.reason}", offset=error.start)
+        return Quarantined(file_id, "invalid_utf8", f"The file is not valid UTF-8: {error.reason}.", offset=error.start)
 
 
-def _docstrings(
-    id: str, file: str, content: bytes, group: str, metadata: dict[str, str], params: Params
+def _docstring_records(
+    file_id: str, file: str, content: bytes, group: str, metadata: dict[str, str], params: Params
 ) -> Iterator[records.Record]:
     try:
         with _no_garbage_collection():
-            objects = list(documented(content, _module_name(file)))
-    except Unreadable as error:
-        yield Quarantined(id, "invalid_python", str(error))
+            objects = list(documented_objects(content, _module_name(file)))
+    except UnparsablePython as error:
+        yield Quarantined(file_id, "invalid_python", str(error))
         return
-    for part in _join(objects, params.document_bytes):
-        text = "\n\n".join(o.entry for o in part)
-        about = {**metadata, "kind": "docstring", "name": part[0].name}
-        yield _clean(Document(f"{id}:{part[0].line}", text, group, about))
-    if "._" not in _module_name(file):  # a public module, such as people ask about
-        for one in objects:
-            yield from _ask(one.kind, one.name, one.first_paragraph, f"{id}:{one.line}", group, params)
-            if 0 < len(one.arguments) <= MAX_ARGUMENTS:
-                answer = ", ".join(f"`{a}`" for a in one.arguments) + "."
-                yield from _ask("arguments", one.name, answer, f"{id}:{one.line}", group, params)
+    for neighbors in _join_objects(objects, params.document_bytes):
+        text = "\n\n".join(item.entry for item in neighbors)
+        document_metadata = {**metadata, "kind": "docstring", "name": neighbors[0].name}
+        yield _clean(Document(f"{file_id}:{neighbors[0].line}", text, group, document_metadata))
+    if "._" not in _module_name(file):  # users ask about public modules only
+        for item in objects:
+            id = f"{file_id}:{item.line}"
+            yield from _make_conversation(item.kind, item.name, item.first_paragraph, id, group, params)
+            if 0 < len(item.arguments) <= MAX_ARGUMENTS:
+                answer = ", ".join(f"`{argument}`" for argument in item.arguments) + "."
+                yield from _make_conversation("arguments", item.name, answer, id, group, params)
 
 
 def _clean(document: Document) -> records.Record:
     try:
-        return replace(document, text=clean(document.text))
-    except Unusable as trouble:
-        return Place(document.id).quarantine(trouble)
+        return replace(document, text=clean_text(document.text))
+    except UnusableRecord as error:
+        return Location(document.id).quarantine(error)
 
 
-def _join(objects: list[Documented], num_bytes: int) -> Iterator[list[Documented]]:
-    """Neighbors of one module, as many as fit into `num_bytes`, at least one."""
-    part: list[Documented] = []
+def _join_objects(objects: list[DocumentedObject], num_bytes: int) -> Iterator[list[DocumentedObject]]:
+    """Yield lists of neighboring objects of one module, as many as fit into `num_bytes`, at least one."""
+    neighbors: list[DocumentedObject] = []
     size = 0
-    for one in objects:
-        if part and size + len(one.docstring) > num_bytes:
-            yield part
-            part, size = [], 0
-        part.append(one)
-        size += len(one.entry)
-    if part:
-        yield part
+    for item in objects:
+        if neighbors and size + len(item.docstring) > num_bytes:
+            yield neighbors
+            neighbors, size = [], 0
+        neighbors.append(item)
+        size += len(item.entry)
+    if neighbors:
+        yield neighbors
 
 
-def _ask(kind: str, name: str, answer: str, id: str, group: str, params: Params) -> Iterator[Conversation]:
-    """A question that `answer` answers; none where it is no plain sentence."""
-    plain = answer.isprintable() and answer.endswith(".") and "::" not in answer and ">>>" not in answer
-    if not plain or (kind != "arguments" and not MIN_ANSWER <= len(answer) <= MAX_ANSWER):
+def _make_conversation(
+    kind: str, name: str, answer: str, id: str, group: str, params: Params
+) -> Iterator[Conversation]:
+    """Yield a question about `name` with its answer; nothing if the answer is not one or more plain sentences."""
+    is_plain = answer.isprintable() and answer.endswith(".") and "::" not in answer and ">>>" not in answer
+    is_short = MIN_ANSWER_CHARACTERS <= len(answer) <= MAX_ANSWER_CHARACTERS
+    if not is_plain or (kind != "arguments" and not is_short):
         return
+    # Seeded with the name: the wording does not depend on which other packages are installed.
     wording = random.Random(f"{params.seed} {kind} {name}").choice(QUESTIONS[kind])
     question = wording.replace("{name}", name)
     metadata = {"task": "environment", "kind": kind, "name": name}
@@ -179,11 +187,11 @@ def _module_name(file: str) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A syntax tree is large and dies at once: the collector would walk it several times for nothing."""
-    was_on = gc.isenabled()
+    """Pause the garbage collector, which would scan the many objects of a syntax tree again and again."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()

@@ -6,40 +6,45 @@ from pydantic import Field
 
 from tasks.documents import Document
 from tasks.ingestion import records, web
-from tasks.ingestion.decoding import Place, Unusable
-from tasks.ingestion.decompression import Damage, chunks
-from tasks.ingestion.opening import File, FileParams, locate
+from tasks.ingestion.decoding import Location, UnusableRecord
+from tasks.ingestion.decompression import Damage, read_chunks
+from tasks.ingestion.opening import FileParams, InputFile, find_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".html", ".htm", ".xhtml")
 
 
 class Params(FileParams, frozen=True, extra="forbid"):
-    """Which files."""
+    """Which files to read."""
 
-    max_page_bytes: int = Field(8 << 20, gt=0)
+    max_page_bytes: int = Field(
+        8 << 20, gt=0, description="Maximum size of a page in bytes; larger ones are quarantined."
+    )
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """One document per file. Raises BadInput where a path is missing."""
-    for file in locate(params.paths, SUFFIXES):
+    """Yield one document per file. Raises BadInput if a path is missing."""
+    for file in find_files(params.paths, SUFFIXES):
         try:
-            yield _page(file, params)
-        except Unusable as trouble:
-            yield Place(file.name).quarantine(trouble)
+            yield _read_page(file, params)
+        except UnusableRecord as error:
+            yield Location(file.name).quarantine(error)
 
 
-def _page(file: File, params: Params) -> Document | Quarantined:
-    parts: list[bytes] = []
+def _read_page(file: InputFile, params: Params) -> Document | Quarantined:
+    chunks: list[bytes] = []
     with file.open() as opened:
-        for content in chunks(opened, file.name, params.max_ratio):
-            if isinstance(content, Damage):
-                return Quarantined(file.name, content.reason, content.detail, None, content.offset)
-            parts.append(content)
-            if sum(map(len, parts)) > params.max_page_bytes:
-                raise Unusable("too_long", f"more than max_page_bytes, {params.max_page_bytes}")
-    content = b"".join(parts)
+        for chunk in read_chunks(opened, file.name, params.max_ratio):
+            if isinstance(chunk, Damage):
+                return Quarantined(file.name, chunk.reason, chunk.detail, None, chunk.offset)
+            chunks.append(chunk)
+            if sum(map(len, chunks)) > params.max_page_bytes:
+                raise UnusableRecord(
+                    "too_long", f"The page has more than max_page_bytes = {params.max_page_bytes} bytes."
+                )
+    content = b"".join(chunks)
     if not content.strip():
-        raise Unusable("empty_file", "nothing in it but white space")
-    text, metadata = web.extract(web.decode(content, "" if params.encoding == "auto" else params.encoding))
+        raise UnusableRecord("empty_file", "The file contains nothing but white space.")
+    encoding = "" if params.encoding == "auto" else params.encoding
+    text, metadata = web.extract_text(web.decode_page(content, encoding))
     return Document(file.name, text, file.name, metadata)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub by name, and saved or plain folders of data files: all three kinds."""
+"""Data sets of the Hugging Face Hub by name, saved data sets, and folders of data files: all three kinds of records."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,81 +10,90 @@ from pydantic import Field
 
 from tasks.errors import BadInput
 from tasks.ingestion import records
-from tasks.ingestion.decoding import Place
-from tasks.ingestion.opening import holds
+from tasks.ingestion.decoding import Location
+from tasks.ingestion.opening import contains_files
 from tasks.ingestion.sources import csv, jsonl, parquet, text
 
 BATCH_ROWS = 1024
-_SAVED = ("dataset_dict.json", "state.json")
+_FILES_OF_SAVED_DATASET = ("dataset_dict.json", "state.json")
 
 
 class Params(records.RowParams, frozen=True, extra="forbid"):
-    """Which data set, and what stands where in its rows."""
+    """Which data set to read, and the names of the fields of its rows."""
 
-    name: str = Field(min_length=1)  # a name on the hub, or a folder
-    config: str = ""
-    part: str = "train"  # which of its own splits to read; where a folder was saved without splits, all of it
-    revision: str = ""  # a commit, for a result that stays
-    streaming: bool = True  # read while downloading, nothing is kept on disk
-    max_records: int = Field(0, ge=0)  # 0: all
+    name: str = Field(min_length=1, description="The name of the data set on the hub, or a local folder.")
+    config: str = Field("", description="The configuration (subset) of the data set; empty for the default one.")
+    part: str = Field(
+        "train", description="The split of the data set to read; ignored for a folder that was saved without splits."
+    )
+    revision: str = Field(
+        "", description="A commit or tag; a commit makes the result reproducible. Empty for the newest."
+    )
+    streaming: bool = Field(
+        True, description="Whether to read while downloading, without storing the data set on disk."
+    )
+    max_records: int = Field(0, ge=0, description="Maximum number of records; 0 means all.")
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """Every row. Raises BadInput where there is no such data set, or no way to it."""
+    """Yield the record of every row. Raises BadInput if the data set does not exist or cannot be reached."""
     folder = Path(params.name)
     if not folder.is_dir():
-        found = _rows(_from_hub(params), params)
-    elif any((folder / name).exists() for name in _SAVED):
-        found = _rows(_from_disk(params), params)
+        rows = _read_rows(_load_from_hub(params), params)
+    elif any((folder / name).exists() for name in _FILES_OF_SAVED_DATASET):
+        rows = _read_rows(_load_from_disk(params), params)
     else:
-        found = _data_files(params)
-    return islice(found, params.max_records or None)
+        rows = _read_data_files(params)
+    return islice(rows, params.max_records or None)
 
 
-def _from_hub(params: Params) -> Any:
+def _load_from_hub(params: Params) -> Any:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
     datasets.disable_progress_bars()
-    wanted = {"name": params.config or None, "split": params.part, "revision": params.revision or None}
-    try:  # tries again by itself where the network fails
-        return datasets.load_dataset(params.name, streaming=params.streaming, **wanted)
+    selection = {"name": params.config or None, "split": params.part, "revision": params.revision or None}
+    try:  # `datasets` itself retries if the network fails
+        return datasets.load_dataset(params.name, streaming=params.streaming, **selection)
     except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
         raise BadInput(
-            f"the data set {params.name!r} cannot be read: {str(error).splitlines()[0][:300]} "
-            "Check name, config, part and revision in params.yaml, and the network; or give a folder that holds it."
+            f"The data set {params.name!r} cannot be read: {str(error).splitlines()[0][:300]} "
+            "Check name, config, part and revision in params.yaml, and the network, or set name to a local folder."
         ) from error
 
 
-def _from_disk(params: Params) -> Any:
+def _load_from_disk(params: Params) -> Any:
     import datasets
 
     try:
         saved = datasets.load_from_disk(params.name)
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise BadInput(f"{params.name} is a damaged data set: {error}. Save it again.") from error
+        raise BadInput(f"The data set in {params.name} is damaged: {error}. Save it again.") from error
     if isinstance(saved, datasets.DatasetDict):
         if params.part not in saved:
-            raise BadInput(f"{params.name} has no part {params.part!r}; there are: {', '.join(sorted(saved))}.")
+            raise BadInput(f"{params.name} has no part {params.part!r}; available: {', '.join(sorted(saved))}.")
         return saved[params.part]
     return saved
 
 
-def _rows(dataset: Any, params: Params) -> Iterator[records.Record]:
+def _read_rows(dataset: Any, params: Params) -> Iterator[records.Record]:
     row = 1
-    for batch in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
-        for part in batch.combine_chunks().to_batches():
-            yield from parquet.from_batch(part, Place(params.name, row), params)
-            row += part.num_rows
+    for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        for batch in table.combine_chunks().to_batches():
+            yield from parquet.from_batch(batch, Location(params.name, row), params)
+            row += batch.num_rows
 
 
-def _data_files(params: Params) -> Iterator[records.Record]:
-    """By our own readers, which quarantine what makes `datasets` raise or crash."""
-    rows = {name: getattr(params, name) for name in records.RowParams.model_fields}
-    found_any = False
+def _read_data_files(params: Params) -> Iterator[records.Record]:
+    """Read a folder with the sources of this project, which quarantine damage on which `datasets` raises or crashes."""
+    row_params = {name: getattr(params, name) for name in records.RowParams.model_fields}
+    is_empty = True
     for source in (jsonl, parquet, csv, text):
-        if holds(params.name, source.SUFFIXES):
-            found_any = True
-            yield from source.read(source.Params(paths=(params.name,), **rows))
-    if not found_any:
-        raise BadInput(f"{params.name} holds no data: expected a data set saved by save_to_disk, or data files.")
+        if contains_files(params.name, source.SUFFIXES):
+            is_empty = False
+            yield from source.read(source.Params(paths=(params.name,), **row_params))
+    if is_empty:
+        raise BadInput(
+            f"{params.name} contains no data. Expected a data set that save_to_disk wrote, or files in one of the "
+            "formats JSON Lines, Parquet, CSV and text."
+        )

@@ -1,59 +1,60 @@
-"""JSON Lines, one object a line, and .json files that are one array of objects: all three kinds."""
+"""JSON Lines (one object per line) and .json files that are one array: documents, conversations or preferences."""
 
 from collections.abc import Iterator
 
 from tasks.ingestion import objects, records
-from tasks.ingestion.decoding import Line, Place, Unusable, lines, whole
-from tasks.ingestion.opening import File, FileParams, locate
+from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines, read_lines
+from tasks.ingestion.opening import FileParams, InputFile, find_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
-    """Which files, and what stands where in their objects."""
+    """Which files to read, and the names of the fields of their objects."""
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """Every object of every file. Raises BadInput where a path is missing."""
-    for file in locate(params.paths, SUFFIXES):
+    """Yield the records of every file. Raises BadInput if a path is missing."""
+    for file in find_files(params.paths, SUFFIXES):
         yield from read_file(file, params)
 
 
-def read_file(file: File, params: Params) -> Iterator[records.Record]:
-    """Every object of one file; blank lines are none."""
-    found, names = lines(file, params), params.names
-    for line in found:
+def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+    """Yield the records of one file; blank lines are ignored."""
+    lines, names = read_lines(file, params), params.names
+    for line in lines:
         if not isinstance(line, Line):
             yield line
         elif line.text and not line.text.isspace():
-            if line.place.line == 1 and line.text.rstrip() in ("[", "[{"):
-                yield from _array(line, found, params)
+            if line.location.line == 1 and line.text.rstrip() in ("[", "[{"):
+                yield from _read_array(line, lines, params)
             else:
-                yield from _row(line, names, params)
+                yield from _read_object(line, names, params)
 
 
-def _row(line: Line, names: frozenset[str], params: Params) -> Iterator[records.Record]:
+def _read_object(line: Line, names: frozenset[str], params: Params) -> Iterator[records.Record]:
     try:
-        row = objects.parse(line.text, names)
-    except Unusable as trouble:
-        yield line.place.quarantine(trouble)
+        row = objects.parse_object(line.text, names)
+    except UnusableRecord as error:
+        yield line.location.quarantine(error)
     else:
-        yield from records.from_row(row, line.place, params)
+        yield from records.from_row(row, line.location, params)
 
 
-def _array(first: Line, rest: Iterator[Line | Quarantined], params: Params) -> Iterator[records.Record]:
-    """The objects of an array that goes over several lines; together they may be as long as one line."""
-    document = whole(first, rest, params.max_line_bytes)
-    yield from document.troubles
+def _read_array(first: Line, rest: Iterator[Line | Quarantined], params: Params) -> Iterator[records.Record]:
+    """Yield the records of an array that spans several lines. All of it may be as long as one line may be."""
+    document = join_lines(first, rest, params.max_line_bytes)
+    yield from document.unreadable
     try:
         values = objects.parse_array(document.text)
-    except Unusable as trouble:
-        yield first.place.quarantine(document.too_long or trouble)
+    except UnusableRecord as error:
+        yield first.location.quarantine(document.too_long or error)
         return
     for index, value in enumerate(values):
-        place = Place(f"{first.place.file}[{index}]")
+        location = Location(f"{first.location.file}[{index}]")
         if isinstance(value, dict):
-            yield from records.from_row(value, place, params)
+            yield from records.from_row(value, location, params)
         else:
-            yield place.quarantine(Unusable("not_an_object", f"a JSON {type(value).__name__} in the array"))
+            detail = f"The entry is a JSON {type(value).__name__}, not an object."
+            yield location.quarantine(UnusableRecord("not_an_object", detail))

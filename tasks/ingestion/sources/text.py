@@ -1,4 +1,4 @@
-"""Plain text: files, paragraphs or lines are documents; lines cut by a separator are conversations or preferences."""
+"""Plain text files: a file, paragraph or line is a document; a line with separators a conversation or preference."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from tasks.ingestion import records
-from tasks.ingestion.decoding import Line, Place, Unusable, lines, whole
-from tasks.ingestion.opening import File, FileParams, locate
+from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines, read_lines
+from tasks.ingestion.opening import FileParams, InputFile, find_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".txt", ".text")
@@ -19,70 +19,78 @@ COLUMNS = {
 
 
 class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
-    """Which files, and what in them is one record. Conversations and preferences are one a line."""
+    """Which files to read, and what a record is in them."""
 
-    per: Literal["file", "paragraph", "line"] = "file"
-    separator: str = Field("\t", min_length=1)  # between prompt and completion, or prompt, chosen and rejected
+    per: Literal["file", "paragraph", "line"] = Field(
+        "file", description="What becomes one document. Conversations and preferences are always one line each."
+    )
+    separator: str = Field(
+        "\t",
+        min_length=1,
+        description="The text between prompt and completion, or between prompt, chosen and rejected.",
+    )
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """Every record of every file. Raises BadInput where a path is missing."""
-    for file in locate(params.paths, SUFFIXES):
+    """Yield the records of every file. Raises BadInput if a path is missing."""
+    for file in find_files(params.paths, SUFFIXES):
         yield from read_file(file, params)
 
 
-def read_file(file: File, params: Params) -> Iterator[records.Record]:
-    """Every record of one file; a line that cannot be read is left out of its document, and quarantined."""
-    found = lines(file, params)
+def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+    """Yield the records of one file. A line that cannot be read is quarantined and left out of its document."""
+    lines = read_lines(file, params)
     if params.kind != "documents" or params.per == "line":
-        for line in found:
-            yield from _cut(line, params) if isinstance(line, Line) else (line,)
+        for line in lines:
+            yield from _read_line(line, params) if isinstance(line, Line) else (line,)
     elif params.per == "file":
-        yield from _file(found, Place(file.name), params)
+        yield from _read_whole_file(lines, Location(file.name), params)
     else:
-        yield from _paragraphs(found, params)
+        yield from _read_paragraphs(lines, params)
 
 
-def _cut(line: Line, params: Params) -> Iterator[records.Record]:
+def _read_line(line: Line, params: Params) -> Iterator[records.Record]:
     if not line.text or line.text.isspace():
         return
     names = COLUMNS[params.kind]
     parts = [line.text] if params.kind == "documents" else line.text.split(params.separator)
     if len(parts) < len(names):
-        detail = f"{len(parts)} parts between separators; expected {', '.join(names)}"
-        yield line.place.quarantine(Unusable("missing_field", detail, names[len(parts)]))
+        detail = f"The line has {len(parts)} parts between separators; expected {', '.join(names)}."
+        yield line.location.quarantine(UnusableRecord("missing_field", detail, names[len(parts)]))
         return
     row = {getattr(params.fields, name): part for name, part in zip(names, parts, strict=False)}
-    yield from records.from_row(row, line.place, params)
+    yield from records.from_row(row, line.location, params)
 
 
-def _file(found: Iterator[Line | Quarantined], place: Place, params: Params) -> Iterator[records.Record]:
-    document = whole(None, found, params.max_line_bytes)
-    yield from document.troubles
+def _read_whole_file(
+    lines: Iterator[Line | Quarantined], location: Location, params: Params
+) -> Iterator[records.Record]:
+    document = join_lines(None, lines, params.max_line_bytes)
+    yield from document.unreadable
     if document.too_long:
-        yield place.quarantine(document.too_long)
+        yield location.quarantine(document.too_long)
     elif document.text.strip():
-        yield from records.from_row({params.fields.text: document.text}, place, params)
+        yield from records.from_row({params.fields.text: document.text}, location, params)
 
 
-def _paragraphs(found: Iterator[Line | Quarantined], params: Params) -> Iterator[records.Record]:
-    """Paragraphs end at a blank line, or before they grow longer than a line may be."""
-    part: list[Line] = []
+def _read_paragraphs(lines: Iterator[Line | Quarantined], params: Params) -> Iterator[records.Record]:
+    """Yield one record per paragraph. A paragraph ends at a blank line, or before it exceeds max_line_bytes."""
+    paragraph: list[Line] = []
     size = 0
-    for line in found:
+    for line in lines:
         if isinstance(line, Quarantined):
             yield line
         elif line.text.strip() and size + len(line.text) < params.max_line_bytes:
-            part.append(line)
+            paragraph.append(line)
             size += len(line.text) + 1
         else:
-            yield from _paragraph(part, params)
-            part = [line] if line.text.strip() else []
+            yield from _read_paragraph(paragraph, params)
+            paragraph = [line] if line.text.strip() else []
             size = len(line.text)
-    yield from _paragraph(part, params)
+    yield from _read_paragraph(paragraph, params)
 
 
-def _paragraph(part: list[Line], params: Params) -> Iterator[records.Record]:
-    if part:
-        row = {params.fields.text: "\n".join(line.text for line in part)}
-        yield from records.from_row(row, part[0].place, params)
+def _read_paragraph(paragraph: list[Line], params: Params) -> Iterator[records.Record]:
+    if paragraph:
+        row = {params.fields.text: "\n".join(line.text for line in paragraph)}
+        yield from records.from_row(row, paragraph[0].location, params)

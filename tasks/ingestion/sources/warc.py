@@ -1,4 +1,4 @@
-"""Web archives as documents: the main text of the pages in WARC files, the texts in WET files."""
+"""Web archives as documents: the main text of the pages in WARC files, and the texts in WET files."""
 
 import io
 from collections.abc import Iterator
@@ -7,50 +7,52 @@ from pydantic import Field
 
 from tasks.documents import Document
 from tasks.ingestion import records, web
-from tasks.ingestion.archives import Archive, ArchiveRecord
-from tasks.ingestion.decoding import Unusable, clean
-from tasks.ingestion.decompression import chunks
-from tasks.ingestion.opening import FileParams, locate
+from tasks.ingestion.archives import WarcReader, WarcRecord
+from tasks.ingestion.decoding import UnusableRecord, clean_text
+from tasks.ingestion.decompression import read_chunks
+from tasks.ingestion.opening import FileParams, find_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".warc", ".wet")
-_PAGES, _PLAIN = ("text/html", "application/xhtml+xml"), "text/plain"
+_HTML_TYPES, _TEXT_TYPE = ("text/html", "application/xhtml+xml"), "text/plain"
 
 
 class Params(FileParams, frozen=True, extra="forbid"):
-    """Which files. Records about the crawl itself (warcinfo, request, metadata, revisit) are not read."""
+    """Which files to read. Records about the crawl itself (warcinfo, request, metadata, revisit) are ignored."""
 
-    max_page_bytes: int = Field(8 << 20, gt=0)
+    max_page_bytes: int = Field(
+        8 << 20, gt=0, description="Maximum size of a page in bytes; larger ones are quarantined."
+    )
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """One document per page. Raises BadInput where a path is missing."""
-    for file in locate(params.paths, SUFFIXES):
+    """Yield one document per page. Raises BadInput if a path is missing."""
+    for file in find_files(params.paths, SUFFIXES):
         with file.open() as opened:
-            archive = Archive(file.name, chunks(opened, file.name, params.max_ratio), params.max_line_bytes)
-            empty = True
-            for record in archive.read():
-                empty = False
+            reader = WarcReader(file.name, read_chunks(opened, file.name, params.max_ratio), params.max_line_bytes)
+            is_empty = True
+            for record in reader.read():
+                is_empty = False
                 if isinstance(record, Quarantined):
                     yield record
-                elif reader := _READERS.get(record.fields.get("warc-type", "")):
+                elif read_content := _CONTENT_READERS.get(record.fields.get("warc-type", "")):
                     try:
-                        yield _document(record, *reader(record, params))
-                    except Unusable as trouble:
-                        yield record.place.quarantine(trouble)
-            if empty:
-                yield Quarantined(file.name, "empty_file", "no record in it", None, 0)
+                        yield _to_document(record, *read_content(record, params))
+                    except UnusableRecord as error:
+                        yield record.location.quarantine(error)
+            if is_empty:
+                yield Quarantined(file.name, "empty_file", "The file has no record.", None, 0)
 
 
-def _document(record: ArchiveRecord, text: str, metadata: dict[str, str]) -> Document:
+def _to_document(record: WarcRecord, text: str, metadata: dict[str, str]) -> Document:
     url = record.fields.get("warc-target-uri", "").strip("<>")
-    about = {"url": url, "date": record.fields.get("warc-date", ""), **metadata}
-    id = record.fields.get("warc-record-id", "").strip("<>").removeprefix("urn:uuid:")
-    return Document(f"{record.place.file}:{record.place.offset}", text, _site(url) or id, about)
+    metadata = {"url": url, "date": record.fields.get("warc-date", ""), **metadata}
+    warc_id = record.fields.get("warc-record-id", "").strip("<>").removeprefix("urn:uuid:")
+    return Document(f"{record.location.file}:{record.location.offset}", text, _host(url) or warc_id, metadata)
 
 
-def _page(record: ArchiveRecord, params: Params) -> tuple[str, dict[str, str]]:
-    """The main text of an HTTP response; chunks and compression of the transfer are undone by warcio."""
+def _read_page(record: WarcRecord, params: Params) -> tuple[str, dict[str, str]]:
+    """Return main text and metadata of an HTTP response. warcio removes chunked transfer encoding and compression."""
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 
@@ -59,42 +61,44 @@ def _page(record: ArchiveRecord, params: Params) -> tuple[str, dict[str, str]]:
         headers = response.http_headers
         body = response.content_stream().read(params.max_page_bytes + 1)
     except (ArchiveLoadFailed, StopIteration, OSError, ValueError, EOFError) as error:
-        raise Unusable("damaged_warc", f"{type(error).__name__}: {str(error)[:200]}") from None
+        raise UnusableRecord("damaged_warc", f"{type(error).__name__}: {str(error)[:200]}") from None
     if len(body) > params.max_page_bytes:
-        raise Unusable("too_long", f"a page of more than max_page_bytes, {params.max_page_bytes}")
+        raise UnusableRecord("too_long", f"The page has more than max_page_bytes = {params.max_page_bytes} bytes.")
     if headers is not None and headers.get_statuscode() != "200":
-        raise Unusable("http_error", f"the server answered {headers.get_statuscode()[:3]}, not with a page")
-    kind = (headers.get_header("Content-Type") if headers is not None else record.fields.get("content-type")) or ""
-    kind, _, rest = kind.partition(";")
+        raise UnusableRecord("http_error", f"The server responded with status {headers.get_statuscode()[:3]}, not 200.")
+    header = (headers.get_header("Content-Type") if headers is not None else record.fields.get("content-type")) or ""
+    content_type, _, rest = header.partition(";")
     charset = rest.lower().partition("charset=")[2].split(";")[0].strip(" \"'")
-    kind = kind.strip().lower()
-    if kind not in (*_PAGES, _PLAIN):
-        raise Unusable("not_a_page", f"of type {kind[:60]!r}, expected one of {', '.join((*_PAGES, _PLAIN))}")
-    page = web.decode(body, charset)
-    if kind == _PLAIN:
-        return _checked(page), {}
-    return web.extract(page, record.fields.get("warc-target-uri", "").strip("<>"))
+    content_type = content_type.strip().lower()
+    if content_type not in (*_HTML_TYPES, _TEXT_TYPE):
+        expected = ", ".join((*_HTML_TYPES, _TEXT_TYPE))
+        raise UnusableRecord("not_a_page", f"The content type is {content_type[:60]!r}; expected one of {expected}.")
+    page = web.decode_page(body, charset)
+    if content_type == _TEXT_TYPE:
+        return _clean_nonempty(page), {}
+    return web.extract_text(page, record.fields.get("warc-target-uri", "").strip("<>"))
 
 
-def _text(record: ArchiveRecord, params: Params) -> tuple[str, dict[str, str]]:
-    """The text of a WET record, which is UTF-8 by definition."""
+def _read_wet_text(record: WarcRecord, params: Params) -> tuple[str, dict[str, str]]:
+    """Return the text of a WET record, which is UTF-8 by definition."""
     if len(record.content) > params.max_page_bytes:
-        raise Unusable("too_long", f"a text of more than max_page_bytes, {params.max_page_bytes}")
+        raise UnusableRecord("too_long", f"The text has more than max_page_bytes = {params.max_page_bytes} bytes.")
     try:
-        return _checked(record.content.decode()), {}
+        return _clean_nonempty(record.content.decode()), {}
     except UnicodeDecodeError as error:
-        raise Unusable("invalid_utf8", f"not UTF-8 at byte {error.start} of the record") from None
+        raise UnusableRecord("invalid_utf8", f"The record is not valid UTF-8 at byte {error.start}.") from None
 
 
-def _checked(text: str) -> str:
+def _clean_nonempty(text: str) -> str:
     if not text.strip():
-        raise Unusable("empty_text", "a record without text")
-    return clean(text)
+        raise UnusableRecord("empty_text", "The record has no text.")
+    return clean_text(text)
 
 
-_READERS = {"response": _page, "resource": _page, "conversion": _text}
+_CONTENT_READERS = {"response": _read_page, "resource": _read_page, "conversion": _read_wet_text}
+"""WARC-Type -> reader. `response` and `resource` are in WARC files, `conversion` in WET files."""
 
 
-def _site(url: str) -> str:
-    """The host: pages of one site share their words, and belong into one split."""
+def _host(url: str) -> str:
+    """Return the host, which is the group: pages of one site share texts and must be in the same split."""
     return url.partition("://")[2].split("/")[0].split("?")[0].lower()
