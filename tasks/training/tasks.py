@@ -27,7 +27,7 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
 
 @task(cache_policy=NO_CACHE)
 def write_report(report: Report, data: Path, timings: Timings) -> None:
-    """What there is to say, last of all."""
+    """Write the report, then the timings; the report comes last in a stage, so that it implies success."""
     report.write(data / "reports")
     timings.write()
 

@@ -1,4 +1,4 @@
-"""What several tests of training begin with."""
+"""Fixtures that several tests of training share."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Models of a few thousand weights."""
+"""Models with a few thousand weights."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tasks.training.shape.architecture import Architecture, build
 
 
 class Ids:
-    """As much of a tokenizer as a config needs."""
+    """The attributes of a tokenizer that a model config needs."""
 
     pad_token_id, bos_token_id, eos_token_id = 0, 1, 5
 

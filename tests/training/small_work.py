@@ -1,4 +1,4 @@
-"""A linear model on made-up numbers: work for the loop that takes milliseconds."""
+"""Work for the training loop that takes milliseconds: a linear model on random numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Examples:
 
 
 class LinearWork(Work):
-    """Eight examples a step, cut into `num_parts` micro-batches; dropout, so that randomness counts."""
+    """Eight examples per step, in `num_parts` micro-batches. Dropout makes the result depend on the random state."""
 
     def __init__(self, num_parts: int = 1, dropout: float = 0.0) -> None:
         torch.manual_seed(0)

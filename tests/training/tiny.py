@@ -1,4 +1,4 @@
-"""A tiny world on disk: a model folder, pairs, prompts. Words are whole tokens; the answer to `a` is `b c`."""
+"""A tiny data folder: a model, preference pairs and prompts. Letters are tokens; the answer to a letter is the next."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ WORDS = [*SPECIAL, *"abcdefghijklmnop", "."]
 
 
 def tokenizer() -> Any:
-    """Every letter is a token."""
+    """A tokenizer in which every letter is a token."""
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<|pad|>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -28,7 +28,7 @@ def tokenizer() -> Any:
 
 
 def model(seed: int = 0, width: int = 16, std: float = 0.02) -> Any:
-    """A random Llama of two layers."""
+    """A Llama with two layers and random weights."""
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=32, tie_word_embeddings=True,
@@ -40,22 +40,22 @@ def model(seed: int = 0, width: int = 16, std: float = 0.02) -> Any:
 
 
 def ids(words: str) -> list[int]:
-    """`a b` as ids."""
+    """The ids of words such as "a b"."""
     return [WORDS.index(word) for word in words.split()]
 
 
 def prompt(words: str) -> list[int]:
-    """A user's message and the assistant's header."""
+    """The ids of a user's message and of the header of the assistant's answer."""
     return ids(f"<|document|> <|user|> {words} <|end|> <|assistant|>")
 
 
 def answer(words: str) -> list[int]:
-    """An answer with its end token."""
+    """The ids of an answer with its end token."""
     return ids(f"{words} <|end|>")
 
 
 def pair_files(folder: Path, rows: list[tuple[str, str, str]], reasons: list[str] | None = None) -> None:
-    """(prompt, chosen, rejected) as tokenization writes them."""
+    """Write rows of (prompt, chosen, rejected) in the format of tokenization."""
     columns = {
         "prompt": [prompt(row[0]) for row in rows],
         "chosen": [answer(row[1]) for row in rows],
@@ -67,13 +67,13 @@ def pair_files(folder: Path, rows: list[tuple[str, str, str]], reasons: list[str
 
 
 def prompt_files(folder: Path, rows: list[tuple[str, dict[str, Any]]]) -> None:
-    """Prompts with what is known about each."""
+    """Write prompts with the metadata of each."""
     tokens.write_ragged(folder, [prompt(text) for text, _ in rows], len(WORDS))
     write_json(folder / "metadata.json", [{"text": text, **about} for text, about in rows])
 
 
 def world(data: Path, seed: int = 0) -> Path:
-    """An untrained sft model; pairs whose chosen answer ends with a dot; prompts that ask for the next letter."""
+    """Write an untrained sft model, pairs whose chosen answer ends with a dot, and prompts for the next letter."""
     own = tokenizer()
     own.save_pretrained(data / "tokens/tokenizer")
     folders.save(data / "models/sft", model(seed), own, {"stage": "sft"})
@@ -87,22 +87,22 @@ def world(data: Path, seed: int = 0) -> Path:
 
 
 def num_dots(answer: str, metadata: Mapping[str, Any]) -> float:
-    """A reward function."""
+    """A reward function that counts dots."""
     return float(answer.count("."))
 
 
 def right_and_in_style(answer: str, metadata: Mapping[str, Any]) -> float:
-    """An honest reward function: what is asked, then a dot."""
+    """A reward function that agrees with the gold measure: the right answer, then a dot."""
     return float(answer == f"{metadata['answer']} .")
 
 
 class Killed(BaseException):
-    """What ends a run in the middle."""
+    """Raised to end a run in the middle."""
 
 
 @contextmanager
 def dying(work: type[Any], at_step: int) -> Iterator[None]:
-    """Inside the block, a run with this kind of work is killed when it asks for the batches of `at_step`."""
+    """Within the block, a run with this kind of work ends with Killed when it asks for the batches of `at_step`."""
     original = work.batches
 
     def batches(self: Any, step: int) -> Any:

@@ -18,7 +18,7 @@ from tasks.training.loop.training_loop import run
 from tests.training.language.test_objectives import packed_rows
 from tests.training.models import small_model
 from tests.training.parallel.test_strategies import alike
-from tests.training.together import in_processes
+from tests.training.processes import in_processes
 
 
 def train(

@@ -27,7 +27,7 @@ from tasks.training.parallel import strategies, zero
 from tasks.training.stages import sft
 from tests.training import tiny
 from tests.training.models import small_model
-from tests.training.together import in_processes
+from tests.training.processes import in_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
 
