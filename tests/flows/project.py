@@ -1,4 +1,4 @@
-"""A small project of three stages that count letters: our flows/, DVC, git and Prefect for real, the work a toy."""
+"""A small project of toy stages that count letters, with the real flows/runtime, DVC, git and Prefect."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# stage, what it reads, what it writes: words -> letters -> total, and lines beside
+# stage -> (folder it reads, folder it writes): words -> letters -> total, and lines independently
 STAGES = {
     "words": ("raw", "words"),
     "letters": ("words", "letters"),
@@ -36,7 +36,7 @@ def work(params: Params, data: Path) -> None:
     while time.monotonic() - start < params.wait:
         time.sleep(0.05)
     if params.fail == "user":
-        raise BadInput("the toy of {stage} is broken; mend it")
+        raise BadInput("the toy stage {stage} is broken; repair it")
     if params.fail == "bug":
         raise RuntimeError("a bug in {stage}")
     if params.fail == "full":
@@ -84,20 +84,20 @@ BLOCK = """
 
 @dataclass
 class Project:
-    """The folder and how to call things in it."""
+    """The folder of a project, and functions that run commands in it."""
 
     root: Path
     env: dict[str, str]
 
     def run(self, *command: str, code: int = 0) -> str:
-        """Run `python -m <command>`; what it said. Fails unless it ends with `code`."""
-        with self.start(*command) as done:
+        """Run `python -m <command>` and return its output. Fails unless it ends with exit code `code`."""
+        with self.start(*command) as process:
             try:
-                said, _ = done.communicate(timeout=1500)
+                output, _ = process.communicate(timeout=1500)
             finally:
-                done.kill()
-        assert done.returncode == code, said
-        return said
+                process.kill()
+        assert process.returncode == code, output
+        return output
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -115,22 +115,22 @@ class Project:
         self.write("params.yaml", "\n".join(lines) + "\n")
 
     def journal(self) -> list[str]:
-        """The flows that ran since the last call."""
+        """Return the flows that ran since the last call."""
         path = self.root / "journal"
-        ran = path.read_text().split() if path.is_file() else []
+        flows = path.read_text().split() if path.is_file() else []
         path.unlink(missing_ok=True)
-        return ran
+        return flows
 
 
-def start_versioning(made: Project) -> None:
-    """git and DVC as in the real project."""
+def start_versioning(project: Project) -> None:
+    """Set up git and DVC as in the real project."""
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
-        copy(ROOT / name, made.root / name)
-    made.git("init", "--quiet", "--initial-branch=main")
-    made.git("config", "user.email", "somebody@example.org")
-    made.git("config", "user.name", "Somebody")
-    made.git("add", "--all")
-    made.git("commit", "--quiet", "--message=start")
+        copy(ROOT / name, project.root / name)
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("config", "user.email", "somebody@example.org")
+    project.git("config", "user.name", "Somebody")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=start")
 
 
 def copy(source: Path, target: Path) -> None:
