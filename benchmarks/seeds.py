@@ -18,12 +18,13 @@ from tasks import catalog, gold
 from tasks.errors import BadInput
 from tasks.evaluation import gates
 from tasks.evaluation import tasks as evaluation
-from tasks.evaluation.evidence import Evidence
+from tasks.evaluation.inputs import EvaluationInputs
 from tasks.files import read_json, write_json
 from tasks.reports import Timings
 
 ROOM = Path(".bench/seeds")
 STAGES = ("sft", "reward", "ppo", "dpo")
+POLICIES = ("sft", "ppo", "dpo")
 METRICS = ("accuracy", "gold", "kl", "reward_accuracy", "over_optimization")
 Scores = dict[str, Any]
 
@@ -71,14 +72,14 @@ def linked(data: Path) -> Path:
 
 def judged(data: Path) -> Scores:
     """The numbers that matter, and what failed."""
-    asked = params.load("evaluation")
-    assert isinstance(asked, evaluation.Params)
-    evidence = Evidence(data, asked)
+    evaluation_params = params.load("evaluation")
+    assert isinstance(evaluation_params, evaluation.Params)
+    inputs = EvaluationInputs(data, evaluation_params.model_copy(update={"policies": POLICIES}))
     scores: Scores = {}
-    for name, dials in asked.chosen():
+    for name, metric_params in evaluation_params.active_metrics():
         if name in METRICS:
-            scores |= catalog.find(evaluation.METRICS, name).measure(evidence, dials).scores
-    strict = asked.gates.model_copy(
+            scores |= catalog.find(evaluation.METRICS, name).measure(inputs, metric_params).scores
+    strict = evaluation_params.gates.model_copy(
         update={"min_unigram_ratio": None, "below_bigram": False, "max_exact_match_loss": 0.0}
     )
     return {
@@ -87,16 +88,16 @@ def judged(data: Path) -> Scores:
             key: {name: round(score.value, 4) for name, score in scores[key].items()}
             for key in ("gold", "kl", "exact_match")
         },
-        "sampled_exact_match": {name: sampled(evidence, name) for name in evidence.policies},
+        "sampled_exact_match": {name: sampled(inputs, name) for name in inputs.policies},
         "gold_gain_standard_errors": {n: round(g, 1) for n, g in scores["gold_gain_standard_errors"].items()},
         "failed": gates.failures(scores, strict),
     }
 
 
-def sampled(evidence: Evidence, name: str) -> float:
+def sampled(inputs: EvaluationInputs, name: str) -> float:
     """Exact match of the answers sampled at temperature 1."""
-    answers = evidence.answers(name, greedy=False)
-    right = [gold.correct(a.text, p.metadata) for p, a in zip(evidence.prompts, answers, strict=True)]
+    answers = inputs.answers(name, greedy=False)
+    right = [gold.correct(a.text, p.metadata) for p, a in zip(inputs.prompts, answers, strict=True)]
     return round(sum(right) / len(right), 4)
 
 

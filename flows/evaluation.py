@@ -1,21 +1,24 @@
-"""Evaluation: models and held-out data -> numbers with intervals, plots, one page, and gates."""
+"""Evaluation: measure the models on the test split; write scores, plots and report page; then check the gates."""
 
 from pathlib import Path
 
 from prefect import flow
 
+from tasks import pipeline_stages
 from tasks.evaluation import tasks
 from tasks.reports import Timings
 
 
 @flow(name="evaluation")
 def evaluation(params: tasks.Params, data: Path = Path("data")) -> None:
-    """Every metric of params on the split `test`; then the report; then the gates."""
+    """Measure every metric of `params`, write the report, check the gates."""
     timings = Timings("evaluation")
-    evidence = tasks.gather(params, data)
-    findings = [tasks.measure(name, dials, evidence, timings) for name, dials in params.chosen()]
-    failed = tasks.report(findings, params, data, timings)
-    tasks.enforce(failed, data)
+    stages = pipeline_stages.read_stages()
+    inputs = tasks.open_inputs(params, data, stages)
+    metrics = params.active_metrics()
+    results = [tasks.measure(name, metric_params, inputs, timings) for name, metric_params in metrics]
+    failed_gates = tasks.write_report(results, params, data, stages, timings)
+    tasks.enforce(failed_gates, data)
 
 
 if __name__ == "__main__":

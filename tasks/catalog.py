@@ -64,8 +64,8 @@ class MetricModule(Protocol):
 
     Params: type[BaseModel]
 
-    def measure(self, evidence: Any, params: Any) -> Any:
-        """Return a Finding: scores with number of items and confidence interval, tables, figures, notes."""
+    def measure(self, inputs: Any, params: Any) -> Any:
+        """Return a MetricResult: scores with number of items and confidence interval, tables, figures, notes."""
 
 
 class AdapterModule(Protocol):

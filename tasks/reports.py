@@ -1,7 +1,7 @@
-"""Report: the counts, scores, tables and plots of one stage, as files that DVC versions and MLflow is shown.
+"""Report: the counts, scores, tables and plots of one stage, as files that DVC versions and MLflow receives.
 
-Everything here is the same when the same stage runs again; what is not (seconds, memory, rates) goes to `Timings`,
-into a folder that no stage depends on.
+A report is the same for every run on the same inputs. Seconds, memory and rates differ from run to run; they go to
+`Timings`, into a folder that no stage depends on.
 """
 
 import csv
@@ -22,7 +22,7 @@ TIMINGS = Path(".run/timings")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A number with its 95 % confidence interval and the number of examples behind it."""
+    """A value with its 95 % confidence interval and the number of items that it was measured on."""
 
     value: float
     low: float
@@ -32,24 +32,25 @@ class Score:
 
 @dataclass
 class Report:
-    """Collects what one stage has to say; `write` puts it under `folder` as <stage>.json and <stage>/."""
+    """The results of one stage; `write` stores them below a folder as <stage>.json and <stage>/."""
 
     stage: str
     counts: dict[str, int] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)  # Score, or a dict of Scores by model, or a number
-    notes: list[str] = field(default_factory=list)  # what a person must be told, loudest first
+    scores: dict[str, Any] = field(default_factory=dict)  # Score, dict of Scores by model, or number
+    notes: list[str] = field(default_factory=list)  # warnings for the user, the most important first
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> rows; written as <name>.csv
-    figures: dict[str, "Figure"] = field(default_factory=dict)  # name -> written as <name>.png
+    figures: dict[str, "Figure"] = field(default_factory=dict)  # written as <name>.png
 
     def write(self, folder: Path) -> None:
-        """<folder>/<stage>/*.csv and *.png first, <folder>/<stage>.json last."""
-        room = folder / self.stage
-        room.mkdir(parents=True, exist_ok=True)
+        """Write <folder>/<stage>/*.csv and *.png, and <folder>/<stage>.json last."""
+        stage_folder = folder / self.stage
+        stage_folder.mkdir(parents=True, exist_ok=True)
         for name, rows in self.tables.items():
-            write_csv(room / f"{name}.csv", rows)
+            write_csv(stage_folder / f"{name}.csv", rows)
         for name, figure in self.figures.items():
-            figure.savefig(room / f"{name}.png", dpi=110, metadata={"Software": None})
-        body = {**{name: _plain(score) for name, score in self.scores.items()}}
+            # Without the version of matplotlib in its metadata, the same figure has the same bytes everywhere.
+            figure.savefig(stage_folder / f"{name}.png", dpi=110, metadata={"Software": None})
+        body = {name: _as_json(score) for name, score in self.scores.items()}
         if self.counts:
             body["counts"] = self.counts
         if self.notes:
@@ -58,7 +59,7 @@ class Report:
 
 
 class Timings:
-    """Seconds by part, peak memory and rates of one stage run: looked at, never depended on."""
+    """Seconds by part, peak memory and rates of one run of a stage."""
 
     def __init__(self, stage: str, folder: Path = TIMINGS) -> None:
         self.stage, self.folder = stage, folder
@@ -79,16 +80,16 @@ class Timings:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys, as a CSV file that `dvc plots` reads."""
+    """Write rows with equal keys as a CSV file, which `dvc plots` can read; an empty list gives an empty file."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _plain(score: Any) -> Any:
+def _as_json(score: Any) -> Any:
     if isinstance(score, Score):
         return {"value": score.value, "low": score.low, "high": score.high, "n": score.n}
     if isinstance(score, Mapping):
-        return {name: _plain(part) for name, part in score.items()}
+        return {name: _as_json(part) for name, part in score.items()}
     return score

@@ -1,4 +1,4 @@
-"""Reports: the same content gives the same bytes, figures included; timings stay out of them."""
+"""Reports: the same content gives the same bytes, also for figures."""
 
 from pathlib import Path
 

@@ -17,6 +17,7 @@ RENAMED_KEYS: dict[str, str] = {
     "*.cutting": "*.span_corruption",
     "*.model.balance_coef": "*.model.load_balancing_coef",
     "evaluation.metrics.*.cutting": "evaluation.metrics.*.span_corruption",
+    "evaluation.metrics.samples.also": "evaluation.metrics.samples.extra_models",
     "evaluation.gates.refuse_over_optimisation": "evaluation.gates.refuse_over_optimization",
 }
 

@@ -1,132 +1,171 @@
-"""report.html: the whole journey on one page that needs neither network nor script, from the reports on disk."""
+"""report.html: the results of all stages on one page, which needs neither a network nor scripts.
+
+The page shows only what the reports on disk contain.
+"""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.evaluation import charts
 from tasks.files import read_json
+from tasks.pipeline_stages import PipelineStage
 
 TEMPLATE = "report.html"
-MODELS = ("pretrain", "sft", "ppo", "dpo")
-MAX_FIGURES = 6
-DULL = ("gradient_norm",)  # curves that are shown where there is room
-RATE = "learning_rate"  # the schedule, which is always shown
+EVALUATION = "evaluation"  # the stage that writes the page; its own results fill the upper half
+MAX_FIGURES = 6  # per stage
+LAST_CURVES = ("gradient_norm",)  # curves that are shown only if fewer than MAX_FIGURES other_curves exist
+LEARNING_RATE = "learning_rate"  # the schedule is always shown
 
-STAGES = {  # in the order of the journey, and what each does
-    "ingestion": "Everything that is read, as it came, in one shape. What cannot be read is set aside with its reason.",
-    "curation": "What training may see. Whatever is dropped has a reason and can be visited.",
-    "tokenization": "Text becomes numbers: a vocabulary of this corpus, documents packed, conversations masked.",
-    "pretrain": "A model of the documents: it learns to foresee the next token.",
-    "sft": "From the pretrained model: it learns to answer, from conversations.",
-    "reward": "From sft: it learns which of two answers people prefer.",
-    "ppo": "From sft: it learns to please the reward model without going far from sft.",
-    "dpo": "From sft: it learns the same preferences without a reward model.",
+DESCRIPTIONS = {  # by kind of stage
+    "ingestion": "All sources are read into one schema. Records that cannot be read are quarantined with a reason.",
+    "curation": "Documents are filtered and deduplicated. Every dropped document is stored with its reason.",
+    "tokenization": "A tokenizer is trained on the corpus; documents, conversations and preferences become token ids.",
+    "pretrain": "A language model is trained on the documents.",
+    "sft": "The base model is fine-tuned on conversations; only the messages of the assistant are learned.",
+    "reward": "A reward model learns from preferences which of two answers is better.",
+    "ppo": "The policy is trained by reinforcement learning to get a higher score from the reward model.",
+    "dpo": "The policy is trained on the preferences directly, without a reward model.",
 }
 
-Score = Mapping[str, float]
+ScoreBody = Mapping[str, float]  # a tasks.reports.Score as JSON
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stop of the journey as the page shows it."""
+class StageSection:
+    """What the page shows of one stage."""
 
     name: str
-    says: str
+    description: str
     numbers: list[tuple[str, Any]] = field(default_factory=list)  # flat name -> number or score
     notes: list[str] = field(default_factory=list)
     figures: list[tuple[str, str]] = field(default_factory=list)  # title, SVG
 
 
-def write(reports: Path, path: Path) -> None:
-    """Write the page to `path` from <reports>/<stage>.json and <reports>/<stage>/*.csv."""
+@dataclass(frozen=True)
+class Comparison:
+    """One chart that compares models. `mark` is a value to compare them with, such as chance."""
+
+    title: str
+    description: str
+    rows: list[tuple[str, ScoreBody]]  # model, score
+    mark: float | None = None
+    mark_label: str = ""
+
+
+def write(reports: Path, path: Path, stages: Sequence[PipelineStage], reference: str = "sft") -> None:
+    """Write the page to `path` from <reports>/<stage>.json and <reports>/<stage>/*.csv.
+
+    `stages` are those of dvc.yaml in order; `reference` is the model that the policies are compared with.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    room = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    room.filters |= {"number": charts.number, "score": is_score, "words": words}
-    room.globals["intervals"] = lambda *args: Markup(charts.intervals(*args))
-    body = read_json(reports / "evaluation.json")
-    page = room.get_template(TEMPLATE).render(
+    # StrictUndefined makes a misspelled name an error instead of an empty place on the page.
+    template_env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    template_env.filters |= {"number": charts.format_number, "score": is_score, "words": words}
+    template_env.globals["interval_chart"] = lambda *args: Markup(charts.interval_chart(*args))
+    body = read_json(reports / f"{EVALUATION}.json")
+    curves = reward_curves(reports / EVALUATION / "over_optimization.csv", reference)
+    html = template_env.get_template(TEMPLATE).render(
         result=body,
-        stages=[stage(reports, name, says) for name, says in STAGES.items() if (reports / f"{name}.json").is_file()],
-        groups=list(comparisons(body)),
-        curves=[(title, Markup(chart)) for title, chart in curves(reports / "evaluation" / "over_optimization.csv")],
-        samples=read_rows(reports / "evaluation" / "samples.csv"),
-        all_numbers=list(flat(body)),
+        reference=reference,
+        sections=[stage_section(reports, stage) for stage in stages if _has_section(reports, stage)],
+        comparisons=list(comparisons(body, [stage.name for stage in stages], reference)),
+        curves=[(title, Markup(chart)) for title, chart in curves],
+        samples=read_rows(reports / EVALUATION / "samples.csv"),
+        all_numbers=list(flat_numbers(body)),
         Markup=Markup,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
 
 
-def stage(reports: Path, name: str, says: str) -> Stage:
-    """What the report of one stage says."""
-    body = read_json(reports / f"{name}.json")
+def _has_section(reports: Path, stage: PipelineStage) -> bool:
+    return stage.name != EVALUATION and (reports / f"{stage.name}.json").is_file()
+
+
+def stage_section(reports: Path, stage: PipelineStage) -> StageSection:
+    """The section of one stage, from its report and its step log."""
+    body = read_json(reports / f"{stage.name}.json")
     notes = [str(note) for note in body.get("notes", [])]
-    rows = read_rows(reports / name / "steps.csv")
-    curves = sorted(columns(rows), key=lambda named: named[0] in DULL)
-    rate = [curve for curve in curves if curve[0] == RATE]
-    shown = [curve for curve in curves if curve[0] != RATE][: MAX_FIGURES - len(rate)] + rate
-    figures = [(words(column), charts.line(points)) for column, points in shown]
-    numbers = sorted(flat(body), key=lambda named: len(words(named[0]).split()))  # the plainest first
-    return Stage(name, says, numbers, notes, figures)
+    rows = read_rows(reports / stage.name / "steps.csv")
+    curves = sorted(numeric_columns(rows), key=lambda curve: curve[0] in LAST_CURVES)
+    schedule = [curve for curve in curves if curve[0] == LEARNING_RATE]
+    other_curves = [curve for curve in curves if curve[0] != LEARNING_RATE]
+    shown_curves = other_curves[: MAX_FIGURES - len(schedule)] + schedule
+    figures = [(words(column), charts.line_chart(points)) for column, points in shown_curves]
+    numbers = sorted(flat_numbers(body), key=lambda item: len(words(item[0]).split()))  # short names are totals
+    return StageSection(
+        stage.name, DESCRIPTIONS.get(stage.kind, f"Stage of kind {stage.kind}."), numbers, notes, figures
+    )
 
 
-def flat(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and score below `body` with its dotted name; notes and words are left out."""
-    for name, value in body.items():
-        here = f"{prefix}{name}"
+def flat_numbers(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number and score in `body` with its dotted name; strings, booleans and notes are left out."""
+    for key, value in body.items():
+        name = f"{prefix}{key}"
         if is_score(value) or (isinstance(value, int | float) and not isinstance(value, bool)):
-            yield here.removeprefix("counts."), value
+            yield name.removeprefix("counts."), value
         elif isinstance(value, Mapping):
-            yield from flat(value, f"{here}.")
+            yield from flat_numbers(value, f"{name}.")
 
 
 def is_score(value: Any) -> bool:
-    """Whether a JSON value is a number with its interval."""
+    """Whether a JSON value is a score with its interval."""
     return isinstance(value, Mapping) and set(value) == {"value", "low", "high", "n"}
 
 
-def comparisons(body: Mapping[str, Any]) -> Iterator[tuple[str, str, list[tuple[str, Score]], float | None, str]]:
-    """What is compared by model: title, what it means, (model, score), a mark and its label."""
-    chance = body.get("multiple_choice", {}).get("chance")
-    wanted: list[tuple[str, str, Any, float | None, str]] = [
-        ("Perplexity", "of held-out documents; what knows less is beside it", _perplexities(body), None, ""),
-        ("Exact match", "share of held-out numbers translated without a fault", body.get("exact_match"), None, ""),
-        ("Gold reward", "right and in the house style; no policy is trained on it", body.get("gold"), None, ""),
-        ("KL to sft", "nats per answer: how far a policy has gone", body.get("kl"), None, ""),
-        ("Reward model's score", "what ppo is trained to raise", body.get("reward_score"), None, ""),
-    ]
-    for kind, scores in body.get("multiple_choice", {}).items():
+def comparisons(body: Mapping[str, Any], order: Sequence[str], reference: str) -> Iterator[Comparison]:
+    """The charts that compare models; `order` lists the models from left to right of the pipeline."""
+    for title, description, by_model, mark, mark_label in _comparison_data(body, reference):
+        if by_model:
+            names = sorted(by_model, key=lambda name: order.index(name) if name in order else len(order))
+            yield Comparison(title, description, [(name, by_model[name]) for name in names], mark, mark_label)
+
+
+def _comparison_data(
+    body: Mapping[str, Any], reference: str
+) -> Iterator[tuple[str, str, Mapping[str, ScoreBody] | None, float | None, str]]:
+    """Title, description, model -> score, mark and its label of each chart; models may be missing."""
+    yield "Perplexity", "Of the test documents, with two baselines. Lower is better.", _perplexities(body), None, ""
+    yield "Exact match", "Share of test prompts with the right greedy answer.", body.get("exact_match"), None, ""
+    yield (
+        "Gold reward", "1 for a right answer in the house style, 0.5 for a right one, 0 for a wrong one. No model is "
+        "trained on it.", body.get("gold"), None, "",
+    )  # fmt: skip
+    yield f"KL from {reference}", "Divergence in nats per answer.", body.get("kl"), None, ""
+    yield "Reward model's score", "The mean score, which PPO maximizes.", body.get("reward_score"), None, ""
+    by_kind = body.get("multiple_choice", {})
+    for kind, by_model in by_kind.items():
         if kind != "chance":
-            wanted.append((f"Multiple choice, {kind}", "the right one of four is likeliest", scores, chance, "chance"))
-    for name, title in (("bleu", "BLEU"), ("chrf", "chrF")):
-        for direction in sorted({key for scores in body.get(name, {}).values() for key in scores}):
-            of = {model: scores[direction] for model, scores in body[name].items()}
-            wanted.append((f"{title}, {direction}", "overlap with the right translation, 0 to 100", of, None, ""))
-    for title, says, scores, mark, label in wanted:
-        if scores:
-            order = sorted(scores, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS))
-            yield title, says, [(name, scores[name]) for name in order], mark, label
+            description = "Share of questions whose right option has the highest likelihood."
+            yield f"Multiple choice: {kind}", description, by_model, by_kind.get("chance"), "chance"
+    for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
+        by_model_and_direction = body.get(metric, {})
+        for direction in sorted({key for scores in by_model_and_direction.values() for key in scores}):
+            by_model = {model: scores[direction] for model, scores in by_model_and_direction.items()}
+            yield f"{title}, {direction}", "Overlap with the right translation, from 0 to 100.", by_model, None, ""
 
 
-def _perplexities(body: Mapping[str, Any]) -> dict[str, Score]:
+def _perplexities(body: Mapping[str, Any]) -> dict[str, ScoreBody]:
     names = {"pretrain": "perplexity", "bigram": "bigram_perplexity", "unigram": "unigram_perplexity"}
     return {model: body[key] for model, key in names.items() if key in body}
 
 
-def curves(path: Path) -> list[tuple[str, str]]:
-    """Score, gold and KL by step, as charts with their titles."""
-    titles = {"score": "reward model's score", "gold": "gold reward", "kl": "KL to sft, nats per answer"}
-    found = dict(columns(read_rows(path)))
-    return [(title, charts.line(found[name])) for name, title in titles.items() if name in found]
+def reward_curves(path: Path, reference: str) -> list[tuple[str, str]]:
+    """The reward model's score, gold reward and KL by training step, as (title, chart)."""
+    titles = {"score": "Reward model's score", "gold": "Gold reward", "kl": f"KL from {reference}, nats per answer"}
+    curves = dict(numeric_columns(read_rows(path)))
+    return [(title, charts.line_chart(curves[name])) for name, title in titles.items() if name in curves]
 
 
-def columns(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """The numeric columns of a step log as points (step, value); those that never change are left out."""
+def numeric_columns(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """The numeric columns of a step log as points (step, value); columns that never change are left out."""
     for name in rows[0] if rows else ():
         points = [(float(row["step"]), float(row[name])) for row in rows if row.get("step") and _is_number(row[name])]
         if name != "step" and len({value for _, value in points}) > 1:
@@ -134,7 +173,7 @@ def columns(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[tuple[float,
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none where there is no file."""
+    """The rows of a CSV file; an empty list if there is no file."""
     if not path.is_file():
         return []
     with open(path, encoding="utf-8", newline="") as file:
@@ -142,7 +181,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def words(name: str) -> str:
-    """A key as words."""
+    """A key as words: "gold_gain.ppo" becomes "gold gain · ppo"."""
     return name.replace("_", " ").replace(".", " · ")
 
 
@@ -151,4 +190,4 @@ def _is_number(text: str | None) -> bool:
         value = float(text or "")
     except ValueError:
         return False
-    return value - value == 0  # neither infinite nor NaN
+    return value - value == 0  # False for infinity and NaN

@@ -1,6 +1,6 @@
-"""Evaluation as Prefect tasks: each metric measures the same evidence; then report, page and, last of all, gates."""
+"""Evaluation as Prefect tasks: every metric reads the same inputs; the report, the page and the gates follow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,89 +10,97 @@ from pydantic import BaseModel, BeforeValidator, Field, create_model
 
 from tasks import catalog
 from tasks.errors import GateFailed
-from tasks.evaluation.evidence import Evidence, Finding, Sampling
-from tasks.evaluation.gates import Gates, failures, num_asked
+from tasks.evaluation.gates import Gates, failures, num_active
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, SamplingParams
+from tasks.pipeline_stages import PipelineStage
 from tasks.reports import Report, Timings
 
 METRICS = "tasks.evaluation.metrics"
 
 
-def _metrics() -> Any:
-    """One optional field per file in metrics/: an empty paragraph takes the defaults, a missing one leaves it out."""
+def _metrics_model() -> Any:
+    """A model with one optional field per file of metrics/.
+
+    An empty paragraph in params.yaml takes the defaults of a metric; a metric without a paragraph is not measured.
+    """
     fields: dict[str, Any] = {}
     for name in catalog.names(METRICS):
         params: Any = catalog.find(METRICS, name).Params
-        empty = BeforeValidator(lambda value: {} if value is None else value)
-        fields[name] = (Annotated[params | None, empty], None)
+        empty_as_defaults = BeforeValidator(lambda value: {} if value is None else value)
+        summary = (params.__doc__ or "").partition("\n")[0]
+        fields[name] = (Annotated[params | None, empty_as_defaults], Field(None, description=summary))
     return create_model("Metrics", __config__={"frozen": True, "extra": "forbid"}, **fields)
 
 
 if TYPE_CHECKING:
     Metrics = BaseModel
 else:
-    Metrics = _metrics()
+    Metrics = _metrics_model()
 
 
-class Params(Sampling, frozen=True):
-    """What is measured, on how much, and what must be reached."""
+class Params(SamplingParams, frozen=True):
+    """The metrics, the size of the samples that they read, and the gates."""
 
     metrics: Metrics = Field(
         default_factory=lambda: Metrics.model_validate(dict.fromkeys(catalog.names(METRICS))),
-        description="The metrics to measure; without this key, all of them",
+        description="The metrics to measure, each with its params. Without this key, all metrics are measured.",
     )
-    gates: Gates = Field(default_factory=Gates)
+    gates: Gates = Field(default_factory=Gates, description="Conditions that the scores must meet.")
 
-    def chosen(self) -> Iterator[tuple[str, BaseModel]]:
-        """Name and Params of each metric that is to be measured."""
+    def active_metrics(self) -> Iterator[tuple[str, BaseModel]]:
+        """Name and params of each metric to measure."""
         for name in catalog.names(METRICS):
             if (params := getattr(self.metrics, name)) is not None:
                 yield name, params
 
 
 @task(cache_policy=NO_CACHE)
-def gather(params: Params, data: Path) -> Evidence:
-    """The test data and models of `data`. Raises BadInput where test data may have been trained on."""
-    from tasks.evaluation import guard
+def open_inputs(params: Params, data: Path, stages: Sequence[PipelineStage]) -> EvaluationInputs:
+    """Open the test data and models below `data`. Raises BadInput if training may have used the test data."""
+    from tasks.evaluation import leakage
 
-    guard.check(data)
-    return Evidence(data, params)
+    leakage.refuse_leakage(data)
+    policies = params.policies or tuple(stage.name for stage in stages if stage.answers_prompts)
+    return EvaluationInputs(data, params.model_copy(update={"policies": policies}))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
-def measure(name: str, params: BaseModel, evidence: Evidence, timings: Timings) -> Finding:
-    """What one metric finds."""
+def measure(name: str, params: BaseModel, inputs: EvaluationInputs, timings: Timings) -> MetricResult:
+    """Measure one metric."""
     with timings.measure(name):
-        finding: Finding = catalog.find(METRICS, name).measure(evidence, params)
-    return finding
+        result: MetricResult = catalog.find(METRICS, name).measure(inputs, params)
+    return result
 
 
 @task(cache_policy=NO_CACHE)
-def report(findings: list[Finding], params: Params, data: Path, timings: Timings) -> list[str]:
-    """Write the report and the page; the gates that failed, one sentence each."""
+def write_report(
+    results: list[MetricResult], params: Params, data: Path, stages: Sequence[PipelineStage], timings: Timings
+) -> list[str]:
+    """Write the report and the page. Returns one sentence for each gate that failed."""
     from tasks.evaluation import page
 
-    made = Report("evaluation")
-    for finding in findings:
-        made.scores |= finding.scores
-        made.tables |= finding.tables
-        made.figures |= finding.figures
-        made.notes += finding.notes
-    failed = failures(made.scores, params.gates)
-    made.notes = [f"GATE FAILED: {sentence}" for sentence in failed] + made.notes
-    made.scores |= {"gates_asked": num_asked(params.gates), "gates_failed": len(failed)}
+    report = Report("evaluation")
+    for result in results:
+        report.scores |= result.scores
+        report.tables |= result.tables
+        report.figures |= result.figures
+        report.notes += result.notes
+    failed_gates = failures(report.scores, params.gates, params.reference)
+    report.notes = [f"GATE FAILED: {sentence}" for sentence in failed_gates] + report.notes
+    report.scores |= {"gates_checked": num_active(params.gates), "gates_failed": len(failed_gates)}
     with timings.measure("report"):
-        made.write(data / "reports")
-        page.write(data / "reports", data / "reports" / "evaluation" / "report.html")
+        report.write(data / "reports")
+        page.write(data / "reports", data / "reports" / "evaluation" / "report.html", stages, params.reference)
     timings.write()
-    return failed
+    return failed_gates
 
 
 @task(cache_policy=NO_CACHE)
-def enforce(failed: list[str], data: Path) -> None:
-    """Raise GateFailed where a gate failed; everything is written by then."""
-    if failed:
-        sentences = "".join(f"\n  {sentence}" for sentence in failed)
+def enforce(failed_gates: list[str], data: Path) -> None:
+    """Raise GateFailed if a gate failed. All files are written by then."""
+    if failed_gates:
+        sentences = "".join(f"\n  {sentence}" for sentence in failed_gates)
         raise GateFailed(
-            f"evaluation is done, but {len(failed)} of the gates in params.yaml (evaluation.gates) failed:{sentences}\n"
-            f"The whole report: {data / 'reports' / 'evaluation' / 'report.html'}"
+            f"evaluation is complete, but {len(failed_gates)} of the gates in params.yaml (evaluation.gates) "
+            f"failed:{sentences}\nThe full report is {data / 'reports' / 'evaluation' / 'report.html'}"
         )

@@ -1,4 +1,4 @@
-"""A small world on disk: byte tokens, five tiny random models, documents, prompts and pairs to count by hand."""
+"""A small project on disk: byte tokens, five tiny random models, and few documents, prompts and pairs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from tasks import models as folders
 from tasks import tokens
-from tasks.evaluation.evidence import Answer, Evidence, Prompt, Sampling
+from tasks.evaluation.inputs import Answer, EvaluationInputs, Prompt, SamplingParams
 from tasks.files import MANIFEST, sha256, write_json
 from tasks.tokenization import bpe
 
 PAD, DOCUMENT, USER, ASSISTANT, END = 0, 1, 3, 4, 5
 VOCAB_SIZE = 262
+POLICIES = ("sft", "ppo", "dpo")
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
@@ -44,12 +45,12 @@ def scalar(seed: int) -> Any:
 
 
 def encode(text: str) -> list[int]:
-    """The ids of a text, as `tokenizer` has them."""
+    """The token ids of a text."""
     return [int(token) for token in tokenizer()(text, add_special_tokens=False)["input_ids"]]
 
 
 def stream(texts: list[str]) -> tokens.Stream:
-    """Documents one behind the other, positions from 0 in each."""
+    """Consecutive documents; the positions of each start at 0."""
     lists = [[DOCUMENT, *encode(text)] for text in texts]
     ids = np.concatenate([np.array(one, np.uint16) for one in lists])
     positions = np.concatenate([np.arange(len(one), dtype=np.uint32) for one in lists])
@@ -64,8 +65,8 @@ def prompt_ids(text: str) -> list[int]:
     return [DOCUMENT, USER, *encode(text), END, ASSISTANT]
 
 
-def world(data: Path) -> Path:
-    """Everything that evaluation reads, but for the reports of other stages."""
+def write_project(data: Path) -> Path:
+    """Write everything that evaluation reads, except the reports of training stages."""
     own, folder = tokenizer(), data / "tokens"
     own.save_pretrained(folder / "tokenizer")
     tokens.write_stream(folder / "documents" / "train", stream(["a rose is a rose is a rose", "it rains in spain"]))
@@ -84,30 +85,30 @@ def world(data: Path) -> Path:
     for seed, name in enumerate(("pretrain", "sft", "ppo", "dpo")):
         folders.save(data / "models" / name, causal(seed), own, {"stage": name})
     folders.save(data / "models" / "reward", scalar(9), own, {"stage": "reward"})
-    return compared(data)
+    return write_comparison(data)
 
 
-def compared(data: Path) -> Path:
-    """What curation and tokenization say of their test sets, were they to have made this world."""
+def write_comparison(data: Path) -> Path:
+    """Write what curation and tokenization would record about these test sets."""
     folder = data / "tokens"
     sets = {name: {"examples": 3, "digest": name} for name in ("documents", "conversations", "preferences")}
     files = [path for split in folder.rglob("test") for path in split.rglob("*") if path.is_file()]
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_json(folder / MANIFEST, {"test": {"sets": sets, "files": digests}})
-    seen = {name: {"examples": 5, "digest": "all", "test": about} for name, about in sets.items()}
-    write_json(data / "reports" / "curation.json", {"compared_with": seen})
+    compared_with = {name: {"examples": 5, "digest": "all", "test": about} for name, about in sets.items()}
+    write_json(data / "reports" / "curation.json", {"compared_with": compared_with})
     return data
 
 
-class Told(Evidence):
-    """Evidence whose answers are given: by model, the sampled and the greedy ones."""
+class FixedAnswers(EvaluationInputs):
+    """Inputs with fixed answers instead of models: `sampled` and `greedy` by model."""
 
     def __init__(
         self, prompts: list[dict[str, Any]], sampled: dict[str, list[str]], greedy: dict[str, list[str]]
     ) -> None:
-        super().__init__(Path("nowhere"), Sampling(policies=tuple(sampled)))
+        super().__init__(Path("unused"), SamplingParams(policies=tuple(sampled)))
         self.prompts = [Prompt([1], str(facts.get("text", "")), facts) for facts in prompts]
-        self._told = {False: sampled, True: greedy}
+        self._texts = {False: sampled, True: greedy}
 
     def answers(self, name: str, greedy: bool) -> list[Answer]:
-        return [Answer([2] * len(text), text, True) for text in self._told[greedy][name]]
+        return [Answer([2] * len(text), text, True) for text in self._texts[greedy][name]]

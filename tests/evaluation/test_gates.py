@@ -25,11 +25,13 @@ def scores() -> dict[str, Any]:
     }
 
 
-def test_nothing_is_asked_by_default_but_honesty(scores: dict[str, Any]) -> None:
+def test_only_over_optimization_is_refused_by_default(scores: dict[str, Any]) -> None:
     assert failures(scores, Gates()) == []
     assert failures({}, Gates()) == []
     scores["over_optimized"]["ppo"] = 1
-    assert failures(scores, Gates()) == ["refuse_over_optimization: the score of ppo rose while its gold reward fell"]
+    assert failures(scores, Gates()) == [
+        "refuse_over_optimization: the reward model's score of ppo rose while its gold reward fell"
+    ]
     assert failures(scores, Gates(refuse_over_optimization=False)) == []
 
 
@@ -37,27 +39,37 @@ def test_nothing_is_asked_by_default_but_honesty(scores: dict[str, Any]) -> None
     ("gates", "expected"),
     [
         (Gates(min_unigram_ratio=8, below_bigram=True), []),
-        (Gates(min_unigram_ratio=10), ["min_unigram_ratio: perplexity 100.0 is 9.0 times below unigram's, not 10"]),
+        (
+            Gates(min_unigram_ratio=10),
+            ["the perplexity 100.0 is 9.0 times below that of the unigram model, expected at least 10 times"],
+        ),
         (Gates(min_reward_accuracy=0.95, min_exact_match=0.95), []),
-        (Gates(min_reward_accuracy=0.98), ["min_reward_accuracy: 0.970 of 100 held-out pairs are right, not 0.98"]),
-        (Gates(min_exact_match=0.975), ["min_exact_match: dpo has 0.970, not 0.975"]),
-        (Gates(max_exact_match_loss=0.0), ["max_exact_match_loss: dpo has 0.970 against 0.980 of sft"]),
+        (
+            Gates(min_reward_accuracy=0.98),
+            ["the reward model orders 0.970 of 100 test pairs correctly, expected at least 0.98"],
+        ),
+        (Gates(min_exact_match=0.975), ["dpo has 0.970, expected at least 0.975"]),
+        (Gates(max_exact_match_loss=0.0), ["dpo has 0.970, sft has 0.980; expected a loss of at most 0"]),
         (Gates(max_exact_match_loss=0.02), []),
         (
             Gates(min_gold_gain=2),
-            ["min_gold_gain: the gold reward of dpo is 0.760 against 0.750 of sft: 0.5 standard errors, not 2"],
+            [
+                "the gold reward of dpo is 0.760, that of sft is 0.750: "
+                "a gain of 0.5 standard errors, expected at least 2"
+            ],
         ),
-        (Gates(max_kl=2), ["max_kl: dpo is 2.50 nats per answer from sft, more than 2"]),
+        (Gates(max_kl=2), ["the KL divergence of dpo from sft is 2.50 nats per answer, expected at most 2"]),
     ],
 )
 def test_a_failed_gate_says_its_numbers(scores: dict[str, Any], gates: Gates, expected: list[str]) -> None:
-    assert failures(scores, gates) == expected
+    (name,) = gates.model_dump(exclude_defaults=True) if expected else ("",)
+    assert failures(scores, gates) == [f"{name}: {sentence}" for sentence in expected]
 
 
 def test_below_bigram(scores: dict[str, Any]) -> None:
     scores["bigram_perplexity"] = score(99)
     assert failures(scores, Gates(below_bigram=True)) == [
-        "below_bigram: perplexity 100.0 is not below the bigram's 99.0"
+        "below_bigram: the perplexity 100.0 is not below that of the bigram model, 99.0"
     ]
 
 
@@ -65,6 +77,6 @@ def test_what_was_not_measured_has_not_passed() -> None:
     gates = Gates(
         min_unigram_ratio=8, min_exact_match=0.9, min_reward_accuracy=0.9, min_gold_gain=2, max_kl=2, below_bigram=True
     )
-    said = failures({}, gates)
-    assert len(said) == 5
-    assert all("was not measured" in sentence for sentence in said)
+    sentences = failures({}, gates)
+    assert len(sentences) == 5
+    assert all("was not measured" in sentence for sentence in sentences)

@@ -1,36 +1,36 @@
-"""Metrics on answers that are given, counted by hand."""
+"""Metrics on fixed answers, against results that were computed by hand."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tasks.evaluation.evidence import Pair
+from tasks.evaluation.inputs import Pair
 from tasks.evaluation.metrics import accuracy, bleu, gold, reward_accuracy
-from tests.evaluation.small import Told, metadata
+from tests.evaluation.small import FixedAnswers, metadata
 
-ASKED = [metadata(word) for word in ("one", "two", "three", "four")]
+PROMPTS = [metadata(word) for word in ("one", "two", "three", "four")]
 SAMPLED = {"sft": ["one", "two.", "three", "five"], "ppo": ["one.", "two.", "three.", "five."]}
 GREEDY = {"sft": ["One", "two", "three.", "five"], "ppo": ["one.", "two.", "three.", "three."]}
 
 
 @pytest.fixture
-def evidence() -> Told:
-    return Told(ASKED, SAMPLED, GREEDY)
+def inputs() -> FixedAnswers:
+    return FixedAnswers(PROMPTS, SAMPLED, GREEDY)
 
 
-def test_exact_match_looks_past_case_and_mark(evidence: Told) -> None:
-    finding = accuracy.measure(evidence, accuracy.Params())
-    found = finding.scores["exact_match"]
-    assert {name: (score.value, score.n) for name, score in found.items()} == {"sft": (0.75, 4), "ppo": (0.75, 4)}
-    assert finding.scores["exact_match_gain"]["ppo"].value == 0
-    wrong = [(row["model"], row["expected"], row["answered"]) for row in finding.tables["wrong_answers"]]
+def test_exact_match_looks_past_case_and_mark(inputs: FixedAnswers) -> None:
+    result = accuracy.measure(inputs, accuracy.Params())
+    by_model = result.scores["exact_match"]
+    assert {name: (score.value, score.n) for name, score in by_model.items()} == {"sft": (0.75, 4), "ppo": (0.75, 4)}
+    assert result.scores["exact_match_gain"]["ppo"].value == 0
+    wrong = [(row["model"], row["expected"], row["answer"]) for row in result.tables["wrong_answers"]]
     assert wrong == [("sft", "four", "five"), ("ppo", "four", "three.")]
 
 
-def test_gold_by_hand(evidence: Told) -> None:
+def test_gold_by_hand(inputs: FixedAnswers) -> None:
     """sft, sampled: 0.5 + 1 + 0.5 + 0 of 4; ppo: 1 + 1 + 1 + 0. Gains 0.5, 0, 0.5, 0: mean 0.25, error 0.2887 / 2."""
-    scores = gold.measure(evidence, gold.Params()).scores
+    scores = gold.measure(inputs, gold.Params()).scores
     assert {name: score.value for name, score in scores["gold"].items()} == {"sft": 0.5, "ppo": 0.75}
     assert scores["gold_gain"]["ppo"].value == 0.25
     assert scores["gold_gain_standard_errors"]["ppo"] == pytest.approx(0.25 / (0.288675 / 2), abs=1e-3)
@@ -39,28 +39,28 @@ def test_gold_by_hand(evidence: Told) -> None:
     assert scores["correct_sampled"]["ppo"].value == 0.75
 
 
-def test_a_gain_without_noise_is_large_and_none_is_none() -> None:
+def test_a_gain_without_noise_is_limited_and_no_gain_is_zero() -> None:
     assert gold.in_standard_errors(np.full(10, 0.5)) == 999
     assert gold.in_standard_errors(np.full(10, -0.5)) == -999
     assert gold.in_standard_errors(np.zeros(10)) == 0
 
 
-def test_without_an_answer_to_judge_by_it_is_said() -> None:
-    evidence = Told([{"text": "tell me"}], {"sft": ["well"]}, {"sft": ["well"]})
-    assert "was not measured" in accuracy.measure(evidence, accuracy.Params()).notes[0]
-    assert "was not measured" in gold.measure(evidence, gold.Params()).notes[0]
-    assert bleu.measure(evidence, bleu.Params()).scores == {}
+def test_without_right_answers_a_note_says_so() -> None:
+    inputs = FixedAnswers([{"text": "tell me"}], {"sft": ["well"]}, {"sft": ["well"]})
+    assert "was not measured" in accuracy.measure(inputs, accuracy.Params()).notes[0]
+    assert "was not measured" in gold.measure(inputs, gold.Params()).notes[0]
+    assert bleu.measure(inputs, bleu.Params()).scores == {}
 
 
 def test_bleu_takes_off_the_mark_and_counts_chinese_by_character() -> None:
-    asked = [
+    prompts = [
         {"answer": "三百二十一", "closing": "。", "direction": "en-zh"},
         {"answer": "four hundred fifty six", "closing": ".", "direction": "zh-en"},
     ]
     right = ["三百二十一。", "four hundred fifty six"]
     near = ["三百二十", "four hundred fifty"]
-    evidence = Told(asked, {"sft": right, "ppo": near}, {"sft": right, "ppo": near})
-    scores = bleu.measure(evidence, bleu.Params(num_resamples=10)).scores
+    inputs = FixedAnswers(prompts, {"sft": right, "ppo": near}, {"sft": right, "ppo": near})
+    scores = bleu.measure(inputs, bleu.Params(num_resamples=10)).scores
     for direction in ("en-zh", "zh-en"):
         assert scores["bleu"]["sft"][direction].value == pytest.approx(100)
         assert scores["chrf"]["sft"][direction].value == pytest.approx(100)
@@ -68,8 +68,8 @@ def test_bleu_takes_off_the_mark_and_counts_chinese_by_character() -> None:
     assert scores["bleu"]["ppo"]["en-zh"].value == pytest.approx(100 * np.exp(-0.25), abs=0.01)
 
 
-class Scored(Told):
-    """A reward model that gives each sequence its last token as its score."""
+class FixedRewards(FixedAnswers):
+    """Inputs whose reward of a sequence is its last token id."""
 
     def __init__(self, margins: list[tuple[int, int, str]]) -> None:
         super().__init__([], {"sft": []}, {"sft": []})
@@ -81,8 +81,8 @@ class Scored(Told):
 
 def test_reward_accuracy_by_hand() -> None:
     """Margins 2, 1, 0, -1: two right and a tie of four."""
-    evidence = Scored([(2, 1, "style"), (1, 1, "style"), (0, 0, "correct"), (-1, 0, "correct")])
-    scores = reward_accuracy.measure(evidence, reward_accuracy.Params()).scores
+    inputs = FixedRewards([(2, 1, "style"), (1, 1, "style"), (0, 0, "correct"), (-1, 0, "correct")])
+    scores = reward_accuracy.measure(inputs, reward_accuracy.Params()).scores
     assert (scores["reward_accuracy"].value, scores["reward_accuracy"].n) == (0.625, 4)
     assert scores["reward_accuracy_by_reason"]["style"].value == 1
     assert scores["reward_accuracy_by_reason"]["correct"].value == 0.25

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import BadInput
-from tasks.evaluation.metrics.over_optimization import Params, curve_verdict, draw, read_curve
+from tasks.evaluation.metrics.over_optimization import Params, check_curve, draw_curve, read_curve
 
 
 def curve(score: list[float], gold: list[float]) -> list[dict[str, Any]]:
@@ -16,10 +16,10 @@ def curve(score: list[float], gold: list[float]) -> list[dict[str, Any]]:
 def test_score_up_and_gold_down_is_called_out() -> None:
     """Gold is best over steps 3 and 4 and ends at 0.5 while the score rises all along."""
     rows = curve([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [0.6, 0.7, 0.9, 0.9, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5])
-    assert curve_verdict(rows, Params()) == (
-        "from step 4 to step 10 the reward model's score rose 3.500 -> 9.500 while gold fell 0.900 -> 0.500"
+    assert check_curve(rows, Params()) == (
+        "from step 4 to step 10 the reward model's score rose 3.500 -> 9.500 while the gold reward fell 0.900 -> 0.500"
     )
-    assert curve_verdict(rows[:3], Params()) is None, "too short to tell"
+    assert check_curve(rows[:3], Params()) is None, "too few measurements"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_score_up_and_gold_down_is_called_out() -> None:
     ],
 )
 def test_other_curves_are_not(score: list[float], gold: list[float]) -> None:
-    assert curve_verdict(curve(score, gold), Params()) is None
+    assert check_curve(curve(score, gold), Params()) is None
 
 
 def test_a_curve_is_read_where_it_has_all_columns(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_a_curve_is_read_where_it_has_all_columns(tmp_path: Path) -> None:
         {"step": 3, "score": 0.6, "gold": 0.8, "kl": 0.02},
     ]
     path.write_text("step,score,gold,kl\n1,high,0.7,0.01\n", encoding="utf-8")
-    with pytest.raises(BadInput, match="is no curve"):
+    with pytest.raises(BadInput, match="is not a training curve"):
         read_curve(path)
 
 
 def test_the_figure_has_three_panels() -> None:
-    assert len(draw(curve([1, 2], [0.5, 0.6])).axes) == 3
+    assert len(draw_curve(curve([1, 2], [0.5, 0.6]), "sft").axes) == 3

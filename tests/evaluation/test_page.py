@@ -7,22 +7,24 @@ import pytest
 
 from tasks.evaluation import charts, page
 from tasks.files import write_json
+from tasks.pipeline_stages import PipelineStage, read_stages
 from tasks.reports import Report, Score, write_csv
+from tests.sources import ROOT
 
-VOID = {"meta", "br", "line", "circle", "polyline", "th", "td", "tr"}
+STAGES = read_stages(ROOT / "dvc.yaml", ROOT / "params.yaml")
 
 
 class Tags(HTMLParser):
-    """Counts tags and what they load."""
+    """Collects the tags of a page and the addresses that it loads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
-        self.loaded: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def reports(tmp_path: Path) -> Path:
         "multiple_choice": {"numbers": by_model, "chance": 0.25},
         "win_rate": {"ppo_vs_sft": {"gold": {"wins": score, "ties": score, "length_controlled": score}}},
         "reward_accuracy_by_reason": {"style": score},
-        "gates_asked": 3,
+        "gates_checked": 3,
         "gates_failed": 0,
     }
     samples = [{"prompt": "<script>alert(1)</script>", "expected": "一", "sft": "one & only"}]
@@ -55,62 +57,78 @@ def reports(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_holds_everything_and_loads_nothing(reports: Path) -> None:
+def test_the_page_contains_all_results_and_loads_nothing(reports: Path) -> None:
     path = reports / "evaluation" / "report.html"
-    page.write(reports, path)
+    page.write(reports, path, STAGES)
     text = path.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(text)
-    assert tags.loaded == []
-    assert "script" not in tags.seen
+    assert tags.addresses == []
+    assert "script" not in tags.tags
     assert not re.search(r"https?://|@import|url\(", text)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "10 were &lt;broken&gt;" in text
-    assert "9.0 times below unigram (890); bigram: 117" in text
-    assert "Every gate passed (3)." in text
-    assert tags.seen.count("polyline") == 3 + 1, "score, gold and kl; the loss of pretrain"
+    assert "9.0 times below the unigram model (890); bigram model: 117" in text
+    assert "All 3 gates passed." in text
+    assert tags.tags.count("polyline") == 3 + 1, "score, gold and kl; the loss of pretrain"
+
+
+def test_a_second_stage_of_a_kind_has_its_own_section(reports: Path) -> None:
+    """`mid` of the kind sft stands between pretrain and sft: in the list of stages and in the charts."""
+    Report("mid", scores={"loss": 0.25}).write(reports)
+    stages = [
+        PipelineStage(name, kind, True, depth)
+        for depth, (name, kind) in enumerate({"pretrain": "pretrain", "mid": "sft", "sft": "sft"}.items())
+    ]
+    page.write(reports, reports / "page.html", stages)
+    text = (reports / "page.html").read_text(encoding="utf-8")
+    assert text.index("<h3>pretrain</h3>") < text.index(f"<h3>mid</h3><p>{page.DESCRIPTIONS['sft']}")
+    score = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 3}
+    body = {"kl": {"sft": score, "new": score, "mid": score}}
+    (comparison,) = page.comparisons(body, [stage.name for stage in stages], "sft")
+    assert [name for name, _ in comparison.rows] == ["mid", "sft", "new"]
 
 
 def test_failed_gates_are_the_first_thing_to_read(reports: Path) -> None:
-    write_json(reports / "evaluation.json", {"gates_asked": 2, "gates_failed": 1, "notes": ["GATE FAILED: max_kl"]})
-    page.write(reports, reports / "page.html")
+    write_json(reports / "evaluation.json", {"gates_checked": 2, "gates_failed": 1, "notes": ["GATE FAILED: max_kl"]})
+    page.write(reports, reports / "page.html", STAGES)
     text = (reports / "page.html").read_text(encoding="utf-8")
-    assert text.index("1 of 2 gates failed.") < text.index("GATE FAILED: max_kl") < text.index("The journey")
+    assert text.index("1 of 2 gates failed.") < text.index("GATE FAILED: max_kl") < text.index("The stages")
 
 
 def test_flat_numbers_and_scores() -> None:
     score = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 3}
     body = {"gold": {"sft": score}, "counts": {"read": 3}, "loss": 0.5, "notes": ["x"], "word": "y"}
-    assert list(page.flat(body)) == [("gold.sft", score), ("read", 3), ("loss", 0.5)]
+    assert list(page.flat_numbers(body)) == [("gold.sft", score), ("read", 3), ("loss", 0.5)]
 
 
 def test_columns_that_never_change_are_no_curves(tmp_path: Path) -> None:
     rows = [{"step": 1, "loss": 2.0, "rate": 0.1, "gold": None}, {"step": 2, "loss": "nan", "rate": 0.1, "gold": 0.5}]
     write_csv(tmp_path / "steps.csv", [*rows, {"step": 3, "loss": 1.0, "rate": 0.1, "gold": 0.6}])
-    found = dict(page.columns(page.read_rows(tmp_path / "steps.csv")))
-    assert found == {"loss": [(1, 2.0), (3, 1.0)], "gold": [(2, 0.5), (3, 0.6)]}
+    curves = dict(page.numeric_columns(page.read_rows(tmp_path / "steps.csv")))
+    assert curves == {"loss": [(1, 2.0), (3, 1.0)], "gold": [(2, 0.5), (3, 0.6)]}
     assert page.read_rows(tmp_path / "none.csv") == []
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [(0, "0"), (1.0, "1"), (12345, "12\u202f345"), (1234.5, "1\u202f234"), (117.4, "117"), (98.64, "98.6"),
      (0.9876, "0.988"), (-0.25, "-0.250"), (0.00001, "1.0e-05")],
 )  # fmt: skip
-def test_numbers_as_a_person_reads_them(value: float, shown: str) -> None:
-    assert charts.number(value) == shown
+def test_numbers_as_a_person_reads_them(value: float, text: str) -> None:
+    assert charts.format_number(value) == text
 
 
 def test_charts_stay_inside_their_frame() -> None:
     score = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 10}
     flat = {"value": 0.5, "low": 0.5, "high": 0.5, "n": 10}
     for chart in (
-        charts.line([(0, 1.0), (5, -3.0), (9, 2.0)]),
-        charts.line([(0, 1.0)]),
-        charts.intervals([("a", score), ("b", flat)], 0.25, "chance"),
-        charts.intervals([("only", flat)]),
+        charts.line_chart([(0, 1.0), (5, -3.0), (9, 2.0)]),
+        charts.line_chart([(0, 1.0)]),
+        charts.interval_chart([("a", score), ("b", flat)], 0.25, "chance"),
+        charts.interval_chart([("only", flat)]),
     ):
         xs = [float(x) for x in re.findall(r'(?:cx|x1|x2|x)="([-\d.]+)"', chart)]
         assert min(xs) >= 0
         assert max(xs) <= charts.WIDTH
-    assert charts.line([]) == charts.intervals([]) == ""
+    assert charts.line_chart([]) == charts.interval_chart([]) == ""

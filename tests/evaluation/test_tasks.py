@@ -1,4 +1,4 @@
-"""The whole of evaluation on the small world: what is written, that it is the same twice, and the gates."""
+"""The whole evaluation of the small project: the files, their reproducibility, and the gates."""
 
 import hashlib
 from pathlib import Path
@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tasks import catalog
 from tasks.errors import GateFailed
 from tasks.evaluation import tasks
 from tasks.evaluation.tasks import Params
 from tasks.files import read_json, write_json
+from tasks.pipeline_stages import PipelineStage, read_stages
 from tasks.reports import Timings, write_csv
 from tests.evaluation import small
+from tests.sources import ROOT
 
+STAGES = read_stages(ROOT / "dvc.yaml", ROOT / "params.yaml")
 SMALL: dict[str, Any] = {
     "num_prompts": 6,
     "max_new_tokens": 6,
@@ -34,14 +38,15 @@ SMALL: dict[str, Any] = {
 
 def evaluate(data: Path, params: Params) -> list[str]:
     timings = Timings("evaluation", data / "timings")
-    evidence = tasks.gather.fn(params, data)
-    findings = [tasks.measure.fn(name, dials, evidence, timings) for name, dials in params.chosen()]
-    return tasks.report.fn(findings, params, data, timings)
+    inputs = tasks.open_inputs.fn(params, data, STAGES)
+    metrics = params.active_metrics()
+    results = [tasks.measure.fn(name, metric_params, inputs, timings) for name, metric_params in metrics]
+    return tasks.write_report.fn(results, params, data, STAGES, timings)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = small.world(tmp_path_factory.mktemp("data"))
+    data = small.write_project(tmp_path_factory.mktemp("data"))
     curve = [{"step": i, "gold": 0.9 - i / 10, "score": i / 5, "kl": i / 9, "length": 3} for i in range(6)]
     (data / "reports/ppo").mkdir(parents=True)
     write_csv(data / "reports/ppo/curve.csv", curve)
@@ -63,8 +68,8 @@ def test_over_optimization_comes_first_and_fails_its_gate(data: Path) -> None:
     body = read_json(data / "reports/evaluation.json")
     assert body["over_optimized"] == {"ppo": 1, "dpo": 0}
     assert body["notes"][0].startswith("GATE FAILED: refuse_over_optimization")
-    assert body["notes"][1].startswith("OVER-OPTIMISED: ppo: from step 1 to step 5")
-    assert (body["gates_asked"], body["gates_failed"]) == (1, 1)
+    assert body["notes"][1].startswith("OVER-OPTIMIZED: ppo: from step 1 to step 5")
+    assert (body["gates_checked"], body["gates_failed"]) == (1, 1)
 
 
 def test_the_same_evidence_gives_the_same_bytes(data: Path) -> None:
@@ -84,11 +89,11 @@ def test_a_failed_gate_is_an_error_that_names_itself(data: Path) -> None:
         tasks.enforce.fn(["max_kl: dpo is 2.50 nats per answer from sft, more than 2"], data)
 
 
-def test_prompts_that_nobody_can_judge_are_still_compared(tmp_path: Path) -> None:
-    data = small.world(tmp_path)
+def test_answers_without_gold_reward_are_still_compared(tmp_path: Path) -> None:
+    data = small.write_project(tmp_path)
     path = data / "tokens/prompts/test/metadata.json"
     write_json(path, [{"text": fact["text"]} for fact in read_json(path)])
-    small.compared(data)
+    small.write_comparison(data)
     failed = evaluate(data, Params.model_validate({**SMALL, "gates": {"min_gold_gain": 2, "min_exact_match": 0.9}}))
     body = read_json(data / "reports/evaluation.json")
     assert set(body["kl"]) == {"sft", "ppo", "dpo"}
@@ -99,10 +104,17 @@ def test_prompts_that_nobody_can_judge_are_still_compared(tmp_path: Path) -> Non
     assert "say one" in (data / "reports/evaluation/report.html").read_text(encoding="utf-8")
 
 
+def test_policies_are_the_stages_of_dvc_yaml_that_answer_prompts(tmp_path: Path) -> None:
+    data = small.write_project(tmp_path)
+    inputs = tasks.open_inputs.fn(Params(), data, [*STAGES, PipelineStage("dpo2", "dpo", True, 9)])
+    assert inputs.policies == ("sft", "ppo", "dpo", "dpo2")
+    assert tasks.open_inputs.fn(Params(policies=("dpo",)), data, STAGES).policies == ("sft", "dpo")
+
+
 def test_params_choose_metrics_by_their_file_names() -> None:
-    chosen = dict(Params.model_validate({"metrics": {"kl": None, "bleu": {"num_resamples": 20}}}).chosen())
-    assert set(chosen) == {"kl", "bleu"}
-    assert chosen["bleu"].model_dump() == {"num_resamples": 20}
-    assert len(dict(Params().chosen())) == 13, "all of them by default"
+    metrics = dict(Params.model_validate({"metrics": {"kl": None, "bleu": {"num_resamples": 20}}}).active_metrics())
+    assert set(metrics) == {"kl", "bleu"}
+    assert metrics["bleu"].model_dump() == {"num_resamples": 20}
+    assert list(dict(Params().active_metrics())) == catalog.names(tasks.METRICS), "all of them by default"
     with pytest.raises(ValidationError):
         Params.model_validate({"metrics": {"blue": {}}})

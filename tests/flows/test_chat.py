@@ -12,7 +12,7 @@ from tests.evaluation import small
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small.world(tmp_path_factory.mktemp("data"))
+    return small.write_project(tmp_path_factory.mktemp("data"))
 
 
 def opened(data: Path, *arguments: str) -> chat.Chat:

@@ -1,6 +1,7 @@
-"""Exact match of each model's greedy answer with the right one, case, width and closing mark aside (tasks/gold.py).
+"""Exact match of each model's greedy answers with the right answers.
 
-Intervals: Wilson. What the policies gain or lose against sft is compared prompt by prompt: bootstrap over prompts.
+Case, character width and the closing mark are ignored (tasks/gold.py). Intervals: Wilson. The gain of a policy over the
+reference is the mean difference prompt by prompt, with the bootstrap over prompts.
 """
 
 import numpy as np
@@ -8,32 +9,33 @@ from pydantic import BaseModel
 
 from tasks import gold
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import REFERENCE, Evidence, Finding
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Nothing to set."""
+    """Exact match of greedy answers. It has no params."""
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
-    """exact_match by model; exact_match_gain of each other model over sft; a table of what was answered wrongly."""
-    if not evidence.verifiable:
-        return Finding(notes=["no test prompt carries the right answer: exact match was not measured"])
-    right, wrong = {}, []
-    for name in evidence.policies:
-        answers = evidence.answers(name, greedy=True)
-        pairs = list(zip(evidence.prompts, answers, strict=True))
-        right[name] = np.array([gold.correct(answer.text, prompt.metadata) for prompt, answer in pairs])
-        wrong += [
-            {"model": name, "prompt": prompt.text, "expected": prompt.metadata["answer"], "answered": answer.text}
-            for (prompt, answer), good in zip(pairs, right[name], strict=True)
-            if not good
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
+    """exact_match by model; exact_match_gain of each policy over the reference; a table of the wrong answers."""
+    if not inputs.verifiable:
+        return MetricResult(notes=["no test prompt contains the right answer: exact match was not measured"])
+    correct, wrong_answers = {}, []
+    for name in inputs.policies:
+        answers = inputs.answers(name, greedy=True)
+        pairs = list(zip(inputs.prompts, answers, strict=True))
+        correct[name] = np.array([gold.correct(answer.text, prompt.metadata) for prompt, answer in pairs])
+        wrong_answers += [
+            {"model": name, "prompt": prompt.text, "expected": prompt.metadata["answer"], "answer": answer.text}
+            for (prompt, answer), is_correct in zip(pairs, correct[name], strict=True)
+            if not is_correct
         ]
-    gains = {name: right[name].astype(float) - right[REFERENCE] for name in right if name != REFERENCE}
-    return Finding(
+    reference = inputs.reference
+    gains = {name: correct[name].astype(float) - correct[reference] for name in correct if name != reference}
+    return MetricResult(
         {
-            "exact_match": {name: intervals.share(int(hits.sum()), len(hits)) for name, hits in right.items()},
+            "exact_match": {name: intervals.proportion(int(hits.sum()), len(hits)) for name, hits in correct.items()},
             "exact_match_gain": {name: intervals.mean(gain) for name, gain in gains.items()},
         },
-        tables={"wrong_answers": wrong},
+        tables={"wrong_answers": wrong_answers},
     )

@@ -1,7 +1,7 @@
-"""How well an encoder-decoder puts back what was cut out of held-out documents, in nats per token it is asked for.
+"""How well an encoder-decoder predicts the corrupted spans of test documents: nats per token, and accuracy.
 
-Spans are cut out as in training, the same ones every time; sentinels and the end token are asked for as well. Where the
-model is no encoder-decoder, nothing is measured. Intervals: bootstrap over documents; n counts documents.
+Spans are corrupted as in pretraining, by a fixed seed; the targets include sentinels and the end token. Other models
+are not measured. Intervals: bootstrap over documents; n is the number of documents.
 """
 
 import numpy as np
@@ -10,42 +10,54 @@ from pydantic import BaseModel, Field
 from tasks.corruption import SpanCorruption, corrupt_spans, draw_spans, sentinel_ids
 from tasks.errors import BadParams
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import Evidence, Finding
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How much of the test stream is read, and how spans are cut out."""
+    """Loss of an encoder-decoder on corrupted spans."""
 
-    model: str = Field("pretrain", description="Folder of data/models")
-    max_length: int = Field(256, ge=2, description="Tokens that are read at once")
-    max_tokens: int = Field(100_000, ge=1, description="Of the test stream; more are thinned to evenly spaced pieces")
-    span_corruption: SpanCorruption = Field(default_factory=lambda: SpanCorruption.model_validate({}))
-    batch_size: int = Field(16, ge=1)
-    seed: int = Field(0, ge=0)
+    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
+    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
+    max_tokens: int = Field(
+        100_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
+    )
+    span_corruption: SpanCorruption = Field(
+        default_factory=lambda: SpanCorruption.model_validate({}),
+        description="How spans are corrupted; it should equal pretrain.span_corruption.",
+    )
+    batch_size: int = Field(16, ge=1, description="Number of texts per forward pass.")
+    seed: int = Field(0, ge=0, description="Seed of the random numbers that choose the spans.")
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
-    """denoising_loss and denoising_accuracy."""
-    if evidence.objective(params.model) != "span":
-        return Finding()
-    from tasks.evaluation.restoring import by_document, guess_cut, pieces
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
+    """denoising_loss and denoising_accuracy. Raises BadParams if the model has too few sentinels."""
+    if inputs.objective(params.model) != "span":
+        return MetricResult()
+    from tasks.evaluation.denoising import predict_spans, split_documents, sum_by_document
 
-    model, tokenizer = evidence.pretrained(params.model)
-    marks, needed = sentinel_ids(tokenizer), params.span_corruption.sizes(params.max_length)[1]
-    if len(marks) < needed:
+    model, tokenizer = inputs.load_pretrained(params.model)
+    sentinels, num_needed = sentinel_ids(tokenizer), params.span_corruption.sizes(params.max_length)[1]
+    if len(sentinels) < num_needed:
         raise BadParams(
-            f"evaluation.metrics.denoising_loss: {needed} spans in {params.max_length} tokens, but {params.model} has "
-            f"{len(marks)} sentinels; set max_length to pretrain's sequence_length and span_corruption to pretrain's"
+            f"evaluation.metrics.denoising_loss: a text of {params.max_length} tokens has {num_needed} spans, but "
+            f"{params.model} has only {len(sentinels)} sentinels; set max_length to the sequence_length of "
+            f"{params.model}, and span_corruption to its span_corruption"
         )
-    found = pieces(evidence.stream(), params.max_length, params.max_tokens)
-    if not found:
-        return Finding(notes=["no document fell into the split 'test': the denoising loss was not measured"])
-    riddles = []
-    for place, piece in enumerate(found):
-        generator = np.random.default_rng((params.seed, place))
-        riddles.append(corrupt_spans(piece.ids, draw_spans(len(piece.ids), params.span_corruption, generator), marks))
-    guesses = list(guess_cut(model, riddles, tokenizer.eos_token_id, tokenizer.pad_token_id, params.batch_size))
-    asked, right, nats = by_document(found, guesses)
-    return Finding(
-        {"denoising_loss": intervals.ratio(nats, asked), "denoising_accuracy": intervals.ratio(right, asked)}
+    chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
+    if not chunks:
+        return MetricResult(notes=["the split 'test' contains no document: the denoising loss was not measured"])
+    examples = []
+    for index, chunk in enumerate(chunks):
+        # A generator per chunk keeps the spans of a chunk the same whatever other chunks are read.
+        generator = np.random.default_rng((params.seed, index))
+        is_corrupted = draw_spans(len(chunk.ids), params.span_corruption, generator)
+        examples.append(corrupt_spans(chunk.ids, is_corrupted, sentinels))
+    end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    predictions = list(predict_spans(model, examples, end_id, pad_id, params.batch_size))
+    num_predicted, num_correct, nats = sum_by_document(chunks, predictions)
+    return MetricResult(
+        {
+            "denoising_loss": intervals.ratio(nats, num_predicted),
+            "denoising_accuracy": intervals.ratio(num_correct, num_predicted),
+        }
     )

@@ -1,11 +1,12 @@
-"""The gold reward (tasks/gold.py), which no policy is trained on, of each model on the same held-out prompts.
+"""The gold reward (tasks/gold.py), which no policy is trained on, of each model's answers to the same test prompts.
 
-`gold` judges answers sampled at temperature 1: that is what ppo optimizes and what sft's open style is a coin for; the
-likeliest answer alone would show sft as always or never in style. `gold_greedy` judges the likeliest answers.
-`gold_gain` is the mean difference to sft, prompt by prompt, and `standard_errors` that difference in units of its own
-standard error. Intervals: bootstrap over prompts (Wilson where all answers are alike).
+`gold` scores answers sampled at temperature 1, which PPO optimizes. The reference uses the house style in about half
+of its samples; its greedy answers would show it as always or never in style. `gold_greedy` scores greedy answers.
+`gold_gain` is the mean difference to the reference, prompt by prompt; `gold_gain_standard_errors` is that difference
+divided by its standard error. Intervals: bootstrap over prompts (Wilson if all answers have the same reward).
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,45 +15,54 @@ from pydantic import BaseModel
 
 from tasks import gold
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import REFERENCE, Evidence, Finding
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.reports import Score
+
+MAX_STANDARD_ERRORS = 999.0
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Nothing to set."""
+    """Gold reward of sampled and of greedy answers. It has no params."""
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
-    """gold, gold_greedy, correct_sampled and in_style_sampled by model; gold_gain and its standard errors."""
-    if not evidence.verifiable:
-        return Finding(notes=["no test prompt carries what gold judges by: gold was not measured"])
-    sampled = {name: rewards(evidence, name, greedy=False) for name in evidence.policies}
-    gains = {name: sampled[name] - sampled[REFERENCE] for name in sampled if name != REFERENCE}
-    scores: dict[str, Any] = {
-        "gold": {name: intervals.unit_mean(values) for name, values in sampled.items()},
-        "gold_greedy": {name: intervals.unit_mean(rewards(evidence, name, greedy=True)) for name in evidence.policies},
-        "gold_gain": {name: intervals.mean(gain) for name, gain in gains.items()},
-        "gold_gain_standard_errors": {name: in_standard_errors(gain) for name, gain in gains.items()},
-    }
-    for part, judge in {"correct_sampled": gold.correct, "in_style_sampled": gold.in_house_style}.items():
-        scores[part] = {name: _share(evidence, name, judge) for name in evidence.policies}
-    return Finding(scores)
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
+    """gold, gold_greedy, correct_sampled and in_style_sampled by model; gold_gain and its standard errors by policy."""
+    if not inputs.verifiable:
+        return MetricResult(notes=["no test prompt contains what the gold reward needs: gold was not measured"])
+    sampled = {name: gold_rewards(inputs, name, greedy=False) for name in inputs.policies}
+    gains = {name: sampled[name] - sampled[inputs.reference] for name in sampled if name != inputs.reference}
+    greedy = {name: gold_rewards(inputs, name, greedy=True) for name in inputs.policies}
+    return MetricResult(
+        {
+            "gold": {name: intervals.unit_mean(values) for name, values in sampled.items()},
+            "gold_greedy": {name: intervals.unit_mean(values) for name, values in greedy.items()},
+            "gold_gain": {name: intervals.mean(gain) for name, gain in gains.items()},
+            "gold_gain_standard_errors": {name: in_standard_errors(gain) for name, gain in gains.items()},
+            "correct_sampled": {name: _proportion(inputs, name, gold.correct) for name in inputs.policies},
+            "in_style_sampled": {name: _proportion(inputs, name, gold.in_house_style) for name in inputs.policies},
+        }
+    )
 
 
-def rewards(evidence: Evidence, name: str, greedy: bool) -> npt.NDArray[np.float64]:
+def gold_rewards(inputs: EvaluationInputs, name: str, greedy: bool) -> npt.NDArray[np.float64]:
     """The gold reward of each answer of a model to the test prompts, [num_prompts]."""
-    pairs = zip(evidence.prompts, evidence.answers(name, greedy), strict=True)
+    pairs = zip(inputs.prompts, inputs.answers(name, greedy), strict=True)
     return np.array([gold.gold(answer.text, prompt.metadata) for prompt, answer in pairs])
 
 
 def in_standard_errors(gain: npt.NDArray[np.float64]) -> float:
-    """The mean of paired differences in units of its standard error, within +-999; 0 where nothing differs."""
+    """The mean of paired differences divided by its standard error; 0 if all differences are 0.
+
+    Equal differences have the standard error 0; the result is limited to +-999, which JSON can represent.
+    """
     if not gain.any():
         return 0.0
     error = max(intervals.standard_error(gain), 1e-6)
-    return round(float(np.clip(gain.mean() / error, -999.0, 999.0)), 3)
+    return round(float(np.clip(gain.mean() / error, -MAX_STANDARD_ERRORS, MAX_STANDARD_ERRORS)), 3)
 
 
-def _share(evidence: Evidence, name: str, judge: Any) -> Any:
-    pairs = zip(evidence.prompts, evidence.answers(name, greedy=False), strict=True)
-    hits = [bool(judge(answer.text, prompt.metadata)) for prompt, answer in pairs]
-    return intervals.share(sum(hits), len(hits))
+def _proportion(inputs: EvaluationInputs, name: str, predicate: Callable[[str, Mapping[str, Any]], bool]) -> Score:
+    """The proportion of sampled answers of a model for which `predicate` holds."""
+    pairs = zip(inputs.prompts, inputs.answers(name, greedy=False), strict=True)
+    hits = [bool(predicate(answer.text, prompt.metadata)) for prompt, answer in pairs]
+    return intervals.proportion(sum(hits), len(hits))

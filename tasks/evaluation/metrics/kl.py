@@ -1,31 +1,31 @@
-"""How far each policy has gone from sft: KL(policy | sft) of a whole answer, in nats.
+"""How far each policy is from the reference: KL(policy | reference) of a whole answer, in nats.
 
-Answers to held-out prompts are sampled from the policy at temperature 1; along each, the exact divergence of the two
-next-token distributions is summed (a Rao-Blackwellized estimate, unbiased and never negative, arXiv:2504.10637).
-`kl_k1` is the plain estimate from the same answers, ln p_policy - ln p_sft. sft's own is 0 by definition. Intervals:
-bootstrap over answers.
+Answers to test prompts are sampled from the policy at temperature 1. `kl` sums the exact divergence of the two
+next-token distributions along each answer (Rao-Blackwellized, unbiased and never negative, arXiv:2504.10637). `kl_k1`
+estimates the same from the probabilities of the sampled tokens alone. The KL of the reference is 0 by definition.
+Intervals: bootstrap over answers.
 """
 
 from pydantic import BaseModel
 
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import REFERENCE, Evidence, Finding
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Nothing to set."""
+    """KL divergence of the policies from the reference. It has no params."""
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """kl and kl_k1 by model."""
     from tasks.evaluation.scoring import answer_divergences
 
-    prompts = [prompt.ids for prompt in evidence.prompts]
-    finding = Finding({"kl": {REFERENCE: intervals.score(0, 0, 0, len(prompts))}, "kl_k1": {}})
-    for name in evidence.policies[1:]:
-        answers = [answer.ids for answer in evidence.answers(name, greedy=False)]
-        policy, reference = evidence.model(name), evidence.model(REFERENCE)
-        exact, plain = answer_divergences(policy, reference, prompts, answers, evidence.params.batch_size)
-        finding.scores["kl"][name] = intervals.mean(exact)
-        finding.scores["kl_k1"][name] = intervals.mean(plain)
-    return finding
+    prompts = [prompt.ids for prompt in inputs.prompts]
+    result = MetricResult({"kl": {inputs.reference: intervals.rounded_score(0, 0, 0, len(prompts))}, "kl_k1": {}})
+    for name in inputs.policies[1:]:  # the first one is the reference
+        answers = [answer.ids for answer in inputs.answers(name, greedy=False)]
+        policy, reference = inputs.model(name), inputs.model(inputs.reference)
+        kl, k1 = answer_divergences(policy, reference, prompts, answers, inputs.params.batch_size)
+        result.scores["kl"][name] = intervals.mean(kl)
+        result.scores["kl_k1"][name] = intervals.mean(k1)
+    return result

@@ -1,7 +1,7 @@
-"""How often an encoder guesses a hidden token of held-out documents, and its loss there, in nats per hidden token.
+"""How well an encoder predicts masked tokens of test documents: accuracy, and nats per masked token.
 
-Tokens are hidden as in training, the same ones every time. Where the model is no encoder, nothing is measured.
-Intervals: bootstrap over documents; n counts documents.
+Tokens are masked as in pretraining, by a fixed seed. Other models are not measured. Intervals: bootstrap over
+documents; n is the number of documents.
 """
 
 import numpy as np
@@ -9,39 +9,49 @@ from pydantic import BaseModel, Field
 
 from tasks.corruption import Masking, mask_tokens
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import Evidence, Finding
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How much of the test stream is read, and how tokens are hidden."""
+    """Accuracy and loss of an encoder on masked tokens."""
 
-    model: str = Field("pretrain", description="Folder of data/models")
-    max_length: int = Field(256, ge=2, description="Tokens that are read at once")
-    max_tokens: int = Field(100_000, ge=1, description="Of the test stream; more are thinned to evenly spaced pieces")
-    masking: Masking = Field(default_factory=lambda: Masking.model_validate({}))
-    batch_size: int = Field(16, ge=1)
-    seed: int = Field(0, ge=0)
+    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
+    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
+    max_tokens: int = Field(
+        100_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
+    )
+    masking: Masking = Field(
+        default_factory=lambda: Masking.model_validate({}),
+        description="How tokens are masked; it should equal pretrain.masking.",
+    )
+    batch_size: int = Field(16, ge=1, description="Number of texts per forward pass.")
+    seed: int = Field(0, ge=0, description="Seed of the random numbers that choose the tokens.")
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """masked_accuracy and masked_loss."""
-    if evidence.objective(params.model) != "masked":
-        return Finding()
-    from tasks.evaluation.restoring import IGNORED, by_document, guess_hidden, pieces
+    if inputs.objective(params.model) != "masked":
+        return MetricResult()
+    from tasks.evaluation.denoising import IGNORED, predict_masked, split_documents, sum_by_document
 
-    model, tokenizer = evidence.pretrained(params.model)
-    found = pieces(evidence.stream(), params.max_length, params.max_tokens)
-    if not found:
-        return Finding(notes=["no document fell into the split 'test': masked accuracy was not measured"])
-    given, wanted = [], []
-    for place, piece in enumerate(found):
-        may_hide = np.arange(len(piece.ids)) > 0
-        generator = np.random.default_rng((params.seed, place))
-        ids, hidden = mask_tokens(
-            piece.ids, may_hide, params.masking, tokenizer.mask_token_id, len(tokenizer), generator
+    model, tokenizer = inputs.load_pretrained(params.model)
+    chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
+    if not chunks:
+        return MetricResult(notes=["the split 'test' contains no document: masked accuracy was not measured"])
+    masked_ids, labels = [], []
+    for index, chunk in enumerate(chunks):
+        maskable = np.arange(len(chunk.ids)) > 0  # the first token may be the marker of a document's beginning
+        generator = np.random.default_rng((params.seed, index))
+        ids, is_predicted = mask_tokens(
+            chunk.ids, maskable, params.masking, tokenizer.mask_token_id, len(tokenizer), generator
         )
-        given.append(ids)
-        wanted.append(np.where(hidden, piece.ids, IGNORED))
-    guesses = list(guess_hidden(model, given, wanted, tokenizer.pad_token_id, params.batch_size))
-    asked, right, nats = by_document(found, guesses)
-    return Finding({"masked_accuracy": intervals.ratio(right, asked), "masked_loss": intervals.ratio(nats, asked)})
+        masked_ids.append(ids)
+        labels.append(np.where(is_predicted, chunk.ids, IGNORED))
+    predictions = list(predict_masked(model, masked_ids, labels, tokenizer.pad_token_id, params.batch_size))
+    num_predicted, num_correct, nats = sum_by_document(chunks, predictions)
+    return MetricResult(
+        {
+            "masked_accuracy": intervals.ratio(num_correct, num_predicted),
+            "masked_loss": intervals.ratio(nats, num_predicted),
+        }
+    )

@@ -1,8 +1,8 @@
-"""Whether a model finds the right answer likelier than wrong ones, beside chance.
+"""How often the right option of a question has the highest likelihood, compared with chance.
 
-Each option is scored by its log-likelihood after the question, divided by its number of tokens; the likeliest counts.
-`numbers`: the right number among those that other held-out prompts ask for, in the same language. `documents`: the
-right answer to a held-out question among the answers to other held-out questions. Intervals: Wilson.
+The score of an option is its log-likelihood after the question divided by its number of tokens, so that long options
+are not at a disadvantage. Kinds of questions: `numbers`, whose options are answers to other test prompts in the same
+language; `documents`, whose options are answers to other open test questions. Intervals: Wilson.
 """
 
 import unicodedata
@@ -12,67 +12,76 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import Evidence, Finding, evenly
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, evenly_spaced
 
-Question = tuple[list[int], list[str]]  # the prompt, the options; the right one first
+Question = tuple[list[int], list[str]]  # the prompt, and the options with the right one first
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How many questions of each kind, and how long an option may be."""
+    """Multiple-choice accuracy by likelihood."""
 
-    num_questions: int = Field(100, ge=1, description="Of each kind, at most")
-    num_options: int = Field(4, ge=2)
-    max_option_tokens: int = Field(48, ge=1, description="Longer options are cut")
-    seed: int = Field(0, ge=0)
+    num_questions: int = Field(100, ge=1, description="Maximum number of questions of each kind.")
+    num_options: int = Field(4, ge=2, description="Number of options of a question, the right one included.")
+    max_option_tokens: int = Field(48, ge=1, description="Maximum length of an option, in tokens; the rest is cut off.")
+    seed: int = Field(0, ge=0, description="Seed of the random numbers that choose the wrong options.")
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """multiple_choice by kind of question and model, and chance."""
-    kinds = {"numbers": _numbers(evidence, params), "documents": _documents(evidence, params)}
-    found: dict[str, Any] = {}
-    for name in evidence.policies:
-        for kind, questions in kinds.items():
+    questions_by_kind = {
+        "numbers": number_questions(inputs, params),
+        "documents": document_questions(inputs, params),
+    }
+    scores: dict[str, Any] = {}
+    for name in inputs.policies:
+        for kind, questions in questions_by_kind.items():
             if questions:
-                hits = _hits(evidence, name, questions, params)
-                found.setdefault(kind, {})[name] = intervals.share(hits, len(questions))
-    return Finding({"multiple_choice": {**found, "chance": 1 / params.num_options}}) if found else Finding()
+                num_correct = _num_correct(inputs, name, questions, params)
+                scores.setdefault(kind, {})[name] = intervals.proportion(num_correct, len(questions))
+    chance = 1 / params.num_options
+    return MetricResult({"multiple_choice": {**scores, "chance": chance}}) if scores else MetricResult()
 
 
-def _hits(evidence: Evidence, name: str, questions: list[Question], params: Params) -> int:
+def _num_correct(inputs: EvaluationInputs, name: str, questions: list[Question], params: Params) -> int:
     from tasks.evaluation.scoring import answer_log_likelihoods
 
     prompts = [prompt for prompt, options in questions for _ in options]
     texts = [option for _, options in questions for option in options]
-    encoded = evidence.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = inputs.tokenizer(texts, add_special_tokens=False)["input_ids"]
     options = [ids[: params.max_option_tokens] for ids in encoded]
-    totals = answer_log_likelihoods(evidence.model(name), prompts, options, evidence.params.batch_size)
-    per_token = (totals / np.array([len(ids) for ids in options])).reshape(-1, params.num_options)
-    # The right option stands first; it must be likelier than every other, so that a tie does not help.
+    log_likelihoods = answer_log_likelihoods(inputs.model(name), prompts, options, inputs.params.batch_size)
+    per_token = (log_likelihoods / np.array([len(ids) for ids in options])).reshape(-1, params.num_options)
+    # A tie counts as wrong: a model that gives all options the same likelihood knows nothing.
     return int((per_token[:, 0] > per_token[:, 1:].max(axis=1)).sum())
 
 
-def _numbers(evidence: Evidence, params: Params) -> list[Question]:
-    if not evidence.verifiable:
+def number_questions(inputs: EvaluationInputs, params: Params) -> list[Question]:
+    """Questions from the prompts with a verifiable answer."""
+    if not inputs.verifiable:
         return []
-    asked = [(prompt.ids, str(prompt.metadata["answer"])) for prompt in evidence.prompts]
-    return _with_distractors(asked, params)
+    answers = [(prompt.ids, str(prompt.metadata["answer"])) for prompt in inputs.prompts]
+    return _with_distractors(answers, params)
 
 
-def _documents(evidence: Evidence, params: Params) -> list[Question]:
-    asked = [(prompt.ids, str(prompt.metadata.get("reference", ""))) for prompt in evidence.open_prompts]
-    return _with_distractors([(prompt, right) for prompt, right in asked if right], params)
+def document_questions(inputs: EvaluationInputs, params: Params) -> list[Question]:
+    """Questions from the open prompts that have a reference answer."""
+    answers = [(prompt.ids, str(prompt.metadata.get("reference", ""))) for prompt in inputs.open_prompts]
+    return _with_distractors([(prompt, answer) for prompt, answer in answers if answer], params)
 
 
-def _with_distractors(asked: list[tuple[list[int], str]], params: Params) -> list[Question]:
-    """Wrong options are other questions' answers in the same script; questions that find too few are left out."""
+def _with_distractors(answers: list[tuple[list[int], str]], params: Params) -> list[Question]:
+    """Add wrong options to (prompt, right answer) pairs: answers to other questions in the same script.
+
+    A question with fewer than `num_options - 1` such answers is left out.
+    """
     generator = np.random.default_rng(params.seed)
-    made = []
-    for prompt, right in evenly(asked, params.num_questions):
-        others = sorted({answer for _, answer in asked if answer != right and _is_han(answer) == _is_han(right)})
-        if len(others) >= params.num_options - 1:
-            wrong = generator.choice(len(others), params.num_options - 1, replace=False)
-            made.append((prompt, [right, *(others[index] for index in wrong)]))
-    return made
+    questions = []
+    for prompt, right in evenly_spaced(answers, params.num_questions):
+        candidates = sorted({answer for _, answer in answers if answer != right and _is_han(answer) == _is_han(right)})
+        if len(candidates) >= params.num_options - 1:
+            chosen = generator.choice(len(candidates), params.num_options - 1, replace=False)
+            questions.append((prompt, [right, *(candidates[index] for index in chosen)]))
+    return questions
 
 
 def _is_han(text: str) -> bool:

@@ -1,9 +1,9 @@
-"""How well the pretrained model foresees held-out documents, beside models that a reader can judge it by.
+"""Perplexity of the pretrained model on test documents, compared with baselines on the same tokens.
 
-Perplexity is exp(mean nats per token) over the packed test stream, each token seen with what precedes it in its row;
-bits per byte is the same loss divided by the UTF-8 bytes of the text, so that vocabularies can be compared. Unigram,
-Kneser-Ney bigram (both of the training tokens) and uniform are measured on the same tokens. Intervals: bootstrap over
-documents; n counts documents.
+Perplexity is exp(mean nats per token) over the packed test stream; each token is predicted from those that precede it
+in its document and row. Bits per byte is the same loss divided by the number of UTF-8 bytes, so that models with
+different vocabularies can be compared. The baselines are a unigram and a Kneser-Ney bigram model of the training
+tokens, and the uniform distribution. Intervals: bootstrap over documents; n is the number of documents.
 """
 
 import math
@@ -15,104 +15,123 @@ from pydantic import BaseModel, Field
 
 from tasks.errors import BadInput
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import Evidence, Finding, evenly
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, evenly_spaced
 from tasks.evaluation.ngram import KneserNey, Unigram
+from tasks.reports import Score
 from tasks.tokens import Stream
 
-Floats = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How much of the test stream is read, in rows of which length, and what the baselines may learn from."""
+    """Perplexity and bits per byte of a decoder, and of its baselines."""
 
-    model: str = Field("pretrain", description="Folder of data/models")
-    sequence_length: int = Field(256, ge=2)
-    max_tokens: int = Field(100_000, ge=1, description="Of the test stream; more are thinned to evenly spaced rows")
-    max_baseline_tokens: int = Field(20_000_000, ge=2, description="Of the training stream, from its beginning")
-    batch_size: int = Field(16, ge=1)
+    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
+    sequence_length: int = Field(256, ge=2, description="Length of a row of the packed test stream, in tokens.")
+    max_tokens: int = Field(
+        100_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced rows."
+    )
+    max_baseline_tokens: int = Field(
+        20_000_000, ge=2, description="Maximum number of training tokens that the n-gram baselines are estimated from."
+    )
+    batch_size: int = Field(16, ge=1, description="Number of rows per forward pass.")
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
-    """perplexity, bits_per_byte, unigram_perplexity, bigram_perplexity, uniform_perplexity."""
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
+    """perplexity, unigram_perplexity, bigram_perplexity, uniform_perplexity, bits_per_byte. Raises BadInput."""
     from tasks.evaluation.scoring import stream_nats
 
-    objective = evidence.objective(params.model)
+    objective = inputs.objective(params.model)
     if objective != "causal":
-        return Finding(notes=[f"{params.model} does not foresee the next token (objective {objective}): no perplexity"])
-    stream, model = evidence.stream(), evidence.model(params.model)
+        return MetricResult(
+            notes=[f"perplexity was not measured: {params.model} does not predict the next token, because its "
+                   f"objective is {objective}"]
+        )  # fmt: skip
+    stream, model = inputs.stream(), inputs.model(params.model)
     if stream.num_rows(params.sequence_length) == 0:
-        raise BadInput("no document fell into the split 'test': perplexity has nothing to read. Bring more documents.")
-    rows = _rows(stream, params)
+        raise BadInput(
+            "the split 'test' contains no document, so that perplexity cannot be measured. Increase "
+            "ingestion.test_share in params.yaml, or add documents."
+        )
+    rows = choose_rows(stream, params)
     nats = np.concatenate(stream_nats(model, stream, rows, params.sequence_length, params.batch_size))
-    contexts, targets, documents, counted = _targets(stream, rows, params.sequence_length)
+    contexts, targets, documents, is_target = targets_of_rows(stream, rows, params.sequence_length)
     vocab_size = int(model.config.vocab_size)
-    unigram, bigram = _baselines(evidence.stream("train"), vocab_size, params.max_baseline_tokens)
-    seen = {
-        "perplexity": nats[counted],
+    unigram, bigram = _fit_baselines(inputs.stream("train"), vocab_size, params.max_baseline_tokens)
+    nats_by_model = {
+        "perplexity": nats[is_target],
         "unigram_perplexity": -unigram.log_probs(targets),
         "bigram_perplexity": -bigram.log_probs(contexts, targets),
     }
-    scores: dict[str, Any] = {name: _perplexity(loss, documents) for name, loss in seen.items()}
+    scores: dict[str, Any] = {name: _perplexity(values, documents) for name, values in nats_by_model.items()}
     n = scores["perplexity"].n
-    scores["uniform_perplexity"] = intervals.score(vocab_size, vocab_size, vocab_size, n)
-    num_bytes = token_bytes(evidence.tokenizer, vocab_size)[targets]
-    scores["bits_per_byte"] = _bits_per_byte(nats[counted], num_bytes, documents)
-    return Finding(scores)
+    scores["uniform_perplexity"] = intervals.rounded_score(vocab_size, vocab_size, vocab_size, n)
+    num_bytes = token_bytes(inputs.tokenizer, vocab_size)[targets]
+    scores["bits_per_byte"] = _bits_per_byte(nats[is_target], num_bytes, documents)
+    return MetricResult(scores)
 
 
-def _rows(stream: Stream, params: Params) -> list[int]:
-    everything = range(stream.num_rows(params.sequence_length))
-    return evenly(everything, max(1, params.max_tokens // params.sequence_length))
+def choose_rows(stream: Stream, params: Params) -> list[int]:
+    """The indices of the rows that are read: all of them, or evenly spaced ones."""
+    row_indices = range(stream.num_rows(params.sequence_length))
+    return evenly_spaced(row_indices, max(1, params.max_tokens // params.sequence_length))
 
 
-def _targets(
+def targets_of_rows(
     stream: Stream, rows: list[int], sequence_length: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Of the chosen rows: contexts, targets and document numbers [n], and which of all places are targets."""
+) -> tuple[IntArray, IntArray, IntArray, BoolArray]:
+    """Context token, target token and document number of each target [n], and which positions are targets.
+
+    Every token of the rows is a position except the first of each row. It is a target unless it begins a document,
+    which nothing in its own document precedes, or the mask excludes it.
+    """
     parts = [stream.row(row, sequence_length) for row in rows]
-    begins = np.cumsum(np.asarray(stream.positions) == 0)
-    numbers = [begins[row * sequence_length : (row + 1) * sequence_length + 1] for row in rows]
-    counted = np.concatenate([(positions[1:] > 0) & (mask[1:] > 0) for _, positions, mask in parts])
-    contexts = np.concatenate([ids[:-1] for ids, _, _ in parts])[counted].astype(np.int64)
-    targets = np.concatenate([ids[1:] for ids, _, _ in parts])[counted].astype(np.int64)
-    return contexts, targets, np.concatenate([part[1:] for part in numbers])[counted], counted
+    document_numbers = np.cumsum(np.asarray(stream.positions) == 0)
+    # A row holds one token more than `sequence_length`: its last target is the first context of the next row.
+    numbers = [document_numbers[row * sequence_length : (row + 1) * sequence_length + 1] for row in rows]
+    is_target = np.concatenate([(positions[1:] > 0) & (mask[1:] > 0) for _, positions, mask in parts])
+    contexts = np.concatenate([ids[:-1] for ids, _, _ in parts])[is_target].astype(np.int64)
+    targets = np.concatenate([ids[1:] for ids, _, _ in parts])[is_target].astype(np.int64)
+    return contexts, targets, np.concatenate([part[1:] for part in numbers])[is_target], is_target
 
 
-def _baselines(stream: Stream, vocab_size: int, max_tokens: int) -> tuple[Unigram, KneserNey]:
+def _fit_baselines(stream: Stream, vocab_size: int, max_tokens: int) -> tuple[Unigram, KneserNey]:
     ids = np.asarray(stream.ids[:max_tokens], np.int64)
-    inside = (np.asarray(stream.positions[:max_tokens]) > 0)[1:]
-    contexts, targets = ids[:-1][inside], ids[1:][inside]
+    within_document = (np.asarray(stream.positions[:max_tokens]) > 0)[1:]
+    contexts, targets = ids[:-1][within_document], ids[1:][within_document]
     return Unigram.fit(targets, vocab_size), KneserNey.fit(contexts, targets, vocab_size)
 
 
-def _perplexity(nats: Floats, documents: npt.NDArray[np.int64]) -> Any:
-    per_document, num_tokens = _by_document(documents, nats, np.ones_like(nats))
-    return intervals.transform(intervals.ratio(per_document, num_tokens), math.exp)
+def _perplexity(nats: FloatArray, documents: IntArray) -> Score:
+    nats_by_document, tokens_by_document = _sum_by_document(documents, nats, np.ones_like(nats))
+    return intervals.transform(intervals.ratio(nats_by_document, tokens_by_document), math.exp)
 
 
-def _bits_per_byte(nats: Floats, num_bytes: npt.NDArray[np.int64], documents: npt.NDArray[np.int64]) -> Any:
-    per_document, of_bytes = _by_document(documents, nats, num_bytes)
-    return intervals.transform(intervals.ratio(per_document, of_bytes), lambda nats: nats / math.log(2))
+def _bits_per_byte(nats: FloatArray, num_bytes: IntArray, documents: IntArray) -> Score:
+    nats_by_document, bytes_by_document = _sum_by_document(documents, nats, num_bytes)
+    return intervals.transform(intervals.ratio(nats_by_document, bytes_by_document), lambda nats: nats / math.log(2))
 
 
-def _by_document(documents: npt.NDArray[np.int64], *columns: npt.NDArray[Any]) -> list[Any]:
-    """The sum of each column over each document that has a target."""
-    _, places = np.unique(documents, return_inverse=True)
-    return [np.bincount(places, weights=column) for column in columns]
+def _sum_by_document(documents: IntArray, *columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The sum of each column [n] over the targets of each document that has one, each [num_documents]."""
+    _, indices = np.unique(documents, return_inverse=True)
+    return [np.bincount(indices, weights=column) for column in columns]
 
 
-def token_bytes(tokenizer: Any, vocab_size: int) -> npt.NDArray[np.int64]:
-    """How many bytes of text each token stands for, [vocab_size]; 0 for special tokens.
+def token_bytes(tokenizer: Any, vocab_size: int) -> IntArray:
+    """The number of UTF-8 bytes of text that each token stands for, [vocab_size]; 0 for special tokens.
 
-    A byte-level vocabulary writes each byte as one character; any other is decoded token by token.
+    A byte-level vocabulary writes each byte as one character; the tokens of any other vocabulary are decoded.
     """
-    special = set(tokenizer.all_special_ids)
-    byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+    special_ids = set(tokenizer.all_special_ids)
+    is_byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
 
     def length(token_id: int) -> int:
-        if token_id in special or token_id >= len(tokenizer):
+        if token_id in special_ids or token_id >= len(tokenizer):
             return 0
-        if byte_level:
+        if is_byte_level:
             return len(tokenizer.convert_ids_to_tokens(token_id) or "")
         return len(tokenizer.decode([token_id]).encode())
 

@@ -1,8 +1,8 @@
-"""How well an encoder knows held-out documents: exp(mean nats per token), each token hidden alone, all others seen.
+"""Pseudo-perplexity of an encoder (Salazar et al. 2020, arXiv:1910.14659): exp(mean nats per token) on test documents.
 
-Salazar et al. 2020, arXiv:1910.14659. One forward pass per token, so that few tokens are read. Not comparable with a
-decoder's perplexity: it has seen what follows. Where the model is no encoder, nothing is measured. Intervals: bootstrap
-over documents; n counts documents.
+Each token is masked alone and predicted from all others. One forward pass per token is expensive, so that few tokens
+are read. The number must not be compared with the perplexity of a decoder, which sees only the preceding tokens. Other
+models are not measured. Intervals: bootstrap over documents; n is the number of documents.
 """
 
 import math
@@ -11,36 +11,38 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from tasks.evaluation import intervals
-from tasks.evaluation.evidence import Evidence, Finding
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How much of the test stream is read."""
+    """Pseudo-perplexity of an encoder."""
 
-    model: str = Field("pretrain", description="Folder of data/models")
-    max_length: int = Field(256, ge=2, description="Tokens that are read at once")
-    max_tokens: int = Field(4_000, ge=1, description="Of the test stream; more are thinned to evenly spaced pieces")
-    batch_size: int = Field(64, ge=1)
+    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
+    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
+    max_tokens: int = Field(
+        4_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
+    )
+    batch_size: int = Field(64, ge=1, description="Number of texts per forward pass.")
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """pseudo_perplexity."""
-    if evidence.objective(params.model) != "masked":
-        return Finding()
-    from tasks.evaluation.restoring import IGNORED, guess_hidden, pieces
+    if inputs.objective(params.model) != "masked":
+        return MetricResult()
+    from tasks.evaluation.denoising import IGNORED, predict_masked, split_documents
 
-    model, tokenizer = evidence.pretrained(params.model)
-    found = pieces(evidence.stream(), params.max_length, params.max_tokens)
-    if not found:
-        return Finding(notes=["no document fell into the split 'test': pseudo-perplexity was not measured"])
-    sums = dict.fromkeys(sorted({piece.document for piece in found}), (0.0, 0))
-    for piece in found:
-        alone = np.eye(len(piece.ids), dtype=bool)[1:]  # all but the first, one at a time
-        given = list(np.where(alone, tokenizer.mask_token_id, piece.ids))
-        wanted = list(np.where(alone, piece.ids, IGNORED))
-        guesses = guess_hidden(model, given, wanted, tokenizer.pad_token_id, params.batch_size)
-        nats, number = sums[piece.document]
-        sums[piece.document] = nats + sum(float(guess.nats.sum()) for guess in guesses), number + len(alone)
-    per_document, num_tokens = np.array(list(sums.values())).T
-    mean = intervals.ratio(per_document, num_tokens)
-    return Finding({"pseudo_perplexity": intervals.transform(mean, math.exp)})
+    model, tokenizer = inputs.load_pretrained(params.model)
+    chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
+    if not chunks:
+        return MetricResult(notes=["the split 'test' contains no document: pseudo-perplexity was not measured"])
+    sums = dict.fromkeys(sorted({chunk.document for chunk in chunks}), (0.0, 0))  # document -> nats, tokens
+    for chunk in chunks:
+        is_masked = np.eye(len(chunk.ids), dtype=bool)[1:]  # one row for each token except the first
+        masked_ids = list(np.where(is_masked, tokenizer.mask_token_id, chunk.ids))
+        labels = list(np.where(is_masked, chunk.ids, IGNORED))
+        predictions = predict_masked(model, masked_ids, labels, tokenizer.pad_token_id, params.batch_size)
+        nats, num_tokens = sums[chunk.document]
+        sums[chunk.document] = nats + sum(float(p.nats.sum()) for p in predictions), num_tokens + len(is_masked)
+    nats_by_document, tokens_by_document = np.array(list(sums.values())).T
+    mean = intervals.ratio(nats_by_document, tokens_by_document)
+    return MetricResult({"pseudo_perplexity": intervals.transform(mean, math.exp)})

@@ -1,29 +1,33 @@
-"""What the models say to the same held-out prompts, side by side, for a person to read."""
+"""A table of test prompts with the greedy answers of the models in adjacent columns, for people to read."""
 
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from tasks.evaluation.evidence import Evidence, Finding, Prompt, evenly
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, Prompt, evenly_spaced
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How many prompts are shown, and which model is shown beside those that are compared."""
+    """Sample answers, for people to read."""
 
-    num_prompts: int = Field(6, ge=0, description="Of each kind: those that gold can judge, and the others")
-    also: tuple[str, ...] = Field(("pretrain",), description="Further folders of data/models")
+    num_prompts: int = Field(
+        6, ge=0, description="Number of prompts with a verifiable answer, and number of open prompts."
+    )
+    extra_models: tuple[str, ...] = Field(
+        ("pretrain",), description="Names of stages whose models answer in addition to the policies."
+    )
 
 
-def measure(evidence: Evidence, params: Params) -> Finding:
-    """A table of prompts and each model's greedy answer."""
-    shown = evenly(evidence.prompts, params.num_prompts)
-    if evidence.verifiable:
-        shown += evenly(evidence.open_prompts, params.num_prompts)
-    rows = [_row(prompt) for prompt in shown]
-    for name in (*params.also, *evidence.policies) if shown else ():
-        for row, answer in zip(rows, evidence.ask(name, shown), strict=True):
+def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
+    """A table with prompt, expected answer and one column per model."""
+    prompts = evenly_spaced(inputs.prompts, params.num_prompts)
+    if inputs.verifiable:
+        prompts += evenly_spaced(inputs.open_prompts, params.num_prompts)
+    rows = [_row(prompt) for prompt in prompts]
+    for name in (*params.extra_models, *inputs.policies) if prompts else ():
+        for row, answer in zip(rows, inputs.generate_answers(name, prompts), strict=True):
             row[name] = answer.text + ("" if answer.finished else " …")
-    return Finding(tables={"samples": rows})
+    return MetricResult(tables={"samples": rows})
 
 
 def _row(prompt: Prompt) -> dict[str, Any]:

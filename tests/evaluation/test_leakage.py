@@ -1,4 +1,4 @@
-"""Evaluation refuses test data that training may have seen, and says where that stands and how to mend it."""
+"""Evaluation refuses test data that training may have used, and states the file, the reason and the remedy."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from tasks import tables, tokens
 from tasks.curation.corpus import CURATED
 from tasks.errors import BadInput
-from tasks.evaluation import guard
+from tasks.evaluation import leakage
 from tasks.files import read_json, write_json
 from tests.curation.test_curation import CHINESE, PROSE, curate, deliver
 from tests.evaluation import small
@@ -18,7 +18,7 @@ from tests.tokenization.test_tasks import tokenize
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return small.world(tmp_path)
+    return small.write_project(tmp_path)
 
 
 def change(path: Path, **keys: Any) -> None:
@@ -26,7 +26,7 @@ def change(path: Path, **keys: Any) -> None:
 
 
 def test_what_was_compared_may_be_measured(data: Path) -> None:
-    guard.check(data)
+    leakage.refuse_leakage(data)
 
 
 def test_a_changed_test_set_is_refused(data: Path) -> None:
@@ -34,17 +34,17 @@ def test_a_changed_test_set_is_refused(data: Path) -> None:
     test = read_json(manifest)["test"]
     test["sets"]["preferences"] = {"examples": 4, "digest": "new"}
     change(manifest, test=test)
-    match = r"the test preferences .*: 4 with digest new in .*, 3 with digest preferences in .*curation.json.*pipeline"
+    match = r"manifest.json states 4 examples with digest new, .*curation.json states 3 examples with .*pipeline"
     with pytest.raises(BadInput, match=match):
-        guard.check(data)
+        leakage.refuse_leakage(data)
 
 
 def test_a_test_set_that_curation_never_saw_is_refused(data: Path) -> None:
     change(
         data / "reports/curation.json", compared_with={"documents": {"test": {"examples": 3, "digest": "documents"}}}
     )
-    with pytest.raises(BadInput, match=r"the test conversations .*, none in"):
-        guard.check(data)
+    with pytest.raises(BadInput, match=r"the test conversations .*curation.json states no examples"):
+        leakage.refuse_leakage(data)
 
 
 def test_an_empty_test_set_needs_no_comparison(data: Path) -> None:
@@ -52,22 +52,22 @@ def test_an_empty_test_set_needs_no_comparison(data: Path) -> None:
     test = read_json(manifest)["test"]
     test["sets"]["preferences"]["examples"] = 0
     change(manifest, test=test)
-    guard.check(data)
+    leakage.refuse_leakage(data)
 
 
 def test_test_tokens_made_by_hand_are_refused(data: Path) -> None:
     tokens.write_stream(data / "tokens/documents/test", small.stream(["something else"]))
-    with pytest.raises(BadInput, match=r"documents/test/\S+ is not what tokenization wrote"):
-        guard.check(data)
+    with pytest.raises(BadInput, match=r"documents/test/\S+ is not the file that tokenization wrote"):
+        leakage.refuse_leakage(data)
 
 
 @pytest.mark.parametrize(
     ("path", "body", "match"),
     [
         ("reports/curation.json", {}, "has no `compared_with`.*`contamination` under curation"),
-        ("reports/curation.json", None, "curation.json is missing, which curation writes last"),
-        ("tokens/manifest.json", {}, "does not say what the test tokens were made of"),
-        ("tokens/manifest.json", None, "manifest.json is missing, which tokenization writes last"),
+        ("reports/curation.json", None, "curation.json is missing; curation writes it at its end"),
+        ("tokens/manifest.json", {}, "does not state what the test tokens were made from"),
+        ("tokens/manifest.json", None, "manifest.json is missing; tokenization writes it at its end"),
     ],
 )
 def test_nobody_has_said_what_was_compared(data: Path, path: str, body: Any, match: str) -> None:
@@ -75,32 +75,32 @@ def test_nobody_has_said_what_was_compared(data: Path, path: str, body: Any, mat
     if body is not None:
         write_json(data / path, body)
     with pytest.raises(BadInput, match=match):
-        guard.check(data)
+        leakage.refuse_leakage(data)
 
 
 def test_a_test_document_that_training_has_is_refused(data: Path) -> None:
-    guard.check_copies(data / "tokens/documents")
+    leakage.check_documents(data / "tokens/documents")
     tokens.write_stream(data / "tokens/documents/train", small.stream(["a rose", "it is"]))
     with pytest.raises(BadInput, match="1 of 3 test documents"):
-        guard.check(data)
+        leakage.refuse_leakage(data)
 
 
 def test_what_the_stages_themselves_say(tmp_path: Path) -> None:
-    """Curation and tokenization agree; a test document that came behind curation's back does not."""
+    """The records of the real stages agree; after a test document changes behind curation, they do not."""
     texts = {"train": PROSE.format("history"), "held": CHINESE.format("历史")}
     deliver(tmp_path, texts, {"held": "test"})
     curate(tmp_path, report=True)
     tokenize(tmp_path)
-    guard.check_compared(tmp_path)
+    leakage.check_comparison(tmp_path)
 
     rows = tables.read(tmp_path / "curated").to_pylist()
     changed = [row | {"text": row["text"] + (" And more." if row["split"] == "test" else "")} for row in rows]
     tables.write(tmp_path / "curated", CURATED, [pa.Table.from_pylist(changed, schema=CURATED)])
     tokenize(tmp_path)
     with pytest.raises(BadInput, match="not compared with the test documents"):
-        guard.check_compared(tmp_path)
+        leakage.check_comparison(tmp_path)
 
     curate(tmp_path, report=True, contamination=None)
     tokenize(tmp_path)
     with pytest.raises(BadInput, match="has no `compared_with`"):
-        guard.check_compared(tmp_path)
+        leakage.check_comparison(tmp_path)

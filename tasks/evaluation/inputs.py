@@ -1,0 +1,252 @@
+"""What the metrics read: test data, models, their answers and the reward model's scores.
+
+Everything is loaded or computed when it is first used, then shared by all metrics. All data belong to the split `test`,
+which is used neither for training nor for early stopping nor for the choice of settings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
+
+from tasks import gold
+from tasks.errors import BadInput
+from tasks.files import read_json
+from tasks.tokens import Ragged, Stream, read_ragged, read_stream
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+SPLIT = "test"
+MAX_CACHED_BYTES = 1 << 30  # of weights; with more than this, at most two models stay in memory
+
+T = TypeVar("T")
+
+
+class SamplingParams(BaseModel, frozen=True, extra="forbid"):
+    """Which models answer, how many test prompts they answer, and how answers are generated."""
+
+    policies: tuple[str, ...] = Field(
+        (),
+        description="Names of the stages whose models answer the test prompts. If it is empty, these are all training "
+        "stages of dvc.yaml whose kind is neither pretrain nor reward.",
+    )
+    reference: str = Field(
+        "sft",
+        description="Name of the stage whose model the policies were trained from. Gains, KL divergences and gates "
+        "compare each policy with it.",
+    )
+    reward_model: str = Field("reward", description="Name of the stage whose model scores the answers.")
+    num_prompts: int = Field(400, ge=2, description="Maximum number of test prompts; they are evenly spaced.")
+    max_new_tokens: int = Field(64, ge=1, description="Maximum length of an answer, in tokens.")
+    batch_size: int = Field(128, ge=1, description="Number of answers that are generated or scored at once.")
+    seed: int = Field(0, ge=0, description="Seed of the random numbers that sample the answers.")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One user message: `ids` are the tokens up to and including the assistant's header, `text` is the plain text."""
+
+    ids: list[int]
+    text: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generated answer: `ids` include the end token if it was generated, `text` contains no special tokens."""
+
+    ids: list[int]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preference of the test split as token ids; `chosen` and `rejected` end with the end token."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    reason: str
+
+
+@dataclass
+class MetricResult:
+    """What one metric measured. The fields are those of tasks/reports.Report."""
+
+    scores: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    figures: dict[str, "Figure"] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class EvaluationInputs:
+    """The test data below `data` and what the models generate and score on them."""
+
+    def __init__(self, data: Path, params: SamplingParams) -> None:
+        self.data, self.params = data, params
+        self._models: dict[str, tuple[Any, Any]] = {}
+        self._answers: dict[tuple[str, bool], list[Answer]] = {}
+        self._rewards: dict[str, npt.NDArray[np.float64]] = {}
+
+    @property
+    def reference(self) -> str:
+        """The model that every policy is compared with."""
+        return self.params.reference
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The models that answer the test prompts, the reference first."""
+        return (self.reference, *(name for name in self.params.policies if name != self.reference))
+
+    def stream(self, split: str = SPLIT) -> Stream:
+        """The packed documents of a split. Only the n-gram baselines read the split `train`."""
+        return read_stream(self.data / "tokens" / "documents" / split)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the reference model, which all policies share."""
+        return self._load_causal(self.reference)[1]
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """The GPU if there is one, else the CPU."""
+        import torch
+
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def model(self, name: str) -> Any:
+        """The causal model data/models/<name>. It stays in memory as far as MAX_CACHED_BYTES allows."""
+        return self._load_causal(name)[0]
+
+    def objective(self, name: str) -> str:
+        """The pretraining objective of data/models/<name>: "causal", "masked" or "span"."""
+        from tasks import models
+
+        return models.objective(self.data / "models" / name)
+
+    def load_pretrained(self, name: str) -> tuple[Any, Any]:
+        """Load the model data/models/<name> of any objective, and its tokenizer. Nothing is cached."""
+        from tasks import models
+
+        folder = self.data / "models" / name
+        model, tokenizer = models.load_pretrained(folder, models.objective(folder))
+        return model.to(self.device).eval(), tokenizer
+
+    def _load_causal(self, name: str) -> tuple[Any, Any]:
+        from tasks import models
+
+        if name not in self._models:
+            # KL compares two models, so that two are kept however large they are; the oldest one is dropped first.
+            cached = self._models
+            while len(cached) >= 2 and sum(_num_bytes(model) for model, _ in cached.values()) > MAX_CACHED_BYTES:
+                cached.pop(next(iter(cached)))
+            model, tokenizer = models.load_causal(self.data / "models" / name)
+            self._models[name] = (model.to(self.device).eval(), tokenizer)
+        return self._models[name]
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The test prompts that the gold reward can score; if there are none, all test prompts."""
+        scorable = [prompt for prompt in self._all_prompts if gold.verifiable(prompt.metadata)]
+        return evenly_spaced(scorable or self._all_prompts, self.params.num_prompts)
+
+    @cached_property
+    def open_prompts(self) -> list[Prompt]:
+        """The test prompts that the gold reward cannot score."""
+        unscorable = [prompt for prompt in self._all_prompts if not gold.verifiable(prompt.metadata)]
+        return evenly_spaced(unscorable, self.params.num_prompts)
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether the gold reward can score the answers to `prompts`."""
+        return gold.verifiable(self.prompts[0].metadata)
+
+    @cached_property
+    def _all_prompts(self) -> list[Prompt]:
+        """The prompts of the split `test` that do not occur in the split `train`."""
+        folder = self.data / "tokens" / "prompts"
+        training_prompts = {tuple(row) for row in _lists(read_ragged(folder / "train"))}
+        rows = zip(_lists(read_ragged(folder / SPLIT)), read_json(folder / SPLIT / "metadata.json"), strict=True)
+        prompts = [Prompt(row, str(facts["text"]), facts) for row, facts in rows if tuple(row) not in training_prompts]
+        if not prompts:
+            raise BadInput(
+                f"every prompt of {folder / SPLIT} also occurs in {folder / 'train'}, so that no prompt is left to "
+                "measure with: add conversations to the sources of ingestion in params.yaml."
+            )
+        return prompts
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The preferences of the split `test`."""
+        folder = self.data / "tokens" / "preferences" / SPLIT
+        prompts, chosen, rejected = (_lists(read_ragged(folder / part)) for part in ("prompt", "chosen", "rejected"))
+        reasons = read_json(folder / "reasons.json")
+        return [Pair(*row) for row in zip(prompts, chosen, rejected, reasons, strict=True)]
+
+    def answers(self, name: str, greedy: bool) -> list[Answer]:
+        """The answers of a model to `prompts`: greedy, or sampled at temperature 1 from the whole vocabulary."""
+        if (name, greedy) not in self._answers:
+            self._answers[name, greedy] = self.generate_answers(name, self.prompts, greedy)
+        return self._answers[name, greedy]
+
+    def generate_answers(self, name: str, prompts: list[Prompt], greedy: bool = True) -> list[Answer]:
+        """Generate the answers of a model to any prompts. They are not cached."""
+        import torch
+
+        from tasks.generation import generate
+
+        model, tokenizer = self.model(name), self.tokenizer
+        generated = generate(
+            model,
+            [prompt.ids for prompt in prompts],
+            max_new_tokens=self.params.max_new_tokens,
+            end_ids=(tokenizer.eos_token_id,),
+            pad_id=tokenizer.pad_token_id,
+            temperature=0.0 if greedy else 1.0,
+            generator=torch.Generator().manual_seed(self.params.seed),
+            batch_size=self.params.batch_size,
+        )
+        texts = tokenizer.batch_decode(generated.answers, skip_special_tokens=True)
+        return [Answer(*row) for row in zip(generated.answers, texts, generated.finished, strict=True)]
+
+    def sampled_rewards(self, name: str) -> npt.NDArray[np.float64]:
+        """The reward model's score of each sampled answer of a model, [num_prompts]."""
+        if name not in self._rewards:
+            answers = self.answers(name, greedy=False)
+            self._rewards[name] = self.rewards([p.ids + a.ids for p, a in zip(self.prompts, answers, strict=True)])
+        return self._rewards[name]
+
+    def rewards(self, sequences: Sequence[list[int]]) -> npt.NDArray[np.float64]:
+        """The reward model's score of each sequence (a prompt followed by an answer), [num_sequences]."""
+        from tasks.evaluation.scoring import reward_scores
+
+        return reward_scores(self._reward_model, sequences, self.tokenizer.pad_token_id, self.params.batch_size)
+
+    @cached_property
+    def _reward_model(self) -> Any:
+        from tasks import models
+
+        return models.load_reward(self.data / "models" / self.params.reward_model)[0].to(self.device).eval()
+
+
+def evenly_spaced(items: Sequence[T], max_items: int) -> list[T]:
+    """At most `max_items` of the items, evenly spaced, in their order."""
+    if len(items) <= max_items:
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, max_items).round().astype(int)]
+
+
+def _num_bytes(model: Any) -> int:
+    return sum(int(parameter.nbytes) for parameter in model.parameters())
+
+
+def _lists(ragged: Ragged) -> list[list[int]]:
+    return [ragged[index].tolist() for index in range(len(ragged))]
