@@ -93,12 +93,12 @@ def stage(data: Path, first_core: int, num_cores: int) -> None:
 
     params, timings = tasks.Params(num_threads=num_cores), Timings("curation", data / "timings")
     wall, start = time.perf_counter(), used()
-    corpus = tasks.judge.fn(params, data, timings, data / "run")
+    corpus = tasks.filter_documents.fn(params, data, timings, data / "run")
     tasks.deduplicate.fn(corpus, params, timings)
-    tasks.cut_repeats.fn(corpus, params, timings)
+    tasks.remove_repeated_passages.fn(corpus, params, timings)
     held_out = tasks.decontaminate.fn(corpus, params, data, timings)
     tasks.rehydrate.fn(corpus, params, data, timings)
-    tasks.write.fn(corpus, held_out, params, data, timings)
+    tasks.write_documents.fn(corpus, held_out, params, data, timings)
     tasks.curate_records.fn(held_out, params, data, timings)
     body: dict[str, Any] = {"seconds": used() - start, "wall": time.perf_counter() - wall, **timings.values}
     print(json.dumps(body | {"kept": int(corpus.kept.sum())}))

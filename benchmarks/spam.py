@@ -57,7 +57,7 @@ def main() -> None:
     start = time.process_time()
     judge, _ = classifier.train(array, labels, classifier.Params())
     seconds = time.process_time() - start
-    probabilities = classifier.cross_validated(array, labels, classifier.Params())
+    probabilities = classifier.cross_validate(array, labels, classifier.Params())
     found = probabilities > 0.5
     error = float(np.mean((probabilities - labels) ** 2))
     rules = by_rules(array)

@@ -1,6 +1,6 @@
-"""Classifier: the user's labeled text -> data/classifiers, for the filters `spam` and `quality_model`.
+"""Classifier: from labeled text to data/classifiers, for the filters `spam` and `quality_model`.
 
-Not in the journey until params.yaml and dvc.yaml have its paragraphs (docs/classifier.md).
+This stage is optional: docs/classifier.md shows what to add to params.yaml and dvc.yaml.
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ from tasks.reports import Report, Timings
 
 
 @flow(name="classifier")
-def classifier(params: tasks.Teaching, data: Path = Path("data")) -> None:
-    """Train each classifier on its labeled text, cross-validate and calibrate it, report."""
+def classifier(params: tasks.Classifiers, data: Path = Path("data")) -> None:
+    """Train each classifier on its labeled text, cross-validate and calibrate it, and report."""
     timings, report = Timings("classifier"), Report("classifier")
-    for name, lesson in params.models.items():
-        tasks.teach(name, lesson, data, report, timings)
+    for name, classifier_params in params.models.items():
+        tasks.train_classifier(name, classifier_params, data, report, timings)
     report.write(data / "reports")
     timings.write()
 

@@ -1,4 +1,4 @@
-"""Curation: documents -> curated and dropped, each dropped one with its reason."""
+"""Curation: from documents to curated and dropped documents, each dropped one with its reason."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from tasks.reports import Timings
 
 @flow(name="curation")
 def curation(params: tasks.Params, data: Path = Path("data")) -> None:
-    """Measure every document, ask the filters, drop duplicates, write what is left, report."""
+    """Filter documents, drop duplicates and contaminated text, write what is kept and dropped, and report."""
     timings = Timings("curation")
-    corpus = tasks.judge(params, data, timings)
+    corpus = tasks.filter_documents(params, data, timings)
     tasks.deduplicate(corpus, params, timings)
-    tasks.cut_repeats(corpus, params, timings)
-    held_out = tasks.decontaminate(corpus, params, data, timings)
+    tasks.remove_repeated_passages(corpus, params, timings)
+    index = tasks.decontaminate(corpus, params, data, timings)
     tasks.rehydrate(corpus, params, data, timings)
-    masked = tasks.write(corpus, held_out, params, data, timings)
-    records = tasks.curate_records(held_out, params, data, timings)
-    tasks.report(corpus, held_out, masked, records, data, timings)
+    masked = tasks.write_documents(corpus, index, params, data, timings)
+    records = tasks.curate_records(index, params, data, timings)
+    tasks.write_report(corpus, index, masked, records, data, timings)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Corpus:
     replaced: dict[int, str] = field(default_factory=dict)  # texts of which something held out was cut away
     counts: Counter[str] = field(default_factory=Counter)  # what was done to texts that stay
     copies: Int64Array | None = None  # how often each is to be shown; None: once
-    shown: list[dict[str, Any]] = field(default_factory=list)  # by language and cluster size, why
+    copy_rules: list[dict[str, Any]] = field(default_factory=list)  # by language and cluster size, why
 
     @property
     def kept(self) -> BoolArray:

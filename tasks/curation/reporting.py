@@ -47,8 +47,8 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     report.tables["languages"] = shares(corpus, corpus.signals.language, "language")
     report.tables["sources"] = shares(corpus, corpus.small["source"].to_numpy(), "source")
     report.tables["clusters"] = clusters(corpus)
-    if corpus.shown:
-        report.tables["rehydration"] = corpus.shown
+    if corpus.copy_rules:
+        report.tables["rehydration"] = corpus.copy_rules
     report.figures = {"funnel": draw_funnel(report), "reasons": draw_reasons(report), "signals": draw_signals(corpus)}
     return report
 

@@ -1,4 +1,4 @@
-"""Curation as Prefect tasks: measure, judge, deduplicate; what is kept, and what is dropped with its reason."""
+"""Curation as Prefect tasks: measure and filter documents, deduplicate them, and write what is kept and dropped."""
 
 import os
 from collections import Counter
@@ -39,29 +39,56 @@ from tasks.progress import Progress
 from tasks.reports import Report, Timings
 
 RUN = Path(".run")
-PART_BYTES = 4 << 20  # what a thread measures at once
+PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
 RECORDS = ("conversations", "preferences")
-Teaching = training.Params
+Classifiers = training.Params
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Filters in the order in which they are asked; languages by ISO 639-1 code; what is null is left out."""
+    """Settings of curation. A step whose settings are null is skipped."""
 
-    filters: tuple[str, ...] = ("language", "spam", "gopher_quality", "gopher_repetition", "fineweb")
-    languages: dict[str, filtering.Language] = Field(
-        default={code: filtering.Language(profile=code) for code in ("en", "zh")}, min_length=1
+    filters: tuple[str, ...] = Field(
+        ("language", "spam", "gopher_quality", "gopher_repetition", "fineweb"),
+        description="Filters in order; the first one that drops a document gives the reason.",
     )
-    exact: bool = True
-    minhash: Minhash | None = Minhash.model_validate({})
-    deliveries: RedisDsn | Path | None = None  # the index of all that came before; takes the place of `exact`
-    prefer: str | None = None  # of several copies, the one with more of this signal stays; without it, the longest
-    repeats: Repeats | None = None  # lines or paragraphs that several documents share
-    rehydration: Rehydration | None = None  # copies of what was repeated a little
-    contamination: Contamination | None = Contamination.model_validate({})
-    contaminated: Literal["drop", "cut"] = "drop"  # what becomes of a document; a record is always dropped
-    repeated_records: bool = True  # drop conversations and preferences that repeat another word for word
-    pii: Pii | None = Pii.model_validate({})
-    num_threads: int = Field(0, ge=0)  # 0: as many as there are cores
+    languages: dict[str, filtering.Language] = Field(
+        default={code: filtering.Language(profile=code) for code in ("en", "zh")},
+        min_length=1,
+        description="Thresholds by language (ISO 639-1 code): a profile, and changes to it. Documents in other "
+        "languages are filtered by the first one.",
+    )
+    exact: bool = Field(True, description="Drop documents that are equal to another one except for white space.")
+    minhash: Minhash | None = Field(
+        Minhash.model_validate({}), description="Settings of near-duplicate detection; null skips it."
+    )
+    deliveries: RedisDsn | Path | None = Field(
+        None,
+        description="Folder or redis:// address of an index of all documents that earlier runs accepted. New documents "
+        "are compared with it, which replaces `exact`; null compares the documents of this run only.",
+    )
+    prefer: str | None = Field(
+        None, description="Of several copies, keep the one with the highest value of this signal; null: the longest."
+    )
+    repeats: Repeats | None = Field(
+        None, description="Settings for the removal of lines or paragraphs that several documents share; null skips it."
+    )
+    rehydration: Rehydration | None = Field(
+        None, description="How many copies training receives of documents that were repeated; null: one of each."
+    )
+    contamination: Contamination | None = Field(
+        Contamination.model_validate({}),
+        description="Settings for the removal of training text that shares n-grams with held-out text; null skips it.",
+    )
+    contaminated: Literal["drop", "cut"] = Field(
+        "drop",
+        description="Drop contaminated documents, or cut the shared passages out of them. Contaminated conversations "
+        "and preferences are always dropped.",
+    )
+    repeated_records: bool = Field(True, description="Drop conversations and preferences that repeat another one.")
+    pii: Pii | None = Field(
+        Pii.model_validate({}), description="Settings for the masking of personal data; null skips it."
+    )
+    num_threads: int = Field(0, ge=0, description="Number of threads; 0 means one per core.")
 
     @model_validator(mode="after")
     def _every_filter_has_params(self) -> Self:
@@ -71,203 +98,185 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _deliveries_are_compared(self) -> Self:
         if self.deliveries and not self.minhash:
-            raise ValueError("deliveries: an index needs `minhash`, whose params say what is compared")
+            raise ValueError("deliveries: an index needs `minhash`, whose settings define how documents are compared")
         return self
 
     @model_validator(mode="after")
-    def _signal_is_known(self) -> Self:
+    def _signal_exists(self) -> Self:
         if self.prefer is not None and self.prefer not in NUMBERS:
             raise ValueError(f"prefer: no signal {self.prefer!r}; {catalog.suggest(self.prefer, NUMBERS)}")
         return self
 
     def threads(self) -> int:
-        """How many threads measure at once."""
+        """Return the number of threads to use."""
         return self.num_threads or os.cpu_count() or 1
 
 
 @task(cache_policy=NO_CACHE)
-def judge(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
-    """Measure and judge every document, shard by shard. Raises BadInput where there is none."""
+def filter_documents(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
+    """Measure every document and apply the filters. Raises BadInput if there are no documents."""
     store = Store(shards.lists(params.languages), run / "signals")
     judging = shards.Judging(store, filtering.judges(params.languages, params.filters), params.threads())
     folder, scratch = data / "documents", run / "curation"
     parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
     if not rows:
-        raise BadInput(f"{folder} holds no document. Check the sources of ingestion in params.yaml.")
-    with timings.measure("judge"), ThreadPoolExecutor(1) as beside, _progress("judging", size) as progress:
+        raise BadInput(f"{folder} contains no documents. Check the sources of ingestion in params.yaml.")
+    with timings.measure("judge"), ThreadPoolExecutor(1) as background, _progress("filtering", size) as progress:
 
         def on_progress(documents: int) -> None:
             progress.advance(documents * size // rows)
-            beside.submit(folding.table)  # made once, while kernels run: what comes next needs it
+            # The next steps need the fold table. It is built (once) while kernels run without Python's lock.
+            background.submit(folding.table)
 
-        judged = judging.kept_texts(parts, on_progress)
-        texts = text_files.write(scratch / "texts.arrow", judged)
+        kept_texts = judging.kept_texts(parts, on_progress)
+        texts = text_files.write(scratch / "texts.arrow", kept_texts)
     return judging.corpus(texts, scratch)
-
-
-def _progress(step: str, num_bytes: int) -> Progress:
-    return Progress(f"curation, {step}", num_bytes, "B", scale=True)
 
 
 @task(cache_policy=NO_CACHE)
 def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
-    """Drop exact, then near duplicates; of a cluster that reaches beyond train, the held-out document stays.
+    """Drop exact and near duplicates. If a cluster contains held-out documents, one of these is kept.
 
-    With `deliveries`, what an earlier run kept stays as it is, and what is new is held against it.
+    With `deliveries`, the results of earlier runs do not change, and new documents are compared with earlier ones.
     """
     if params.deliveries and params.minhash:
         with timings.measure("deliveries"):
             rows, texts = corpus.remaining()
             priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows).combine_chunks()
+            comparison = texts, ids, params.minhash, priority, params.threads()
             if isinstance(params.deliveries, Path):
-                known = deliveries.deduplicate(
-                    params.deliveries, texts, ids, params.minhash, priority, params.threads()
-                )
+                duplicate_of = deliveries.deduplicate(params.deliveries, *comparison)
             else:
-                url = str(params.deliveries)
-                known = redis_index.deduplicate(url, texts, ids, params.minhash, priority, params.threads())
-            corpus.drop_known(rows, known, "deliveries.duplicate")
+                duplicate_of = redis_index.deduplicate(str(params.deliveries), *comparison)
+            corpus.drop_known(rows, duplicate_of, "deliveries.duplicate")
         return
     if params.exact:
         with timings.measure("exact"):
             rows, texts = corpus.remaining()
-            priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows)
-            found = exact.duplicates(texts, priority, ids, params.threads())
-            corpus.drop_copies(rows, found, "exact.duplicate")
+            priority, names = corpus.priority(rows, params.prefer), corpus.column("id", rows)
+            copy_of = exact.duplicates(texts, priority, names, params.threads())
+            corpus.drop_copies(rows, copy_of, "exact.duplicate")
     if params.minhash:
         with timings.measure("minhash"):
             rows, texts = corpus.remaining()
-            priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows)
+            priority, names = corpus.priority(rows, params.prefer), corpus.column("id", rows)
             with _progress("near duplicates", corpus.num_bytes(rows)) as progress:
-                threads, on_progress = params.threads(), progress.advance
-                found, _ = minhash.duplicates(texts, params.minhash, priority, ids, threads, on_progress)
-            corpus.drop_copies(rows, found, "minhash.duplicate")
+                copy_of, _ = minhash.duplicates(
+                    texts, params.minhash, priority, names, params.threads(), progress.advance
+                )
+            corpus.drop_copies(rows, copy_of, "minhash.duplicate")
 
 
 @task(cache_policy=NO_CACHE)
-def cut_repeats(corpus: Corpus, params: Params, timings: Timings) -> None:
-    """Cut what several documents share out of all but one; drop those of which nothing is left."""
+def remove_repeated_passages(corpus: Corpus, params: Params, timings: Timings) -> None:
+    """Remove passages that several documents share from all but one. Drop documents that become empty."""
     if params.repeats is None:
         return
     with timings.measure("repeats"):
         rows, texts = corpus.remaining()
         priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows)
-        gone = repeated_lines.repeated_passages(texts, params.repeats, priority, ids)
-        corpus.counts["repeats_cut"] = len(gone)
-        if len(gone):
-            corpus.change(rows, repeated_lines.remove_passages(texts, gone), "repeats.nothing_left")
+        passages = repeated_lines.repeated_passages(texts, params.repeats, priority, ids)
+        corpus.counts["repeats_cut"] = len(passages)
+        if len(passages):
+            corpus.change(rows, repeated_lines.remove_passages(texts, passages), "repeats.nothing_left")
 
 
 @task(cache_policy=NO_CACHE)
 def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> Index | None:
-    """Index everything held out, and drop (or mark for cutting) the train documents that share a run with it."""
+    """Index all held-out text. Drop train documents that share n-grams with it, or replace their texts."""
     if params.contamination is None:
         return None
     with timings.measure("contamination"):
         rows, texts = corpus.remaining()
         held_out = precedence(corpus.column("split", rows)) > 0
-        held_texts = texts.filter(pa.array(held_out)).combine_chunks()
+        held_out_texts = texts.filter(pa.array(held_out)).combine_chunks()
         ids = tuple(corpus.column("id", rows[held_out]).to_pylist())
-        sets = [contamination.EvaluationSet("documents", ids, held_texts)]
+        sets = [contamination.EvaluationSet("documents", ids, held_out_texts)]
         sets += [conversations.held_out_examples(data / name / "raw", name) for name in RECORDS]
         index = contamination.build_index(sets, params.contamination)
         with _progress("contamination", corpus.num_bytes(rows)) as progress:
             for hit in contamination.scan(texts, index, ~held_out, params.threads(), progress.advance):
-                rest = (
-                    contamination.remove_ngrams(texts[hit.row].as_py(), index) if params.contaminated == "cut" else None
-                )
                 corpus.evidence[rows[hit.row]] = f"{hit.set_name}/{hit.example_id}"
-                if rest is None:
+                remaining = None
+                if params.contaminated == "cut":
+                    remaining = contamination.remove_ngrams(texts[hit.row].as_py(), index)
+                if remaining is None:
                     corpus.reasons[rows[hit.row]] = "contamination.shared_run"
                 else:
-                    corpus.replaced[int(rows[hit.row])] = rest
+                    corpus.replaced[int(rows[hit.row])] = remaining
     return index
 
 
 @task(cache_policy=NO_CACHE)
 def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> None:
-    """Choose how often each document is shown to training, by how often it was there."""
-    asked = params.rehydration
-    if asked is None:
+    """Set the number of copies of each document that training receives, by the size of its cluster."""
+    settings = params.rehydration
+    if settings is None:
         return
     with timings.measure("rehydration"):
         sizes = corpus.cluster_sizes()
-        if asked.copies == "measured":
+        if settings.copies == "measured":
             sizes = _sizes_before_filters(corpus, params, data)
-        steps = rehydration.copy_rules(asked, sizes, corpus.judged_as, corpus.filtered)
-        corpus.copies = rehydration.copy_counts(sizes, corpus.judged_as, steps, precedence(corpus.small["split"]) == 0)
-        corpus.shown = [{"language": code, **asdict(step)} for code, some in steps.items() for step in some]
-
-
-def _sizes_before_filters(corpus: Corpus, params: Params, data: Path) -> Int64Array:
-    """How many documents each one's cluster has among all that were read, the dropped ones too."""
-    parts = (part["text"].combine_chunks() for part in tables.batches(data / "documents"))
-    texts = text_files.write(corpus.scratch / "all.arrow", parts)
-    priority = np.zeros(len(texts), np.int64)
-    return minhash.duplicates(texts, params.minhash or Minhash.model_validate({}), priority, None, params.threads())[1]
+        languages, is_train = corpus.judged_as, precedence(corpus.small["split"]) == 0
+        rules = rehydration.copy_rules(settings, sizes, languages, corpus.filtered)
+        corpus.copies = rehydration.copy_counts(sizes, languages, rules, is_train)
+        corpus.copy_rules = [{"language": code, **asdict(rule)} for code, group in rules.items() for rule in group]
 
 
 @task(cache_policy=NO_CACHE)
-def write(corpus: Corpus, index: Index | None, params: Params, data: Path, timings: Timings) -> Counter[str]:
-    """Write curated/ and dropped/documents/, personal data masked; how often each kind of it was found."""
+def write_documents(corpus: Corpus, index: Index | None, params: Params, data: Path, timings: Timings) -> Counter[str]:
+    """Write curated/ and dropped/documents/ with personal data masked. Return the number of masks of each type."""
     masked: Counter[str] = Counter()
     divide = corpus.divider()
 
-    def masking(part: tuple[int, pa.Table]) -> tuple[pa.Table, dict[str, int], pa.Table]:
+    def divide_and_mask(part: tuple[int, pa.Table]) -> tuple[pa.Table, dict[str, int], pa.Table]:
         kept, dropped = divide(part)
-        return *_masked(kept, params.pii), dropped
+        return *_mask(kept, params.pii), dropped
 
-    kept_rows = partial(tables.write, data / "curated", CURATED)
-    dropped_rows = partial(tables.write, data / "dropped" / "documents", DROPPED, compression_level=1)  # seldom read
+    write_kept = partial(tables.write, data / "curated", CURATED)
+    # The dropped documents are rarely read: a low level of compression saves time.
+    write_dropped = partial(tables.write, data / "dropped" / "documents", DROPPED, compression_level=1)
     size, rows = int(corpus.signals.num_bytes.sum()), len(corpus.reasons)
     with (
         timings.measure("write"),
         _progress("writing", size) as progress,
-        parallel_consumers(kept_rows, dropped_rows) as (keep, drop),
+        parallel_consumers(write_kept, write_dropped) as (send_kept, send_dropped),
     ):
         parts = placed(tables.batches(data / "documents", PART_BYTES))
-        maskers = max(1, params.threads() - 1)  # beside them two threads write
-        for some, found, others in map_in_threads(masking, parts, maskers):
-            masked.update(found)
-            progress.advance((some.num_rows + others.num_rows) * size // rows)
+        num_threads = max(1, params.threads() - 1)  # two further threads write
+        for kept, counts, dropped in map_in_threads(divide_and_mask, parts, num_threads):
+            masked.update(counts)
+            progress.advance((kept.num_rows + dropped.num_rows) * size // rows)
+            rehydrated = kept
             if corpus.copies is not None:
-                copied = rehydration.rehydrate(some)
-                corpus.counts["copies"] += copied.num_rows - some.num_rows
-                some = copied
-            keep(some)
-            drop(others)
+                rehydrated = rehydration.rehydrate(kept)
+                corpus.counts["copies"] += rehydrated.num_rows - kept.num_rows
+            send_kept(rehydrated)
+            send_dropped(dropped)
     if not corpus.kept.any():
         reasons = ", ".join(f"{reason} {count}" for reason, count in corpus.by_reason())
         raise NothingLeft(
-            f"curation dropped all {len(corpus.reasons)} documents ({reasons}). "
-            f"They stand with their reasons in {data / 'dropped' / 'documents'}; loosen those bounds in params.yaml."
+            f"Curation dropped all {len(corpus.reasons)} documents ({reasons}). {data / 'dropped' / 'documents'} "
+            "contains them with their reasons. Relax the thresholds of these filters in params.yaml."
         )
     return masked
 
 
 @task(cache_policy=NO_CACHE)
 def curate_records(index: Index | None, params: Params, data: Path, timings: Timings) -> dict[str, Counter[str]]:
-    """Conversations and preferences: drop what repeats, and what gives something held out away; counts by table."""
-    asked = conversations.Params(exact_duplicates=params.repeated_records, contamination=index is not None)
+    """Drop repeated and contaminated conversations and preferences. Return the counts by table and reason."""
+    settings = conversations.Params(exact_duplicates=params.repeated_records, contamination=index is not None)
     with timings.measure("records"):
         return {
             name: conversations.curate(
-                data / name / "raw", data / name / "curated", data / "dropped" / name, asked, index
+                data / name / "raw", data / name / "curated", data / "dropped" / name, settings, index
             )
             for name in RECORDS
         }
 
 
-def _masked(table: pa.Table, params: Pii | None) -> tuple[pa.Table, dict[str, int]]:
-    if params is None or not table.num_rows:
-        return table, {}
-    texts, found = pii.mask(table["text"], params)
-    counts = {kind: int(n.sum()) for kind, n in found.items()}
-    return table.set_column(table.schema.get_field_index("text"), "text", texts), counts
-
-
 @task(cache_policy=NO_CACHE)
-def report(
+def write_report(
     corpus: Corpus,
     index: Index | None,
     masked: Counter[str],
@@ -277,44 +286,70 @@ def report(
 ) -> None:
     """Write the report, its figures and its page."""
     with timings.measure("report"):
-        body = reporting.build(corpus, masked, records)
+        report = reporting.build(corpus, masked, records)
         if index is not None:
-            body.scores["compared_with"] = _compared_with(index, data)
-        body.write(data / "reports")
-        reporting.write_page(data / "reports" / "curation", corpus, body, data / "documents")
-        _show(body, data / "reports" / "curation" / "curation.html")
+            report.scores["compared_with"] = _compared_with(index, data)
+        report.write(data / "reports")
+        reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents")
+        _create_artifact(report, data / "reports" / "curation" / "curation.html")
     timings.write()
 
 
-def _show(body: Report, page: Path) -> None:
-    """The report in short, as an artifact of the flow run where there is one. A server that fails costs a warning."""
-    if FlowRunContext.get() is None:
-        return
-    try:
-        create_markdown_artifact(
-            reporting.markdown(body, page), key="curation", description="What curation kept and why"
-        )
-    except Exception as error:  # whatever a server may answer: the work is done, and its report on disk
-        get_run_logger().warning("no artifact of curation: %s", error)
+@task(cache_policy=NO_CACHE)
+def train_classifier(
+    name: str, params: training.ClassifierParams, data: Path, report: Report, timings: Timings
+) -> None:
+    """Train and write the classifier `name`, and add its quality to the report. Raises BadInput."""
+    with timings.measure(name):
+        classifier, probabilities, labels = training.train_and_validate(params)
+        classifier.save(data / "classifiers" / f"{name}.safetensors")
+        training.add_to_report(report, name, probabilities, labels)
+
+
+def explain(name: str, params: Params, data: Path) -> None:
+    """Print the signals of one document, the decision of every filter, and the result. Raises BadInput."""
+    lists, judges = shards.lists(params.languages), filtering.judges(params.languages, params.filters)
+    for line in explanation.explain(data, name, lists, judges):
+        print(line)
+
+
+def _progress(step: str, num_bytes: int) -> Progress:
+    return Progress(f"curation, {step}", num_bytes, "B", scale=True)
+
+
+def _sizes_before_filters(corpus: Corpus, params: Params, data: Path) -> Int64Array:
+    """Return the size of each document's cluster among all documents, including those that filters dropped."""
+    parts = (part["text"].combine_chunks() for part in tables.batches(data / "documents"))
+    texts = text_files.write(corpus.scratch / "all.arrow", parts)
+    priority = np.zeros(len(texts), np.int64)
+    return minhash.duplicates(texts, params.minhash or Minhash.model_validate({}), priority, None, params.threads())[1]
+
+
+def _mask(table: pa.Table, params: Pii | None) -> tuple[pa.Table, dict[str, int]]:
+    """Return the table with personal data masked, and the number of masks of each type."""
+    if params is None or not table.num_rows:
+        return table, {}
+    texts, counts_by_text = pii.mask(table["text"], params)
+    counts = {pii_type: int(counts.sum()) for pii_type, counts in counts_by_text.items()}
+    return table.set_column(table.schema.get_field_index("text"), "text", texts), counts
 
 
 def _compared_with(index: Index, data: Path) -> dict[str, dict[str, Any]]:
-    """The sets of the index; of each, what is left of its test split, by which evaluation knows it again."""
+    """Return size and digest of each evaluation set, and the digest of its curated test split.
+
+    Evaluation compares the latter with the test data that it uses.
+    """
     folders = {"documents": data / "curated"} | {name: data / name / "curated" for name in RECORDS}
     return {name: {**about, "test": tables.digest(folders[name], "test")} for name, about in index.describe().items()}
 
 
-@task(cache_policy=NO_CACHE)
-def teach(name: str, lesson: training.Lesson, data: Path, report: Report, timings: Timings) -> None:
-    """Train the classifier `name`, write it, and add to the report how good it is. Raises BadInput."""
-    with timings.measure(name):
-        judge, probabilities, labels = training.teach(lesson)
-        judge.save(data / "classifiers" / f"{name}.safetensors")
-        training.describe(report, name, probabilities, labels)
-
-
-def explain(name: str, params: Params, data: Path) -> None:
-    """Print one document's signals, what every filter says of them, and what became of it. Raises BadInput."""
-    lists, judges = shards.lists(params.languages), filtering.judges(params.languages, params.filters)
-    for line in explanation.explain(data, name, lists, judges):
-        print(line)
+def _create_artifact(report: Report, page: Path) -> None:
+    """Show a short form of the report as an artifact of the flow run, if there is one."""
+    if FlowRunContext.get() is None:
+        return
+    try:
+        create_markdown_artifact(
+            reporting.markdown(report, page), key="curation", description="What curation kept and why"
+        )
+    except Exception as error:  # the work is done and the report is on disk: no error of a server may fail the stage
+        get_run_logger().warning("Prefect could not create the artifact of curation: %s", error)

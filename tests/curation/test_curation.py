@@ -68,15 +68,15 @@ def deliver(data: Path, texts: dict[str, str], splits: dict[str, str] | None = N
 def curate(data: Path, report: bool = False, **changes: Any) -> dict[str, str]:
     """The outcome of every document: "" or its reason."""
     params, timings = tasks.Params(**{**PARAMS, **changes}), Timings("curation", data / "timings")
-    corpus = tasks.judge.fn(params, data, timings, data / "run")
+    corpus = tasks.filter_documents.fn(params, data, timings, data / "run")
     tasks.deduplicate.fn(corpus, params, timings)
-    tasks.cut_repeats.fn(corpus, params, timings)
+    tasks.remove_repeated_passages.fn(corpus, params, timings)
     index = tasks.decontaminate.fn(corpus, params, data, timings)
     tasks.rehydrate.fn(corpus, params, data, timings)
-    masked = tasks.write.fn(corpus, index, params, data, timings)
+    masked = tasks.write_documents.fn(corpus, index, params, data, timings)
     records = tasks.curate_records.fn(index, params, data, timings)
     if report:
-        tasks.report.fn(corpus, index, masked, records, data, timings)
+        tasks.write_report.fn(corpus, index, masked, records, data, timings)
     kept = [name for name in tables.read(data / "curated")["id"].to_pylist() if "#" not in name]
     dropped = tables.read(data / "dropped" / "documents").to_pylist()
     assert len(kept) + len(dropped) == tables.manifest(data / "documents")["rows"]
@@ -267,7 +267,7 @@ def test_progress_is_told_in_bytes_to_the_end(
     curate(tmp_path)
     lines = dict(line.split(": ") for line in capsys.readouterr().err.splitlines())
     assert [name.removeprefix("curation, ") for name in lines] == [
-        "judging",
+        "filtering",
         "near duplicates",
         "contamination",
         "writing",
@@ -318,7 +318,7 @@ def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path) -> None:
     """The nearest to the bound, though it is of no one signal; of a copy, what is kept in its place."""
     deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     params, timings = tasks.Params(**PARAMS), Timings("curation", tmp_path / "timings")
-    corpus = tasks.judge.fn(params, tmp_path, timings, tmp_path / "run")
+    corpus = tasks.filter_documents.fn(params, tmp_path, timings, tmp_path / "run")
     tasks.deduplicate.fn(corpus, params, timings)
     names = list(TEXTS)
     for reason, dropped, kept in [

@@ -111,9 +111,9 @@ def test_in_memory_are_signals_not_texts(tmp_path: Path) -> None:
     split(tmp_path / "documents", 8)
     params, timings = tasks.Params(**{**PARAMS, "filters": [], **EVERY_STEP}), Timings("curation", tmp_path / "timings")
     before = pa.total_allocated_bytes()
-    corpus = tasks.judge.fn(params, tmp_path, timings, tmp_path / "run")
+    corpus = tasks.filter_documents.fn(params, tmp_path, timings, tmp_path / "run")
     tasks.deduplicate.fn(corpus, params, timings)
-    tasks.cut_repeats.fn(corpus, params, timings)
+    tasks.remove_repeated_passages.fn(corpus, params, timings)
     tasks.decontaminate.fn(corpus, params, tmp_path, timings)
     assert int(corpus.signals.num_bytes.sum()) > 16_000_000
     assert pa.total_allocated_bytes() - before < 1_000_000

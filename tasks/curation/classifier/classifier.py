@@ -1,8 +1,8 @@
-"""A linear classifier on hashed n-grams: characters 1 to 4, words 1 and 2; for spam, quality or whatever is labeled.
+"""A linear text classifier on hashed n-grams (1 to 4 characters, 1 and 2 words), for spam, quality or any other label.
 
-Each block of features is weighted by 1 + log(count) and inverse document frequency and scaled to length 1, as in
-tf-idf; the weights are those of a support vector machine with squared hinge, found by dual coordinate descent (Hsieh et
-al. 2008); its margin becomes a probability by Platt's sigmoid, fitted to margins of texts left out of training.
+Each block of features is weighted by tf-idf, with 1 + log(count) as term frequency, and scaled to length 1. The weights
+are those of a support vector machine with squared hinge loss, trained by dual coordinate descent (Hsieh et al. 2008). A
+sigmoid converts margins to probabilities (Platt 1999); it is fitted to margins of texts that were not trained on.
 """
 
 import json
@@ -22,150 +22,192 @@ from tasks.curation.classifier import classifier_kernels
 from tasks.curation.signals.signals import buffers
 from tasks.errors import BadInput
 
-FORMAT, ABOUT = "athanor-linear-1", "athanor"  # one key: safetensors keeps several in no fixed order
+FORMAT = "athanor-linear-1"
+METADATA_KEY = "athanor"  # a single key with JSON: safetensors writes several keys in no fixed order
+INT16_MAX = 32767
+
+MAX_NEWTON_STEPS, MAX_STEP, TOLERANCE = 100, 5, 1e-9  # of Platt's sigmoid
+MIN_VARIANCE, RIDGE = 1e-12, 1e-9  # keep its Hessian invertible where all margins are equal or all predictions sure
+
 Labels = BoolArray
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """How to train."""
+    """How a classifier is trained."""
 
-    bits: int = Field(18, ge=8, le=24)  # 2**bits weights; more n-grams share one where there are fewer
-    max_characters: int = Field(4_000, ge=16, le=60_000)  # what comes later in a text is not looked at
-    penalty: float = Field(16.0, gt=0)  # of errors, against large weights
-    epochs: int = Field(10, ge=1)
-    folds: int = Field(5, ge=2)
-    seed: int = Field(0, ge=0)
+    bits: int = Field(
+        18,
+        ge=8,
+        le=24,
+        description="Number of bits of a feature's number; with fewer bits, more n-grams share one of 2**bits weights.",
+    )
+    max_characters: int = Field(
+        4_000, ge=16, le=60_000, description="Number of characters at the start of a text that are read."
+    )
+    penalty: float = Field(
+        16.0,
+        gt=0,
+        description="Weight of training errors relative to the norm of the weights (C of a support vector machine).",
+    )
+    epochs: int = Field(10, ge=1, description="Number of passes over the training texts.")
+    folds: int = Field(5, ge=2, description="Number of folds of the cross-validation.")
+    seed: int = Field(0, ge=0, description="Seed of the folds and of the order of the training texts.")
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """weights: float32 [2**bits, 2], of each feature its idf and its weight times idf."""
+    """A trained classifier. weights: float32[2**bits, 2]; per feature its idf, and its weight times its idf."""
 
     params: Params
     weights: Float32Array
     bias: float
     slope: float = -1.0
     offset: float = 0.0
-    small: Int16Array = field(init=False, repr=False, compare=False)  # weights, each column / its largest
+    quantized: Int16Array = field(init=False, repr=False, compare=False)  # weights, relative to their column's maximum
 
     def __post_init__(self) -> None:
-        """Round the weights to 16 bits for looking them up: a cache holds twice as many."""
-        object.__setattr__(self, "small", np.rint(self.weights * (32767 / self._largest())).astype(np.int16))
+        """Quantize the weights to 16 bits for scoring: a processor's cache then holds twice as many."""
+        object.__setattr__(self, "quantized", np.rint(self.weights * (INT16_MAX / self._maxima())).astype(np.int16))
 
-    def _largest(self) -> Float64Array:
+    def _maxima(self) -> Float64Array:
+        """Return the greatest absolute value of each column."""
         return np.asarray(np.maximum(np.abs(self.weights).max(axis=0), 1e-9), np.float64)
 
     def margins(self, texts: pa.Array) -> Float64Array:
-        """The signed distance of each text of a large_string array from the border."""
+        """Return the signed distance of each text (an array of large_string) from the decision boundary: float64[n]."""
         data, offsets = buffers(texts)
-        out = np.empty(len(texts))
+        scores = np.empty(len(texts))
         classifier_kernels.score(
-            data, offsets, *classifier_kernels.tables(), self.params.bits, self.params.max_characters, self.small, out
+            data,
+            offsets,
+            *classifier_kernels.tables(),
+            self.params.bits,
+            self.params.max_characters,
+            self.quantized,
+            scores,
         )
-        idf, weight = self._largest()
-        return np.asarray(out * (weight / idf) + self.bias)
+        # Each column was divided by its maximum, so that the kernel's ratio is in units of max_idf / max_weight.
+        max_idf, max_weight = self._maxima()
+        return np.asarray(scores * (max_weight / max_idf) + self.bias)
 
     def probabilities(self, texts: pa.Array) -> Float64Array:
-        """The probability of each text to be what was labeled true."""
+        """Return the probability that each text has the positive label: float64[n]."""
         return np.asarray(1 / (1 + np.exp(self.slope * self.margins(texts) + self.offset)))
 
     def save(self, path: Path) -> None:
-        """Write the classifier as one safetensors file, no pickle."""
+        """Write the classifier as one safetensors file."""
         numbers = {"bias": self.bias, "slope": self.slope, "offset": self.offset}
-        about = json.dumps({"format": FORMAT, "params": self.params.model_dump(), "numbers": numbers}, sort_keys=True)
+        body = json.dumps({"format": FORMAT, "params": self.params.model_dump(), "numbers": numbers}, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"weights": self.weights}, path, {ABOUT: about})
+        save_file({"weights": self.weights}, path, {METADATA_KEY: body})
 
 
 def load(path: Path) -> Classifier:
-    """A saved classifier. Raises BadInput where the file is none."""
+    """Read a saved classifier. Raises BadInput if the file is not a classifier of this version."""
     try:
         with safe_open(path, "numpy") as file:
-            about, weights = json.loads((file.metadata() or {}).get(ABOUT, "{}")), file.get_tensor("weights")
+            body, weights = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")), file.get_tensor("weights")
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} is no classifier file ({error}). Train one first.") from error
-    if about.get("format") != FORMAT:
-        raise BadInput(f"{path} is no classifier of this version (format {about.get('format')!r}). Train it again.")
-    return Classifier(Params(**about["params"]), weights, **about["numbers"])
+        raise BadInput(
+            f"{path} is not a classifier file ({error}). Train a classifier first: python -m flows.classifier."
+        ) from error
+    if body.get("format") != FORMAT:
+        raise BadInput(
+            f"{path} is not a classifier of this version: expected the format {FORMAT!r}, got {body.get('format')!r}. "
+            "Train it again: python -m flows.classifier."
+        )
+    return Classifier(Params(**body["params"]), weights, **body["numbers"])
 
 
 @lru_cache(4)
-def loaded(file: Path) -> Classifier:
-    """A saved classifier, read once by this process. Raises BadInput where the file is none."""
+def load_cached(file: Path) -> Classifier:
+    """Read a saved classifier once per process. Raises BadInput as `load`."""
     return load(file)
 
 
 def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, Float64Array]:
-    """Train on all texts, calibrated on margins by cross-validation, which come back as well. Raises BadInput."""
+    """Train on all texts. Return the classifier and the margin of each text by cross-validation: float64[n].
+
+    texts: an array of large_string; labels: bool[n]. The probabilities are calibrated on these margins. Raises BadInput
+    if all labels are equal.
+    """
     if labels.all() or not labels.any():
-        raise BadInput("a classifier needs texts of both labels, and all have the same")
-    held_out = np.empty(len(labels))
-    for fold in stratified(labels, params):
-        rest = np.setdiff1d(np.arange(len(labels)), fold)
-        held_out[fold] = _fit(texts.take(pa.array(rest)), labels[rest], params).margins(texts.take(pa.array(fold)))
-    slope, offset = platt(held_out, labels)
-    whole = _fit(texts, labels, params)
-    return Classifier(params, whole.weights, whole.bias, slope, offset), held_out
+        raise BadInput("A classifier needs texts of both labels, but all texts have the same label.")
+    margins = np.empty(len(labels))
+    for fold in stratified_folds(labels, params):
+        others = np.setdiff1d(np.arange(len(labels)), fold)
+        fold_classifier = _fit(texts.take(pa.array(others)), labels[others], params)
+        margins[fold] = fold_classifier.margins(texts.take(pa.array(fold)))
+    slope, offset = fit_sigmoid(margins, labels)
+    uncalibrated = _fit(texts, labels, params)
+    return Classifier(params, uncalibrated.weights, uncalibrated.bias, slope, offset), margins
 
 
-def cross_validated(texts: pa.Array, labels: Labels, params: Params) -> Float64Array:
-    """The probability of each text by a classifier that was trained and calibrated on the other folds alone."""
-    out = np.empty(len(labels))
-    for fold in stratified(labels, params):
-        rest = np.setdiff1d(np.arange(len(labels)), fold)
-        judge, _ = train(texts.take(pa.array(rest)), labels[rest], params)
-        out[fold] = judge.probabilities(texts.take(pa.array(fold)))
-    return out
+def cross_validate(texts: pa.Array, labels: Labels, params: Params) -> Float64Array:
+    """Return the probability of each text by a classifier that was trained and calibrated on the other folds only."""
+    probabilities = np.empty(len(labels))
+    for fold in stratified_folds(labels, params):
+        others = np.setdiff1d(np.arange(len(labels)), fold)
+        fold_classifier, _ = train(texts.take(pa.array(others)), labels[others], params)
+        probabilities[fold] = fold_classifier.probabilities(texts.take(pa.array(fold)))
+    return probabilities
 
 
-def stratified(labels: Labels, params: Params) -> Sequence[Int64Array]:
-    """Folds with the same share of each label, as rows."""
-    generator, place = np.random.default_rng(params.seed), np.empty(len(labels), np.int64)
+def stratified_folds(labels: Labels, params: Params) -> Sequence[Int64Array]:
+    """Divide the rows into `folds` random folds that have the same share of each label."""
+    generator, fold_of_row = np.random.default_rng(params.seed), np.empty(len(labels), np.int64)
     for label in (False, True):
         rows = generator.permutation(np.flatnonzero(labels == label))
-        place[rows] = np.arange(len(rows)) % params.folds
-    return [np.flatnonzero(place == fold) for fold in range(params.folds)]
+        fold_of_row[rows] = np.arange(len(rows)) % params.folds
+    return [np.flatnonzero(fold_of_row == fold) for fold in range(params.folds)]
 
 
-def f1(predicted: Labels, labels: Labels) -> float:
-    """The harmonic mean of precision and recall of True."""
-    return float(2 * (predicted & labels).sum() / max(predicted.sum() + labels.sum(), 1))
+def f1(predictions: Labels, labels: Labels) -> float:
+    """Return the harmonic mean of precision and recall of the positive label."""
+    return float(2 * (predictions & labels).sum() / max(predictions.sum() + labels.sum(), 1))
 
 
-def platt(margins: Float64Array, labels: Labels) -> tuple[float, float]:
-    """slope and offset of 1 / (1 + exp(slope * margin + offset)), by Newton's method (Platt 1999)."""
-    positive, negative = int(labels.sum()), int((~labels).sum())
-    target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    slope, offset = 0.0, float(np.log((negative + 1) / (positive + 1)))
-    for _ in range(100):
+def fit_sigmoid(margins: Float64Array, labels: Labels) -> tuple[float, float]:
+    """Return slope and offset of 1 / (1 + exp(slope * margin + offset)), fitted by Newton's method (Platt 1999).
+
+    The targets are not 0 and 1 but Platt's, which assume one more example of each label, so that the fit is finite.
+    """
+    num_positive, num_negative = int(labels.sum()), int((~labels).sum())
+    targets = np.where(labels, (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2))
+    slope, offset = 0.0, float(np.log((num_negative + 1) / (num_positive + 1)))
+    for _ in range(MAX_NEWTON_STEPS):
         p = 1 / (1 + np.exp(slope * margins + offset))
-        error, spread = target - p, np.maximum(p * (1 - p), 1e-12)
-        gradient = np.array([(error * margins).sum(), error.sum()])
-        cross = (spread * margins).sum()
-        hessian = np.array([[(spread * margins**2).sum() + 1e-9, cross], [cross, spread.sum() + 1e-9]])
+        errors, variances = targets - p, np.maximum(p * (1 - p), MIN_VARIANCE)
+        gradient = np.array([(errors * margins).sum(), errors.sum()])
+        cross = (variances * margins).sum()
+        hessian = np.array([[(variances * margins**2).sum() + RIDGE, cross], [cross, variances.sum() + RIDGE]])
         step = np.linalg.solve(hessian, gradient)
-        slope, offset = slope - float(np.clip(step[0], -5, 5)), offset - float(np.clip(step[1], -5, 5))
-        if np.abs(step).max() < 1e-9:
+        # Far from the optimum the quadratic model is wrong: a full step could overshoot.
+        slope -= float(np.clip(step[0], -MAX_STEP, MAX_STEP))
+        offset -= float(np.clip(step[1], -MAX_STEP, MAX_STEP))
+        if np.abs(step).max() < TOLERANCE:
             break
     return slope, offset
 
 
 def _fit(texts: pa.Array, labels: Labels, params: Params) -> Classifier:
+    """Train the weights and the bias; the sigmoid is not fitted."""
     data, offsets = buffers(texts)
-    size = 1 << params.bits
+    num_features = 1 << params.bits
     ends = np.zeros(len(texts) + 1, np.int64)
+    # A character starts at most 4 character n-grams and 2 word n-grams.
     capacity = int((offsets[1:] - offsets[:-1]).clip(max=4 * params.max_characters).sum()) * 6 + 1
     features, values = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
     classifier_kernels.extract(
         data, offsets, *classifier_kernels.tables(), params.bits, params.max_characters, features, values, ends
     )
-    frequency = np.bincount(features[: ends[-1]], minlength=size)
-    idf = (np.log((1 + len(texts)) / (1 + frequency)) + 1).astype(np.float32)
-    classifier_kernels.weigh(features, values, ends, idf, params.bits)
-    weights, signs = np.zeros(size + 1), np.where(labels, 1.0, -1.0)
+    num_texts = np.bincount(features[: ends[-1]], minlength=num_features)
+    idf = (np.log((1 + len(texts)) / (1 + num_texts)) + 1).astype(np.float32)
+    classifier_kernels.apply_idf(features, values, ends, idf, params.bits)
+    weights, signs = np.zeros(num_features + 1), np.where(labels, 1.0, -1.0)
     generator, dual = np.random.default_rng(params.seed), np.zeros(len(labels))
     for _ in range(params.epochs):
         order = generator.permutation(len(labels))
         classifier_kernels.descend(features, values, ends, signs, order, params.penalty, weights, dual)
-    table = np.stack([idf, weights[:size] * idf], axis=1).astype(np.float32)
-    return Classifier(params, table, float(weights[size]))
+    table = np.stack([idf, weights[:num_features] * idf], axis=1).astype(np.float32)
+    return Classifier(params, table, float(weights[num_features]))

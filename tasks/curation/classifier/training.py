@@ -1,7 +1,8 @@
-"""Classifiers from labeled text: trained, cross-validated, calibrated, reported; the filters use them."""
+"""Train classifiers on labeled text, cross-validate them, and report how good they and their probabilities are."""
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,109 +21,131 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_BINS, NUM_RESAMPLES = 10, 200
+MAX_LABELS = 10  # labels that an error message lists
 
 
-class Lesson(classifier.Params, frozen=True, extra="forbid"):
-    """One classifier: JSON lines with `text` and `label`, and the label that it is to be sure of."""
+class ClassifierParams(classifier.Params, frozen=True, extra="forbid"):
+    """The training data and the settings of one classifier."""
 
-    examples: Path
-    positive: str
+    examples: Path = Field(description='Labeled text: a file of JSON lines such as {"text": "...", "label": "spam"}.')
+    positive: str = Field(description="The label whose probability the classifier predicts.")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Classifiers by name, each written to data/classifiers/<name>.safetensors."""
+    """Which classifiers are trained."""
 
-    models: dict[str, Lesson] = Field(min_length=1)
+    models: dict[str, ClassifierParams] = Field(
+        min_length=1, description="Classifiers by name; each is written to data/classifiers/<name>.safetensors."
+    )
 
     def model_post_init(self, _: Any) -> None:
-        """Raises ValueError for a name that is no plain file name."""
+        """Raises ValueError for a name that is not a plain file name."""
         for name in self.models:
             if not re.fullmatch(r"\w[\w-]*", name):
-                raise ValueError(f"models: {name!r} is no name for a file; use letters, digits, - and _")
+                raise ValueError(f"models: {name!r} is not a valid name for a file; use letters, digits, - and _")
 
 
-def read(lesson: Lesson) -> tuple[pa.Array, Labels]:
-    """Texts, large_string, and which have the positive label. Raises BadInput, naming file and line."""
+def read_examples(params: ClassifierParams) -> tuple[pa.Array, Labels]:
+    """Return the labeled texts (an array of large_string), and which have the positive label: bool[n].
+
+    Raises BadInput, naming file and line, if a line is not valid or if there are too few texts of a label.
+    """
     try:
-        lines = lesson.examples.read_bytes().split(b"\n")
+        lines = params.examples.read_bytes().split(b"\n")
     except OSError as error:
-        raise BadInput(f"the labeled text {lesson.examples} cannot be read: {error}") from error
-    found = [
-        _example(line, f"{lesson.examples}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+        raise BadInput(f"The labeled text {params.examples} cannot be read: {error}") from error
+    examples = [
+        _parse_line(line, f"{params.examples}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
     ]
-    labels = np.array([label == lesson.positive.lower() for _, label in found], np.bool_)
-    fewest = int(min(labels.sum(), (~labels).sum()))
-    if fewest < lesson.folds:
-        seen = ", ".join(sorted({label for _, label in found})[:10]) or "none"
+    labels = np.array([label == params.positive.lower() for _, label in examples], np.bool_)
+    if min(labels.sum(), (~labels).sum()) < params.folds:
+        present = ", ".join(sorted({label for _, label in examples})[:MAX_LABELS]) or "none"
         raise BadInput(
-            f"{lesson.examples} has {int(labels.sum())} of {len(labels)} texts with the label {lesson.positive!r} "
-            f"(labels there: {seen}). Cross-validation in {lesson.folds} folds needs that many of both kinds."
+            f"{params.examples} has {int(labels.sum())} of {len(labels)} texts with the label {params.positive!r} "
+            f"(labels in the file: {present}). Cross-validation in {params.folds} folds needs at least {params.folds} "
+            "texts with this label and as many without it."
         )
-    return pa.array([text for text, _ in found], pa.large_string()), labels
+    return pa.array([text for text, _ in examples], pa.large_string()), labels
 
 
-def teach(lesson: Lesson) -> tuple[Classifier, Float64Array, Labels]:
-    """The classifier trained on all, the probability of each text by one that had not seen it, and the labels."""
-    texts, labels = read(lesson)
-    dials = classifier.Params(**lesson.model_dump(exclude={"examples", "positive"}))
-    return classifier.train(texts, labels, dials)[0], classifier.cross_validated(texts, labels, dials), labels
+def train_and_validate(params: ClassifierParams) -> tuple[Classifier, Float64Array, Labels]:
+    """Train a classifier on all examples. Return it, cross-validated probabilities float64[n], and labels bool[n]."""
+    texts, labels = read_examples(params)
+    settings = classifier.Params(**params.model_dump(exclude={"examples", "positive"}))
+    trained, _ = classifier.train(texts, labels, settings)
+    return trained, classifier.cross_validate(texts, labels, settings), labels
 
 
-def describe(report: Report, name: str, probabilities: Float64Array, labels: Labels) -> None:
-    """Add to the report how right the classifier is, and how right its probabilities are."""
-    guesses = probabilities > 0.5
+def add_to_report(report: Report, name: str, probabilities: Float64Array, labels: Labels) -> None:
+    """Add to the report how good the predictions of a classifier are, and how well its probabilities are calibrated."""
+    predictions = probabilities > 0.5
     report.counts |= {f"{name}_texts": len(labels), f"{name}_positive": int(labels.sum())}
     report.scores[name] = {
-        "f1": _score(classifier.f1, guesses, labels),
-        "precision": _score(_precision, guesses, labels),
-        "recall": _score(lambda found, truth: _precision(truth, found), guesses, labels),
-        "brier": _score(lambda p, truth: float(np.mean((p - truth) ** 2)), probabilities, labels),
+        "f1": _score(classifier.f1, predictions, labels),
+        "precision": _score(_precision, predictions, labels),
+        "recall": _score(_recall, predictions, labels),
+        "brier": _score(_brier, probabilities, labels),
     }
     report.tables[f"{name}_calibration"] = calibration(probabilities, labels)
     report.figures[f"{name}_calibration"] = _draw(report.tables[f"{name}_calibration"], name)
 
 
 def calibration(probabilities: Float64Array, labels: Labels) -> list[dict[str, Any]]:
-    """Texts by predicted probability in NUM_BINS equal parts: the mean prediction, and the share that was positive."""
+    """Return one row per bin of predicted probability: texts, mean prediction, and share with the positive label.
+
+    There are NUM_BINS bins of equal width. Bins without texts have no row.
+    """
     bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
     rows = []
-    for place in np.unique(bins):
-        mine = bins == place
-        means = {"predicted": float(probabilities[mine].mean()), "positive": float(labels[mine].mean())}
-        rows.append({"from": place / NUM_BINS, "texts": int(mine.sum()), **means})
+    for number in np.unique(bins):
+        in_bin = bins == number
+        means = {"predicted": float(probabilities[in_bin].mean()), "positive": float(labels[in_bin].mean())}
+        rows.append({"from": number / NUM_BINS, "texts": int(in_bin.sum()), **means})
     return rows
 
 
-def _example(line: bytes, where: str) -> tuple[str, str]:
+def _parse_line(line: bytes, location: str) -> tuple[str, str]:
+    """Return text and label (in lower case) of one line. Raises BadInput, naming `location`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: no JSON ({error})") from error
+        raise BadInput(f"{location}: not valid JSON ({error})") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str) or not record["text"].strip():
-        raise BadInput(f'{where}: expected {{"text": "...", "label": ...}} with a text that is not empty')
+        raise BadInput(f'{location}: expected {{"text": "...", "label": ...}} with a text that is not empty')
     if not isinstance(record.get("label"), str | bool | int):
-        raise BadInput(f"{where}: expected a `label`: a word, a number, true or false")
+        raise BadInput(f"{location}: expected a field `label` with a word, a number, true or false")
     return record["text"], str(record["label"]).lower()
 
 
-def _precision(found: Labels, truth: Labels) -> float:
-    return float((found & truth).sum() / max(found.sum(), 1))
+def _precision(predictions: Labels, labels: Labels) -> float:
+    return float((predictions & labels).sum() / max(predictions.sum(), 1))
 
 
-def _score(measure: Any, guesses: npt.NDArray[Any], labels: Labels) -> Score:
-    """With the 95 % interval of a bootstrap over texts."""
-    dice = np.random.default_rng(0)
-    rows = (dice.integers(0, len(labels), len(labels)) for _ in range(NUM_RESAMPLES))
-    low, high = np.quantile([measure(guesses[some], labels[some]) for some in rows], [0.025, 0.975]).tolist()
-    return Score(measure(guesses, labels), low, high, len(labels))
+def _recall(predictions: Labels, labels: Labels) -> float:
+    return _precision(labels, predictions)
+
+
+def _brier(probabilities: Float64Array, labels: Labels) -> float:
+    """Return the mean squared error of the probabilities."""
+    return float(np.mean((probabilities - labels) ** 2))
+
+
+def _score(measure: Callable[[Any, Labels], float], predictions: npt.NDArray[Any], labels: Labels) -> Score:
+    """Return the value of a measure, with the 95 % interval of a bootstrap over texts."""
+    generator = np.random.default_rng(0)
+    resamples = (generator.integers(0, len(labels), len(labels)) for _ in range(NUM_RESAMPLES))
+    values = [measure(predictions[rows], labels[rows]) for rows in resamples]
+    low, high = np.quantile(values, [0.025, 0.975]).tolist()
+    return Score(measure(predictions, labels), low, high, len(labels))
 
 
 def _draw(rows: list[dict[str, Any]], name: str) -> "Figure":
+    """Draw the rows of `calibration`; the gray diagonal is perfect calibration."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4), layout="tight")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
     axes.plot([row["predicted"] for row in rows], [row["positive"] for row in rows], "o-", color="#4477aa")
-    axes.set(xlabel="predicted probability", ylabel="share that was positive", title=name)
+    axes.set(xlabel="predicted probability", ylabel="share with the positive label", title=name)
     return figure

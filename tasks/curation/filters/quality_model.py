@@ -28,7 +28,7 @@ def needs_texts(params: Params) -> bool:
 def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
     """The probability of each text to be good."""
     assert params.file is not None
-    return {"probability": classifier.loaded(params.file).probabilities(texts)}
+    return {"probability": classifier.load_cached(params.file).probabilities(texts)}
 
 
 def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Float64Array] | None = None) -> Reasons:

@@ -55,14 +55,14 @@ def test_digits_and_space_are_normalized_and_the_end_is_not_read() -> None:
 
 
 def test_platt_of_margins_that_say_nothing_is_the_share_of_the_label() -> None:
-    slope, offset = classifier.platt(np.zeros(400), np.arange(400) % 4 == 0)
+    slope, offset = classifier.fit_sigmoid(np.zeros(400), np.arange(400) % 4 == 0)
     assert 1 / (1 + np.exp(offset)) == pytest.approx(0.25, abs=0.01)
     assert slope == pytest.approx(0, abs=1e-6)
 
 
 def test_what_is_no_classifier(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no")
-    with pytest.raises(BadInput, match="no classifier file"):
+    with pytest.raises(BadInput, match="not a classifier file"):
         classifier.load(tmp_path / "x")
     with pytest.raises(BadInput, match="both labels"):
         classifier.train(*((texts := messages(0)[0]), np.ones(len(texts), np.bool_)), PARAMS)

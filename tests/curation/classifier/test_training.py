@@ -26,9 +26,9 @@ def labeled(path: Path) -> Path:
 
 def taught(tmp_path: Path) -> Path:
     """A classifier file, made as the flow makes it."""
-    lesson = training.Lesson(examples=labeled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
+    lesson = training.ClassifierParams(examples=labeled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
     report = Report("classifier")
-    tasks.teach.fn("spam", lesson, tmp_path, report, Timings("classifier", tmp_path / "timings"))
+    tasks.train_classifier.fn("spam", lesson, tmp_path, report, Timings("classifier", tmp_path / "timings"))
     report.write(tmp_path / "reports")
     return tmp_path / "classifiers" / "spam.safetensors"
 
@@ -48,7 +48,7 @@ def test_written_reported_and_asked_by_the_filters(tmp_path: Path) -> None:
 
 def test_the_same_bytes_again(tmp_path: Path) -> None:
     first, report = taught(tmp_path).read_bytes(), (tmp_path / "reports" / "classifier.json").read_bytes()
-    classifier.loaded.cache_clear()
+    classifier.load_cached.cache_clear()
     assert taught(tmp_path).read_bytes() == first
     assert (tmp_path / "reports" / "classifier.json").read_bytes() == report
 
@@ -56,24 +56,24 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a", "label": "spam"', "line 1: no JSON"),
+        ('{"text": "a", "label": "spam"', "line 1: not valid JSON"),
         ('{"text": "", "label": "spam"}', "line 1: expected .* not empty"),
         ('["a"]', "line 1: expected"),
-        ('{"text": "a"}', "line 1: expected a `label`"),
-        ('{"text": "a", "label": true}', "0 of 1 texts with the label 'spam' .labels there: true"),
-        ("", "labels there: none"),
+        ('{"text": "a"}', "line 1: expected a field `label`"),
+        ('{"text": "a", "label": true}', "0 of 1 texts with the label 'spam' .labels in the file: true"),
+        ("", "labels in the file: none"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "spam.jsonl"
     path.write_text(line, encoding="utf-8")
     with pytest.raises(BadInput, match=message):
-        training.read(training.Lesson(examples=path, positive="spam"))
+        training.read_examples(training.ClassifierParams(examples=path, positive="spam"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"nowhere\.jsonl cannot be read"):
-        training.read(training.Lesson(examples=tmp_path / "nowhere.jsonl", positive="spam"))
+        training.read_examples(training.ClassifierParams(examples=tmp_path / "nowhere.jsonl", positive="spam"))
 
 
 @pytest.mark.parametrize("models", [{}, {"a/b": {"examples": "x", "positive": "y"}}])
