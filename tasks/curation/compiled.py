@@ -1,6 +1,8 @@
-"""Machine code for the kernels, kept between runs and compiled again whenever the source of any kernel changes.
+"""Compile kernels to machine code, which is kept between runs and compiled again when any of its sources changes.
 
-numba's own cache looks only at the file of a function, so it would keep stale code that it inlined from other files.
+numba's own cache compares only the file in which a function is defined. A function that is inlined from another file
+could change without notice, and the old machine code would continue to run. Therefore the cache folder of a module is
+named after the contents of every file that the module imports, directly or indirectly.
 """
 
 import ast
@@ -19,62 +21,73 @@ PROJECT = Path(__file__).parents[2]
 
 
 def kernel(signature: str, inline: str = "never") -> Callable[[Function], Function]:
-    """Compile a function for one signature (numba's notation), without the GIL."""
+    """Compile the decorated function when its module is imported.
+
+    signature: the types of result and arguments in numba's notation, such as "int64(uint64[::1])". The function is
+    compiled for these types only. It must not use Python objects, and it releases the GIL while it runs.
+    inline: "always" copies the function into its callers, which is faster for functions of a few instructions.
+    """
 
     def decorate(function: Function) -> Function:
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(_cache_folder(function.__module__, PROJECT))
+        # numba chooses the cache folder of a function at the moment of decoration, from this global setting.
+        default_folder = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(cache_folder(function.__module__, PROJECT))
         try:
             return cast(Function, numba.njit(signature, nogil=True, cache=True, inline=inline)(function))
         finally:
-            numba.config.CACHE_DIR = before
+            numba.config.CACHE_DIR = default_folder
 
     return decorate
 
 
 @cache
-def _cache_folder(module: str, project: Path) -> Path:
-    """The folder for the machine code of `module`: one for each state of the source files that it is compiled from.
+def cache_folder(module: str, project: Path) -> Path:
+    """Return the folder for the machine code of `module`, named after the contents of its source files.
 
-    The folders of earlier states of the same module are removed.
+    Folders of earlier contents are removed. The result is kept for the process: files do not change while it runs.
     """
     source = b"".join(path.read_bytes() for path in sorted(source_files(module, project)))
     file = _file_of(module, project)
     assert file is not None, module
     folder = file.parent / "__pycache__" / f"kernels-{file.stem}-{hashlib.sha256(source).hexdigest()[:16]}"
-    for old in folder.parent.glob(f"kernels-{file.stem}-*"):
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+    for other_folder in folder.parent.glob(f"kernels-{file.stem}-*"):
+        if other_folder != folder:
+            shutil.rmtree(other_folder, ignore_errors=True)
     return folder
 
 
 def source_files(module: str, project: Path) -> set[Path]:
-    """The file of `module` and the files of all modules below `project` that it imports, directly or not.
+    """Return the file of `module` and the files of all modules below `project` that it imports, directly or indirectly.
 
-    Imports are read from the syntax tree, so that their place in the tree and the way they are written do not matter.
+    Imports are read from the syntax tree. So they are found in any folder, however they are written, and libraries are
+    excluded because they have no file below `project`.
     """
     files, waiting = set[Path](), [module]
     while waiting:
         file = _file_of(waiting.pop(), project)
         if file is not None and file not in files:
             files.add(file)
-            waiting += _imported(file)
+            waiting += _imported_modules(file)
     return files
 
 
-def _imported(file: Path) -> list[str]:
-    """Every module that `file` may import; `from a import b` gives a and a.b, one of which may not exist."""
+def _imported_modules(file: Path) -> list[str]:
+    """Return every module that `file` may import.
+
+    `from a import b` imports the module a.b, or something that module a defines; the syntax does not show which. Both
+    are returned, and one of the two may not exist.
+    """
     modules: list[str] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            assert node.level == 0, f"{file}: imports are written in full, so that the sources of a kernel can be found"
+            assert node.level == 0, f"{file}: replace the relative import by an absolute one, which this search follows"
             modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return modules
 
 
 def _file_of(module: str, project: Path) -> Path | None:
-    """The source file of `module` below `project`; None for a library."""
+    """Return the source file of `module` below `project`; None for a module of a library."""
     path = project.joinpath(*module.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

@@ -8,7 +8,7 @@ import numpy as np
 from tasks.curation.arrays import Float64Array, Int64Array, UInt16Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
-from tasks.curation.signals.repetition_kernels import ONE, cleared, mix, polynomial, seen
+from tasks.curation.signals.repetition_kernels import ONE, cleared, insert_if_new, mix, polynomial
 from tasks.curation.text import characters
 
 SPACE, TERMINAL, LINE_BREAK = characters.SPACE, characters.TERMINAL, characters.LINE_BREAK
@@ -88,7 +88,7 @@ def line_signals(
         length = end - start
         if length:
             pieces += 1
-            repeated = seen(mix(polynomial(codes, start, end)) | ONE, keys, mask)
+            repeated = not insert_if_new(mix(polynomial(codes, start, end)) | ONE, keys, mask)
             duplicates += repeated
             duplicate_chars += length if repeated else 0
             while start < end and kinds[start] & SPACE:
@@ -138,7 +138,7 @@ def paragraph_signals(
             line += 1
         stop = min(breaks[line], end) if line < newlines else end
         paragraphs += 1
-        if seen(mix(polynomial(codes, start, stop)) | ONE, keys, mask):
+        if not insert_if_new(mix(polynomial(codes, start, stop)) | ONE, keys, mask):
             duplicates += 1
             duplicate_chars += stop - start
         start = stop

@@ -63,15 +63,15 @@ def cleared(keys: UInt64Array, entries: int) -> int:
 
 
 @kernel("boolean(uint64, uint64[::1], uint64)")
-def seen(key: np.uint64, keys: UInt64Array, mask: np.uint64) -> bool:
-    """Whether `key` is in the table already; it is afterwards."""
+def insert_if_new(key: np.uint64, keys: UInt64Array, mask: np.uint64) -> bool:
+    """Insert `key` unless the table contains it; return whether it was inserted."""
     slot = (key >> SLOT_SHIFT) & mask
     while keys[slot] != 0:
         if keys[slot] == key:
-            return True
+            return False
         slot = (slot + ONE) & mask
     keys[slot] = key
-    return False
+    return True
 
 
 @kernel("int64(int64)")
@@ -183,7 +183,7 @@ def duplicate_n_gram_chars(
         if w + n > num_words:
             break
         key = mix((sums[w + n] - sums[w]) * inverses[w]) | ONE
-        if seen(key, keys, mask):
+        if not insert_if_new(key, keys, mask):
             repeated += chars[w + n] - chars[w]
             behind = w + n
     return repeated
