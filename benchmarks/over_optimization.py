@@ -57,9 +57,11 @@ def world(data: Path) -> Path:
     texts = (message["content"] for row in conversations() for message in row["messages"])
     tokenizer = bpe.train(texts, 340)
     bpe.save(data / "tokens/tokenizer", tokenizer)
-    records.conversations(tokenizer, data / "conversations/curated", data / "tokens", records.Packing(128, False, 0))
-    records.preferences(tokenizer, data / "preferences/curated", data / "tokens/preferences")
-    records.prompts(tokenizer, data, data / "tokens/prompts")
+    records.write_conversations(
+        tokenizer, data / "conversations/curated", data / "tokens", records.Packing(128, False, 0)
+    )
+    records.write_preferences(tokenizer, data / "preferences/curated", data / "tokens/preferences")
+    records.write_prompts(tokenizer, data, data / "tokens/prompts")
     (data / "tokens/manifest.json").write_text(json.dumps({"sequence_length": 128}))
     models.save(data / "models/pretrain", architecture.build(SHAPE, tokenizer, 0), tokenizer, {"stage": "pretrain"})
     return data

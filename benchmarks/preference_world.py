@@ -28,8 +28,8 @@ def make(folder: Path) -> Path:
                     writer.add_row(row)
     tokenizer = bpe.train((message["content"] for kind, row in rows if kind for message in row["messages"]), 400)
     bpe.save(folder / "tokens/tokenizer", tokenizer)
-    records.preferences(tokenizer, folder / "preferences/curated", folder / "tokens/preferences")
-    records.prompts(tokenizer, folder, folder / "tokens/prompts")
+    records.write_preferences(tokenizer, folder / "preferences/curated", folder / "tokens/preferences")
+    records.write_prompts(tokenizer, folder, folder / "tokens/prompts")
     save_models(folder, tokenizer)
     pairs = [as_text(row, tokenizer) for kind, row in rows if not kind]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))

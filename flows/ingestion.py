@@ -1,4 +1,4 @@
-"""Ingestion: the outside world -> documents, conversations, preferences, and the quarantine."""
+"""Ingestion: sources -> documents, conversations, preferences, and quarantined records."""
 
 from pathlib import Path
 

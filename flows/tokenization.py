@@ -1,4 +1,4 @@
-"""Tokenization: curated text -> a tokenizer and memory-mapped ids."""
+"""Tokenization: curated text -> a tokenizer and memory-mapped token ids."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tasks.tokenization import tasks
 
 @flow(name="tokenization")
 def tokenization(params: tasks.Params, data: Path = Path("data")) -> None:
-    """A tokenizer from the train split, then documents, conversations, preferences and prompts as ids."""
+    """Make a tokenizer from the train split, then encode documents, conversations, preferences and prompts."""
     timings = Timings("tokenization")
     tokenizer = tasks.make_tokenizer(params, data, timings)
     counts = {

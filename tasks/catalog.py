@@ -170,8 +170,8 @@ def _accepts(function: Any, passed: list[str]) -> bool:
     if not callable(function):
         return False
     parameters = list(inspect.signature(function).parameters.values())
-    others = parameters[len(passed) :]
-    return [p.name for p in parameters[: len(passed)]] == passed and all(p.default is not p.empty for p in others)
+    remaining = parameters[len(passed) :]
+    return [p.name for p in parameters[: len(passed)]] == passed and all(p.default is not p.empty for p in remaining)
 
 
 def _functions(protocol: type) -> dict[str, list[str]]:

@@ -1,4 +1,7 @@
-"""Byte-level BPE (Sennrich 2016, arXiv:1508.07909, over UTF-8 bytes): any text goes in and comes out unchanged."""
+"""Byte-level byte-pair encoding (BPE; Sennrich 2016, arXiv:1508.07909, on UTF-8 bytes). Encoding loses no information.
+
+Because all 256 bytes are tokens, every text can be encoded and no unknown token is needed.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,27 +27,32 @@ CHAT_TEMPLATE = (
 
 NUMERALS = "〇零一二三四五六七八九十百千万亿"
 
-# Where a token may not reach across. Digits and Chinese numerals stand alone, so that numbers are spelled and never
-# guessed; Han and other letters are kept apart; a word takes the one mark or blank before it along.
+# Pre-tokenization: a text is split into the matches of PATTERN, and BPE merges bytes only within a match.
+# - Every digit and Chinese numeral is a match of its own, so that the model reads numbers digit by digit. A tokenizer
+#   that merges digits splits similar numbers differently, which makes arithmetic and transcription hard to learn.
+# - Han characters and other letters are separate, so that no token mixes two scripts.
+# - A word includes the one space or punctuation mark before it, as in GPT-4's pattern: " the" is one token.
+# The alternatives are tried in order; `&&` is intersection in the syntax of Oniguruma, which `tokenizers` uses.
 _HAN = rf"[\p{{Han}}&&[^{NUMERALS}]]"
 _LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
 PATTERN = "|".join(
     (
-        rf"\p{{N}}|[{NUMERALS}]",
-        rf"{_HAN}+",
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
+        rf"\p{{N}}|[{NUMERALS}]",  # one digit or numeral
+        rf"{_HAN}+",  # Han characters that are not numerals
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_LETTER}+",  # a word, with one space or mark before it
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # punctuation, with the line ends after it
+        r"\s*[\r\n]+",  # line ends
+        r"\s+(?!\S)",  # spaces except the last one, which belongs to the next word
         r"\s+",
     )
 )
 
 
 def train(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> Any:
-    """A Hugging Face fast tokenizer of exactly `vocab_size` tokens, special tokens and 256 bytes among them.
+    """Train a Hugging Face fast tokenizer of exactly `vocab_size` tokens, including special tokens and 256 bytes.
 
-    Raises BadParams where `texts` hold too few different pairs to fill the vocabulary.
+    min_frequency: a pair of tokens is merged only if it occurs so often.
+    Raises BadParams if `texts` have too few frequent pairs to fill the vocabulary.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,51 +70,60 @@ def train(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    filled, basic = tokenizer.get_vocab_size(), len(SPECIAL) + 256
-    if filled < vocab_size:
+    size, initial_size = tokenizer.get_vocab_size(), len(SPECIAL) + 256
+    if size < vocab_size:
         raise BadParams(
-            f"tokenization.vocab_size is {vocab_size}, but the corpus fills only {filled}: {basic} to begin with and "
-            f"{filled - basic} merges of pairs seen at least {min_frequency} times. Ask for at most {filled}, or bring "
-            f"more text (tokenization.share, ingestion.sources)."
+            f"tokenization.vocab_size is {vocab_size}, but the corpus is sufficient for {size} tokens only: "
+            f"{initial_size} initial ones and {size - initial_size} merges of pairs that occur at least "
+            f"{min_frequency} times. Set vocab_size to at most {size}, or add text (tokenization.share, "
+            "ingestion.sources)."
         )
-    return _wrapped(tokenizer)
+    return _to_transformers(tokenizer)
 
 
-def _wrapped(tokenizer: Tokenizer) -> Any:
+def _to_transformers(tokenizer: Tokenizer) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    wrapped = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=DOCUMENT,
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[SYSTEM, USER, ASSISTANT],
         clean_up_tokenization_spaces=False,
-        padding_side="left",
+        padding_side="left",  # generation appends to the right end of every prompt of a batch
     )
-    wrapped.chat_template = CHAT_TEMPLATE
-    return wrapped
+    fast_tokenizer.chat_template = CHAT_TEMPLATE
+    return fast_tokenizer
 
 
 def load(name: str) -> Any:
-    """The tokenizer `name` (a folder or hub name), with what it lacks added: role tokens, bos, eos, pad, template.
+    """Load the tokenizer `name` (a folder or hub name) and add the tokens and the chat template that it lacks.
 
-    Raises BadModel where there is none or it is not a fast one.
+    Raises BadModel if there is none, or if it has no fast version.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        said = str(error).strip().splitlines()[0]
-        raise BadModel(f"tokenization.tokenizer: {name} cannot be loaded as a tokenizer: {said}") from error
+        message = str(error).strip().splitlines()[0]
+        raise BadModel(
+            f"tokenization.tokenizer: {name} cannot be loaded as a tokenizer: {message} Set it to a folder or to a "
+            "name on the Hugging Face Hub."
+        ) from error
     if not tokenizer.is_fast:
-        raise BadModel(f"tokenization.tokenizer: {name} has no fast version (tokenizer.json)")
-    return complete(tokenizer)
+        raise BadModel(
+            f"tokenization.tokenizer: {name} has no fast version (tokenizer.json); choose another tokenizer."
+        )
+    return add_missing_tokens(tokenizer)
 
 
-def complete(tokenizer: Any) -> Any:
-    """Add what the tokenizer of another model lacks; ids that it has stay as they are."""
+def add_missing_tokens(tokenizer: Any) -> Any:
+    """Add the tokens for start, end and padding, and the chat template with its roles, unless the tokenizer has them.
+
+    Existing ids do not change, so that the weights of the tokenizer's model remain valid.
+    """
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": END})
     if tokenizer.bos_token is None:
@@ -122,6 +139,6 @@ def complete(tokenizer: Any) -> Any:
 
 
 def save(folder: Path, tokenizer: Any) -> None:
-    """Write the files that `AutoTokenizer.from_pretrained` reads."""
+    """Write `tokenizer` in the format that `AutoTokenizer.from_pretrained` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Curated tables in, token files out: one function per kind of record, each giving its counts by split."""
+"""Read curated tables and write token files: one function per kind of record, which returns its counts by split."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +17,15 @@ from tasks.files import write_json
 from tasks.tokenization import packing
 from tasks.tokenization.chat import Encoder
 
-Counts = dict[str, dict[str, int]]
+CountsBySplit = dict[str, dict[str, int]]
+"""split -> name of a count -> count"""
 
-BATCH = 1024  # texts that are encoded at once
+BATCH_ROWS = 1024  # records that are encoded at once
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Tokens per row, whether a conversation longer than that is dropped (else cut), the seed of the order."""
+    """row_length: tokens per row; drop_too_long: whether to drop longer conversations, otherwise they are truncated."""
 
     row_length: int
     drop_too_long: bool
@@ -32,142 +33,146 @@ class Packing:
 
 
 def train_texts(data: Path, share: float) -> Iterator[str]:
-    """Train texts: the first `share` of every shard's documents, then of the conversations, message by message."""
-    for table in _shards(data / "curated", ("text", "split")):
-        texts = _split(table, "train")["text"]
-        yield from texts.slice(0, _part(len(texts), share)).to_pylist()
-    for table in _shards(data / "conversations/curated", ("messages", "split")):
-        conversations = _split(table, "train")["messages"]
-        for messages in conversations.slice(0, _part(len(conversations), share)).to_pylist():
+    """Yield the train texts: the first `share` of each shard's documents, then of the conversations, by message."""
+    for table in _read_shards(data / "curated", ("text", "split")):
+        texts = _select_split(table, "train")["text"]
+        yield from texts.slice(0, _share_of(len(texts), share)).to_pylist()
+    for table in _read_shards(data / "conversations/curated", ("messages", "split")):
+        conversations = _select_split(table, "train")["messages"]
+        for messages in conversations.slice(0, _share_of(len(conversations), share)).to_pylist():
             yield from (message["content"] for message in messages)
 
 
-def documents(tokenizer: Any, source: Path, folder: Path) -> Counts:
-    """Write <folder>/<split>/ streams of the documents in `source`."""
-    encoder, counts = Encoder(tokenizer), Counts()
+def write_documents(tokenizer: Any, source: Path, folder: Path) -> CountsBySplit:
+    """Write the documents of the table `source` as one stream per split, <folder>/<split>/."""
+    encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        parts: list[tokens.Ids] = []
+        documents: list[tokens.Ids] = []
         num_bytes = 0
-        for texts in _batches(source, split, "text"):
-            parts += [ids.astype(np.uint32) for ids in encoder.documents(texts)]
+        for texts in _read_batches(source, split, "text"):
+            documents += [ids.astype(np.uint32) for ids in encoder.encode_documents(texts)]
             num_bytes += sum(len(text.encode()) for text in texts)
-        stream = packing.concatenate(parts, encoder.vocab_size)
+        stream = packing.concatenate(documents, encoder.vocab_size)
         tokens.write_stream(folder / split, stream)
-        counts[split] = {"num_documents": len(parts), "num_tokens": len(stream.ids), "num_bytes": num_bytes}
+        counts[split] = {"num_documents": len(documents), "num_tokens": len(stream.ids), "num_bytes": num_bytes}
     return counts
 
 
-def conversations(tokenizer: Any, source: Path, folder: Path, params: Packing) -> Counts:
-    """Write <folder>/conversations/<split>/ packed streams of the conversations in `source`."""
-    encoder, counts = Encoder(tokenizer), Counts()
+def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Packing) -> CountsBySplit:
+    """Write the conversations of the table `source` as one packed stream per split, <folder>/conversations/<split>/."""
+    encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        lists, num_bytes, num_dropped = list[Any](), 0, 0
-        for batch in _batches(source, split, "messages"):
-            encoded = encoder.conversations(batch)
-            kept = [one for one in encoded if not params.drop_too_long or len(one[0]) <= params.row_length]
+        conversations, num_bytes, num_dropped = list[Any](), 0, 0
+        for batch in _read_batches(source, split, "messages"):
+            encoded = encoder.encode_conversations(batch)
+            kept = [item for item in encoded if not params.drop_too_long or len(item[0]) <= params.row_length]
             num_dropped += len(encoded) - len(kept)
-            num_bytes += sum(len(m["content"].encode()) for messages in batch for m in messages)
-            lists += kept
-        packed = packing.pack(lists, params.row_length, encoder.pad, encoder.vocab_size, params.seed)
+            num_bytes += sum(len(message["content"].encode()) for messages in batch for message in messages)
+            conversations += kept
+        packed = packing.pack(conversations, params.row_length, encoder.pad, encoder.vocab_size, params.seed)
         tokens.write_stream(folder / "conversations" / split, packed.stream)
         counts[split] = {
-            "num_conversations": len(lists),
+            "num_conversations": len(conversations),
             "num_dropped": num_dropped,
             "num_bytes": num_bytes,
             "num_tokens": len(packed.stream.ids) - packed.num_padding,
             "num_targets": int(packed.stream.loss_mask.sum()),
             "num_rows": packed.num_rows,
-            "num_cut": packed.num_cut,
+            "num_truncated": packed.num_truncated,
             "num_padding": packed.num_padding,
         }
     return counts
 
 
-def preferences(tokenizer: Any, source: Path, folder: Path) -> Counts:
-    """Write <folder>/<split>/{prompt,chosen,rejected}/ ragged lists, reasons.json and lists.json.
+def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySplit:
+    """Write the preferences of the table `source`: <folder>/<split>/{prompt,chosen,rejected}/ as ragged lists.
 
-    The last names the ranked list that each pair was cut from; null for a pair alone.
+    reasons.json has the reason of each pair. lists.json has the id of the ranked list that a pair comes from, and null
+    for a pair that was given alone.
     """
-    encoder, counts = Encoder(tokenizer), Counts()
+    encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        table = _table(source, split, ("prompt", "chosen", "rejected", "reason", "metadata"))
+        table = _read_table(source, split, ("prompt", "chosen", "rejected", "reason", "metadata"))
         columns = {name: table[name].to_pylist() for name in table.column_names}
-        encoded = {"prompt": _by_batch(encoder.prompts, columns["prompt"])}
-        encoded |= {name: _by_batch(encoder.answers, columns[name]) for name in ("chosen", "rejected")}
-        for name, lists in encoded.items():
-            write_ragged(folder / split / name, lists, encoder.vocab_size)
+        encoded = {"prompt": _encode_in_batches(encoder.encode_prompts, columns["prompt"])}
+        encoded |= {name: _encode_in_batches(encoder.encode_answers, columns[name]) for name in ("chosen", "rejected")}
+        for name, id_lists in encoded.items():
+            write_ragged(folder / split / name, id_lists, encoder.vocab_size)
+        ranked_lists = [json.loads(metadata).get("list") for metadata in columns["metadata"]]
         write_json(folder / split / "reasons.json", columns["reason"])
-        write_json(folder / split / "lists.json", [json.loads(about).get("list") for about in columns["metadata"]])
-        num_tokens = sum(len(ids) for lists in encoded.values() for ids in lists)
+        write_json(folder / split / "lists.json", ranked_lists)
+        num_tokens = sum(len(ids) for id_lists in encoded.values() for ids in id_lists)
         counts[split] = {"num_pairs": len(table), "num_tokens": num_tokens}
     return counts
 
 
-def prompts(tokenizer: Any, data: Path, folder: Path) -> Counts:
-    """Write <folder>/<split>/ ragged prompts, each once, with metadata.json: a dict per prompt.
+def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
+    """Write the distinct prompts of conversations and preferences as ragged lists, <folder>/<split>/.
 
-    The dict is the record's metadata with `text` (the user's last message) and `reference` (the known good answer).
+    metadata.json has a dict for each prompt: the metadata of its record, with `text` (the last message of the user) and
+    `reference` (a good answer).
     """
-    encoder, counts = Encoder(tokenizer), Counts()
+    encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        asked: dict[str, tuple[list[Message], dict[str, Any]]] = {}
-        for prompt, about in _asked(data, split):
-            asked.setdefault(json.dumps(prompt), (prompt, about))
-        lists = _by_batch(encoder.prompts, [prompt for prompt, _ in asked.values()])
-        write_ragged(folder / split, lists, encoder.vocab_size)
-        write_json(folder / split / "metadata.json", [about for _, about in asked.values()])
-        counts[split] = {"num_prompts": len(lists), "num_tokens": sum(len(ids) for ids in lists)}
+        distinct: dict[str, tuple[list[Message], dict[str, Any]]] = {}
+        for prompt, metadata in _read_prompts(data, split):
+            distinct.setdefault(json.dumps(prompt), (prompt, metadata))
+        id_lists = _encode_in_batches(encoder.encode_prompts, [prompt for prompt, _ in distinct.values()])
+        write_ragged(folder / split, id_lists, encoder.vocab_size)
+        write_json(folder / split / "metadata.json", [metadata for _, metadata in distinct.values()])
+        counts[split] = {"num_prompts": len(id_lists), "num_tokens": sum(len(ids) for ids in id_lists)}
     return counts
 
 
-def write_ragged(folder: Path, lists: Sequence[tokens.Ids], vocab_size: int) -> None:
-    """tokens.write_ragged for lists that are arrays already."""
-    flat = np.concatenate(lists) if lists else np.zeros(0)
-    offsets = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
+def write_ragged(folder: Path, id_lists: Sequence[tokens.Ids], vocab_size: int) -> None:
+    """Write the same files as tokens.write_ragged, faster, for lists that are NumPy arrays."""
+    flat = np.concatenate(id_lists) if id_lists else np.zeros(0)
+    offsets = np.zeros(len(id_lists) + 1, np.int64)
+    np.cumsum([len(ids) for ids in id_lists], out=offsets[1:])
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "ids.npy", flat.astype(tokens.ids_dtype(vocab_size)))
     np.save(folder / "offsets.npy", offsets)
 
 
-def _asked(data: Path, split: str) -> Iterator[tuple[list[Message], dict[str, Any]]]:
-    """Every prompt with what is known about it: of conversations, then of preferences."""
-    for row in _table(data / "conversations/curated", split, ("messages", "metadata")).to_pylist():
+def _read_prompts(data: Path, split: str) -> Iterator[tuple[list[Message], dict[str, Any]]]:
+    """Yield every prompt with its metadata, first of conversations, then of preferences."""
+    for row in _read_table(data / "conversations/curated", split, ("messages", "metadata")).to_pylist():
         *prompt, answer = row["messages"]
-        yield prompt, _about(row, prompt, answer["content"])
-    for row in _table(data / "preferences/curated", split, ("prompt", "chosen", "metadata")).to_pylist():
-        yield row["prompt"], _about(row, row["prompt"], row["chosen"])
+        yield prompt, _prompt_metadata(row, prompt, answer["content"])
+    for row in _read_table(data / "preferences/curated", split, ("prompt", "chosen", "metadata")).to_pylist():
+        yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"])
 
 
-def _about(row: dict[str, Any], prompt: Sequence[Message], reference: str) -> dict[str, Any]:
+def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: str) -> dict[str, Any]:
     text = prompt[-1]["content"] if prompt else ""
     return {**json.loads(row["metadata"]), "text": text, "reference": reference}
 
 
-def _by_batch(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) -> list[Any]:
-    return [ids for start in range(0, len(rows), BATCH) for ids in encode(rows[start : start + BATCH])]
+def _encode_in_batches(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) -> list[Any]:
+    return [ids for start in range(0, len(rows), BATCH_ROWS) for ids in encode(rows[start : start + BATCH_ROWS])]
 
 
-def _batches(folder: Path, split: str, column: str) -> Iterator[list[Any]]:
-    for table in _shards(folder, (column, "split")):
-        for batch in _split(table, split).to_batches(max_chunksize=BATCH):
+def _read_batches(folder: Path, split: str, column: str) -> Iterator[list[Any]]:
+    for table in _read_shards(folder, (column, "split")):
+        for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
             yield batch[column].to_pylist()
 
 
-def _table(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
-    found = [_split(table, split) for table in _shards(folder, (*columns, "split"))]
-    return pa.concat_tables(found) if found else pa.table({name: [] for name in columns})
+def _read_table(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
+    shards = [_select_split(table, split) for table in _read_shards(folder, (*columns, "split"))]
+    return pa.concat_tables(shards) if shards else pa.table({name: [] for name in columns})
 
 
-def _shards(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The shards of a table; none where the data has no such kind of record."""
+def _read_shards(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the shards of a table; nothing if the data has no records of this kind."""
     if folder.is_dir():
         yield from tables.shards(folder, columns)
 
 
-def _split(table: pa.Table, split: str) -> pa.Table:
+def _select_split(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pc.equal(table["split"], split))
 
 
-def _part(count: int, share: float) -> int:
+def _share_of(count: int, share: float) -> int:
+    """Return count * share, rounded up."""
     return -int(-count * share // 1)

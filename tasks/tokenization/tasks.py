@@ -1,4 +1,4 @@
-"""Tokenization as Prefect tasks: a tokenizer, then every kind of record as ids, then the manifest and the report."""
+"""Tokenization as Prefect tasks: make a tokenizer, encode each kind of record, write the manifest and the report."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,37 +14,49 @@ from tasks.errors import BadInput, NothingLeft
 from tasks.files import MANIFEST, sha256, write_json
 from tasks.reports import Report, Timings
 
-Counts = dict[str, dict[str, int]]  # by split
+CountsBySplit = dict[str, dict[str, int]]
+"""split -> name of a count -> count"""
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Which tokenizer, and how conversations are packed."""
+    """Which tokenizer to train or load, and how conversations are packed."""
 
-    tokenizer: str | None = Field(None, description="a folder or hub name to take instead of training one")
-    new_tokens: int = Field(0, ge=0, description="at most so many are learned from the corpus and added to `tokenizer`")
-    vocab_size: int = Field(4096, ge=262, le=1 << 20, description="with 6 special tokens and 256 bytes")
-    min_frequency: int = Field(2, ge=1, description="a pair seen less often is not merged")
-    share: float = Field(1.0, gt=0, le=1, description="of the train documents and conversations to train on")
-    sequence_length: int = Field(256, ge=8, description="tokens of a row that conversations are packed into")
-    too_long: Literal["cut", "drop"] = Field("cut", description="what to do with a conversation longer than a row")
-    seed: int = Field(0, ge=0)
+    tokenizer: str | None = Field(
+        None, description="A folder or hub name of a tokenizer to use; null trains a new tokenizer."
+    )
+    new_tokens: int = Field(
+        0, ge=0, description="Maximum number of tokens to learn from the corpus and add to `tokenizer`."
+    )
+    vocab_size: int = Field(
+        4096, ge=262, le=1 << 20, description="Tokens of a new tokenizer, including 6 special tokens and 256 bytes."
+    )
+    min_frequency: int = Field(2, ge=1, description="Minimum number of occurrences of a pair of tokens to merge it.")
+    share: float = Field(
+        1.0, gt=0, le=1, description="Share of the train documents and conversations to train the tokenizer on."
+    )
+    sequence_length: int = Field(256, ge=8, description="Tokens per row into which conversations are packed.")
+    too_long: Literal["truncate", "drop"] = Field(
+        "truncate", description="Whether conversations longer than a row are truncated at their end or dropped."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the order in which conversations are packed.")
 
     @model_validator(mode="after")
-    def _has_what_to_extend(self) -> "Params":
+    def _has_tokenizer_to_extend(self) -> "Params":
         if self.new_tokens and self.tokenizer is None:
             raise ValueError(
-                "new_tokens are added to `tokenizer`, and none is named; vocab_size says how many to train"
+                "new_tokens are added to `tokenizer`, which is null; set `tokenizer`, or set new_tokens to 0 and "
+                "choose the size of a new tokenizer by vocab_size"
             )
         return self
 
 
 @task(cache_policy=NO_CACHE)
 def make_tokenizer(params: Params, data: Path, timings: Timings) -> Any:
-    """Train a tokenizer on the train split, or take (and extend) the one of params; saved under tokens/tokenizer."""
+    """Train a tokenizer on the train split, or load and extend the one of params. It is saved in tokens/tokenizer."""
     from tasks.tokenization import bpe, merging
 
     folder = _folder(data)
-    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # from now on the folder is incomplete
     with timings.measure("tokenizer"):
         if params.tokenizer is not None:
             tokenizer = bpe.load(params.tokenizer)
@@ -58,56 +70,62 @@ def make_tokenizer(params: Params, data: Path, timings: Timings) -> Any:
 
 
 @task(cache_policy=NO_CACHE)
-def encode_documents(tokenizer: Any, data: Path, timings: Timings) -> Counts:
-    """Curated documents as one stream per split; what was counted."""
+def encode_documents(tokenizer: Any, data: Path, timings: Timings) -> CountsBySplit:
+    """Encode the curated documents as one stream per split. Returns counts."""
     from tasks.tokenization import records
 
     with timings.measure("documents"):
-        return records.documents(tokenizer, data / "curated", _folder(data) / "documents")
+        return records.write_documents(tokenizer, data / "curated", _folder(data) / "documents")
 
 
 @task(cache_policy=NO_CACHE)
-def encode_conversations(tokenizer: Any, params: Params, data: Path, timings: Timings) -> Counts:
-    """Curated conversations as one packed stream per split; what was counted."""
+def encode_conversations(tokenizer: Any, params: Params, data: Path, timings: Timings) -> CountsBySplit:
+    """Encode the curated conversations as one packed stream per split. Returns counts."""
     from tasks.tokenization import records
 
     packing = records.Packing(params.sequence_length, params.too_long == "drop", params.seed)
     with timings.measure("conversations"):
-        return records.conversations(tokenizer, data / "conversations/curated", _folder(data), packing)
+        return records.write_conversations(tokenizer, data / "conversations/curated", _folder(data), packing)
 
 
 @task(cache_policy=NO_CACHE)
-def encode_preferences(tokenizer: Any, data: Path, timings: Timings) -> Counts:
-    """Curated preferences as prompt, chosen and rejected ids per split; what was counted."""
+def encode_preferences(tokenizer: Any, data: Path, timings: Timings) -> CountsBySplit:
+    """Encode the curated preferences as ids of prompt, chosen and rejected answer per split. Returns counts."""
     from tasks.tokenization import records
 
     with timings.measure("preferences"):
-        return records.preferences(tokenizer, data / "preferences/curated", _folder(data) / "preferences")
+        return records.write_preferences(tokenizer, data / "preferences/curated", _folder(data) / "preferences")
 
 
 @task(cache_policy=NO_CACHE)
-def encode_prompts(tokenizer: Any, data: Path, timings: Timings) -> Counts:
-    """What conversations and preferences ask, without what is answered; what was counted."""
+def encode_prompts(tokenizer: Any, data: Path, timings: Timings) -> CountsBySplit:
+    """Encode the prompts of conversations and preferences, without their answers. Returns counts."""
     from tasks.tokenization import records
 
     with timings.measure("prompts"):
-        return records.prompts(tokenizer, data, _folder(data) / "prompts")
+        return records.write_prompts(tokenizer, data, _folder(data) / "prompts")
 
 
 @task(cache_policy=NO_CACHE)
-def report(params: Params, tokenizer: Any, kinds: dict[str, Counts], data: Path, timings: Timings) -> None:
-    """The manifest, last in its folder, then the report. Raises NothingLeft where there is no token to train on."""
-    if not any(kinds[kind].get("train", {}).get("num_tokens") for kind in ("documents", "conversations")):
-        raise NothingLeft("tokenization found no train documents and no train conversations in the curated data")
+def report(params: Params, tokenizer: Any, counts: dict[str, CountsBySplit], data: Path, timings: Timings) -> None:
+    """Write the manifest, which completes the folder, then the report. Raises NothingLeft if no train token exists."""
+    if not any(counts[kind].get("train", {}).get("num_tokens") for kind in ("documents", "conversations")):
+        raise NothingLeft(
+            "The curated data has no train documents and no train conversations. See the report of curation for the "
+            "reasons why documents were dropped."
+        )
     special = {"document": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    body = {"vocab_size": len(tokenizer), "sequence_length": params.sequence_length, "special": special, **kinds}
+    body = {"vocab_size": len(tokenizer), "sequence_length": params.sequence_length, "special": special, **counts}
     write_json(_folder(data) / MANIFEST, {**body, "test": _test_sets(data)})
-    _report(len(tokenizer), kinds).write(data / "reports")
+    _make_report(len(tokenizer), counts).write(data / "reports")
     timings.write()
 
 
 def _test_sets(data: Path) -> dict[str, Any]:
-    """What evaluation asks: of each curated table its test split by digest, and the files that were made of them."""
+    """Return digests of the test split of each curated table, and of the test files written from it.
+
+    Evaluation compares them with those in the model folders, to detect test data that was trained on.
+    """
     curated = {"documents": data / "curated"}
     curated |= {name: data / name / "curated" for name in ("conversations", "preferences")}
     files = (path.relative_to(_folder(data)) for path in _folder(data).rglob("*") if path.is_file())
@@ -117,28 +135,29 @@ def _test_sets(data: Path) -> dict[str, Any]:
     }
 
 
-def _report(vocab_size: int, kinds: dict[str, Counts]) -> Report:
-    measured = [
+def _make_report(vocab_size: int, counts: dict[str, CountsBySplit]) -> Report:
+    rows = [
         (kind, split, name, value)
-        for kind, splits in kinds.items()
-        for split, counts in splits.items()
-        for name, value in counts.items()
+        for kind, by_split in counts.items()
+        for split, by_name in by_split.items()
+        for name, value in by_name.items()
     ]
     columns = ("kind", "split", "measure", "value")
-    report = Report("tokenization", tables={"counts": [dict(zip(columns, row, strict=True)) for row in measured]})
-    report.counts = {f"{kind}_{split}_{name}": value for kind, split, name, value in measured}
+    report = Report("tokenization", tables={"counts": [dict(zip(columns, row, strict=True)) for row in rows]})
+    report.counts = {f"{kind}_{split}_{name}": value for kind, split, name, value in rows}
     report.scores["vocab_size"] = vocab_size
-    for kind, splits in kinds.items():
-        train = splits.get("train", {})
+    for kind, by_split in counts.items():
+        train = by_split.get("train", {})
         if train.get("num_bytes") and train.get("num_tokens"):
             report.scores[f"{kind}_bytes_per_token"] = round(train["num_bytes"] / train["num_tokens"], 4)
         if train.get("num_padding") is not None and train.get("num_rows"):
-            room = train["num_tokens"] + train["num_padding"]
-            report.scores[f"{kind}_row_filling"] = round(train["num_tokens"] / room, 4)
+            row_tokens = train["num_tokens"] + train["num_padding"]
+            report.scores[f"{kind}_row_filling"] = round(train["num_tokens"] / row_tokens, 4)
         for split in SPLITS:
-            if splits.get(split, {}).get("num_cut"):
-                cut = splits[split]["num_cut"]
-                report.notes.append(f"{cut} tokens of too long {kind} ({split}) were left out: see sequence_length")
+            if num_truncated := by_split.get(split, {}).get("num_truncated"):
+                report.notes.append(
+                    f"{kind} ({split}) longer than sequence_length were truncated: {num_truncated} tokens were removed."
+                )
     return report
 
 
@@ -149,9 +168,11 @@ def _folder(data: Path) -> Path:
 def _train_texts(data: Path, share: float) -> Iterator[str]:
     from tasks.tokenization import records
 
-    found = False
+    is_empty = True
     for text in records.train_texts(data, share):
-        found = True
+        is_empty = False
         yield text
-    if not found:
-        raise BadInput(f"there is no train text under {data}: run curation, and see its report for what was dropped")
+    if is_empty:
+        raise BadInput(
+            f"There is no train text in {data}. Run curation; its report states the reasons why documents were dropped."
+        )

@@ -1,4 +1,4 @@
-"""A corpus that is small and still fills a vocabulary of a few hundred tokens."""
+"""A small corpus that is sufficient for a vocabulary of a few hundred tokens."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Curated data of a few records: what curation would hand to tokenization."""
+"""Curated data with a few records: the input of tokenization."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SPLITS = ("train", "train", "validation", "test")
 
 
 def write_curated(data: Path, repeats: int = 6) -> None:
-    """`repeats` documents, conversations and preferences for each of four sentences; half of them train."""
+    """Write `repeats` documents, conversations and preferences for each of four sentences; half of them are train."""
     with (
         tables.Writer(data / "curated", SCHEMA) as documents,
         tables.Writer(data / "conversations/curated", CONVERSATIONS) as conversations,
@@ -20,9 +20,9 @@ def write_curated(data: Path, repeats: int = 6) -> None:
         for number in range(repeats * len(SENTENCES)):
             text, split, name = SENTENCES[number % 4], SPLITS[number // 4 % 4], str(number)
             prompt = [{"role": "user", "content": f"say {number}"}]
-            about = {"task": "saying", "answer": text}
-            documents.add_row(Document(name, text, name).row("made", split))
-            talk = Conversation(name, [*prompt, {"role": "assistant", "content": text}], name, about)
-            conversations.add_row(talk.row("made", split))
-            pair = Preference(name, prompt, text, text[:9], name, "complete", about)
-            preferences.add_row(pair.row("made", split))
+            metadata = {"task": "saying", "answer": text}
+            documents.add_row(Document(name, text, name).row("synthetic", split))
+            conversation = Conversation(name, [*prompt, {"role": "assistant", "content": text}], name, metadata)
+            conversations.add_row(conversation.row("synthetic", split))
+            pair = Preference(name, prompt, text, text[:9], name, "complete", metadata)
+            preferences.add_row(pair.row("synthetic", split))

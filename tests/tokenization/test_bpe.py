@@ -7,7 +7,7 @@ from tasks.errors import BadModel, BadParams
 from tasks.tokenization import bpe
 from tests.tokenization.corpus import SENTENCES, tokenizer
 
-ODD = [
+UNUSUAL_TEXTS = [
     "",
     " ",
     "\n\n\t x",
@@ -21,38 +21,38 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("text", [*SENTENCES, *ODD])
+@pytest.mark.parametrize("text", [*SENTENCES, *UNUSUAL_TEXTS])
 def test_any_text_comes_back_unchanged(text: str) -> None:
-    made = tokenizer()
-    assert made.decode(made(text, add_special_tokens=False).input_ids) == text
+    bpe_tokenizer = tokenizer()
+    assert bpe_tokenizer.decode(bpe_tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
 def test_digits_and_chinese_numerals_stand_alone() -> None:
-    made = bpe.train(["三百二十一 321", "第二百三十一 132"] * 40, 272)
-    pieces = [made.decode(i) for i in made("三百二十一 321 第二百", add_special_tokens=False).input_ids]
+    trained = bpe.train(["三百二十一 321", "第二百三十一 132"] * 40, 272)
+    pieces = [trained.decode(i) for i in trained("三百二十一 321 第二百", add_special_tokens=False).input_ids]
     for numeral in "三百二十一32":
         assert numeral in pieces
     assert all(sum(c in bpe.NUMERALS or c.isdigit() for c in piece) <= 1 for piece in pieces)
 
 
 def test_words_and_han_words_merge_but_not_into_each_other() -> None:
-    made = tokenizer(340)
-    pieces = [made.decode(i) for i in made("翻译成 the cat", add_special_tokens=False).input_ids]
+    trained = tokenizer(340)
+    pieces = [trained.decode(i) for i in trained("翻译成 the cat", add_special_tokens=False).input_ids]
     assert " the" in pieces
     assert "翻译成" in pieces
-    together = [made.decode(i) for i in made("翻译成the", add_special_tokens=False).input_ids]
-    assert together[0] == "翻译成"
+    pieces = [trained.decode(i) for i in trained("翻译成the", add_special_tokens=False).input_ids]
+    assert pieces[0] == "翻译成"
 
 
 def test_special_tokens_have_the_first_ids_and_their_roles(tmp_path: Path) -> None:
-    made = tokenizer()
-    assert made.convert_tokens_to_ids(list(bpe.SPECIAL)) == [0, 1, 2, 3, 4, 5]
-    bpe.save(tmp_path, made)
+    trained = tokenizer()
+    assert trained.convert_tokens_to_ids(list(bpe.SPECIAL)) == [0, 1, 2, 3, 4, 5]
+    bpe.save(tmp_path, trained)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert (loaded.pad_token, loaded.bos_token, loaded.eos_token) == (bpe.PAD, bpe.DOCUMENT, bpe.END)
     assert len(loaded) == 300
     assert loaded.chat_template == bpe.CHAT_TEMPLATE
-    assert loaded(SENTENCES[0]).input_ids == made(SENTENCES[0]).input_ids
+    assert loaded(SENTENCES[0]).input_ids == trained(SENTENCES[0]).input_ids
 
 
 def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
-def test_a_vocabulary_that_the_corpus_cannot_fill_is_said() -> None:
+def test_a_vocabulary_that_the_corpus_cannot_fill_is_refused() -> None:
     """ "abab" x 2: after the pairs a-b and ab-ab there is nothing left to merge."""
-    with pytest.raises(BadParams, match=r"fills only 264: 262 to begin with and 2 merges"):
+    with pytest.raises(BadParams, match=r"sufficient for 264 tokens only: 262 initial ones and 2 merges"):
         bpe.train(["abab", "abab"], 300)
 
 
@@ -79,6 +79,6 @@ def test_a_given_tokenizer_gets_only_what_it_lacks(tmp_path: Path) -> None:
     assert {t: i for t, i in loaded.get_vocab().items() if t in foreign.get_vocab()} == foreign.get_vocab()
 
 
-def test_no_tokenizer_there(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"tokenization\.tokenizer"):
         bpe.load(str(tmp_path / "nothing"))

@@ -45,16 +45,16 @@ def test_every_record_comes_back_from_the_tokens(tmp_path: Path) -> None:
         assert read_json(folder / "reasons.json") == ["complete"] * len(pairs)
 
 
-def test_prompts_are_there_once_with_what_is_known_of_them(tmp_path: Path) -> None:
-    """Each prompt is asked by a conversation and by a preference."""
+def test_every_prompt_is_written_once_with_its_metadata(tmp_path: Path) -> None:
+    """Each prompt is in one conversation and in one preference."""
     write_curated(tmp_path)
     tokenizer = tokenize(tmp_path)
     prompts = tokens.read_ragged(tmp_path / "tokens/prompts/train")
-    about = read_json(tmp_path / "tokens/prompts/train/metadata.json")
-    assert len(prompts) == len(about) == 16
+    metadata = read_json(tmp_path / "tokens/prompts/train/metadata.json")
+    assert len(prompts) == len(metadata) == 16
     assert tokenizer.decode(prompts[0]) == "<|document|><|user|>say 0<|end|><|assistant|>"
-    assert about[0]["text"] == "say 0"
-    assert about[0]["reference"] == about[0]["answer"]
+    assert metadata[0]["text"] == "say 0"
+    assert metadata[0]["reference"] == metadata[0]["answer"]
 
 
 def test_counts_and_manifest(tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_counts_and_manifest(tmp_path: Path) -> None:
     assert manifest["vocab_size"] == 300
     assert manifest["special"] == {"pad": 0, "document": 1, "end": 5}
     assert manifest["documents"]["train"]["num_documents"] == 16
-    talks = manifest["conversations"]["train"]
+    counts = manifest["conversations"]["train"]
     stream = tokens.read_stream(tmp_path / "tokens/conversations/train")
-    assert talks["num_tokens"] + talks["num_padding"] == talks["num_rows"] * 64 == len(stream.ids)
-    assert talks["num_targets"] == stream.loss_mask.sum()
+    assert counts["num_tokens"] + counts["num_padding"] == counts["num_rows"] * 64 == len(stream.ids)
+    assert counts["num_targets"] == stream.loss_mask.sum()
     report = json.loads((tmp_path / "reports/tokenization.json").read_text())
     assert report["counts"]["documents_train_num_documents"] == 16
 
@@ -81,20 +81,20 @@ def test_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert all(sha256(tmp_path / "a" / file) == sha256(tmp_path / "b" / file) for file in files)
 
 
-def test_too_long_conversations_are_cut_or_dropped_and_said(tmp_path: Path) -> None:
+def test_too_long_conversations_are_truncated_or_dropped_and_noted(tmp_path: Path) -> None:
     write_curated(tmp_path)
     tokenize(tmp_path, sequence_length=24)
-    cut = read_json(tmp_path / "tokens/manifest.json")["conversations"]["train"]
-    assert cut["num_cut"] > 0
+    truncated = read_json(tmp_path / "tokens/manifest.json")["conversations"]["train"]
+    assert truncated["num_truncated"] > 0
     assert "notes" in read_json(tmp_path / "reports/tokenization.json")
     tokenize(tmp_path, sequence_length=24, too_long="drop")
     dropped = read_json(tmp_path / "tokens/manifest.json")["conversations"]["train"]
-    assert dropped["num_cut"] == 0
+    assert dropped["num_truncated"] == 0
     assert dropped["num_dropped"] + dropped["num_conversations"] == 16
 
 
 def test_data_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="run curation"):
+    with pytest.raises(BadInput, match="Run curation"):
         tokenize(tmp_path)
 
 
