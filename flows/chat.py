@@ -1,28 +1,32 @@
-"""Talk to a model in the terminal, token by token: python -m flows.chat [--model ppo] [--temperature 0.7] ...
+"""Chat with a model in the terminal; the answer appears token by token.
 
-Empty line or Ctrl-D leaves. Works in a pipe too: one line in, one answer out.
+An empty line or Ctrl-D ends the chat. If standard input is not a terminal, each line of it is one message and each
+answer is one line of output.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.runtime import arguments
 from tasks.conversations import Message
 from tasks.errors import BadModel, UserError
+from tasks.pipeline_stages import read_stages
 
 if TYPE_CHECKING:
     import torch
 
-NEWEST_FIRST = ("ppo", "dpo", "sft")
-INTERRUPTED = 130
+INTERRUPTED = 130  # the exit code that shells give to a process ended by Ctrl-C
+REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a complete character
 
 
 @dataclass
 class Chat:
-    """A conversation with a model that keeps what was said, as far back as the model's context reaches."""
+    """A conversation with a model. It keeps as many of the latest messages as fit into the model's context."""
 
     model: Any
     tokenizer: Any
@@ -32,22 +36,28 @@ class Chat:
     generator: "torch.Generator"
     messages: list[Message] = field(default_factory=list)
 
-    def reply(self, said: str, show: Callable[[str], object]) -> str:
-        """The model's answer; `show` is given its text piece by piece. Raises BadInput where `said` is too long."""
+    def reply(self, message: str, on_text: Callable[[str], object]) -> str:
+        """Generate the model's answer to `message` and append both to the conversation.
+
+        `on_text` is called with each new part of the answer's text. Raises BadInput if `message` is too long; the
+        conversation is then as before.
+        """
         from tasks.generation import generate
 
-        drawn: list[int] = []
-        shown = ""
+        tokens: list[int] = []
+        printed = ""
 
         def on_token(_row: int, token: int) -> None:
-            nonlocal shown
-            drawn.append(token)
-            text = self.tokenizer.decode(drawn, skip_special_tokens=True)
-            if not text.endswith("\ufffd"):  # a character whose bytes have not all come
-                show(text[len(shown) :])
-                shown = text
+            # A token may be a part of a multi-byte character, so that the text is decoded again from all tokens, and
+            # printed only when its last character is complete.
+            nonlocal printed
+            tokens.append(token)
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            if not text.endswith(REPLACEMENT):
+                on_text(text[len(printed) :])
+                printed = text
 
-        self.messages.append({"role": "user", "content": self._plain(said)})
+        self.messages.append({"role": "user", "content": self._without_special_tokens(message)})
         try:
             generate(
                 self.model,
@@ -63,22 +73,22 @@ class Chat:
         except UserError:
             self.messages.pop()
             raise
-        answer = str(self.tokenizer.decode(drawn, skip_special_tokens=True))
+        answer = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         self.messages.append({"role": "assistant", "content": answer})
         return answer
 
-    def _plain(self, said: str) -> str:
-        """What a person typed without special tokens: nobody puts words into the assistant's mouth."""
+    def _without_special_tokens(self, message: str) -> str:
+        """Remove special tokens, with which a message could end early and continue as the assistant's."""
         for token in self.tokenizer.all_special_tokens:
-            said = said.replace(token, "")
-        return said
+            message = message.replace(token, "")
+        return message
 
     def _prompt(self) -> list[int]:
-        """The conversation as ids, without the oldest turns where they leave no room for an answer."""
+        """The token ids of the conversation; the oldest turns are removed if an answer would not fit after them."""
         context = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
         ids = self._ids()
         while len(ids) + self.max_new_tokens > context and len(self.messages) > 1:
-            del self.messages[:2]
+            del self.messages[:2]  # one message of the user and the answer to it
             ids = self._ids()
         return ids
 
@@ -87,12 +97,12 @@ class Chat:
         return [int(token) for token in ids]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Open the chat that the command line asks for and talk until nobody does; the exit code."""
-    args = _arguments(arguments)
+def main(command_line: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    args = parse(command_line)
     try:
         chat = open_chat(args)
-        talk(chat, _lines())
+        talk(chat, _input_lines(), args.json)
     except UserError as error:
         print(f"athanor: {error}", file=sys.stderr)
         return error.exit_code
@@ -104,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def open_chat(args: argparse.Namespace) -> Chat:
     """Load the model. Raises BadModel."""
-    folder = find(args.model, args.data)
+    folder = find_model(args.model, args.data)
     print(f"loading {folder} ...", file=sys.stderr, flush=True)
     import torch
 
@@ -112,45 +122,66 @@ def open_chat(args: argparse.Namespace) -> Chat:
 
     model, tokenizer = models.load_causal(folder)
     if tokenizer.chat_template is None:
-        raise BadModel(f"{folder} has no chat template: it was not trained to talk. Choose another by --model.")
+        raise BadModel(
+            f"{folder} has no chat template, so that it was not trained on conversations. Choose another model with "
+            "--model."
+        )
     generator = torch.Generator()
     generator.manual_seed(args.seed) if args.seed is not None else generator.seed()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Chat(model.to(device), tokenizer, args.temperature, args.top_p, args.max_new_tokens, generator)
 
 
-def find(name: str | None, data: Path) -> str | Path:
-    """The model to talk to: a stage's, a folder's, a hub name; without a name the last that the journey made."""
-    there = [stage for stage in NEWEST_FIRST if (data / "models" / stage / "config.json").is_file()]
-    if name is None and not there:
-        raise BadModel(f"there is no model in {data / 'models'} yet. `make run` makes one.")
-    wanted = there[0] if name is None else name
-    if (data / "models" / wanted).is_dir():
-        return data / "models" / wanted
-    if Path(wanted).is_dir() or "/" in wanted:
-        return wanted
-    raise BadModel(f"there is no model {wanted!r} in {data / 'models'}; there are: {', '.join(there) or 'none yet'}")
+def find_model(name: str | None, data: Path) -> str | Path:
+    """The folder or hub name of the model `name`: a stage, a folder or a name on the Hugging Face Hub.
+
+    Without a name, the trained stage with the longest chain of stages before it: ppo, which needs a reward model, comes
+    after dpo and sft. Raises BadModel.
+    """
+    available = trained_stages(data)
+    if name is None:
+        if not available:
+            raise BadModel(f"there is no trained model in {data / 'models'}. `make run` trains one.")
+        return data / "models" / available[0]
+    if (data / "models" / name).is_dir():
+        return data / "models" / name
+    if Path(name).is_dir() or "/" in name:
+        return name
+    raise BadModel(f"there is no model {name!r} in {data / 'models'}; available: {', '.join(available) or 'none'}")
 
 
-def talk(chat: Chat, lines: Iterable[str]) -> None:
-    """Answer each line until an empty one."""
+def trained_stages(data: Path) -> list[str]:
+    """The stages of dvc.yaml whose model answers prompts and is in data/models, the last of the pipeline first."""
+    stages = [stage for stage in read_stages() if stage.answers_prompts]
+    order = sorted(range(len(stages)), key=lambda index: (stages[index].depth, index), reverse=True)
+    names = [stages[index].name for index in order]
+    return [name for name in names if (data / "models" / name / "config.json").is_file()]
+
+
+def talk(chat: Chat, lines: Iterable[str], as_json: bool = False) -> None:
+    """Print the answer to each line until an empty one; as JSON, one object with message and answer per line."""
     for line in lines:
-        if not line.strip():
+        message = line.strip()
+        if not message:
             return
         try:
-            chat.reply(line.strip(), lambda text: print(text, end="", flush=True))
+            answer = chat.reply(message, lambda text: None if as_json else print(text, end="", flush=True))
         except UserError as error:
-            print(f"athanor: {error}", file=sys.stderr, end="")
-        print(flush=True)
+            print(f"athanor: {error}", file=sys.stderr, end="" if not as_json else "\n")
+            answer = None
+        if as_json:
+            print(json.dumps({"message": message, "answer": answer}, ensure_ascii=False), flush=True)
+        else:
+            print(flush=True)
 
 
-def _lines() -> Iterable[str]:
+def _input_lines() -> Iterable[str]:
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    import readline  # noqa: F401  (arrow keys and history)
+    import readline  # noqa: F401  (importing it gives `input` arrow keys and a history)
 
-    print("Say something; an empty line leaves.", file=sys.stderr)
+    print("Write a message. An empty line ends the chat.", file=sys.stderr)
     while True:
         try:
             yield input("› ")
@@ -159,32 +190,35 @@ def _lines() -> Iterable[str]:
             return
 
 
-def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m flows.chat", description="Talk to a model in the terminal.")
-    parser.add_argument("--model", help=f"{', '.join(NEWEST_FIRST)}, a folder or a hub name (the newest there is)")
-    parser.add_argument("--temperature", type=_at_least_zero, default=0.7, help="0 takes the likeliest token (0.7)")
-    parser.add_argument("--top-p", type=_share, default=0.9, help="of the probability to sample from (0.9)")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same answers")
-    parser.add_argument("--max-new-tokens", type=_positive, default=256, help="longest answer (256)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where models/ is (data)")
-    return parser.parse_args(arguments)
+def parse(command_line: list[str] | None) -> argparse.Namespace:
+    """Parse the arguments; an invalid one ends the process with exit code 2."""
+    parser = arguments.parser("flows.chat", __doc__)
+    add = parser.add_argument
+    add("--model", help="a training stage, a model folder or a hub name (default: the last trained stage)")
+    add("--temperature", type=_at_least_zero, default=0.7, help="0 chooses the most likely token (default 0.7)")
+    add("--top-p", type=_probability, default=0.9, help="sample from this share of the probability (default 0.9)")
+    add("--seed", type=int, help="seed of the random numbers; with it, the same messages get the same answers")
+    add("--max-new-tokens", type=_positive, default=256, help="maximum length of an answer, in tokens (default 256)")
+    add("--data", type=Path, default=Path("data"), help="folder that contains models/ (default data)")
+    add("--json", action="store_true", help="print one JSON object per answer: message and answer")
+    return parser.parse_args(command_line)
 
 
 def _at_least_zero(text: str) -> float:
-    return _checked(float(text), lambda value: 0 <= value < float("inf"), "expected a number of at least 0")
+    return _checked(float(text), lambda value: 0 <= value < float("inf"), "a number of at least 0")
 
 
-def _share(text: str) -> float:
-    return _checked(float(text), lambda value: 0 < value <= 1, "expected a number above 0 and at most 1")
+def _probability(text: str) -> float:
+    return _checked(float(text), lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
 def _positive(text: str) -> int:
-    return int(_checked(int(text), lambda value: value > 0, "expected a whole number above 0"))
+    return int(_checked(int(text), lambda value: value > 0, "an integer above 0"))
 
 
-def _checked(value: float, good: Callable[[float], bool], expected: str) -> float:
-    if not good(value):
-        raise argparse.ArgumentTypeError(f"{expected}, not {value:g}")
+def _checked(value: float, is_valid: Callable[[float], bool], expected: str) -> float:
+    if not is_valid(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, received {value:g}")
     return value
 
 

@@ -1,72 +1,147 @@
-"""From a registered model back to the raw sources, and how to make it again: python -m flows.lineage ppo [or ppo/3]."""
+"""Show which runs and raw data a registered model comes from, and the commands that reproduce it.
 
+The answer comes from MLflow: each run has tags with the DVC hashes of what it read and wrote.
+"""
+
+import json
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from flows.runtime import command, tracked_runs, versioning
+from flows.runtime import arguments, command, tracked_runs, versioning
 from flows.runtime.environment import home
+from flows.runtime.tracked_runs import StageRun
 from tasks.errors import BadParams
 
 
-def show(model: str) -> None:
-    """Print where `model` ("name" or "name/version") comes from. Raises BadInput, BadParams."""
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that a run read. `run_id`: the run that wrote it, if any."""
+
+    path: str
+    md5: str
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """A run of a stage and what it read. `level`: the number of runs between it and the model."""
+
+    stage: str
+    run_id: str
+    start: str
+    level: int
+    inputs: list[Input]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A version of a model, the runs behind it (its own first), its code and how to reproduce it."""
+
+    model: str
+    version: str
+    runs: list[RunInputs]
+    git_commit: str
+    uncommitted_changes: bool
+    prefect_flow_run: str
+    mlflow_run: str
+    restore_commands: list[str]  # they restore code, params and model; empty if no commit contains its dvc.lock
+    rerun_command: str
+
+    @property
+    def raw_data(self) -> list[str]:
+        """The paths of data that no run wrote."""
+        paths = [item.path for run in self.runs for item in run.inputs if item.run_id is None]
+        return [path for path in dict.fromkeys(paths) if path.startswith("data/")]
+
+
+def trace(model: str) -> Lineage:
+    """The lineage of `model`: NAME or NAME/VERSION. Raises BadInput, BadParams."""
     name, _, version = model.removeprefix("models:/").partition("/")
     if version and not version.isdigit():
-        raise BadParams(f"{model!r}: expected NAME or NAME/VERSION, such as ppo/3")
-    made = tracked_runs.run_of_model(name, version or None)
-    print(f"{name} version {made.model_version}")
-    outside = _show_run(made, set(), 0)
-    _show_commands(made, [path for path in outside if path.startswith("data/")])
+        raise BadParams(f"expected NAME or NAME/VERSION, such as ppo/3, received {model!r}")
+    run = tracked_runs.run_of_model(name, version or None)
+    folder = f"data/models/{run.stage}"
+    commit = run.tags.get("dvc.experiment") or versioning.commit_with(run.tags[f"dvc.out.{folder}"])
+    copy = f"../{home().name}-{commit[:8]}"
+    return Lineage(
+        name,
+        run.model_version,
+        list(_walk(run, 0, set())),
+        run.tags.get("mlflow.source.git.commit", "unknown"),
+        run.tags.get("git.dirty") == "true",
+        run.tags.get("prefect.flow_run_id", "unknown"),
+        run.run_id,
+        [
+            f"git worktree add --detach {copy} {commit} && cd {copy}",
+            f"dvc cache dir --local {home() / '.dvc' / 'cache'} && dvc checkout {folder}",
+        ]
+        if commit
+        else [],
+        f"dvc repro --force {run.stage}",
+    )
 
 
-def _show_run(made: tracked_runs.StageRun, seen: set[str], depth: int) -> list[str]:
-    """The run and, indented below it, the runs that made what it read; what no run made."""
-    pad = "  " * depth
-    when = datetime.fromtimestamp(made.start / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    again = " (above)" if made.run_id in seen else ""
-    print(f"{pad}{made.stage}  run {made.run_id[:8]}, {when}{again}")
-    if again:
-        return []
-    seen.add(made.run_id)
-    outside: list[str] = []
-    for path, md5 in _deps(made):
-        source = tracked_runs.run_that_wrote(path, md5, made.start)
-        known = "" if source else "  <- from outside"
-        print(f"{pad}  {path}  md5 {md5}{known}")
-        outside += _show_run(source, seen, depth + 2) if source else [path]
-    return outside
+def _walk(run: StageRun, level: int, visited: set[str]) -> Iterator[RunInputs]:
+    """The run, then the runs that wrote its inputs, depth first and each once."""
+    if run.run_id in visited:
+        return
+    visited.add(run.run_id)
+    writers = {path: tracked_runs.run_that_wrote(path, md5, run.start) for path, md5 in _data_deps(run)}
+    inputs = [Input(path, md5, writer.run_id if (writer := writers[path]) else None) for path, md5 in _data_deps(run)]
+    start = datetime.fromtimestamp(run.start / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    yield RunInputs(run.stage, run.run_id, start, level, inputs)
+    for writer in writers.values():
+        if writer:
+            yield from _walk(writer, level + 1, visited)
 
 
-def _deps(made: tracked_runs.StageRun) -> list[tuple[str, str]]:
-    """(path, md5) of what the run read: data; code only counts by the commit."""
-    deps = {key.removeprefix("dvc.dep."): md5 for key, md5 in made.tags.items() if key.startswith("dvc.dep.")}
+def _data_deps(run: StageRun) -> list[tuple[str, str]]:
+    """(path, md5) of the data that the run read; its code is identified by the commit."""
+    deps = {key.removeprefix("dvc.dep."): md5 for key, md5 in run.tags.items() if key.startswith("dvc.dep.")}
     return sorted((path, md5) for path, md5 in deps.items() if not path.startswith(("flows/", "tasks/")))
 
 
-def _show_commands(made: tracked_runs.StageRun, outside: list[str]) -> None:
-    commit, model = made.tags.get("mlflow.source.git.commit", "unknown"), f"data/models/{made.stage}"
-    changed = " with changes that were not committed" if made.tags.get("git.dirty") == "true" else ""
-    print(f"\ncode: git commit {commit}{changed}")
-    print(f"Prefect flow run {made.tags.get('prefect.flow_run_id', 'unknown')}, MLflow run {made.run_id}")
-    origin = made.tags.get("dvc.experiment") or versioning.commit_with(made.tags[f"dvc.out.{model}"])
-    if not origin:
-        print(
-            "\nno commit has the dvc.lock of this model: if it is still here, commit dvc.lock to be able to come back"
-        )
+def show(lineage: Lineage) -> None:
+    """Print a lineage for people to read."""
+    stages = {run.run_id: run.stage for run in lineage.runs}
+    print(f"{lineage.model} version {lineage.version}")
+    for run in lineage.runs:
+        indent = "  " * run.level
+        print(f"{indent}{run.stage}  run {run.run_id[:8]}, {run.start}")
+        for item in run.inputs:
+            origin = f"from {stages[item.run_id]}, run {item.run_id[:8]}" if item.run_id else "not written by a run"
+            print(f"{indent}  {item.path}  md5 {item.md5}  <- {origin}")
+    changes = " with uncommitted changes" if lineage.uncommitted_changes else ""
+    print(f"\ncode: git commit {lineage.git_commit}{changes}")
+    print(f"Prefect flow run {lineage.prefect_flow_run}, MLflow run {lineage.mlflow_run}")
+    if not lineage.restore_commands:
+        print("\nNo commit contains the dvc.lock of this model. Commit dvc.lock now if it is still that of the model.")
         return
-    folder = f"../{home().name}-{origin[:8]}"
-    print("\nto have these very files (code, params and dvc.lock as they were, the model from DVC's cache):")
-    print(f"  git worktree add --detach {folder} {origin} && cd {folder}")
-    print(f"  dvc cache dir --local {home() / '.dvc' / 'cache'} && dvc checkout {model}")
-    print(f"to make them again there, with {', '.join(outside)} as above:\n  dvc repro --force {made.stage}")
+    print("\nTo restore the code, params and dvc.lock of this model, and the model from DVC's cache:")
+    for line in lineage.restore_commands:
+        print(f"  {line}")
+    print(f"To train it again there, with the raw data above ({', '.join(lineage.raw_data)}):")
+    print(f"  {lineage.rerun_command}")
 
 
-def main() -> None:
-    """`python -m flows.lineage MODEL`."""
-    if len(sys.argv) != 2:
-        raise BadParams("which model? python -m flows.lineage NAME or NAME/VERSION")
-    show(sys.argv[1])
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = arguments.parser("flows.lineage", __doc__)
+    parser.add_argument("model", metavar="MODEL", help="a registered model: NAME or NAME/VERSION, such as ppo or ppo/3")
+    arguments.add_json(parser)
+    args = parser.parse_args()
+
+    def work() -> None:
+        lineage = trace(args.model)
+        if args.json:
+            print(json.dumps(asdict(lineage) | {"raw_data": lineage.raw_data}))
+        else:
+            show(lineage)
+
+    return command.guarded(work)
 
 
 if __name__ == "__main__":
-    sys.exit(command.guarded(main))
+    sys.exit(main())

@@ -85,7 +85,8 @@ def test_a_test_document_that_training_has_is_refused(data: Path) -> None:
         leakage.refuse_leakage(data)
 
 
-def test_what_the_stages_themselves_say(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_records_of_the_real_stages_agree(tmp_path: Path) -> None:
     """The records of the real stages agree; after a test document changes behind curation, they do not."""
     texts = {"train": PROSE.format("history"), "held": CHINESE.format("历史")}
     deliver(tmp_path, texts, {"held": "test"})

@@ -189,22 +189,25 @@ def test_a_failing_stage_is_recorded_with_its_error(home: Path) -> None:
     assert (runs()["sft"].info.status, runs()["sft"].data.tags["error"]) == ("FAILED", "BadInput: no such file")
 
 
-def test_lineage_walks_back_to_what_came_from_outside(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_lineage_goes_back_to_the_raw_data(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = spool.Session("pipeline")
     with session.closing(lambda: {"dvc.experiment": "e" * 40}):
         record_run(session, "tokenization", {"dvc.dep.data/raw": "rrr", "dvc.out.data/tokens": "aaa"})
         record_run(session)
     tracking.Sender().send_all()
-    lineage.show("sft")
+    lineage.show(lineage.trace("sft"))
     output = capsys.readouterr().out
     assert "sft version 1" in output
-    assert output.index("data/tokens  md5 aaa") < output.index("tokenization  run") < output.index("data/raw  md5 rrr")
-    assert "data/raw  md5 rrr  <- from outside" in output
+    assert (
+        output.index("data/tokens  md5 aaa") < output.index("\n  tokenization  run") < output.index("data/raw  md5 rrr")
+    )
+    assert "data/raw  md5 rrr  <- not written by a run" in output
     assert f"git worktree add --detach ../{home.name}-eeeeeeee {'e' * 40}" in output
     with pytest.raises(BadInput, match=r"no model 'sfd' in MLflow at .*; there are: sft"):
-        lineage.show("sfd")
+        lineage.trace("sfd")
     with pytest.raises(BadInput, match=r"model 'sft' has no version 7 in MLflow at .*; it has 1"):
-        lineage.show("sft/7")
+        lineage.trace("sft/7")
 
 
 def test_numbers_are_named_by_their_path() -> None:
