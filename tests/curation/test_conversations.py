@@ -1,4 +1,4 @@
-"""Conversations and preferences: what is dropped, why, and for whom."""
+"""Conversations and preferences: which records are dropped, and for which reason."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def preference(id: str, question: str, chosen: str, rejected: str, split: str = 
 
 
 def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: bool) -> tuple[list[str], dict[str, str]]:
-    """The ids kept, and reason and evidence of those dropped."""
+    """Return the kept ids, and the reason and evidence of each dropped id."""
     with tables.Writer(folder / "raw", schema) as writer:
         for row in rows:
             writer.add_row(row)
@@ -34,8 +34,8 @@ def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: boo
     assert counts["read"] == len(rows) == kept.num_rows + dropped.num_rows
     assert kept.schema.equals(schema)
     assert all(counts[reason] for reason in dropped["drop_reason"].to_pylist())
-    why = [f"{row['drop_reason']}: {row['drop_evidence']}" for row in dropped.to_pylist()]
-    return kept["id"].to_pylist(), dict(zip(dropped["id"].to_pylist(), why, strict=True))
+    evidence = [f"{row['drop_reason']}: {row['drop_evidence']}" for row in dropped.to_pylist()]
+    return kept["id"].to_pylist(), dict(zip(dropped["id"].to_pylist(), evidence, strict=True))
 
 
 def test_held_out_records_win_over_train_and_test_over_validation(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The hashed linear classifier: it learns what is there, says how sure it is, and comes back from disk the same."""
+"""The hashed linear classifier: it learns, its probabilities are calibrated, and saving does not change it."""
 
 import random
 from pathlib import Path
@@ -14,31 +14,31 @@ PARAMS = classifier.Params(bits=14)
 
 
 def messages(seed: int, number: int = 200) -> tuple[pa.Array, classifier.Labels]:
-    """Every second one offers a prize; the rest of the words mean nothing."""
-    dice = random.Random(seed)
+    """Return texts and labels: every second text offers a prize, and all other words are random."""
+    rng = random.Random(seed)
     plain, offer = ["lunch", "home", "today", "会议", "明天"], ["prize", "WIN", "领奖"]
     labels = np.arange(number) % 2 == 0
-    texts = [" ".join(dice.choices(plain, k=8) + ([dice.choice(offer)] if spam else [])) for spam in labels]
+    texts = [" ".join(rng.choices(plain, k=8) + ([rng.choice(offer)] if spam else [])) for spam in labels]
     return pa.array(texts, pa.large_string()), labels
 
 
 def test_it_learns_and_knows_how_sure_it_is() -> None:
     texts, labels = messages(0)
-    judge, _ = classifier.train(texts, labels, PARAMS)
+    trained, _ = classifier.train(texts, labels, PARAMS)
     unseen, truth = messages(1)
-    probabilities = judge.probabilities(unseen)
+    probabilities = trained.probabilities(unseen)
     assert classifier.f1(probabilities > 0.5, truth) == 1.0
     assert probabilities[truth].min() > 0.9 > 0.1 > probabilities[~truth].max()
 
 
 def test_the_same_from_disk_and_in_any_slice(tmp_path: Path) -> None:
     texts, labels = messages(0)
-    judge, _ = classifier.train(texts, labels, PARAMS)
-    judge.save(tmp_path / "spam.safetensors")
-    again = classifier.load(tmp_path / "spam.safetensors")
-    assert again.params == PARAMS
-    assert np.array_equal(again.probabilities(texts), judge.probabilities(texts))
-    assert np.array_equal(again.probabilities(texts.slice(7, 20)), judge.probabilities(texts)[7:27])
+    trained, _ = classifier.train(texts, labels, PARAMS)
+    trained.save(tmp_path / "spam.safetensors")
+    loaded = classifier.load(tmp_path / "spam.safetensors")
+    assert loaded.params == PARAMS
+    assert np.array_equal(loaded.probabilities(texts), trained.probabilities(texts))
+    assert np.array_equal(loaded.probabilities(texts.slice(7, 20)), trained.probabilities(texts)[7:27])
     other, _ = classifier.train(texts, labels, PARAMS)
     other.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "spam.safetensors").read_bytes()
@@ -46,8 +46,8 @@ def test_the_same_from_disk_and_in_any_slice(tmp_path: Path) -> None:
 
 def test_digits_and_space_are_normalized_and_the_end_is_not_read() -> None:
     texts, labels = messages(0)
-    judge, _ = classifier.train(texts, labels, classifier.Params(bits=14, max_characters=20))
-    a, b, c, d = judge.margins(
+    trained, _ = classifier.train(texts, labels, classifier.Params(bits=14, max_characters=20))
+    a, b, c, d = trained.margins(
         pa.array(["call 123", "call \n 987", "x" * 20, "x" * 20 + " WIN prize"], pa.large_string())
     )
     assert a == b

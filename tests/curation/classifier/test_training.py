@@ -1,4 +1,4 @@
-"""Classifiers from labeled text: written, reported, used by the filters; mistakes named by file and line."""
+"""Classifiers from labeled text: written, reported and used by filters; errors name file and line."""
 
 import json
 from pathlib import Path
@@ -24,17 +24,17 @@ def labeled(path: Path) -> Path:
     return path
 
 
-def taught(tmp_path: Path) -> Path:
-    """A classifier file, made as the flow makes it."""
-    lesson = training.ClassifierParams(examples=labeled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
+def train(tmp_path: Path) -> Path:
+    """Train a classifier as the flow does; return its file."""
+    params = training.ClassifierParams(examples=labeled(tmp_path / "spam.jsonl"), positive="spam", bits=14)
     report = Report("classifier")
-    tasks.train_classifier.fn("spam", lesson, tmp_path, report, Timings("classifier", tmp_path / "timings"))
+    tasks.train_classifier.fn("spam", params, tmp_path, report, Timings("classifier", tmp_path / "timings"))
     report.write(tmp_path / "reports")
     return tmp_path / "classifiers" / "spam.safetensors"
 
 
 def test_written_reported_and_asked_by_the_filters(tmp_path: Path) -> None:
-    file = taught(tmp_path)
+    file = train(tmp_path)
     body = read_json(tmp_path / "reports" / "classifier.json")
     assert body["counts"] == {"spam_texts": 200, "spam_positive": 100}
     assert body["spam"]["f1"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 200}
@@ -47,9 +47,9 @@ def test_written_reported_and_asked_by_the_filters(tmp_path: Path) -> None:
 
 
 def test_the_same_bytes_again(tmp_path: Path) -> None:
-    first, report = taught(tmp_path).read_bytes(), (tmp_path / "reports" / "classifier.json").read_bytes()
+    first, report = train(tmp_path).read_bytes(), (tmp_path / "reports" / "classifier.json").read_bytes()
     classifier.load_cached.cache_clear()
-    assert taught(tmp_path).read_bytes() == first
+    assert train(tmp_path).read_bytes() == first
     assert (tmp_path / "reports" / "classifier.json").read_bytes() == report
 
 

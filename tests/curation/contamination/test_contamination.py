@@ -1,4 +1,4 @@
-"""Contamination: what gives an example away is found and named; formulas, collisions and near misses are not."""
+"""Contamination: texts that share n-grams with examples are found; formulas and hash collisions are not."""
 
 import dataclasses
 import itertools
@@ -20,10 +20,10 @@ def strings(*texts: str) -> pa.Array:
 
 
 def hits(texts: list[str], examples: list[str], **params: int) -> list[tuple[int, str, str]]:
-    made = contamination.build_index(
+    index = contamination.build_index(
         [EvaluationSet("quiz", tuple(f"q{i}" for i in range(len(examples))), strings(*examples))], Params(**params)
     )
-    return [(hit.row, hit.set_name, hit.example_id) for hit in contamination.scan(strings(*texts), made)]
+    return [(hit.row, hit.set_name, hit.example_id) for hit in contamination.scan(strings(*texts), index)]
 
 
 def run(text: str, start: int, size: int) -> str:
@@ -63,54 +63,54 @@ def test_runs_in_many_examples_are_formulas() -> None:
 
 
 def test_every_planted_leak_is_found_and_named() -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     vocabulary = [f"w{i}" for i in range(500)]
-    examples = [" ".join(dice.choices(vocabulary, k=40)) for _ in range(200)]
+    examples = [" ".join(rng.choices(vocabulary, k=40)) for _ in range(200)]
     texts, expected = [], []
     for i in range(400):
-        text = dice.choices(vocabulary, k=dice.randrange(300))
+        text = rng.choices(vocabulary, k=rng.randrange(300))
         if i % 2:
-            place, at = dice.randrange(len(text) + 1), dice.randrange(28)
-            text[place:place] = examples[i // 2].split()[at : at + 13]
+            position, start = rng.randrange(len(text) + 1), rng.randrange(28)
+            text[position:position] = examples[i // 2].split()[start : start + 13]
             expected.append((i, "quiz", f"q{i // 2}"))
         texts.append(" ".join(text))
     assert hits(texts, examples) == expected
 
 
 def test_hash_collisions_drop_nothing() -> None:
-    """The words behind the hashes are others, as in a collision."""
-    made = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params())
+    """The examples of the index are replaced by others, so that equal hashes stand for different words."""
+    index = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params())
     other = EvaluationSet("quiz", ("q0",), strings(ENGLISH.replace("o", "0")))
-    assert list(contamination.scan(strings(ENGLISH), dataclasses.replace(made, sets=(other,)))) == []
+    assert list(contamination.scan(strings(ENGLISH), dataclasses.replace(index, sets=(other,)))) == []
 
 
 def numbers(count: int, seed: int) -> list[str]:
-    """Prompts that differ in a number alone, behind a long instruction."""
-    dice = random.Random(seed)
+    """Return prompts that share a long instruction and differ in a number only."""
+    rng = random.Random(seed)
     names = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     instruction = "please translate the following number into Chinese and answer with nothing but the number itself"
-    return [f"{instruction}: {' hundred '.join(dice.choices(names, k=3))}" for _ in range(count)]
+    return [f"{instruction}: {' hundred '.join(rng.choices(names, k=3))}" for _ in range(count)]
 
 
 def test_records_with_long_instructions_are_not_mistaken() -> None:
-    held = sorted(set(numbers(30, 1)))
-    train = [text for text in numbers(600, 2) if text not in held]
-    made = contamination.build_index([EvaluationSet("quiz", tuple(held), strings(*held))], Params())
-    assert contamination.scan_records(strings(*train), made) == []
-    found = contamination.scan_records(strings(*train, held[7], held[7].upper() + "."), made)
-    assert [(hit.row, hit.example_id) for hit in found] == [(len(train), held[7]), (len(train) + 1, held[7])]
+    held_out = sorted(set(numbers(30, 1)))
+    train = [text for text in numbers(600, 2) if text not in held_out]
+    index = contamination.build_index([EvaluationSet("quiz", tuple(held_out), strings(*held_out))], Params())
+    assert contamination.scan_records(strings(*train), index) == []
+    matches = contamination.scan_records(strings(*train, held_out[7], held_out[7].upper() + "."), index)
+    assert [(hit.row, hit.example_id) for hit in matches] == [(len(train), held_out[7]), (len(train) + 1, held_out[7])]
 
 
 def test_cut_leaves_the_rest() -> None:
-    made = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params(margin=6, max_cuts=1))
+    index = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params(margin=6, max_cuts=1))
     leak = run(ENGLISH, 2, 15)
     assert (
-        contamination.remove_ngrams(f"A long beginning, {leak} and a long ending.", made)
+        contamination.remove_ngrams(f"A long beginning, {leak} and a long ending.", index)
         == "A long begin\nlong ending."
     )
-    assert contamination.remove_ngrams("nothing here", made) == "nothing here"
-    assert contamination.remove_ngrams(f"{leak} {'filler ' * 20} {leak}", made) is None
-    assert contamination.remove_ngrams(leak, made) is None
+    assert contamination.remove_ngrams("nothing here", index) == "nothing here"
+    assert contamination.remove_ngrams(f"{leak} {'filler ' * 20} {leak}", index) is None
+    assert contamination.remove_ngrams(leak, index) is None
 
 
 def test_sets_are_described() -> None:

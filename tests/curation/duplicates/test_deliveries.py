@@ -1,4 +1,4 @@
-"""Deliveries one after another: what came before stays, what comes twice goes, again and again the same."""
+"""Deliveries one after another: earlier documents stay, repeated ones are dropped, and repetition changes nothing."""
 
 import random
 from pathlib import Path
@@ -15,18 +15,18 @@ PARAMS = minhash.Params()
 
 
 def document(seed: int, edit: int = -1) -> str:
-    dice = random.Random(seed)
-    words = [f"w{dice.randrange(5000)}" for _ in range(120)]
+    rng = random.Random(seed)
+    words = [f"w{rng.randrange(5000)}" for _ in range(120)]
     if edit >= 0:
         words[edit] = "edited"
     return " ".join(words)
 
 
 def deliver(index: Path, name: str, texts: dict[str, str], params: minhash.Params = PARAMS) -> dict[str, str]:
-    """What was dropped, and for which id."""
+    """Return the dropped ids, each with the id that it duplicates."""
     ids, array = pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.large_string())
-    found = deliveries.add_delivery(index, name, array, ids, params, np.zeros(len(texts)))
-    return {id: of for id, of in zip(texts, found.to_pylist(), strict=True) if of is not None}
+    duplicate_of = deliveries.add_delivery(index, name, array, ids, params, np.zeros(len(texts)))
+    return {id: kept for id, kept in zip(texts, duplicate_of.to_pylist(), strict=True) if kept is not None}
 
 
 def files(index: Path) -> dict[str, str]:
@@ -46,15 +46,15 @@ def test_a_delivery_loses_to_those_before_it(tmp_path: Path) -> None:
 
 def test_delivering_again_changes_nothing(tmp_path: Path) -> None:
     week = {"monday": MONDAY, "tuesday": TUESDAY, "wednesday": WEDNESDAY}
-    first = {name: deliver(tmp_path, name, texts) for name, texts in week.items()}
+    results = {name: deliver(tmp_path, name, texts) for name, texts in week.items()}
     before = files(tmp_path)
     for name in ("tuesday", "monday", "wednesday", "monday"):
-        assert deliver(tmp_path, name, week[name]) == first[name]
+        assert deliver(tmp_path, name, week[name]) == results[name]
     assert files(tmp_path) == before
 
 
 def test_a_cluster_that_meets_an_old_document_goes_whole(tmp_path: Path) -> None:
-    """x is far from the old document (J = 0.77), y (J = 0.84) stands between them."""
+    """x is no duplicate of the old document (J = 0.77), but y is one of both (J = 0.84)."""
     words = document(7).split()
 
     def edited(*places: int) -> str:
@@ -71,26 +71,26 @@ def test_a_cluster_that_meets_an_old_document_goes_whole(tmp_path: Path) -> None
 def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path) -> None:
     deliver(tmp_path, "monday", MONDAY)
     deliver(tmp_path, "tuesday", TUESDAY)
-    whole = files(tmp_path)
+    complete = files(tmp_path)
     (tmp_path / "00001" / deliveries.MANIFEST).unlink()
     assert [delivery.name for delivery in deliveries.read_deliveries(tmp_path)] == ["monday"]
     deliver(tmp_path, "tuesday", TUESDAY)
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == complete
 
 
 def test_other_params_and_a_changed_past_are_refused(tmp_path: Path) -> None:
     deliver(tmp_path, "monday", MONDAY)
     with pytest.raises(BadInput, match="shingle_size 5, not shingle_size 4"):
         deliver(tmp_path, "tuesday", TUESDAY, minhash.Params(shingle_size=4))
-    deliver(tmp_path, "monday", MONDAY | {"z": document(9)})  # nobody has been compared with it yet
+    deliver(tmp_path, "monday", MONDAY | {"z": document(9)})  # allowed: no later delivery has been compared with it
     deliver(tmp_path, "tuesday", TUESDAY)
     with pytest.raises(BadInput, match="under a new name"):
         deliver(tmp_path, "monday", MONDAY)
 
 
 def test_many_small_deliveries_keep_what_one_large_one_keeps(tmp_path: Path) -> None:
-    dice = random.Random(0)
-    texts = {f"{i:03d}": document(dice.randrange(40), dice.randrange(-1, 120)) for i in range(150)}
+    rng = random.Random(0)
+    texts = {f"{i:03d}": document(rng.randrange(40), rng.randrange(-1, 120)) for i in range(150)}
     names = list(texts)
     dropped: dict[str, str] = {}
     for part in range(0, 150, 30):
@@ -106,15 +106,15 @@ def test_an_empty_delivery_is_one_too(tmp_path: Path) -> None:
 def test_the_stage_asks_by_content(tmp_path: Path) -> None:
     def accept(texts: dict[str, str]) -> dict[str, str]:
         ids, array = pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.large_string())
-        found = deliveries.deduplicate(tmp_path, array, ids, PARAMS, np.zeros(len(texts)))
-        return {id: of for id, of in zip(texts, found.tolist(), strict=True) if of is not None}
+        duplicate_of = deliveries.deduplicate(tmp_path, array, ids, PARAMS, np.zeros(len(texts)))
+        return {id: kept for id, kept in zip(texts, duplicate_of.tolist(), strict=True) if kept is not None}
 
     assert accept(MONDAY) == {"a": "b"}
     before = files(tmp_path)
     assert accept(dict(reversed(MONDAY.items()))) == {"a": "b"}
     assert files(tmp_path) == before
     assert accept(TUESDAY | MONDAY) == {"a": "b", "d": "b", "f": "g", "h": "short"}
-    assert accept({"a": MONDAY["a"]}) == {"a": "b"}  # of what came before nothing needs to come again
+    assert accept({"a": MONDAY["a"]}) == {"a": "b"}  # earlier documents need not be delivered again
     assert accept({"a": document(8)}) == {}  # another text is another document, whatever its id
     assert accept({"a": document(8, 3), "z": document(8)}) == {"z": "a"}
     assert len(deliveries.read_deliveries(tmp_path)) == 4

@@ -9,19 +9,19 @@ from tasks.curation.duplicates import exact
 SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 
 
-def found(texts: list[str], priority: list[int], ids: list[str] | None = None) -> list[int]:
+def find_duplicates(texts: list[str], priority: list[int], ids: list[str] | None = None) -> list[int]:
     names = None if ids is None else pa.array(ids)
     return exact.duplicates(pa.array(texts, pa.large_string()), np.array(priority), names).tolist()
 
 
 def test_white_space_is_normalized_and_nothing_else() -> None:
     texts = ["a b\n c", " a  b c ", "A b c", "a b c.", "a\u3000b\u00a0c", "", "  \n"]
-    assert found(texts, [0] * 7) == [1, -1, -1, -1, 1, 6, -1]  # 7, 8 and 8 bytes are equal: row 1 stays
+    assert find_duplicates(texts, [0] * 7) == [1, -1, -1, -1, 1, 6, -1]  # 7, 8 and 8 bytes are equal: row 1 stays
 
 
 def test_the_longest_then_the_smallest_id_is_kept() -> None:
-    assert found(["x  y", "x y", "x  y"], [0, 0, 0], ["c", "a", "b"]) == [2, 2, -1]
-    assert found(["x  y", "x y", "x  y"], [0, 1, 0], ["c", "a", "b"]) == [1, -1, 1]
+    assert find_duplicates(["x  y", "x y", "x  y"], [0, 0, 0], ["c", "a", "b"]) == [2, 2, -1]
+    assert find_duplicates(["x  y", "x y", "x  y"], [0, 1, 0], ["c", "a", "b"]) == [1, -1, 1]
 
 
 def test_digests_are_xxh3_of_the_normalized_text() -> None:
@@ -31,4 +31,4 @@ def test_digests_are_xxh3_of_the_normalized_text() -> None:
 
 
 def test_no_texts() -> None:
-    assert found([], []) == []
+    assert find_duplicates([], []) == []

@@ -1,4 +1,4 @@
-"""Near-duplicates: small worlds whose clusters are known, in any order, cut in any way."""
+"""Near-duplicates: small corpora with known clusters, in any order and any division into chunks."""
 
 import random
 
@@ -16,16 +16,20 @@ SIZE = 120
 
 
 def document(seed: int, size: int = SIZE) -> list[str]:
-    dice = random.Random(seed)
-    return [f"w{dice.randrange(5000)}" for _ in range(size)]
+    """Return random words."""
+    rng = random.Random(seed)
+    return [f"w{rng.randrange(5000)}" for _ in range(size)]
 
 
 def edited(words: list[str], *places: int) -> str:
-    """Each edit, far from others, changes 5 of the 116 shingles of a document."""
+    """Replace words. An edit that is far from others changes 5 of the 116 shingles of a document."""
     return " ".join("edited" if i in places else word for i, word in enumerate(words))
 
 
-def found(texts: list[str], priority: list[int] | None = None, **params: object) -> tuple[list[int], list[int]]:
+def find_duplicates(
+    texts: list[str], priority: list[int] | None = None, **params: object
+) -> tuple[list[int], list[int]]:
+    """Return for each text the row that represents it (-1 where it is kept), and the size of its cluster."""
     array = pa.array(texts, pa.large_string())
     rows, sizes = minhash.duplicates(array, minhash.Params(**params), np.array(priority or [0] * len(texts)))
     return rows.tolist(), sizes.tolist()
@@ -34,7 +38,7 @@ def found(texts: list[str], priority: list[int] | None = None, **params: object)
 def test_a_copy_with_one_edit_is_found_and_a_different_text_is_not() -> None:
     """J = 111 / 121 = 0.917 for the edit; 0 for the other."""
     words = document(1)
-    assert found([edited(words), " ".join(document(2)), edited(words, 60)]) == ([2, -1, -1], [2, 1, 2])
+    assert find_duplicates([edited(words), " ".join(document(2)), edited(words, 60)]) == ([2, -1, -1], [2, 1, 2])
 
 
 def test_the_verified_threshold_is_exact() -> None:
@@ -42,39 +46,38 @@ def test_the_verified_threshold_is_exact() -> None:
     words = document(3)
     pair = [edited(words), edited(words, 40, 80)]
     many = {"bands": 112, "rows": 1}
-    assert found(pair, threshold=0.841, **many)[0].count(-1) == 1
-    assert found(pair, threshold=0.842, **many)[0].count(-1) == 2
+    assert find_duplicates(pair, threshold=0.841, **many)[0].count(-1) == 1
+    assert find_duplicates(pair, threshold=0.842, **many)[0].count(-1) == 2
 
 
 def test_documents_without_shingles_are_left_alone() -> None:
-    assert found(["", "one two", "one two", "   ", "three four five six"]) == ([-1] * 5, [1] * 5)
+    assert find_duplicates(["", "one two", "one two", "   ", "three four five six"]) == ([-1] * 5, [1] * 5)
 
 
 def test_priority_then_length_then_first_row_chooses() -> None:
     words = document(4)
     same, longer = edited(words), edited(words) + " end"
-    assert found([same, same, longer])[0] == [2, 2, -1]
-    assert found([same, same, longer], [0, 1, 0])[0] == [1, -1, 1]
-    assert found([same, same])[0] == [-1, 0]
+    assert find_duplicates([same, same, longer])[0] == [2, 2, -1]
+    assert find_duplicates([same, same, longer], [0, 1, 0])[0] == [1, -1, 1]
+    assert find_duplicates([same, same])[0] == [-1, 0]
 
 
 def test_chains_are_one_cluster() -> None:
-    """Each link has J = 0.917, the ends 0.841 < 0.85: connected all the same."""
+    """Each link has J = 0.917, the ends 0.841, less than 0.85. They are connected through the middle."""
     words = document(5)
     chain = [edited(words), edited(words, 40), edited(words, 40, 80)]
-    assert found(chain, threshold=0.85, bands=112, rows=1)[1] == [3, 3, 3]
-    assert found([chain[0], chain[2]], threshold=0.85, bands=112, rows=1)[1] == [1, 1]
+    assert find_duplicates(chain, threshold=0.85, bands=112, rows=1)[1] == [3, 3, 3]
+    assert find_duplicates([chain[0], chain[2]], threshold=0.85, bands=112, rows=1)[1] == [1, 1]
 
 
 def families() -> tuple[list[str], list[str]]:
-    dice = random.Random(0)
+    """Return groups of similar texts, and an id for each text."""
+    rng = random.Random(0)
     texts = []
     for seed in range(40):
-        words = document(100 + seed, dice.randrange(20, 200))
-        texts += [
-            edited(words, *dice.sample(range(len(words)), dice.randrange(3))) for _ in range(dice.randrange(1, 6))
-        ]
-    return texts, [f"{dice.random():.12f}" for _ in texts]
+        words = document(100 + seed, rng.randrange(20, 200))
+        texts += [edited(words, *rng.sample(range(len(words)), rng.randrange(3))) for _ in range(rng.randrange(1, 6))]
+    return texts, [f"{rng.random():.12f}" for _ in texts]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -82,7 +85,7 @@ def families() -> tuple[list[str], list[str]]:
 def test_order_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch, seed: int, chunk_rows: int) -> None:
     texts, ids = families()
 
-    def kept(order: list[int], chunks: int, threads: int) -> set[str]:
+    def kept_ids(order: list[int], chunks: int, threads: int) -> set[str]:
         arrays = [pa.array([texts[i] for i in part], pa.large_string()) for part in np.array_split(order, chunks)]
         names = pa.chunked_array([pa.array([ids[i] for i in part]) for part in np.array_split(order, chunks)])
         rows, _ = minhash.duplicates(
@@ -90,12 +93,12 @@ def test_order_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
         )
         return {ids[i] for i, row in zip(order, rows, strict=True) if row < 0}
 
-    expected = kept(list(range(len(texts))), 1, 1)
+    expected = kept_ids(list(range(len(texts))), 1, 1)
     assert 40 <= len(expected) < len(texts)
     monkeypatch.setattr(word_hashes, "CHUNK_ROWS", chunk_rows)
     monkeypatch.setattr(clusters, "BATCH_BYTES", 500)
     order = random.Random(seed).sample(range(len(texts)), len(texts))
-    assert kept(order, 1 + 3 * seed, 1 + seed) == expected
+    assert kept_ids(order, 1 + 3 * seed, 1 + seed) == expected
 
 
 def test_clusters_are_the_components_of_all_verified_candidate_pairs() -> None:
@@ -107,8 +110,8 @@ def test_clusters_are_the_components_of_all_verified_candidate_pairs() -> None:
     roots = list(range(len(texts)))
     for i in range(len(texts)):
         for j in range(i):
-            shares = (banded.keys[:, i] == banded.keys[:, j]).any() and sets[i]
-            if shares and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.7:
+            is_candidate = (banded.keys[:, i] == banded.keys[:, j]).any() and sets[i]
+            if is_candidate and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.7:
                 roots = [roots[j] if root == roots[i] else root for root in roots]
     _, sizes = minhash.duplicates(array, params, np.zeros(len(texts)))
     assert sizes.tolist() == [roots.count(root) for root in roots]
@@ -118,7 +121,7 @@ def test_edges_are_verified_pairs() -> None:
     texts, _ = families()
     array = pa.array(texts, pa.large_string())
     banded = minhash.compute_band_keys(array, minhash.Params())
-    made = clusters.connect_duplicates(
+    connected = clusters.connect_duplicates(
         banded.keys,
         banded.has_shingles,
         np.ones(len(texts), np.int64),
@@ -127,8 +130,8 @@ def test_edges_are_verified_pairs() -> None:
         9,
     )
     sets = [{*shingles.shingles(text, 5)} for text in texts]
-    assert len(made.edges)
-    assert all(len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.8 for i, j in made.edges)
+    assert len(connected.edges)
+    assert all(len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.8 for i, j in connected.edges)
 
 
 @pytest.mark.parametrize(("threshold", "number"), [(0.5, 128), (0.8, 112), (0.9, 64)])
@@ -146,4 +149,4 @@ def test_bad_params_are_refused() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    assert found([]) == ([], [])
+    assert find_duplicates([]) == ([], [])

@@ -1,4 +1,4 @@
-"""The index in Redis says what the index in a folder says, delivery by delivery, killed or not."""
+"""The index in Redis gives the same results as the index in a folder, also after a killed run."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ fakeredis = pytest.importorskip("fakeredis")
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A server of its own, spoken to over a socket."""
+    """Start a Redis server in this process, which is reached by a socket."""
     with fakeredis.TcpFakeServer(("127.0.0.1", 0)) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -30,11 +30,11 @@ def url() -> Iterator[str]:
 
 
 def accept(index: Any, texts: dict[str, str], params: minhash.Params = PARAMS) -> dict[str, str]:
-    """What was dropped, and for which id."""
+    """Return the dropped ids, each with the id that it duplicates."""
     ids, array = pa.array(list(texts), pa.string()), pa.array(list(texts.values()), pa.large_string())
-    ask: Any = redis_index.deduplicate if isinstance(index, str) else deliveries.deduplicate
-    found = ask(index, array, ids, params, np.zeros(len(texts)))
-    return {id: of for id, of in zip(texts, found.tolist(), strict=True) if of is not None}
+    deduplicate: Any = redis_index.deduplicate if isinstance(index, str) else deliveries.deduplicate
+    duplicate_of = deduplicate(index, array, ids, params, np.zeros(len(texts)))
+    return {id: kept for id, kept in zip(texts, duplicate_of.tolist(), strict=True) if kept is not None}
 
 
 def test_day_by_day_and_again(url: str) -> None:
@@ -46,25 +46,26 @@ def test_day_by_day_and_again(url: str) -> None:
 
 
 def test_it_says_what_the_folder_says(url: str, tmp_path: Path) -> None:
-    dice = random.Random(0)
-    texts = {f"{i:03d}": document(dice.randrange(40), dice.randrange(-1, 120)) for i in range(150)}
+    rng = random.Random(0)
+    texts = {f"{i:03d}": document(rng.randrange(40), rng.randrange(-1, 120)) for i in range(150)}
     names = list(texts)
     for part in range(0, 150, 30):
-        some = {name: texts[name] for name in names[part : part + 30]}
-        assert accept(url, some) == accept(tmp_path, some)
+        part_texts = {name: texts[name] for name in names[part : part + 30]}
+        assert accept(url, part_texts) == accept(tmp_path, part_texts)
 
 
 def test_a_killed_delivery_leaves_nothing_that_counts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     accept(url, MONDAY)
     pipeline = redis.Redis.pipeline
-    monkeypatch.setattr(redis.Redis, "pipeline", killed)
+    monkeypatch.setattr(redis.Redis, "pipeline", interrupt)
     with pytest.raises(KeyboardInterrupt):
         accept(url, TUESDAY)
     monkeypatch.setattr(redis.Redis, "pipeline", pipeline)
-    assert accept(url, WEDNESDAY | {"e": TUESDAY["e"]}) == {"e": "i"}  # nor "j": no "g" was accepted
+    # "j" is kept as well: "g", which it duplicates, was not accepted.
+    assert accept(url, WEDNESDAY | {"e": TUESDAY["e"]}) == {"e": "i"}
 
 
-def killed(*_: object, **__: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -74,7 +75,7 @@ def test_other_params_are_refused(url: str) -> None:
         accept(url, TUESDAY, minhash.Params(shingle_size=4))
 
 
-def test_nobody_there() -> None:
+def test_a_server_that_does_not_answer() -> None:
     with pytest.raises(BadInput, match=r"redis://127.0.0.1:1/0 cannot be used .* Start Redis there"):
         accept("redis://127.0.0.1:1/0", MONDAY)
 

@@ -1,4 +1,4 @@
-"""What identifies a person is masked; numbers that only look alike are left."""
+"""Personal data is masked; numbers that only look similar are not."""
 
 import numpy as np
 import pyarrow as pa
@@ -90,12 +90,12 @@ def test_masking_twice_changes_nothing() -> None:
 
 
 def test_candidates_miss_nothing_that_the_patterns_find() -> None:
-    """The compiled pass against the patterns run over whole texts, with made-up surroundings."""
+    """The compiled pass gives the same result as the patterns on whole texts, with random surroundings."""
     rng = np.random.default_rng(0)
     alphabet = list("0123456789 .-+()@abx\n中Xcom")
     texts = ["".join(rng.choice(alphabet, rng.integers(60))) for _ in range(3000)]
     texts += [
-        f"{left}{text}{right}" for text, _ in FOUND for left in ("", " ", "，", "\n") for right in ("", " ", "。")
+        f"{before}{text}{after}" for text, _ in FOUND for before in ("", " ", "，", "\n") for after in ("", " ", "。")
     ]
     for text in texts:
         data = text.encode()
