@@ -1,41 +1,45 @@
-# Two commands: make run, make test. Needs Python >= 3.11, make and git.
+# `make run` runs the pipeline, `make test` all tests. The other targets are explained in CONTRIBUTING.md.
+# Needs Python >= 3.11, make and git.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 ZERO := .venv/.zero
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check bench up down chat
+.PHONY: run test quick check canary bench up down chat
 run: $(STAMP)
 	@$(BIN)/python -m flows.pipeline
 
 test: $(ZERO)
 	@$(BIN)/python -m pytest
 
+quick: $(STAMP)
+	@$(BIN)/python -m pytest -m "not slow"
+
 check: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+canary: $(STAMP)
+	@$(BIN)/python -m tests.canary
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.$(NAME)
 
-up: $(STAMP)
-	@$(BIN)/python -m flows.runtime.servers up
-
-down: $(STAMP)
-	@$(BIN)/python -m flows.runtime.servers down
+up down: $(STAMP)
+	@$(BIN)/python -m flows.runtime.servers $@
 
 chat: $(STAMP)
 	@$(BIN)/python -m flows.chat
 
-# Without build isolation, so that nothing but what constraints.txt pins is ever fetched.
+# Without build isolation, so that pip installs nothing that constraints.txt does not pin.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed: make PYTHON=python3.11"; exit 1; }
-	@echo 'installing the pinned packages into .venv: a few minutes, once'
+	@echo 'Installing the pinned packages into .venv. This takes a few minutes, once.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(PIP) pip setuptools
+	@PYTHONWARNINGS=ignore $(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-# DeepSpeed asks for torch while it is being installed, and is not for every machine.
+# DeepSpeed needs torch for its installation, and cannot be installed on every machine.
 $(ZERO): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[zero]' \
-		&& touch $@ || echo 'DeepSpeed could not be installed: the tests of zero1, zero2 and zero3 will be skipped'
+	@$(PIP) --no-build-isolation -e '.[zero]' && touch $@ || echo 'DeepSpeed could not be installed: the tests of zero1, zero2 and zero3 are skipped.'

@@ -143,7 +143,7 @@ def _open_local(path: Path) -> BinaryIO:
 
 
 def _find_remote(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     try:
         file_system, path_there = fsspec.core.url_to_fs(path)
