@@ -105,12 +105,12 @@ def dials(stage: str, precision: str, unit: int = 1) -> dict[str, Any]:
 def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     """Our reward model's work and params."""
     from tasks import models
-    from tasks.training.preferences import pairs
+    from tasks.pairs import read_pairs
     from tasks.training.stages import reward
 
     params = reward.Params(global_batch_size=BATCH, **dials("reward", precision))
     tokenizer = models.load_tokenizer(world / "tokens/tokenizer")
-    found = pairs.read(world / "tokens/preferences/train", 512)
+    found = read_pairs(world / "tokens/preferences/train", 512)
     model = reward.start(world / "models/sft", params, tokenizer)
     return reward.Ranking(model, found, None, params, tokenizer.pad_token_id), params, 1
 
@@ -118,15 +118,17 @@ def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
 def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     """Our DPO's work and params. The reference's part of the measured steps is paid inside them, once, as by TRL."""
     from tasks import models
+    from tasks.pairs import read_pairs
     from tasks.training.parallel.precision import DTYPES
-    from tasks.training.preferences import pairs, reference
+    from tasks.training.preferences import reference
+    from tasks.training.preferences.order import step_indices
     from tasks.training.stages import dpo
 
     class Referring(dpo.Preferring):
         """Asks the reference about each batch when it comes, as a first epoch does."""
 
         def batches(self, step: int) -> Sequence[Any]:
-            indices = pairs.step_order(len(found), BATCH, step, 0).tolist()
+            indices = step_indices(len(found), BATCH, step, 0).tolist()
             asked = reference.Referred(part(found, indices), np.zeros((2, BATCH), np.float32))
             self.train = reference.Referred(found, self.train.reference.copy())
             self.train.reference[:, indices] = reference.asked(asked, frozen, self.pad_id)
@@ -134,7 +136,7 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
 
     params = dpo.Params(global_batch_size=BATCH, **dials("dpo", precision))
     model, tokenizer = models.load_causal(world / "models/sft")
-    found = pairs.read(world / "tokens/preferences/train", 512)
+    found = read_pairs(world / "tokens/preferences/train", 512)
     frozen = reference.Reference(model, DTYPES[precision])
     known = reference.Referred(found, np.zeros((2, len(found)), np.float32))
     return Referring(model, known, None, None, params, tokenizer.pad_token_id), params, 1
@@ -142,7 +144,7 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
 
 def part(found: Any, indices: Sequence[int]) -> Any:
     """Some of the pairs."""
-    from tasks.training.preferences.pairs import Pairs
+    from tasks.pairs import Pairs
 
     answers = {side: [rows[i] for i in indices] for side, rows in found.answers.items()}
     return Pairs([found.prompts[i] for i in indices], answers, [""] * len(indices), np.arange(len(indices)))

@@ -5,6 +5,7 @@ A report is the same for every run on the same inputs. Seconds, memory and rates
 """
 
 import csv
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TIMINGS = Path(".run/timings")
+Z = 1.959963984540054  # quantile of the normal distribution for a two-sided 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,14 @@ class Score:
     low: float
     high: float
     n: int
+
+    @staticmethod
+    def of_share(num_correct: float, n: int) -> "Score":
+        """The share `num_correct` / n with Wilson's 95 % interval (1927); a tie may count as half."""
+        share = num_correct / n
+        center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+        return Score(round(share, 6), round(max(0.0, center - half), 6), round(min(1.0, center + half), 6), n)
 
 
 @dataclass

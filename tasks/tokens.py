@@ -67,11 +67,12 @@ def read_stream(folder: Path) -> Stream:
     return Stream(ids, positions, loss_mask)
 
 
-def write_ragged(folder: Path, lists: Sequence[Sequence[int]], vocab_size: int) -> None:
+def write_ragged(folder: Path, lists: Sequence[Sequence[int] | Ids], vocab_size: int) -> None:
     """Write lists of ids as two .npy files: one flat array and its offsets."""
     offsets = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-    flat = np.fromiter((i for ids in lists for i in ids), ids_dtype(vocab_size), count=int(offsets[-1]))
+    dtype = ids_dtype(vocab_size)
+    flat = np.concatenate([np.zeros(0, dtype), *(np.asarray(ids, dtype) for ids in lists)])
     _write(folder, {"ids": flat, "offsets": offsets})
 
 

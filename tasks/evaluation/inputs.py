@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from tasks import gold
 from tasks.errors import BadInput
-from tasks.files import read_json
+from tasks.pairs import read_pairs_if_any, read_prompts
 from tasks.tokens import Ragged, Stream, read_ragged, read_stream
 
 if TYPE_CHECKING:
@@ -174,8 +174,9 @@ class EvaluationInputs:
         """The prompts of the split `test` that do not occur in the split `train`."""
         folder = self.data / "tokens" / "prompts"
         training_prompts = {tuple(row) for row in _lists(read_ragged(folder / "train"))}
-        rows = zip(_lists(read_ragged(folder / SPLIT)), read_json(folder / SPLIT / "metadata.json"), strict=True)
-        prompts = [Prompt(row, str(facts["text"]), facts) for row, facts in rows if tuple(row) not in training_prompts]
+        test = read_prompts(folder / SPLIT)
+        rows = [(ids.tolist(), metadata) for ids, metadata in zip(test.ids, test.metadata, strict=True)]
+        prompts = [Prompt(ids, str(about["text"]), about) for ids, about in rows if tuple(ids) not in training_prompts]
         if not prompts:
             raise BadInput(
                 f"every prompt of {folder / SPLIT} also occurs in {folder / 'train'}, so that no prompt is left to "
@@ -187,9 +188,12 @@ class EvaluationInputs:
     def pairs(self) -> list[Pair]:
         """The preferences of the split `test`."""
         folder = self.data / "tokens" / "preferences" / SPLIT
-        prompts, chosen, rejected = (_lists(read_ragged(folder / part)) for part in ("prompt", "chosen", "rejected"))
-        reasons = read_json(folder / "reasons.json")
-        return [Pair(*row) for row in zip(prompts, chosen, rejected, reasons, strict=True)]
+        pairs = read_pairs_if_any(folder)
+        if pairs is None:
+            return []
+        columns = pairs.prompts, pairs.answers["chosen"], pairs.answers["rejected"]
+        ids = ([row.tolist() for row in column] for column in columns)
+        return [Pair(*row) for row in zip(*ids, pairs.reasons, strict=True)]
 
     def answers(self, name: str, greedy: bool) -> list[Answer]:
         """The answers of a model to `prompts`: greedy, or sampled at temperature 1 from the whole vocabulary."""

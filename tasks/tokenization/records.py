@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks import tables, tokens
+from tasks import pairs, tables, tokens
 from tasks.conversations import Message
 from tasks.documents import SPLITS
-from tasks.files import write_json
 from tasks.tokenization import packing
 from tasks.tokenization.chat import Encoder
 
@@ -96,11 +95,8 @@ def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySpl
         columns = {name: table[name].to_pylist() for name in table.column_names}
         encoded = {"prompt": _encode_in_batches(encoder.encode_prompts, columns["prompt"])}
         encoded |= {name: _encode_in_batches(encoder.encode_answers, columns[name]) for name in ("chosen", "rejected")}
-        for name, id_lists in encoded.items():
-            write_ragged(folder / split / name, id_lists, encoder.vocab_size)
         ranked_lists = [json.loads(metadata).get("list") for metadata in columns["metadata"]]
-        write_json(folder / split / "reasons.json", columns["reason"])
-        write_json(folder / split / "lists.json", ranked_lists)
+        pairs.write_pairs(folder / split, encoded, columns["reason"], ranked_lists, encoder.vocab_size)
         num_tokens = sum(len(ids) for id_lists in encoded.values() for ids in id_lists)
         counts[split] = {"num_pairs": len(table), "num_tokens": num_tokens}
     return counts
@@ -118,20 +114,10 @@ def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
         for prompt, metadata in _read_prompts(data, split):
             distinct.setdefault(json.dumps(prompt), (prompt, metadata))
         id_lists = _encode_in_batches(encoder.encode_prompts, [prompt for prompt, _ in distinct.values()])
-        write_ragged(folder / split, id_lists, encoder.vocab_size)
-        write_json(folder / split / "metadata.json", [metadata for _, metadata in distinct.values()])
+        metadata_of_prompts = [metadata for _, metadata in distinct.values()]
+        pairs.write_prompts(folder / split, id_lists, metadata_of_prompts, encoder.vocab_size)
         counts[split] = {"num_prompts": len(id_lists), "num_tokens": sum(len(ids) for ids in id_lists)}
     return counts
-
-
-def write_ragged(folder: Path, id_lists: Sequence[tokens.Ids], vocab_size: int) -> None:
-    """Write the same files as tokens.write_ragged, faster, for lists that are NumPy arrays."""
-    flat = np.concatenate(id_lists) if id_lists else np.zeros(0)
-    offsets = np.zeros(len(id_lists) + 1, np.int64)
-    np.cumsum([len(ids) for ids in id_lists], out=offsets[1:])
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "ids.npy", flat.astype(tokens.ids_dtype(vocab_size)))
-    np.save(folder / "offsets.npy", offsets)
 
 
 def _read_prompts(data: Path, split: str) -> Iterator[tuple[list[Message], dict[str, Any]]]:

@@ -86,19 +86,8 @@ def test_reward_accuracy_by_hand() -> None:
     assert (scores["reward_accuracy"].value, scores["reward_accuracy"].n) == (0.625, 4)
     assert scores["reward_accuracy_by_reason"]["style"].value == 1
     assert scores["reward_accuracy_by_reason"]["correct"].value == 0.25
-    assert scores["reward_accuracy_by_length"]["equally long"].value == 0.25
+    assert scores["reward_accuracy_by_length"]["same_length"].value == 0.25
     assert scores["reward_margin"].value == 0.5
     # (2 * 1 + 1 * 1) / sqrt((4 + 1 + 0 + 1) * (1 + 1))
     assert scores["reward_length_bias"].value == pytest.approx(3 / np.sqrt(12), abs=1e-6)
-    assert scores["label_length_bias"].value == pytest.approx(2 / np.sqrt(4 * 2), abs=1e-6)
-
-
-def test_calibration_error_by_hand() -> None:
-    """All four margins are ln 3: confidence 0.75. Three of four are right: calibrated. Four of four: 0.25 off."""
-    size = np.log(3)
-    assert reward_accuracy.calibration_error(np.array([size, size, size, -size])).value == pytest.approx(0, abs=1e-6)
-    assert reward_accuracy.calibration_error(np.array([size] * 4)).value == pytest.approx(0.25, abs=1e-6)
-
-
-def test_length_correlation_of_nothing_is_zero() -> None:
-    assert reward_accuracy.correlation(np.array([1.0, 2.0]), np.zeros(2)).value == 0
+    assert scores["reward_length_bias_of_labels"].value == pytest.approx(2 / np.sqrt(4 * 2), abs=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from flows.runtime import params
-from tests.sources import ROOT, module_file, reachable
+from tests.sources import ROOT, files, module_file, reachable
 
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -18,7 +18,8 @@ def code_of(stage: str) -> set[Path]:
     if params.is_training(stage):
         starts = ["flows.training", f"tasks.training.stages.{stage}"]
     elif (ROOT / "tasks" / stage).is_dir():
-        starts += [f"tasks.{stage}.tasks"]
+        # Every file of the package, because plug-ins are found by name and not imported.
+        starts += [str(path.with_suffix("")).replace("/", ".") for path in files(f"tasks/{stage}")]
     paths = {path for start in starts if (file := module_file(start)) for path in reachable(file, "tasks")}
     return {path for path in paths if path.name != "__init__.py" or (ROOT / path).stat().st_size}
 

@@ -11,8 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tasks import models as folders
-from tasks import tokens
-from tasks.files import write_json
+from tasks.pairs import write_pairs, write_prompts
 
 SPECIAL = ["<|pad|>", "<|document|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 WORDS = [*SPECIAL, *"abcdefghijklmnop", "."]
@@ -61,15 +60,13 @@ def pair_files(folder: Path, rows: list[tuple[str, str, str]], reasons: list[str
         "chosen": [answer(row[1]) for row in rows],
         "rejected": [answer(row[2]) for row in rows],
     }
-    for name, lists in columns.items():
-        tokens.write_ragged(folder / name, lists, len(WORDS))
-    write_json(folder / "reasons.json", reasons or ["style"] * len(rows))
+    write_pairs(folder, columns, reasons or ["style"] * len(rows), [None] * len(rows), len(WORDS))
 
 
 def prompt_files(folder: Path, rows: list[tuple[str, dict[str, Any]]]) -> None:
     """Write prompts with the metadata of each."""
-    tokens.write_ragged(folder, [prompt(text) for text, _ in rows], len(WORDS))
-    write_json(folder / "metadata.json", [{"text": text, **about} for text, about in rows])
+    metadata = [{"text": text, **about} for text, about in rows]
+    write_prompts(folder, [prompt(text) for text, _ in rows], metadata, len(WORDS))
 
 
 def world(data: Path, seed: int = 0) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tasks import gold
 from tasks.answers import Ids
 from tasks.generation import Generated, generate
-from tasks.training.preferences.prompts import Prompts
+from tasks.pairs import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer, load_model, scorer
 
@@ -33,7 +33,7 @@ class HeldOut:
         self, prompts: Prompts, tokenizer: Any, reference: Reference, score: Scorer | None, params: HeldOutParams,
         *, max_new_tokens: int, seed: int,
     ) -> None:  # fmt: skip
-        self.prompts, self.tokenizer, self.reference = prompts.spread(params.num_prompts), tokenizer, reference
+        self.prompts, self.tokenizer, self.reference = prompts.evenly_spaced(params.num_prompts), tokenizer, reference
         self.score, self.params, self.max_new_tokens, self.seed = score, params, max_new_tokens, seed
         self._gold_score = gold_scorer(params.gold_model, tokenizer)
         self.samples: list[dict[str, Any]] = []

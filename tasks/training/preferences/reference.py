@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tasks.answers import AnswerBatch, Ids, answer_logits, answer_states, log_probabilities, token_log_probs
+from tasks.pairs import Pairs
 from tasks.training.parallel import processes
-from tasks.training.preferences.pairs import Pairs, micro_batches
+from tasks.training.preferences.order import micro_batches
 from tasks.training.preferences.shared_prompts import collate_by_prompt
 
 ASKED_AT_ONCE = 128  # pairs

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.answers import AnswerBatch, Ids
-from tasks.training.preferences.pairs import Pairs
+from tasks.pairs import Pairs
 
 
 def collate_by_prompt(

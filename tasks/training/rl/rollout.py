@@ -16,9 +16,9 @@ from torch import distributed as dist
 from tasks import gold
 from tasks.answers import AnswerBatch, Ids
 from tasks.generation import Generated, generate
+from tasks.pairs import Prompts
 from tasks.training.preferences import rewards
 from tasks.training.preferences.held_out import decode, joined
-from tasks.training.preferences.prompts import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer
 from tasks.training.preferences.shared_prompts import collate_by_prompt
@@ -130,11 +130,11 @@ class Collector:
 
         `part`: (number, count) where each of `count` processes answers its share; all come to the same rollout.
         """
-        prompts = prompts.take([i for i in range(len(prompts)) for _ in range(self.group_size)])
+        prompts = prompts.select([i for i in range(len(prompts)) for _ in range(self.group_size)])
         chances = torch.rand((len(prompts), self.max_new_tokens), generator=generator)
         number, count = part
         mine = range(number, len(prompts), count)
-        told = self._told(prompts.take(list(mine)), chances[number::count])
+        told = self._told(prompts.select(list(mine)), chances[number::count])
         got, reference, scores = told.merged(count) if count > 1 else told
         sequences, lengths = joined(prompts.ids, got.answers), [len(ids) for ids in prompts.ids]
         table = Table.of(got, reference)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tasks import models
 from tasks.answers import AnswerBatch, answer_logits, answer_states, token_log_probs
 from tasks.errors import NothingLeft
+from tasks.pairs import read_pairs, read_pairs_if_any, read_prompts
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -25,9 +26,10 @@ from tasks.training.loop.params import LoopParams, resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
 from tasks.training.parallel.precision import choose
-from tasks.training.preferences import pairs, preference_losses, prompts
+from tasks.training.preferences import preference_losses
 from tasks.training.preferences.guard import Guard, GuardParams
 from tasks.training.preferences.held_out import HeldOut, HeldOutParams
+from tasks.training.preferences.order import micro_batches, step_indices
 from tasks.training.preferences.reference import Reference, Referred, refer
 
 
@@ -83,8 +85,8 @@ class Preferring(Work):
         if step == 0 and self.trial is not None:
             with torch.no_grad(), self.unsharded():
                 self.evaluate(0)
-        indices = pairs.step_order(len(self.train.pairs), self.params.global_batch_size, step, self.params.seed)
-        parts = pairs.micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
+        indices = step_indices(len(self.train.pairs), self.params.global_batch_size, step, self.params.seed)
+        parts = micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
         return [self._batch(self.train, part.tolist()) for part in parts]
 
     def _batch(self, source: Referred, indices: Sequence[int]) -> Batch:
@@ -194,7 +196,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
 def _refer(
     model: Any, dtype: torch.dtype, data: Path, split: str, params: Params, checkpoints: Path, pad_id: int
 ) -> Referred | None:
-    read = pairs.read if split == "train" else pairs.read_if_any
+    read = read_pairs if split == "train" else read_pairs_if_any
     found = read(data / "tokens/preferences" / split, params.max_length)
     if found is None:
         return None
@@ -203,7 +205,7 @@ def _refer(
 
 def _trial(model: Any, dtype: torch.dtype, data: Path, params: Params, tokenizer: Any) -> HeldOut | None:
     try:
-        asked = prompts.read(data / "tokens/prompts/validation", params.max_length, params.tasks)
+        asked = read_prompts(data / "tokens/prompts/validation", params.max_length, params.tasks)
     except NothingLeft:
         return None
     return HeldOut(

@@ -19,6 +19,7 @@ from tasks import models
 from tasks.answers import answer_logits, answer_states
 from tasks.errors import NothingLeft
 from tasks.files import MANIFEST, read_json
+from tasks.pairs import Prompts, read_prompts
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -31,10 +32,10 @@ from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
 from tasks.training.parallel import processes
 from tasks.training.parallel.precision import choose
-from tasks.training.preferences import pairs, prompts, rewards
+from tasks.training.preferences import rewards
 from tasks.training.preferences.guard import Guard, GuardParams
 from tasks.training.preferences.held_out import HeldOut, HeldOutParams
-from tasks.training.preferences.prompts import Prompts
+from tasks.training.preferences.order import Indices, micro_batches, step_indices
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer, scorer
 from tasks.training.rl import advantages, policy_losses
@@ -126,7 +127,7 @@ class Reinforcing(Work):
 
     def _rollout(self) -> Rollout:
         number, seed = self.num_rollouts, self.params.seed
-        asked = self.train.take(pairs.step_order(len(self.train), self.params.rollout_size, number, seed).tolist())
+        asked = self.train.select(step_indices(len(self.train), self.params.rollout_size, number, seed).tolist())
         generator = torch.Generator().manual_seed(seed * SEEDS_PER_RUN + number)
         rollout = self.collector.collect(asked, generator, self.kl_coef, self._part())
         self.kl_coef = self.params.rewards.kl_coef.next(self.kl_coef, rollout.numbers["kl"], len(rollout.sequences))
@@ -147,10 +148,10 @@ class Reinforcing(Work):
         parts = [order[start : start + size] for order in orders for start in range(0, count - size + 1, size)]
         return [self._micro_batches(rollout, part) for part in parts]
 
-    def _micro_batches(self, rollout: Rollout, rows: pairs.Indices) -> list[RolloutBatch]:
+    def _micro_batches(self, rollout: Rollout, rows: Indices) -> list[RolloutBatch]:
         policy, pad_id = self.model.policy, self.collector.tokenizer.pad_token_id
         lengths = np.array([len(rollout.sequences[row]) for row in rows])
-        parts = pairs.micro_batches(rows, lengths, self.params.micro_batch_size)
+        parts = micro_batches(rows, lengths, self.params.micro_batch_size)
         return [rollout.batch(part.tolist(), pad_id, policy.device, policy.dtype) for part in parts]
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
@@ -256,7 +257,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
 
 def build(params: Params, data: Path, tokenizer: Any) -> Reinforcing:
     """Everything that PPO works with, as files under `data` and `params` say."""
-    train = prompts.read(data / "tokens/prompts/train", params.max_prompt_length, params.tasks)
+    train = read_prompts(data / "tokens/prompts/train", params.max_prompt_length, params.tasks)
     base = params.base or data / "models/sft"
     policy, own = models.load_causal(base)
     models.fit_vocabulary(policy, own, tokenizer, base)
@@ -287,7 +288,7 @@ def _reward_model(params: Params, data: Path, tokenizer: Any, device: torch.devi
 
 def _trial(params: Params, data: Path, tokenizer: Any, reference: Reference, score: Scorer) -> HeldOut | None:
     try:
-        asked = prompts.read(data / "tokens/prompts/validation", params.max_prompt_length, params.tasks)
+        asked = read_prompts(data / "tokens/prompts/validation", params.max_prompt_length, params.tasks)
     except NothingLeft:
         return None
     return HeldOut(

@@ -15,17 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tasks import models
+from tasks import models, reward_metrics
 from tasks.answers import AnswerBatch, answer_rewards, evaluating
-from tasks.reports import Report, Timings
+from tasks.pairs import Pairs, read_pairs, read_pairs_if_any
+from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.loop import curves
 from tasks.training.loop.params import LoopParams
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
-from tasks.training.preferences import pair_metrics, pairs
-from tasks.training.preferences.pairs import Pairs
+from tasks.training.preferences.order import micro_batches, step_indices
 from tasks.training.preferences.preference_losses import list_weights, ranking_loss
 from tasks.training.preferences.shared_prompts import collate_by_prompt, ranked
 
@@ -75,9 +75,9 @@ class Ranking(Work):
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Whole ranked lists; their pairs may fall into several micro-batches."""
-        chosen = pairs.step_order(len(self._lists), self.params.global_batch_size, step, self.params.seed)
+        chosen = step_indices(len(self._lists), self.params.global_batch_size, step, self.params.seed)
         indices = np.concatenate([self._lists[i] for i in chosen])
-        parts = pairs.micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
+        parts = micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
         return [self._batch(self.train, part.tolist()) for part in parts]
 
     def _batch(self, source: Pairs, indices: Sequence[int]) -> Batch:
@@ -104,15 +104,15 @@ class Ranking(Work):
             return {}
         chosen, rejected = pair_scores(self.model, self.validation, self.pad_id, self.params.validation_pairs)
         losses = ranking_loss(chosen, rejected)
-        accuracy = float(pair_metrics.right_way((chosen - rejected).numpy()).mean())
+        accuracy = float(reward_metrics.correctness((chosen - rejected).numpy()).mean())
         return {"validation_loss": float(losses.mean()), "validation_accuracy": accuracy}
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
     """data/tokens/preferences and data/models/sft -> data/models/reward. Raises BadInput, BadModel, NothingLeft."""
     tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
-    train_pairs = pairs.read(data / "tokens/preferences/train", params.max_length)
-    validation = pairs.read_if_any(data / "tokens/preferences/validation", params.max_length)
+    train_pairs = read_pairs(data / "tokens/preferences/train", params.max_length)
+    validation = read_pairs_if_any(data / "tokens/preferences/validation", params.max_length)
     model = start(params.base or data / "models/sft", params, tokenizer)
     work = Ranking(model, train_pairs, validation, params, tokenizer.pad_token_id)
     with timings.measure("steps"), attention.packed(model):
@@ -153,7 +153,7 @@ def with_head(causal: Any, seed: int) -> Any:
 def pair_scores(model: Any, held_out: Pairs, pad_id: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Scores of the chosen and of the rejected answers, [pairs] each, of at most the first `limit` pairs."""
     count = min(len(held_out), limit or len(held_out))
-    parts = pairs.micro_batches(np.arange(count), held_out.lengths()[:count], EVALUATED_AT_ONCE)
+    parts = micro_batches(np.arange(count), held_out.lengths()[:count], EVALUATED_AT_ONCE)
     scores = torch.zeros(2, count)
     with evaluating(model):
         for part in parts:
@@ -174,16 +174,14 @@ def tell(report: Report, model: Any, train_pairs: Pairs, validation: Pairs | Non
     margins = chosen - rejected
     lengths = validation.answer_lengths("chosen"), validation.answer_lengths("rejected")
     report.counts["validation_pairs"] = len(validation)
-    report.scores |= {
-        "accuracy": pair_metrics.proportion(pair_metrics.right_way(margins)),
-        "accuracy_by_reason": pair_metrics.by_reason(margins, validation.reasons),
-        "accuracy_by_length": pair_metrics.by_length(margins, *lengths),
-        "accuracy_of_length_alone": pair_metrics.proportion(pair_metrics.right_way(lengths[0] - lengths[1])),
-        "calibration_error": pair_metrics.calibration_error(margins),
-        "length_bias": pair_metrics.length_bias(margins, *lengths),
-        "length_bias_of_labels": pair_metrics.length_bias(np.ones(len(margins)), *lengths),
-        "mean_score": round(float((chosen.mean() + rejected.mean()) / 2), 6),
-    }
+    report.scores |= reward_metrics.metrics(margins, validation.reasons, *lengths, Score.of_share, _rounded)
+    by_length_alone = reward_metrics.correctness(lengths[0] - lengths[1])
+    report.scores["accuracy_of_length_alone"] = Score.of_share(float(by_length_alone.sum()), len(margins))
+    report.scores["mean_score"] = round(float((chosen.mean() + rejected.mean()) / 2), 6)
     quantiles = np.quantile(margins, MARGIN_QUANTILES).round(6).tolist()
     rows = zip(MARGIN_QUANTILES, quantiles, strict=True)
     report.tables["margins"] = [{"quantile": q, "margin": margin} for q, margin in rows]
+
+
+def _rounded(columns: reward_metrics.FloatArray, statistic: reward_metrics.Statistic) -> float:
+    return round(float(statistic(columns.sum(axis=0))), 6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.answers import log_probabilities
-from tasks.training.preferences.prompts import Prompts
+from tasks.pairs import Prompts
 from tasks.training.preferences.reference import Reference
 from tasks.training.rl.policy import PolicyWithValue
 from tasks.training.rl.rollout import Collector, Normalizer, RewardParams

@@ -6,8 +6,8 @@ import torch
 
 from tasks import models
 from tasks.answers import log_probabilities
+from tasks.pairs import read_pairs
 from tasks.reports import Timings
-from tasks.training.preferences import pairs
 from tasks.training.preferences.reference import refer
 from tasks.training.stages import dpo
 from tests.training import tiny
@@ -36,14 +36,14 @@ def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path):
     report = run(tiny.world(tmp_path), steps=1)
     assert report.tables["steps"][0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     stored = np.load(tmp_path / "ck/reference-train.npy")
-    held = pairs.read(tmp_path / "tokens/preferences/train", 99)
+    held = read_pairs(tmp_path / "tokens/preferences/train", 99)
     expected = log_probabilities(tiny.model(), [held.sequence(2, "rejected")], [len(held.prompts[2])])[0].sum()
     assert stored.shape == (2, 15)
     assert stored[1, 2] == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_stored_reference_is_not_computed_again(tmp_path):
-    held = pairs.read(tiny.world(tmp_path) / "tokens/preferences/train", 99)
+    held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
     path = tmp_path / "reference.npy"
     np.save(path, np.full((2, 15), 7.0, np.float32))
     assert refer(held, None, torch.float32, path, 0).reference[0, 0] == 7.0
@@ -52,7 +52,7 @@ def test_a_stored_reference_is_not_computed_again(tmp_path):
 
 
 def test_mismatched_answers_belong_to_the_next_prompt(tmp_path):
-    held = pairs.read(tiny.world(tmp_path) / "tokens/preferences/train", 99)
+    held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
     assert held.mismatched()[0].tolist() == tiny.answer("c .")
     assert held.mismatched()[14].tolist() == tiny.answer("b .")
 

@@ -7,8 +7,8 @@ from transformers import AutoModelForSequenceClassification
 from tasks import models
 from tasks.answers import pad, reward_scores
 from tasks.errors import BadModel, NothingLeft
+from tasks.pairs import Pairs, read_pairs
 from tasks.reports import Timings
-from tasks.training.preferences import pairs
 from tasks.training.stages import reward
 from tests.training import tiny
 
@@ -36,7 +36,7 @@ def test_plain_transformers_gives_the_same_scores(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models/reward")
     ours, tokenizer = models.load_reward(tmp_path / "models/reward")
     assert (model.config.num_labels, tokenizer.pad_token_id) == (1, 0)
-    held_out = pairs.read(tmp_path / "tokens/preferences/validation", 99)
+    held_out = read_pairs(tmp_path / "tokens/preferences/validation", 99)
     sequences = [held_out.sequence(i, side) for i in range(4) for side in ("chosen", "rejected")]
     ids, _ = pad(sequences, pad_id=0)
     expected = model(input_ids=ids, attention_mask=ids != 0).logits[:, 0].detach()
@@ -52,7 +52,7 @@ def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path, adapter):
     assert report.scores["accuracy"].value > 0.9
     assert report.counts["num_trainable_parameters"] < report.counts["num_parameters"] / 4
     model, _ = models.load_reward(tmp_path / "models/reward")
-    held_out = pairs.read(tmp_path / "tokens/preferences/validation", 99)
+    held_out = read_pairs(tmp_path / "tokens/preferences/validation", 99)
     chosen, rejected = reward.pair_scores(model, held_out, 0)
     assert (chosen > rejected).float().mean() > 0.9
 
@@ -70,7 +70,7 @@ def test_a_ranked_list_scores_each_answer_once_and_weighs_one():
     rows = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("e", "f", "g")]
     sides = {"chosen": [tiny.answer(r[1]) for r in rows], "rejected": [tiny.answer(r[2]) for r in rows]}
     lists = torch.tensor([0, 0, 0, 1]).numpy()
-    found = pairs.Pairs([tiny.prompt(r[0]) for r in rows], sides, [""] * 4, lists)
+    found = Pairs([tiny.prompt(r[0]) for r in rows], sides, [""] * 4, lists)
     work = reward.Ranking(tiny.model(), found, None, reward.Params(global_batch_size=2), pad_id=0)
     (batch,) = work.batches(0)
     assert (len(batch.answers.ids), len(batch.answers.lengths)) == (2, 5)

@@ -1,0 +1,33 @@
+"""The order in which a run takes records, as a pure function of (seed, step), and how a step is cut into batches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+def step_indices(count: int, batch_size: int, step: int, seed: int) -> Indices:
+    """Which of `count` records a step takes, [batch_size].
+
+    Each record comes once per epoch, and every epoch has an order of its own. A batch may span several epochs.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // count
+    parts = [_epoch_order(count, epoch, seed)[positions[epochs == epoch] % count] for epoch in np.unique(epochs)]
+    return np.concatenate(parts)
+
+
+def _epoch_order(count: int, epoch: int, seed: int) -> Indices:
+    order: Indices = np.random.default_rng([seed, int(epoch)]).permutation(count)
+    return order
+
+
+def micro_batches(indices: Indices, lengths: npt.NDArray[Any], size: int | None) -> Iterator[Indices]:
+    """Cut `indices` into parts of at most `size` (None: one part) with similar `lengths`, so that little is padding."""
+    ordered = indices[np.argsort(lengths, kind="stable")]
+    size = size or len(ordered)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
