@@ -46,7 +46,7 @@ SHAPE = {"width": 192, "num_layers": 4, "num_heads": 4}
 
 def main() -> None:
     """Print a table on stderr and one JSON line last."""
-    peers.borrow("deepspeed", DEEPSPEED)
+    peers.make_importable("deepspeed", DEEPSPEED)
     found = {"one process": together("ddp", 1)}
     for name in catalog.names(strategies.__name__):
         try:

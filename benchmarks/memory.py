@@ -65,7 +65,7 @@ class WholeLogits(NextToken):
 
 def main() -> None:
     """Print a table on stderr and one JSON line last."""
-    peers.borrow("bitsandbytes", ["bitsandbytes==0.50.2"])
+    peers.make_importable("bitsandbytes", ["bitsandbytes==0.50.2"])
     ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, OF_ALL_BUT_SMALL)
     peaks, failed = dict[str, int](), dict[str, str]()
     for name, case in CASES.items():

@@ -1,4 +1,4 @@
-"""Peers that we are measured against live in environments of their own, so that their pins never meet ours."""
+"""Virtual environments for the tools that benchmarks compare with, so that their requirements never affect ours."""
 
 import fcntl
 import importlib.util
@@ -9,41 +9,46 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOM = Path(".bench")
+FOLDER = Path(".bench")
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 def python(name: str, requirements: list[str]) -> Path:
-    """The interpreter of the environment `name`, made on first use and whenever its requirements change."""
-    folder, wanted = ROOM / name, "\n".join(requirements)
-    stamp, interpreter = folder / "requirements.txt", folder / "bin" / "python"
-    ROOM.mkdir(exist_ok=True)
-    with open(ROOM / f"{name}.lock", "w") as lock:  # two benchmarks may want the same room at once
+    """The interpreter of the environment `name`, which is built on first use and when its requirements change."""
+    folder = FOLDER / name
+    interpreter = folder / "bin" / "python"
+    FOLDER.mkdir(exist_ok=True)
+    with open(FOLDER / f"{name}.lock", "w") as lock:  # two benchmarks may need the same environment at once
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _make(folder, stamp, interpreter, wanted, requirements)
+        _build(folder, interpreter, requirements)
     return interpreter
 
 
-def borrow(module: str, requirements: list[str]) -> None:
-    """Make `module`, an extra of ours, importable here if it is not: behind our own packages, without dependencies."""
+def make_importable(module: str, requirements: list[str]) -> None:
+    """Make an optional package importable in this process if it is not installed, without its dependencies.
+
+    Its environment is appended to sys.path, so that every package of ours takes precedence.
+    """
     if importlib.util.find_spec(module) is None:
         interpreter = python(module, ["--no-deps", *requirements])
         (folder,) = interpreter.parent.parent.glob("lib/python*/site-packages")
         sys.path.append(str(folder.resolve()))
 
 
-def _make(folder: Path, stamp: Path, interpreter: Path, wanted: str, requirements: list[str]) -> None:
-    if not (stamp.is_file() and stamp.read_text() == wanted):
-        print(f"making {folder} with {', '.join(requirements)} ...", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run(
-            [interpreter, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements], check=True
-        )
-        stamp.write_text(wanted)
+def _build(folder: Path, interpreter: Path, requirements: list[str]) -> None:
+    installed, expected = folder / "requirements.txt", "\n".join(requirements)
+    if installed.is_file() and installed.read_text() == expected:
+        return
+    print(f"building {folder} with {', '.join(requirements)} ...", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    subprocess.run(
+        [interpreter, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements], check=True
+    )
+    installed.write_text(expected)  # written last: a build that was interrupted is repeated
 
 
 def run(interpreter: Path, script: Path, *arguments: object) -> Any:
-    """What a script prints as JSON on its last line, run on one core."""
+    """Run a script on one core and return the JSON that it prints on its last line."""
     command = [str(part) for part in (interpreter, script, *arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_CORE)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_CORE)
+    return json.loads(process.stdout.strip().splitlines()[-1])

@@ -20,7 +20,7 @@ WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 def tokenizer() -> Any:
-    """One token per byte, and the special ones."""
+    """A tokenizer with one token per byte, and the special tokens."""
     return bpe.train(["plain text"], VOCAB_SIZE)
 
 
@@ -52,9 +52,9 @@ def encode(text: str) -> list[int]:
 def stream(texts: list[str]) -> tokens.Stream:
     """Consecutive documents; the positions of each start at 0."""
     lists = [[DOCUMENT, *encode(text)] for text in texts]
-    ids = np.concatenate([np.array(one, np.uint16) for one in lists])
-    positions = np.concatenate([np.arange(len(one), dtype=np.uint32) for one in lists])
-    return tokens.Stream(ids, positions, np.ones(len(ids), np.uint8))
+    all_ids = np.concatenate([np.array(ids, np.uint16) for ids in lists])
+    positions = np.concatenate([np.arange(len(ids), dtype=np.uint32) for ids in lists])
+    return tokens.Stream(all_ids, positions, np.ones(len(all_ids), np.uint8))
 
 
 def metadata(word: str) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def prompt_ids(text: str) -> list[int]:
 
 def write_project(data: Path) -> Path:
     """Write everything that evaluation reads, except the reports of training stages."""
-    own, folder = tokenizer(), data / "tokens"
-    own.save_pretrained(folder / "tokenizer")
+    byte_tokenizer, folder = tokenizer(), data / "tokens"
+    byte_tokenizer.save_pretrained(folder / "tokenizer")
     tokens.write_stream(folder / "documents" / "train", stream(["a rose is a rose is a rose", "it rains in spain"]))
     tokens.write_stream(folder / "documents" / "test", stream(["is a rose in spain", "it is", "a plain text"]))
     for split, words in {"train": ("nine", "ten"), "test": WORDS}.items():
@@ -83,8 +83,8 @@ def write_project(data: Path) -> Path:
         tokens.write_ragged(pairs / name, [make(word) for word in WORDS], VOCAB_SIZE)
     write_json(pairs / "reasons.json", ["style"] * 6 + ["correct"] * 2)
     for seed, name in enumerate(("pretrain", "sft", "ppo", "dpo")):
-        folders.save(data / "models" / name, causal(seed), own, {"stage": name})
-    folders.save(data / "models" / "reward", scalar(9), own, {"stage": "reward"})
+        folders.save(data / "models" / name, causal(seed), byte_tokenizer, {"stage": name})
+    folders.save(data / "models" / "reward", scalar(9), byte_tokenizer, {"stage": "reward"})
     return write_comparison(data)
 
 

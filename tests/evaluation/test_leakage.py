@@ -25,7 +25,7 @@ def change(path: Path, **keys: Any) -> None:
     write_json(path, read_json(path) | keys)
 
 
-def test_what_was_compared_may_be_measured(data: Path) -> None:
+def test_compared_test_sets_are_accepted(data: Path) -> None:
     leakage.refuse_leakage(data)
 
 
@@ -39,7 +39,7 @@ def test_a_changed_test_set_is_refused(data: Path) -> None:
         leakage.refuse_leakage(data)
 
 
-def test_a_test_set_that_curation_never_saw_is_refused(data: Path) -> None:
+def test_a_test_set_that_curation_did_not_compare_is_refused(data: Path) -> None:
     change(
         data / "reports/curation.json", compared_with={"documents": {"test": {"examples": 3, "digest": "documents"}}}
     )
@@ -55,7 +55,7 @@ def test_an_empty_test_set_needs_no_comparison(data: Path) -> None:
     leakage.refuse_leakage(data)
 
 
-def test_test_tokens_made_by_hand_are_refused(data: Path) -> None:
+def test_test_tokens_of_another_origin_are_refused(data: Path) -> None:
     tokens.write_stream(data / "tokens/documents/test", small.stream(["something else"]))
     with pytest.raises(BadInput, match=r"documents/test/\S+ is not the file that tokenization wrote"):
         leakage.refuse_leakage(data)
@@ -70,7 +70,7 @@ def test_test_tokens_made_by_hand_are_refused(data: Path) -> None:
         ("tokens/manifest.json", None, "manifest.json is missing; tokenization writes it at its end"),
     ],
 )
-def test_nobody_has_said_what_was_compared(data: Path, path: str, body: Any, match: str) -> None:
+def test_missing_records_are_refused(data: Path, path: str, body: Any, match: str) -> None:
     (data / path).unlink()
     if body is not None:
         write_json(data / path, body)
@@ -78,7 +78,7 @@ def test_nobody_has_said_what_was_compared(data: Path, path: str, body: Any, mat
         leakage.refuse_leakage(data)
 
 
-def test_a_test_document_that_training_has_is_refused(data: Path) -> None:
+def test_a_test_document_that_occurs_in_training_is_refused(data: Path) -> None:
     leakage.check_documents(data / "tokens/documents")
     tokens.write_stream(data / "tokens/documents/train", small.stream(["a rose", "it is"]))
     with pytest.raises(BadInput, match="1 of 3 test documents"):

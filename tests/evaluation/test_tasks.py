@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def test_the_keys_that_others_read(data: Path) -> None:
+def test_the_keys_that_other_code_reads(data: Path) -> None:
     body = read_json(data / "reports/evaluation.json")
     scores = [body[name] for name in ("perplexity", "unigram_perplexity", "bigram_perplexity", "reward_accuracy")]
     scores += [body[name][model] for name in ("exact_match", "gold", "kl") for model in ("sft", "ppo", "dpo")]
@@ -64,7 +64,7 @@ def test_the_keys_that_others_read(data: Path) -> None:
         assert score["n"] > 0
 
 
-def test_over_optimization_comes_first_and_fails_its_gate(data: Path) -> None:
+def test_over_optimization_is_the_first_note_and_fails_its_gate(data: Path) -> None:
     body = read_json(data / "reports/evaluation.json")
     assert body["over_optimized"] == {"ppo": 1, "dpo": 0}
     assert body["notes"][0].startswith("GATE FAILED: refuse_over_optimization")
@@ -72,7 +72,7 @@ def test_over_optimization_comes_first_and_fails_its_gate(data: Path) -> None:
     assert (body["gates_checked"], body["gates_failed"]) == (1, 1)
 
 
-def test_the_same_evidence_gives_the_same_bytes(data: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes(data: Path) -> None:
     def digests() -> dict[str, str]:
         files = [data / "reports/evaluation.json", *(data / "reports/evaluation").iterdir()]
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
