@@ -68,7 +68,7 @@ def single(text: str) -> bool:
     if max(text, default="") < "\u3005":
         return False
     words = regex.findall(characters.word_pattern(), text)
-    classes = characters.classes()
+    classes = characters.class_table()
     singles = sum(ord(word[0]) >= len(classes) or classes[ord(word[0])] & characters.SINGLE > 0 for word in words)
     return bool(2 * singles > len(words))
 
@@ -89,15 +89,15 @@ def ours(texts: list[str], language: str) -> tuple[float, list[list[str]]]:
     """CPU seconds (the best of three), and for each document what each filter says first, in datatrove's words."""
     array, profile = pa.array(texts, pa.large_string()), filtering.profile(language)
     languages = {language: filtering.Language(profile=language)}
-    judges = filtering.judges(languages, FILTERS)[language]
+    filter_params = filtering.params_by_language(languages, FILTERS)[language]
     names = np.full(len(texts), language)
     seconds, decisions = [], np.full((len(texts), len(FILTERS)), "", object)
     for _ in range(3):
         start = time.process_time()
         rows, found = signals.measure_rows(array, {language: profile.stop_words})
         nothing = np.zeros((len(texts), len(signals.phrases.KINDS)))
-        measured = signals.assemble(rows, nothing, found, [language], names, np.ones(len(texts)))
-        said = [catalog.find(filtering.FILTERS, name).drop_reasons(measured, judges[name]) for name in FILTERS]
+        measured = signals.combine_columns(rows, nothing, found, [language], names, np.ones(len(texts)))
+        said = [catalog.find(filtering.FILTERS, name).drop_reasons(measured, filter_params[name]) for name in FILTERS]
         seconds.append(time.process_time() - start)
     for column, reasons in enumerate(said):
         for reason, verdict in reversed(reasons.items()):

@@ -72,7 +72,7 @@ def identical_share(texts: pa.Array) -> float:
         tokens = [token_hash(token) for token in words.tokens(text)]
         expected = template.copy()
         num_shingles = len(tokens) - SHINGLE_SIZE + 1
-        expected.update_batch(shingles.hash_of(tokens[i : i + SHINGLE_SIZE]) for i in range(num_shingles))
+        expected.update_batch(shingles.hash_shingle(tokens[i : i + SHINGLE_SIZE]) for i in range(num_shingles))
         num_identical += np.array_equal(expected.hashvalues, signature)
     return num_identical / len(texts)
 
@@ -116,7 +116,7 @@ def recall_by_decile(vocabulary: list[str]) -> list[dict[str, float]]:
 
 def pair_similarities(first: pa.Array, second: pa.Array) -> Iterator[float]:
     """Yield the exact Jaccard similarity of each pair."""
-    (a, ends_a), (b, ends_b) = shingles.sets(first, SHINGLE_SIZE), shingles.sets(second, SHINGLE_SIZE)
+    (a, ends_a), (b, ends_b) = shingles.shingle_sets(first, SHINGLE_SIZE), shingles.shingle_sets(second, SHINGLE_SIZE)
     for i in range(len(first)):
         yield clusters.jaccard(a[ends_a[i] : ends_a[i + 1]], b[ends_b[i] : ends_b[i + 1]])
 

@@ -41,7 +41,7 @@ def scoring_rate(trained: classifier.Classifier, texts: pa.Array) -> float:
 
 def filtered_by_rules(texts: pa.Array) -> classifier.Labels:
     """Return which texts the filter `spam` drops with its default settings, without a classifier."""
-    lists = shards.lists({"en": filtering.Language(profile="en")})
+    lists = shards.word_lists({"en": filtering.Language(profile="en")})
     measured = signals.measure(texts, lists.stop_words, lists.phrases)
     verdicts = spam.drop_reasons(measured, spam.Params.model_validate({}))
     return np.any([verdict.dropped for verdict in verdicts.values()], axis=0)  # type: ignore[union-attr, no-any-return]

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from tasks import documents
 from tasks.curation import filtering, text_files
 from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, ObjectArray, StringArray
-from tasks.curation.filtering import KEPT, Bound, Judges
+from tasks.curation.filtering import KEPT, Bound, ParamsByLanguage
 from tasks.curation.signals.signals import Signals
 
-SMALL = ("id", "source", "split")  # what is held in memory of every document, beside its signals
+COLUMNS = ("id", "source", "split")  # what is held in memory of every document, beside its signals
 
 CURATED = pa.schema([*documents.SCHEMA, pa.field("language", pa.string()), pa.field("cluster_size", pa.int64())])
 DROPPED = pa.schema(
@@ -32,19 +32,19 @@ DROPPED = pa.schema(
 
 @dataclass
 class Corpus:
-    """One entry per document in every column, in the order of data/documents; `texts` holds those of `waiting`."""
+    """One entry per document in every column, in the order of data/documents; `texts` holds those of `text_rows`."""
 
-    small: pa.Table
+    columns: pa.Table
     signals: Signals
-    judges: Judges
+    filter_params: ParamsByLanguage
     reasons: ObjectArray  # KEPT, or why it was dropped
     values: Float64Array
     bounds: Sequence[Bound]
     scratch: Path
     texts: pa.ChunkedArray
-    waiting: Int64Array  # the rows not dropped when `texts` was written
+    text_rows: Int64Array  # the rows not dropped when `texts` was written
     evidence: ObjectArray
-    stands_for: Int64Array  # the row that each row repeats, itself where none
+    original_rows: Int64Array  # the row that each row repeats, itself where none
     replaced: dict[int, str] = field(default_factory=dict)  # texts of which something held out was cut away
     counts: Counter[str] = field(default_factory=Counter)  # what was done to texts that stay
     copies: Int64Array | None = None  # how often each is to be shown; None: once
@@ -62,21 +62,21 @@ class Corpus:
         return np.array([reason.split(".")[0] in filters for reason in self.reasons.tolist()], np.bool_)
 
     @property
-    def judged_as(self) -> StringArray:
+    def filter_languages(self) -> StringArray:
         """The language whose filters judged each document."""
-        return filtering.judged_as(self.signals, self.judges)
+        return filtering.filter_languages(self.signals, self.filter_params)
 
     def remaining(self) -> tuple[Int64Array, pa.ChunkedArray]:
         """The rows still kept and their texts."""
-        kept = self.kept[self.waiting]
+        kept = self.kept[self.text_rows]
         if not kept.all():
             path = self.scratch / f"texts-{int(kept.sum())}.arrow"
-            self.texts, self.waiting = text_files.filter_texts(path, self.texts, kept), self.waiting[kept]
-        return self.waiting, self.texts
+            self.texts, self.text_rows = text_files.filter_texts(path, self.texts, kept), self.text_rows[kept]
+        return self.text_rows, self.texts
 
     def priority(self, rows: Int64Array, prefer: str | None) -> npt.NDArray[Any]:
         """Which of several copies is kept: what is held out, then what has more of the signal `prefer`, to .01."""
-        held_out = precedence(self.column("split", rows))
+        held_out = split_precedence(self.column("split", rows))
         if prefer is None:
             return held_out
         values = np.round(np.asarray(getattr(self.signals, prefer)[rows], np.float64), 2)
@@ -88,25 +88,25 @@ class Corpus:
 
     def column(self, name: str, rows: Int64Array) -> pa.ChunkedArray:
         """A small column of some rows."""
-        return self.small[name].take(pa.array(rows))
+        return self.columns[name].take(pa.array(rows))
 
     def drop_copies(self, rows: Int64Array, copy_of: Int64Array, reason: str) -> None:
         """Drop rows[i] where copy_of[i] >= 0: it repeats rows[copy_of[i]]."""
         copies = copy_of >= 0
         self.reasons[rows[copies]] = reason
-        self.stands_for[rows[copies]] = rows[copy_of[copies]]
+        self.original_rows[rows[copies]] = rows[copy_of[copies]]
         for _ in range(2):  # what repeats a copy repeats what that copy repeats
-            self.stands_for = self.stands_for[self.stands_for]
+            self.original_rows = self.original_rows[self.original_rows]
 
-    def drop_known(self, rows: Int64Array, known_as: ObjectArray, reason: str) -> None:
+    def drop_indexed(self, rows: Int64Array, known_as: ObjectArray, reason: str) -> None:
         """Drop rows[i] where known_as[i] is the id of a document, of this run or an earlier one, that it repeats."""
         known = np.array([name is not None for name in known_as.tolist()], np.bool_)
         names = known_as[known]
         self.reasons[rows[known]], self.evidence[rows[known]] = reason, names
-        here = pc.index_in(pa.array(names.tolist(), pa.string()), self.small["id"]).fill_null(-1).to_numpy()
-        self.stands_for[rows[known]] = np.where(here < 0, rows[known], here)
+        here = pc.index_in(pa.array(names.tolist(), pa.string()), self.columns["id"]).fill_null(-1).to_numpy()
+        self.original_rows[rows[known]] = np.where(here < 0, rows[known], here)
 
-    def change(self, rows: Int64Array, texts: Iterable[pa.Array], reason: str) -> None:
+    def replace_texts(self, rows: Int64Array, texts: Iterable[pa.Array], reason: str) -> None:
         """Take `texts` for those of `rows`, all that remain; drop, for `reason`, those of which nothing is left."""
         self.texts = text_files.write(self.scratch / f"texts-{reason}.arrow", texts)
         bare = pc.utf8_trim_whitespace(self.texts)
@@ -114,20 +114,20 @@ class Corpus:
 
     def cluster_sizes(self) -> Int64Array:
         """How many documents each one's cluster has."""
-        return np.bincount(self.stands_for, minlength=len(self.stands_for))[self.stands_for]
+        return np.bincount(self.original_rows, minlength=len(self.original_rows))[self.original_rows]
 
     def by_reason(self) -> list[tuple[str, int]]:
         """Reasons and how many documents each dropped, most first."""
         reasons, counts = np.unique(self.reasons[~self.kept].astype(str), return_counts=True)
         return sorted(zip(reasons.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
 
-    def divider(self) -> Callable[[tuple[int, pa.Table]], tuple[pa.Table, pa.Table]]:
+    def make_divider(self) -> Callable[[tuple[int, pa.Table]], tuple[pa.Table, pa.Table]]:
         """A function from some documents, and the row of their first, to (kept, dropped): CURATED, DROPPED and copies.
 
         Several threads may call it at once.
         """
         sizes, kept, duplicate_of = self.cluster_sizes(), self.kept, self._duplicate_of()
-        waiting = kept[self.waiting]
+        waiting = kept[self.text_rows]
 
         def divide(placed: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
             first, shard = placed
@@ -148,9 +148,9 @@ class Corpus:
 
     def _current(self, table: pa.Table, part: slice, waiting: BoolArray) -> pa.Table:
         """The rows kept of `part`, with the texts that the steps before have left of them; waiting: which are kept."""
-        begin, end = np.searchsorted(self.waiting, [part.start, part.stop]).tolist()
+        begin, end = np.searchsorted(self.text_rows, [part.start, part.stop]).tolist()
         kept = waiting[begin:end]
-        texts, rows = self.texts.slice(begin, end - begin).filter(pa.array(kept)), self.waiting[begin:end][kept]
+        texts, rows = self.texts.slice(begin, end - begin).filter(pa.array(kept)), self.text_rows[begin:end][kept]
         mine = [row for row in rows.tolist() if row in self.replaced] if self.replaced else []
         if mine:
             new = pa.array([self.replaced[row] for row in mine], pa.large_string())
@@ -158,12 +158,12 @@ class Corpus:
         return table.set_column(table.schema.get_field_index("text"), "text", texts)
 
     def _duplicate_of(self) -> pa.Array:
-        alone = self.stands_for == np.arange(len(self.stands_for))
-        ids = self.small["id"].combine_chunks().take(pa.array(self.stands_for, mask=alone))
+        alone = self.original_rows == np.arange(len(self.original_rows))
+        ids = self.columns["id"].combine_chunks().take(pa.array(self.original_rows, mask=alone))
         return pc.coalesce(ids, pa.array(self.evidence.tolist(), pa.string()))
 
 
-def placed(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+def with_first_rows(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
     """Each part with the row of its first document."""
     first = 0
     for part in parts:
@@ -171,7 +171,7 @@ def placed(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
         first += part.num_rows
 
 
-def precedence(splits: pa.ChunkedArray) -> Int64Array:
+def split_precedence(splits: pa.ChunkedArray) -> Int64Array:
     """Which of several copies is kept: test before validation before train, so that held-out text stays held out."""
     order: Any = pc.index_in(splits, pa.array(documents.SPLITS))
     return np.asarray(order.to_numpy(), np.int64)

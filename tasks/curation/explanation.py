@@ -9,21 +9,21 @@ import pyarrow.compute as pc
 
 from tasks import tables
 from tasks.curation import filtering
-from tasks.curation.filtering import Judges
+from tasks.curation.filtering import ParamsByLanguage
 from tasks.curation.signals.signals import Signals, measure
-from tasks.curation.signals.store import Lists
+from tasks.curation.signals.store import WordLists
 from tasks.errors import BadInput
 
 
-def explain(data: Path, name: str, lists: Lists, judges: Judges) -> Iterator[str]:
+def explain(data: Path, name: str, lists: WordLists, filter_params: ParamsByLanguage) -> Iterator[str]:
     """Lines for a terminal: every signal, then every verdict in order, then what became of it. Raises BadInput."""
     found = _find(data / "documents", name)
     texts, metadata = (found[column].combine_chunks() for column in ("text", "metadata"))
     signals = measure(texts, lists.stop_words, lists.phrases)
     yield from _signals(signals)
-    language = str(filtering.judged_as(signals, judges)[0])
+    language = str(filtering.filter_languages(signals, filter_params)[0])
     yield f"judged as {language}:"
-    for filter_name, params in judges[language].items():
+    for filter_name, params in filter_params[language].items():
         for reason, verdict in filtering.verdicts(filter_name, params, signals, texts, metadata):
             bound = "" if verdict.bound is None else f", bound {verdict.bound:g}"
             yield f"  {'DROPS' if verdict.dropped[0] else 'passes':7}{reason:48}{verdict.values[0]:.4g}{bound}"

@@ -22,7 +22,7 @@ FILTERS = "tasks.curation.filters"
 PROFILES = Path(__file__).parent / "profiles"
 KEPT = ""
 
-Judges = Mapping[str, Mapping[str, BaseModel]]
+ParamsByLanguage = Mapping[str, Mapping[str, BaseModel]]
 """language -> filter -> its Params, in the order in which they are asked."""
 
 
@@ -62,7 +62,7 @@ class Decision:
     bounds: Sequence[Bound]
 
 
-def judges(languages: Mapping[str, Language], filters: Sequence[str]) -> Judges:
+def params_by_language(languages: Mapping[str, Language], filters: Sequence[str]) -> ParamsByLanguage:
     """The Params of every filter for every language. Raises BadParams for a name or a value that there is not."""
     for language in languages.values():
         for name in language.changes:
@@ -82,18 +82,20 @@ def profile(name: str) -> Profile:
     return Profile(**yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def decide(signals: Signals, judges: Judges, texts: pa.Array, metadata: pa.Array | None = None) -> Decision:
+def decide(
+    signals: Signals, filter_params: ParamsByLanguage, texts: pa.Array, metadata: pa.Array | None = None
+) -> Decision:
     """Judge every document by the filters of its language; of a language without a profile, by those of the first.
 
     metadata: JSON objects, as the document table has them; without them nothing is known of where a text comes from.
     """
     reasons, values = np.full(len(signals), KEPT, dtype=object), np.full(len(signals), np.nan)
-    left, owners = np.ones(len(signals), np.bool_), judged_as(signals, judges)
+    left, owners = np.ones(len(signals), np.bool_), filter_languages(signals, filter_params)
     bounds: list[Bound] = []
-    for language, filters in judges.items():
+    for language, filters in filter_params.items():
         mine = owners == language
         for name, params in filters.items():
-            rows = np.flatnonzero(mine & left) if looks(name, params) else None
+            rows = np.flatnonzero(mine & left) if needs_texts(name, params) else None
             for reason, verdict in _asked(name, params, rows, signals, texts, metadata):
                 new = verdict.dropped & (mine & left if rows is None else left[rows])
                 places = np.flatnonzero(new) if rows is None else rows[new]
@@ -113,7 +115,7 @@ def _asked(
     return verdicts(name, params, signals.take(rows), texts.take(places), about)
 
 
-def looks(name: str, params: BaseModel) -> bool:
+def needs_texts(name: str, params: BaseModel) -> bool:
     """Whether a filter needs more than signals. One that does so with some params only has `needs_texts(params)`."""
     module = _filter(name)
     if hasattr(module, "needs_texts"):
@@ -121,9 +123,9 @@ def looks(name: str, params: BaseModel) -> bool:
     return hasattr(module, "look") or hasattr(module, "look_at_origin")
 
 
-def judged_as(signals: Signals, judges: Judges) -> StringArray:
+def filter_languages(signals: Signals, filter_params: ParamsByLanguage) -> StringArray:
     """The language whose filters judge each document."""
-    return np.where(np.isin(signals.language, list(judges)), signals.language, next(iter(judges)))
+    return np.where(np.isin(signals.language, list(filter_params)), signals.language, next(iter(filter_params)))
 
 
 def verdicts(
@@ -134,7 +136,7 @@ def verdicts(
     A filter that needs more than signals has `look(texts, params)`, one that asks where a text comes from
     `look_at_origin(metadata, params)`; its `drop_reasons` gets as well what they find.
     """
-    module, needed = _filter(name), looks(name, params)
+    module, needed = _filter(name), needs_texts(name, params)
     looked = [module.look(texts, params)] if needed and hasattr(module, "look") else []
     if metadata is not None and hasattr(module, "look_at_origin"):
         looked.append(module.look_at_origin(metadata, params))
@@ -142,13 +144,13 @@ def verdicts(
     return [(f"{name}.{reason}", _verdict(said)) for reason, said in reasons.items()]
 
 
-def edit(texts: pa.Array, owners: StringArray, judges: Judges) -> pa.Array:
+def edit(texts: pa.Array, owners: StringArray, filter_params: ParamsByLanguage) -> pa.Array:
     """The texts as filters that have `edit(text, params)` leave them; the same array where none has."""
     editors = {
         language: [
             (module.edit, params) for name, params in filters.items() if hasattr(module := _filter(name), "edit")
         ]
-        for language, filters in judges.items()
+        for language, filters in filter_params.items()
     }
     if not any(editors.values()):
         return texts

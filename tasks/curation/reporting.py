@@ -45,7 +45,7 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     report.tables["funnel"] = funnel(corpus)
     report.tables["reasons"] = [{"reason": reason, "documents": n} for reason, n in corpus.by_reason()]
     report.tables["languages"] = shares(corpus, corpus.signals.language, "language")
-    report.tables["sources"] = shares(corpus, corpus.small["source"].to_numpy(), "source")
+    report.tables["sources"] = shares(corpus, corpus.columns["source"].to_numpy(), "source")
     report.tables["clusters"] = clusters(corpus)
     if corpus.copy_rules:
         report.tables["rehydration"] = corpus.copy_rules
@@ -79,7 +79,7 @@ def shares(corpus: Corpus, values: npt.NDArray[Any], name: str) -> list[dict[str
 
 def clusters(corpus: Corpus) -> list[dict[str, int]]:
     """How many clusters of duplicates there are of each size."""
-    heads = corpus.stands_for == np.arange(len(corpus.stands_for))
+    heads = corpus.original_rows == np.arange(len(corpus.original_rows))
     sizes, counts = np.unique(corpus.cluster_sizes()[heads], return_counts=True)
     return [{"size": int(size), "clusters": int(n)} for size, n in zip(sizes, counts, strict=True)]
 
@@ -163,10 +163,10 @@ def examples(corpus: Corpus, reason: str) -> tuple[Rows, Rows]:
     for bound in corpus.bounds:
         values = _values(corpus, bound) if bound.reason == reason and bound.bound is not None else None
         if values is not None:
-            kept = np.flatnonzero(corpus.kept & (corpus.judged_as == bound.language))
+            kept = np.flatnonzero(corpus.kept & (corpus.filter_languages == bound.language))
             near = np.argsort(np.abs(values[kept] - (bound.bound or 0.0)), kind="stable")[:NUM_EXAMPLES]
             return dropped, kept[near]
-    originals = np.unique(corpus.stands_for[dropped])
+    originals = np.unique(corpus.original_rows[dropped])
     return dropped, originals[~np.isin(originals, dropped)]
 
 
@@ -175,8 +175,8 @@ def _values(corpus: Corpus, bound: Bound) -> Float64Array | None:
     if bound.signal:
         return np.asarray(getattr(corpus.signals, bound.signal), np.float64)
     name = bound.reason.split(".")[0]
-    params = corpus.judges[bound.language][name]
-    if filtering.looks(name, params):
+    params = corpus.filter_params[bound.language][name]
+    if filtering.needs_texts(name, params):
         return None
     nothing = pa.array([], pa.large_string())
     return dict(filtering.verdicts(name, params, corpus.signals, nothing))[bound.reason].values

@@ -23,14 +23,14 @@ from tasks.curation.classifier import training
 from tasks.curation.contamination import contamination
 from tasks.curation.contamination.contamination import Index
 from tasks.curation.contamination.contamination import Params as Contamination
-from tasks.curation.corpus import CURATED, DROPPED, Corpus, placed, precedence
+from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
 from tasks.curation.duplicates import deliveries, exact, minhash, redis_index, rehydration, repeated_lines
 from tasks.curation.duplicates.minhash import Params as Minhash
 from tasks.curation.duplicates.rehydration import Params as Rehydration
 from tasks.curation.duplicates.repeated_lines import Params as Repeats
 from tasks.curation.privacy import pii
 from tasks.curation.privacy.pii import Params as Pii
-from tasks.curation.signals.signals import NUMBERS
+from tasks.curation.signals.signals import NUMERIC_NAMES
 from tasks.curation.signals.store import Store
 from tasks.curation.text import folding
 from tasks.curation.threads import map_in_threads, parallel_consumers
@@ -92,7 +92,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _every_filter_has_params(self) -> Self:
-        filtering.judges(self.languages, self.filters)
+        filtering.params_by_language(self.languages, self.filters)
         return self
 
     @model_validator(mode="after")
@@ -103,8 +103,8 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _signal_exists(self) -> Self:
-        if self.prefer is not None and self.prefer not in NUMBERS:
-            raise ValueError(f"prefer: no signal {self.prefer!r}; {catalog.suggest(self.prefer, NUMBERS)}")
+        if self.prefer is not None and self.prefer not in NUMERIC_NAMES:
+            raise ValueError(f"prefer: no signal {self.prefer!r}; {catalog.suggest(self.prefer, NUMERIC_NAMES)}")
         return self
 
     def threads(self) -> int:
@@ -115,8 +115,10 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 @task(cache_policy=NO_CACHE)
 def filter_documents(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
     """Measure every document and apply the filters. Raises BadInput if there are no documents."""
-    store = Store(shards.lists(params.languages), run / "signals")
-    judging = shards.Judging(store, filtering.judges(params.languages, params.filters), params.threads())
+    store = Store(shards.word_lists(params.languages), run / "signals")
+    judging = shards.ShardFilter(
+        store, filtering.params_by_language(params.languages, params.filters), params.threads()
+    )
     folder, scratch = data / "documents", run / "curation"
     parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
     if not rows:
@@ -126,7 +128,7 @@ def filter_documents(params: Params, data: Path, timings: Timings, run: Path = R
         def on_progress(documents: int) -> None:
             progress.advance(documents * size // rows)
             # The next steps need the fold table. It is built (once) while kernels run without Python's lock.
-            background.submit(folding.table)
+            background.submit(folding.fold_table)
 
         kept_texts = judging.kept_texts(parts, on_progress)
         texts = text_files.write(scratch / "texts.arrow", kept_texts)
@@ -148,7 +150,7 @@ def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
                 duplicate_of = deliveries.deduplicate(params.deliveries, *comparison)
             else:
                 duplicate_of = redis_index.deduplicate(str(params.deliveries), *comparison)
-            corpus.drop_known(rows, duplicate_of, "deliveries.duplicate")
+            corpus.drop_indexed(rows, duplicate_of, "deliveries.duplicate")
         return
     if params.exact:
         with timings.measure("exact"):
@@ -178,7 +180,7 @@ def remove_repeated_passages(corpus: Corpus, params: Params, timings: Timings) -
         passages = repeated_lines.repeated_passages(texts, params.repeats, priority, ids)
         corpus.counts["repeats_cut"] = len(passages)
         if len(passages):
-            corpus.change(rows, repeated_lines.remove_passages(texts, passages), "repeats.nothing_left")
+            corpus.replace_texts(rows, repeated_lines.remove_passages(texts, passages), "repeats.nothing_left")
 
 
 @task(cache_policy=NO_CACHE)
@@ -188,7 +190,7 @@ def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) 
         return None
     with timings.measure("contamination"):
         rows, texts = corpus.remaining()
-        held_out = precedence(corpus.column("split", rows)) > 0
+        held_out = split_precedence(corpus.column("split", rows)) > 0
         held_out_texts = texts.filter(pa.array(held_out)).combine_chunks()
         ids = tuple(corpus.column("id", rows[held_out]).to_pylist())
         sets = [contamination.EvaluationSet("documents", ids, held_out_texts)]
@@ -217,7 +219,7 @@ def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> N
         sizes = corpus.cluster_sizes()
         if settings.copies == "measured":
             sizes = _sizes_before_filters(corpus, params, data)
-        languages, is_train = corpus.judged_as, precedence(corpus.small["split"]) == 0
+        languages, is_train = corpus.filter_languages, split_precedence(corpus.columns["split"]) == 0
         rules = rehydration.copy_rules(settings, sizes, languages, corpus.filtered)
         corpus.copies = rehydration.copy_counts(sizes, languages, rules, is_train)
         corpus.copy_rules = [{"language": code, **asdict(rule)} for code, group in rules.items() for rule in group]
@@ -227,7 +229,7 @@ def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> N
 def write_documents(corpus: Corpus, index: Index | None, params: Params, data: Path, timings: Timings) -> Counter[str]:
     """Write curated/ and dropped/documents/ with personal data masked. Return the number of masks of each type."""
     masked: Counter[str] = Counter()
-    divide = corpus.divider()
+    divide = corpus.make_divider()
 
     def divide_and_mask(part: tuple[int, pa.Table]) -> tuple[pa.Table, dict[str, int], pa.Table]:
         kept, dropped = divide(part)
@@ -242,7 +244,7 @@ def write_documents(corpus: Corpus, index: Index | None, params: Params, data: P
         _progress("writing", size) as progress,
         parallel_consumers(write_kept, write_dropped) as (send_kept, send_dropped),
     ):
-        parts = placed(tables.batches(data / "documents", PART_BYTES))
+        parts = with_first_rows(tables.batches(data / "documents", PART_BYTES))
         num_threads = max(1, params.threads() - 1)  # two further threads write
         for kept, counts, dropped in map_in_threads(divide_and_mask, parts, num_threads):
             masked.update(counts)
@@ -308,8 +310,11 @@ def train_classifier(
 
 def explain(name: str, params: Params, data: Path) -> None:
     """Print the signals of one document, the decision of every filter, and the result. Raises BadInput."""
-    lists, judges = shards.lists(params.languages), filtering.judges(params.languages, params.filters)
-    for line in explanation.explain(data, name, lists, judges):
+    lists, filter_params = (
+        shards.word_lists(params.languages),
+        filtering.params_by_language(params.languages, params.filters),
+    )
+    for line in explanation.explain(data, name, lists, filter_params):
         print(line)
 
 

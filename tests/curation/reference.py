@@ -78,7 +78,7 @@ def signals(text: str) -> dict[str, float]:
     pieces, paragraphs = re.split("\n+", text), re.split("\n\n+", text.strip())
     letters = [c for c in text if c.isalpha()]
     bare = [line.strip() for line in lines]
-    terminal = [c for c in map(chr, range(0x3010)) if characters.classes()[ord(c)] & characters.TERMINAL]
+    terminal = [c for c in map(chr, range(0x3010)) if characters.class_table()[ord(c)] & characters.TERMINAL]
     counts = Counter(tokens)
     expected: dict[str, float] = {
         "num_bytes": len(text.encode()),

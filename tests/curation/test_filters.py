@@ -136,10 +136,10 @@ def test_blocklist(tmp_path: Path) -> None:
 )
 def test_where_a_text_comes_from_is_listed_too(url: str | None, dropped: bool) -> None:
     dials = {"blocklist": {"domains": ["evil.example"], "urls": ["https://fine.example/bad"]}}
-    judges = filtering.judges({"en": Language(profile="en", changes=dials)}, ["blocklist"])
+    filter_params = filtering.params_by_language({"en": Language(profile="en", changes=dials)}, ["blocklist"])
     texts, metadata = pa.array(["All is well."], pa.large_string()), pa.array([json.dumps({"url": url, "x": 1})])
     found = signals.measure(texts, {"en": ()}, {})
-    reason = filtering.decide(found, judges, texts, metadata).reasons[0]
+    reason = filtering.decide(found, filter_params, texts, metadata).reasons[0]
     assert reason == ("blocklist.listed_origin" if dropped else filtering.KEPT)
 
 
@@ -154,8 +154,8 @@ def test_c4_keeps_sentences_and_edits() -> None:
         "too_few_sentences",
     ]
     assert said("c4", "\n".join([*good, "Lorem ipsum dolor sit amet."])) == ["lorem_ipsum"]
-    judges = filtering.judges({"en": Language(profile="en")}, ["c4"])
-    (edited,) = filtering.edit(pa.array([text], pa.large_string()), np.array(["en"]), judges).to_pylist()
+    filter_params = filtering.params_by_language({"en": Language(profile="en")}, ["c4"])
+    (edited,) = filtering.edit(pa.array([text], pa.large_string()), np.array(["en"]), filter_params).to_pylist()
     assert edited == "\n".join([*good, "It was so long ago."])
 
 
@@ -178,16 +178,18 @@ def test_a_filter_of_bare_masks_will_do(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_first_reason_of_the_first_filter_wins() -> None:
     text = pa.array(["casino casino"], pa.large_string())
     for order in (["spam", "gopher_quality"], ["gopher_quality", "spam"]):
-        judges = filtering.judges({"en": Language(profile="en")}, order)
+        filter_params = filtering.params_by_language({"en": Language(profile="en")}, order)
         profile = filtering.profile("en")
         found = signals.measure(text, {"en": profile.stop_words}, profile.phrases)
-        assert filtering.decide(found, judges, text).reasons[0].split(".")[0] == order[0]
+        assert filtering.decide(found, filter_params, text).reasons[0].split(".")[0] == order[0]
 
 
 def test_profiles_hold_what_was_published() -> None:
-    judges = filtering.judges({c: Language(profile=c) for c in ("en", "zh")}, ["gopher_quality", "gopher_repetition"])
-    english: Any = judges["en"]["gopher_quality"]
-    chinese: Any = judges["zh"]["gopher_repetition"]
+    filter_params = filtering.params_by_language(
+        {c: Language(profile=c) for c in ("en", "zh")}, ["gopher_quality", "gopher_repetition"]
+    )
+    english: Any = filter_params["en"]["gopher_quality"]
+    chinese: Any = filter_params["zh"]["gopher_repetition"]
     assert (english.min_words, english.max_mean_word_length, english.min_alpha_word_ratio) == (50, 10, 0.8)
     assert (chinese.max_duplicate_line_ratio, chinese.max_duplicate_line_char_ratio) == (0.287, None)
     assert len(filtering.profile("zh").stop_words) == 22
@@ -205,7 +207,7 @@ def test_profiles_hold_what_was_published() -> None:
 )
 def test_mistakes_are_named(languages: dict[str, Any], filters: list[str], message: str) -> None:
     with pytest.raises(BadParams, match=message):
-        filtering.judges({code: Language(**dials) for code, dials in languages.items()}, filters)
+        filtering.params_by_language({code: Language(**dials) for code, dials in languages.items()}, filters)
 
 
 def test_repetition_in_chinese() -> None:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from tasks.curation.arrays import BoolArray, Float32Array, Float64Array, Int16Array, Int64Array
 from tasks.curation.classifier import classifier_kernels
-from tasks.curation.signals.signals import buffers
+from tasks.curation.signals.signals import string_buffers
 from tasks.errors import BadInput
 
 FORMAT = "athanor-linear-1"
@@ -75,7 +75,7 @@ class Classifier:
 
     def margins(self, texts: pa.Array) -> Float64Array:
         """Return the signed distance of each text (an array of large_string) from the decision boundary: float64[n]."""
-        data, offsets = buffers(texts)
+        data, offsets = string_buffers(texts)
         scores = np.empty(len(texts))
         classifier_kernels.score(
             data,
@@ -192,7 +192,7 @@ def fit_sigmoid(margins: Float64Array, labels: Labels) -> tuple[float, float]:
 
 def _fit(texts: pa.Array, labels: Labels, params: Params) -> Classifier:
     """Train the weights and the bias; the sigmoid is not fitted."""
-    data, offsets = buffers(texts)
+    data, offsets = string_buffers(texts)
     num_features = 1 << params.bits
     ends = np.zeros(len(texts) + 1, np.int64)
     # A character starts at most 4 character n-grams and 2 word n-grams.

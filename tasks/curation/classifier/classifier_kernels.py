@@ -22,7 +22,7 @@ from tasks.curation.arrays import (
 )
 from tasks.curation.compiled import kernel
 from tasks.curation.signals.repetition_kernels import BASE, ONE, mix
-from tasks.curation.signals.signal_kernels import decode, split_words
+from tasks.curation.signals.signal_kernels import decode_text, split_words
 from tasks.curation.text import characters
 
 SPACE, DIGIT, TABLE_SIZE = characters.SPACE, characters.DIGIT, characters.TABLE_SIZE
@@ -39,7 +39,7 @@ READ_BYTES, READ_OFFSETS = "Array(uint8, 1, 'C', readonly=True)", "Array(int64, 
 def tables() -> tuple[UInt16Array, UInt32Array]:
     """Return the classes of all code points, uint16[TABLE_SIZE], and their lower case, uint32[TABLE_SIZE]."""
     lower = [ord(low) if len(low := chr(code).lower()) == 1 else code for code in range(TABLE_SIZE)]
-    return characters.classes(), np.array(lower, np.uint32)
+    return characters.class_table(), np.array(lower, np.uint32)
 
 
 @kernel("int64(uint32[::1], uint16[::1], int64)")
@@ -147,7 +147,7 @@ def count_features(
     stop = min(end, start + 4 * max_characters)
     while stop < end and data[stop] & 0xC0 == 0x80:
         stop += 1
-    n = normalize(codes, kinds, min(decode(data, start, stop, table, codes, kinds), max_characters))
+    n = normalize(codes, kinds, min(decode_text(data, start, stop, table, codes, kinds), max_characters))
     # n characters have at most 6 n features (see `classifier._fit`). A short text uses the start of the table only.
     size = 4
     while size < 6 * n:

@@ -86,7 +86,7 @@ class Index:
 
     params: Params
     sets: tuple[EvaluationSet, ...]
-    lookup: ngrams.Lookup
+    lookup: ngrams.NgramTable
     entries: Int64Array
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -105,7 +105,7 @@ class Index:
     @functools.cached_property
     def token_starts(self) -> "functools._lru_cache_wrapper[tuple[bytes, list[int]]]":
         """A function from an example to its bytes and the starts of its tokens, with a cache of the latest examples."""
-        return functools.lru_cache(4096)(lambda example: words.starts(self.examples[example][2]))
+        return functools.lru_cache(4096)(lambda example: words.encode_with_token_starts(self.examples[example][2]))
 
     def ngram_bytes(self, entry: int) -> bytes:
         """Return the bytes of an n-gram in its example, up to the start of the next token."""
@@ -117,14 +117,14 @@ class Index:
         """Return the text of an n-gram in its example, from its first to its last character."""
         example, start, size = self.entries[entry].tolist()
         text: str = self.examples[example][2]
-        tokens = list(words.located(text))[start : start + size]
+        tokens = list(words.token_spans(text))[start : start + size]
         return str(text[tokens[0][1] : tokens[-1][2]])
 
 
 def build_index(sets: Sequence[EvaluationSet], params: Params) -> Index:
     """Build the index of evaluation sets. The first example that has an n-gram represents all that share it."""
     texts = pa.chunked_array([each.texts.cast(pa.large_string()) for each in sets], pa.large_string())
-    hashes, places = ngrams.runs(texts, params.words, params.characters)
+    hashes, places = ngrams.list_ngrams(texts, params.words, params.characters)
     distinct, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     # Each pair of an n-gram and an example as one number, so that np.unique counts an example once per n-gram.
     pairs = np.unique(group * len(texts) + places[:, 0])
@@ -133,7 +133,7 @@ def build_index(sets: Sequence[EvaluationSet], params: Params) -> Index:
     is_whole_example = np.zeros(len(distinct), np.bool_)
     is_whole_example[group[places[:, 3] > 0]] = True
     kept = first[(num_examples <= params.max_occurrences) | is_whole_example]
-    return Index(params, tuple(sets), ngrams.lookup(hashes[kept]), places[kept, :3])
+    return Index(params, tuple(sets), ngrams.build_table(hashes[kept]), places[kept, :3])
 
 
 def scan(
@@ -155,7 +155,7 @@ def scan(
         hits = [hit for row_hits in hits_by_row if (hit := next(row_hits, None)) is not None]
         return hits, int(byte_lengths(chunk).sum())
 
-    folding.table()  # built here once: each thread that finds it missing would build its own
+    folding.fold_table()  # built here once: each thread that finds it missing would build its own
     for hits, size in map_in_threads(first_hits, chunks(texts), threads):
         on_progress(size)
         yield from hits
@@ -181,7 +181,7 @@ def remove_ngrams(text: str, index: Index) -> str | None:
 
     Returns None if nothing is left, or if there are more than `max_cuts` separate passages to remove.
     """
-    tokens = list(words.located(text))
+    tokens = list(words.token_spans(text))
     is_removed = np.zeros(len(text), np.bool_)
     num_cuts, end = 0, -1
     matches = sorted(_matches(pa.array([text], pa.large_string()), index), key=itemgetter(1))
@@ -205,15 +205,15 @@ def _matches(texts: Texts, index: Index) -> Iterator[Match]:
 
 def _matches_of_chunk(start: int, texts: Texts, index: Index, selected: BoolArray | None = None) -> Iterator[Match]:
     """Yield the matches of a chunk whose first text is row `start`."""
-    for first, data, offsets in words.pieces(texts):
-        matches = ngrams.find(data, offsets, index.params.words, index.params.characters, index.lookup)
+    for first, data, offsets in words.padded_buffers(texts):
+        matches = ngrams.find_ngrams(data, offsets, index.params.words, index.params.characters, index.lookup)
         matches[:, 0] += start + first
         yield from (matches if selected is None else matches[selected[matches[:, 0]]]).tolist()
 
 
 def _confirmed(text: str, matches: Iterator[Match], index: Index) -> Iterator[Hit]:
     """Yield the matches of one text that are no hash collisions: their tokens are those of the example."""
-    data, starts = words.starts(text)
+    data, starts = words.encode_with_token_starts(text)
     for row, start, size, entry in matches:
         example, _, entry_size = index.entries[entry].tolist()
         if size == entry_size and _have_equal_tokens(data[starts[start] : starts[start + size]], index, entry):
@@ -224,7 +224,7 @@ def _confirmed(text: str, matches: Iterator[Match], index: Index) -> Iterator[Hi
 def _have_equal_tokens(ngram: bytes, index: Index, entry: int) -> bool:
     """Whether an n-gram of a text has the tokens of an entry. Equal bytes are the fast case."""
     other = index.ngram_bytes(entry)
-    return ngram == other or words.all_tokens(ngram) == words.all_tokens(other)
+    return ngram == other or words.list_tokens(ngram) == words.list_tokens(other)
 
 
 def _distinctive_entries(entries: list[int], texts: Texts, index: Index) -> set[int]:
@@ -233,12 +233,12 @@ def _distinctive_entries(entries: list[int], texts: Texts, index: Index) -> set[
     for size, group in groupby(sorted(entries, key=lambda e: int(index.entries[e, 2])), lambda e: index.entries[e, 2]):
         group_entries, part_size = list(group), max(2, int(size) // 2)
         ngram_texts = pa.array([index.ngram_text(entry) for entry in group_entries], pa.large_string())
-        hashes, places = ngrams.runs(ngram_texts, part_size, part_size)
+        hashes, places = ngrams.list_ngrams(ngram_texts, part_size, part_size)
         hashes, owners = hashes[places[:, 3] == 0], places[places[:, 3] == 0, 0]  # without the n-gram as a whole
         distinct, part_of = np.unique(hashes, return_inverse=True)
-        parts, num_texts = ngrams.lookup(distinct), np.zeros(len(distinct), np.int64)
-        for _, data, offsets in words.pieces(texts):
-            matches = ngrams.find(data, offsets, part_size, part_size, parts)
+        parts, num_texts = ngrams.build_table(distinct), np.zeros(len(distinct), np.int64)
+        for _, data, offsets in words.padded_buffers(texts):
+            matches = ngrams.find_ngrams(data, offsets, part_size, part_size, parts)
             num_texts += np.bincount(np.unique(matches[:, [0, 3]], axis=0)[:, 1], minlength=len(distinct))
         is_rare = num_texts[part_of] <= index.params.max_occurrences
         num_parts = np.bincount(owners, minlength=len(group_entries))

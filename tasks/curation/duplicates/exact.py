@@ -14,7 +14,7 @@ from tasks.curation.arrays import Int64Array, UInt8Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.ranking import ranks
-from tasks.curation.text.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode, pieces
+from tasks.curation.text.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode_code_point, padded_buffers
 from tasks.curation.threads import map_in_threads
 
 Digests = UInt64Array  # [n, 2]
@@ -36,7 +36,7 @@ def digests(texts: Texts, threads: int = 1) -> Digests:
     """Return the hash of each text, uint64[n, 2]. A run of white space counts as one space, none at either end."""
 
     def hash_chunk(part: tuple[int, Texts]) -> list[UInt8Array]:
-        return [_digests(data, offsets) for _, data, offsets in pieces(part[1])]
+        return [_digests(data, offsets) for _, data, offsets in padded_buffers(part[1])]
 
     hashes = map_in_threads(hash_chunk, chunks(texts), threads)
     return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(hashes)]).view(np.uint64).reshape(-1, 2)
@@ -72,7 +72,7 @@ def _normalize_spaces(data: UInt8Array, offsets: Int64Array, out: UInt8Array, en
     for text in range(len(ends)):
         i, begin, after_space = offsets[text], end, False
         while i < offsets[text + 1]:
-            code, size = decode(data, i)
+            code, size = decode_code_point(data, i)
             if _is_space(code):
                 after_space = True
             else:

@@ -117,12 +117,12 @@ def compute_band_keys(
 
     def fill(part: tuple[int, Texts]) -> int:
         start, chunk = part
-        chunk_signatures, counts = shingles.sign(chunk, params.shingle_size, coefficients)
+        chunk_signatures, counts = shingles.compute_signatures(chunk, params.shingle_size, coefficients)
         keys[:, start : start + len(counts)] = clusters.band_keys(chunk_signatures, bands, rows)
         has_shingles[start : start + len(counts)] = counts > 0
         return int(byte_lengths(chunk).sum())
 
-    folding.table()  # built here once: each thread that finds it missing would build its own
+    folding.fold_table()  # built here once: each thread that finds it missing would build its own
     for size in map_in_threads(fill, chunks(texts), threads):
         on_progress(size)
     return BandedTexts(keys, has_shingles)
@@ -130,7 +130,9 @@ def compute_band_keys(
 
 def signatures(texts: Texts, params: Params) -> UInt32Array:
     """Return datasketch's signatures, uint32[n, num_permutations]; all bits are set for a text without shingles."""
-    return shingles.sign(texts, params.shingle_size, permutations(params.num_permutations, params.seed))[0]
+    return shingles.compute_signatures(texts, params.shingle_size, permutations(params.num_permutations, params.seed))[
+        0
+    ]
 
 
 def permutations(number: int, seed: int) -> UInt32Array:
@@ -171,4 +173,4 @@ def sets_reader(texts: Texts, params: Params) -> Callable[[Int32Array], clusters
 
 def shingle_sets(texts: Texts, size: int, rows: Int32Array) -> clusters.ShingleSets:
     """Return the shingle sets of some rows."""
-    return shingles.sets(texts.take(pa.array(rows)), size)
+    return shingles.shingle_sets(texts.take(pa.array(rows)), size)

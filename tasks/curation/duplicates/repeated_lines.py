@@ -18,7 +18,17 @@ from tasks.curation.compiled import kernel
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE
-from tasks.curation.text.words import BYTES, HASHES, OFFSETS, TABLE, Texts, byte_lengths, chunks, pieces, token_hashes
+from tasks.curation.text.words import (
+    BYTES,
+    HASHES,
+    OFFSETS,
+    TABLE,
+    Texts,
+    byte_lengths,
+    chunks,
+    padded_buffers,
+    token_hashes,
+)
 
 Passages = Int64Array  # [n, 3]: row, first byte, and the byte behind the last one, of each passage
 _BASE, _U0 = np.uint64(BASE), np.uint64(0)
@@ -80,12 +90,12 @@ def find_passages(texts: Texts, params: Params) -> tuple[Passages, UInt64Array]:
     passages, hashes = [np.empty((0, 3), np.int64)], [np.empty(0, np.uint64)]
     breaks = 2 if params.unit == "paragraph" else 1
     for start, chunk in chunks(texts):
-        for first, data, offsets in pieces(chunk):
+        for first, data, offsets in padded_buffers(chunk):
             # A token takes at least one byte, so that n bytes contain at most n / min_tokens passages.
             capacity = int(offsets[-1] - offsets[0]) // max(1, params.min_tokens) + len(offsets)
             piece_passages, piece_hashes = np.empty((capacity, 3), np.int64), np.empty(capacity, np.uint64)
             count = _hash_passages(
-                data, offsets, folding.table(), breaks, params.min_tokens, piece_passages, piece_hashes
+                data, offsets, folding.fold_table(), breaks, params.min_tokens, piece_passages, piece_hashes
             )
             piece_passages[:count, 0] += start + first
             passages.append(piece_passages[:count].copy())  # a view would keep the whole buffer in memory

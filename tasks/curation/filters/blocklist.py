@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from tasks.curation.arrays import BoolArray, Float64Array
-from tasks.curation.signals.signals import Signals, buffers
+from tasks.curation.signals.signals import Signals, string_buffers
 from tasks.curation.text import phrases
 from tasks.curation.verdicts import Reasons, Verdict
 from tasks.errors import BadParams
@@ -41,7 +41,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
     """How often entries of each kind occur in each text."""
-    data, offsets = buffers(texts)
+    data, offsets = string_buffers(texts)
     counts, machine = np.zeros((len(texts), len(KINDS))), _automaton(params)
     tables = machine.byte_classes, machine.moves, machine.ends, machine.found
     phrases.count_phrases(data, offsets, 0, len(texts), *tables, counts)

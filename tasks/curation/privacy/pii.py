@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from tasks.curation.arrays import Int64Array
 from tasks.curation.privacy.pii_kernels import mark_candidates
-from tasks.curation.text.words import Texts, chunks, pieces
+from tasks.curation.text.words import Texts, chunks, padded_buffers
 
 PII_TYPES = ("email", "ip", "phone", "mobile", "identity", "card")
 
@@ -123,7 +123,7 @@ def find_replacements(text: bytes, spans: Iterable[Span], params: Params) -> Ite
 def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[Span]]]:
     """Yield (row, bytes, spans that may hold personal data) of the texts that have such spans."""
     for start, chunk in chunks(texts):
-        for first, data, offsets in pieces(chunk):
+        for first, data, offsets in padded_buffers(chunk):
             out = np.empty((int(offsets[-1] - offsets[0]) // 2 + 1, 3), np.int64)
             marked = out[: mark_candidates(data, offsets, out)]
             rows, begins = np.unique(marked[:, 0], return_index=True)

@@ -8,7 +8,7 @@ import numpy as np
 from tasks.curation.arrays import Float64Array, Int64Array, UInt16Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
-from tasks.curation.signals.repetition_kernels import ONE, cleared, insert_if_new, mix, polynomial
+from tasks.curation.signals.repetition_kernels import ONE, clear_table, insert_if_new, mix, polynomial
 from tasks.curation.text import characters
 
 SPACE, TERMINAL, LINE_BREAK = characters.SPACE, characters.TERMINAL, characters.LINE_BREAK
@@ -79,7 +79,7 @@ def line_signals(
     row: Float64Array,
 ) -> None:
     r"""Lines cut at "\n". Gopher counts those between runs of "\n", FineWeb those that hold more than space."""
-    mask = np.uint64(cleared(keys, newlines + 1) - 1)
+    mask = np.uint64(clear_table(keys, newlines + 1) - 1)
     pieces, duplicates, duplicate_chars = 0, 0, 0
     filled, filled_chars, terminal, short = 0, 0, 0, 0
     digits, uppers, start = 0.0, 0.0, 0
@@ -130,7 +130,7 @@ def paragraph_signals(
         first += 1
     while end > first and kinds[end - 1] & SPACE:
         end -= 1
-    mask = np.uint64(cleared(keys, newlines + 1) - 1)
+    mask = np.uint64(clear_table(keys, newlines + 1) - 1)
     paragraphs, duplicates, duplicate_chars = 0, 0, 0
     start, line = first, 0
     while start <= end:

@@ -53,7 +53,7 @@ def polynomial(codes: UInt32Array, start: int, end: int) -> np.uint64:
 
 
 @kernel("int64(uint64[::1], int64)")
-def cleared(keys: UInt64Array, entries: int) -> int:
+def clear_table(keys: UInt64Array, entries: int) -> int:
     """Clear a table for `entries` keys; the number of its slots, a power of two."""
     size = 4
     while size < 2 * entries:
@@ -97,7 +97,7 @@ def top_n_gram(
 
     places: where n-grams that may occur twice begin, ascending; left in it are those that do.
     """
-    mask, power = np.uint64(cleared(keys, num_places) - 1), ONE
+    mask, power = np.uint64(clear_table(keys, num_places) - 1), ONE
     for _ in range(n):
         power *= BASE
     while num_places and places[num_places - 1] + n > num_words:
@@ -142,7 +142,7 @@ def find_echoes(
     common, wherever their words are cut. Words of which this is true once only can be left out; those with less to
     compare are kept.
     """
-    mask, end = np.uint64(cleared(keys, num_words) - 1), chars[num_words]
+    mask, end = np.uint64(clear_table(keys, num_words) - 1), chars[num_words]
     for w in range(num_words - least + 1):
         start = chars[w]
         if start + echo > end:
@@ -174,7 +174,7 @@ def duplicate_n_gram_chars(
     keys: UInt64Array,
 ) -> int:
     """Characters in n-grams seen before, words joined without spaces. places: of `find_echoes`."""
-    mask = np.uint64(cleared(keys, num_places) - 1)
+    mask = np.uint64(clear_table(keys, num_places) - 1)
     repeated, behind = 0, 0
     for p in range(num_places):
         w = places[p]

@@ -19,7 +19,7 @@ from tasks.curation.signals.repetition_kernels import (
     ONE,
     POWERS,
     SLOT_SHIFT,
-    cleared,
+    clear_table,
     mix,
     polynomial,
     repetition_signals,
@@ -38,7 +38,9 @@ _DECODE = "int64(Array(uint8, 1, 'C', readonly=True), int64, int64, uint16[::1],
 
 
 @kernel(_DECODE)
-def decode(data: UInt8Array, start: int, end: int, table: UInt16Array, codes: UInt32Array, kinds: UInt16Array) -> int:
+def decode_text(
+    data: UInt8Array, start: int, end: int, table: UInt16Array, codes: UInt32Array, kinds: UInt16Array
+) -> int:
     """Fill codes and kinds (class bits) with the characters of data[start:end]; their number."""
     i, n = start, 0
     while i < end:
@@ -223,7 +225,7 @@ def vocabulary_signals(
     stop_keys: uint64 [size, a power of two], an open-addressing table, 0 where free; bit l of stop_lists is list l;
     added to stop_found: its distinct words ([0, l]) and their occurrences ([1, l]).
     """
-    size = cleared(keys, num_words)
+    size = clear_table(keys, num_words)
     mask, stop_mask = np.uint64(size - 1), np.uint64(len(stop_keys) - 1)
     distinct, top = 0, 0
     for w in range(num_words):
@@ -288,7 +290,7 @@ def measure(
     for d in range(first, last):
         row = rows[d]
         row[Column.num_bytes] = offsets[d + 1] - offsets[d]
-        n = decode(data, offsets[d], offsets[d + 1], table, codes, kinds)
+        n = decode_text(data, offsets[d], offsets[d + 1], table, codes, kinds)
         if n == 0:
             continue
         w = split_words(codes, kinds, n, sums, stream, inverses, chars, all_kinds)

@@ -129,7 +129,7 @@ class Signals:
 
     def followed_by(self, other: "Signals") -> "Signals":
         """These rows and then those of `other`."""
-        return together([self, other])
+        return concatenate([self, other])
 
     def columns(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Name and values of each signal, in order."""
@@ -140,13 +140,13 @@ class Signals:
         return pa.table({name: pa.array(column) for name, column in self.columns()})
 
 
-def together(parts: Sequence[Signals]) -> Signals:
+def concatenate(parts: Sequence[Signals]) -> Signals:
     """The rows of all parts, one after another."""
     return Signals(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in NAMES})
 
 
 NAMES = tuple(each.name for each in fields(Signals))
-NUMBERS = tuple(name for name in NAMES if name != "language")
+NUMERIC_NAMES = tuple(name for name in NAMES if name != "language")
 
 
 def from_table(table: pa.Table) -> Signals:
@@ -162,23 +162,26 @@ def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Ma
     """
     rows, stop_found = measure_rows(texts, stop_words)
     counts = np.zeros((len(texts), len(phrases.KINDS)))
-    machine, (data, offsets) = _automaton(tuple((kind, tuple(some)) for kind, some in listed.items())), buffers(texts)
+    machine, (data, offsets) = (
+        _automaton(tuple((kind, tuple(some)) for kind, some in listed.items())),
+        string_buffers(texts),
+    )
     tables = machine.byte_classes, machine.moves, machine.ends, machine.found
     phrases.count_phrases(data, offsets, 0, len(texts), *tables, counts)
     names, confidence = language.identify(texts, rows, stop_found, list(stop_words))
-    return assemble(rows, counts, stop_found, list(stop_words), names, confidence)
+    return combine_columns(rows, counts, stop_found, list(stop_words), names, confidence)
 
 
 def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tuple[Float64Array, Int64Array]:
     """What the kernels measure: float64 [documents, columns], and stop words found, int64 [documents, 2, languages]."""
-    data, offsets = buffers(texts)
+    data, offsets = string_buffers(texts)
     rows, found = np.zeros((len(texts), len(Column))), np.zeros((len(texts), 2, len(stop_words)), np.int64)
-    tables = characters.classes(), *_stop_table(tuple(map(tuple, stop_words.values())))
+    tables = characters.class_table(), *_stop_table(tuple(map(tuple, stop_words.values())))
     signal_kernels.measure(data, offsets, 0, len(texts), *tables, rows, found)
     return rows, found
 
 
-def buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
+def string_buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
     """Bytes and the n + 1 offsets of a large_string array, where they lie."""
     _, offsets, data = texts.buffers()
     if not len(texts) or data is None:
@@ -186,7 +189,7 @@ def buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
     return np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int64)[texts.offset :][: len(texts) + 1]
 
 
-def assemble(
+def combine_columns(
     rows: Float64Array,
     counts: Float64Array,
     stop_found: Int64Array,

@@ -19,13 +19,13 @@ import xxhash
 
 from tasks.curation.arrays import UInt64Array
 from tasks.curation.signals import signals
-from tasks.curation.signals.signals import Signals, buffers, measure
+from tasks.curation.signals.signals import Signals, measure, string_buffers
 
 FOLDER = Path(".run/signals")
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
+class WordLists:
     """What signals are measured with: stop words by language, phrases by kind."""
 
     stop_words: Mapping[str, Sequence[str]]
@@ -40,7 +40,7 @@ class Lists:
 class Store:
     """The signals measured so far with the same lists."""
 
-    def __init__(self, lists: Lists, folder: Path = FOLDER) -> None:
+    def __init__(self, lists: WordLists, folder: Path = FOLDER) -> None:
         self.lists, self._folder = lists, folder / lists.key()
         self._table, keys = self._read()
         order = np.argsort(keys[:, 0], kind="stable")
@@ -83,7 +83,7 @@ class Store:
 
 def digests(texts: pa.Array) -> UInt64Array:
     """xxh3_128 of each text, uint64 [n, 2]."""
-    data, offsets = buffers(texts)
+    data, offsets = string_buffers(texts)
     view: Any = memoryview(data)  # type: ignore[arg-type]
     hashes = (xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(offsets.tolist()))
     return np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)

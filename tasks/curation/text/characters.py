@@ -51,7 +51,7 @@ ClassTable = UInt16Array
 
 
 @cache
-def classes() -> ClassTable:
+def class_table() -> ClassTable:
     """The bits of each code point below TABLE_SIZE: uint16 [TABLE_SIZE], the script in the upper four."""
     table = np.zeros(TABLE_SIZE, np.uint16)
     categories = np.array([unicodedata.category(chr(code)) for code in range(TABLE_SIZE)])

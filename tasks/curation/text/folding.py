@@ -27,7 +27,7 @@ _SINGLE = (*_HAN, *_KANA_HANGUL, *_HANGUL_SYLLABLES, *_SOUTH_EAST_ASIA)
 
 
 @functools.cache
-def table() -> UInt32Array:
+def fold_table() -> UInt32Array:
     """uint32[SIZE]: for each code point the folded one, plus WORD, SINGLE or neither (it separates words).
 
     Threads that need it at once should be started when it is there: each would make its own.
@@ -48,12 +48,12 @@ def table() -> UInt32Array:
 @functools.cache
 def digest() -> str:
     """Names this table: it changes with the versions of Unicode and OpenCC, and keys of two tables must not mix."""
-    return hashlib.sha256(table().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(fold_table().tobytes()).hexdigest()[:16]
 
 
-def text(raw: str) -> str:
+def fold_text(raw: str) -> str:
     """`raw` with every character folded. The reference for the kernels, and handy in tests."""
-    codes = table()
+    codes = fold_table()
     return "".join(chr(int(codes[ord(c)]) & CODE) if ord(c) < SIZE else c for c in raw)
 
 

@@ -9,7 +9,7 @@ from tasks.curation.arrays import Int64Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE, FINISH
-from tasks.curation.text.words import BYTES, HASHES, OFFSETS, TABLE, Texts, pieces, token_hashes
+from tasks.curation.text.words import BYTES, HASHES, OFFSETS, TABLE, Texts, padded_buffers, token_hashes
 
 _BASE, _FINISH, _U0, _U1, _U6 = np.uint64(BASE), np.uint64(FINISH), np.uint64(0), np.uint64(1), np.uint64(6)
 _U63 = np.uint64(63)
@@ -17,7 +17,7 @@ _BITS_PER_ENTRY, _LEAST_BITS = 16, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class NgramTable:
     """An open hash table from the hash of a run to its entry, and before it a bit for each hash that may be there."""
 
     bits: UInt64Array
@@ -25,36 +25,36 @@ class Lookup:
     entries: Int64Array  # -1 where the slot is free
 
 
-def lookup(hashes: UInt64Array) -> Lookup:
+def build_table(hashes: UInt64Array) -> NgramTable:
     """The table of distinct hashes; the entry of each is its place."""
     size = 1 << max(4, (2 * len(hashes)).bit_length())
     bits = np.zeros(max(_LEAST_BITS, size * _BITS_PER_ENTRY // 2) // 64, np.uint64)
-    made = Lookup(bits, np.zeros(size, np.uint64), np.full(size, -1, np.int64))
+    made = NgramTable(bits, np.zeros(size, np.uint64), np.full(size, -1, np.int64))
     _fill(np.ascontiguousarray(hashes), made.bits, made.keys, made.entries)
     return made
 
 
-def runs(texts: Texts, words: int, characters: int) -> tuple[UInt64Array, Int64Array]:
+def list_ngrams(texts: Texts, words: int, characters: int) -> tuple[UInt64Array, Int64Array]:
     """All runs of texts: the hash, and (row, first token, number of tokens, whether that is the whole text) of each."""
     hashes, places = [np.empty(0, np.uint64)], [np.empty((0, 4), np.int64)]
-    for first, data, offsets in pieces(texts):
+    for first, data, offsets in padded_buffers(texts):
         room = int(offsets[-1] - offsets[0]) + 2 * len(offsets)
         found, where = np.empty(room, np.uint64), np.empty((room, 4), np.int64)
-        count = _runs(data, offsets, folding.table(), words, characters, found, where)
+        count = _runs(data, offsets, folding.fold_table(), words, characters, found, where)
         where[:count, 0] += first
         hashes.append(found[:count].copy())
         places.append(where[:count].copy())
     return np.concatenate(hashes), np.concatenate(places)
 
 
-def find(data: Any, offsets: Any, words: int, characters: int, known: Lookup) -> Int64Array:
+def find_ngrams(data: Any, offsets: Any, words: int, characters: int, known: NgramTable) -> Int64Array:
     """The runs of texts that are in the table: (row, first token, number of tokens, entry) of each, in order."""
     longest = int(np.diff(offsets).max(initial=0))
     parts, first = [], 0
     while first < len(offsets) - 1:
         out = np.empty((longest + 1024, 4), np.int64)
         done, count = _find(
-            data, offsets[first:], folding.table(), words, characters, known.bits, known.keys, known.entries, out
+            data, offsets[first:], folding.fold_table(), words, characters, known.bits, known.keys, known.entries, out
         )
         out[:count, 0] += first
         parts.append(out[:count])

@@ -23,7 +23,7 @@ from tasks.curation.text.words import (
     OFFSETS,
     TABLE,
     Texts,
-    pieces,
+    padded_buffers,
     token_hash,
     token_hashes,
     tokens,
@@ -39,10 +39,10 @@ Signatures = UInt32Array
 
 def shingle_hash(shingle: Sequence[str]) -> int:
     """The 32-bit hash of a shingle of folded tokens, in plain Python: `hashfunc` for datasketch."""
-    return hash_of([token_hash(token) for token in shingle])
+    return hash_shingle([token_hash(token) for token in shingle])
 
 
-def hash_of(hashes: Sequence[int]) -> int:
+def hash_shingle(hashes: Sequence[int]) -> int:
     """The 32-bit hash of a shingle whose tokens have these hashes."""
     h = 0
     for each in hashes:
@@ -56,24 +56,24 @@ def shingles(text: str, size: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[i : i + size]) for i in range(len(words) - size + 1))
 
 
-def sign(texts: Texts, size: int, permutations: UInt32Array) -> tuple[Signatures, Int64Array]:
+def compute_signatures(texts: Texts, size: int, permutations: UInt32Array) -> tuple[Signatures, Int64Array]:
     """MinHash signatures uint32[n, num_permutations], and the number of shingles (with repeats) of each text."""
     out = np.empty((len(texts), permutations.shape[1]), np.uint32)
     counts = np.empty(len(texts), np.int64)
     a, b = np.ascontiguousarray(permutations[0]), np.ascontiguousarray(permutations[1])
-    for first, data, offsets in pieces(texts):
+    for first, data, offsets in padded_buffers(texts):
         rows = slice(first, first + len(offsets) - 1)
-        _sign(data, offsets, folding.table(), size, a, b, out[rows], counts[rows])
+        _sign(data, offsets, folding.fold_table(), size, a, b, out[rows], counts[rows])
     return out, counts
 
 
-def sets(texts: Texts, size: int) -> tuple[UInt64Array, Int64Array]:
+def shingle_sets(texts: Texts, size: int) -> tuple[UInt64Array, Int64Array]:
     """The sets of 64-bit shingle hashes of all texts in one array, each sorted, and their n + 1 offsets."""
     hashes, counts = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)]
-    for _, data, offsets in pieces(texts):
+    for _, data, offsets in padded_buffers(texts):
         found = np.empty((offsets[-1] - offsets[0] + len(offsets)) // 2 + 1, np.uint64)
         number = np.empty(len(offsets) - 1, np.int64)
-        _list(data, offsets, folding.table(), size, found, number)
+        _list(data, offsets, folding.fold_table(), size, found, number)
         for end, count in zip(np.cumsum(number), number, strict=True):
             found[end - count : end].sort()
         hashes.append(found[: _distinct(found, number)].copy())

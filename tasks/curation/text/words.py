@@ -2,7 +2,7 @@
 
 The contract (what keeps it can exchange keys with us):
 
-- Every character is folded by `folding.table`. A token is a run of word characters, or one character of a script that
+- Every character is folded by `fold_table`. A token is a run of word characters, or one character of a script that
   is written without spaces. Everything else separates.
 - The hash of a token: h = SEED; for each 8 bytes of its folded UTF-8, little-endian, zero-padded:
   h = (h ^ chunk) * STIR, then h ^= h >> 32; all modulo 2^64. At last its lowest bit is set for such a character and
@@ -53,16 +53,16 @@ def token_hash(token: str) -> int:
     for start in range(0, len(data), 8):
         h = ((h ^ int.from_bytes(data[start : start + 8], "little")) * STIR) & MASK64
         h ^= h >> 32
-    single = int(folding.table()[ord(token[0])]) & folding.SINGLE
+    single = int(folding.fold_table()[ord(token[0])]) & folding.SINGLE
     return h | 1 if single else h & ~1
 
 
 def tokens(text: str) -> Iterator[str]:
     """The folded tokens of a text, by the contract and slowly."""
-    return (token for token, _, _ in located(text))
+    return (token for token, _, _ in token_spans(text))
 
 
-def all_tokens(data: bytes) -> list[str]:
+def list_tokens(data: bytes) -> list[str]:
     """The folded tokens of a text in UTF-8; of ASCII, quickly."""
     return data.translate(_ascii()).decode().split() if data.isascii() else list(tokens(data.decode()))
 
@@ -70,13 +70,13 @@ def all_tokens(data: bytes) -> list[str]:
 @functools.cache
 def _ascii() -> bytes:
     """What each byte of ASCII is folded to; a space where it separates."""
-    codes = folding.table()[:128].tolist()
+    codes = folding.fold_table()[:128].tolist()
     return bytes(code & folding.CODE if code & folding.WORD else 0x20 for code in codes) + bytes(128)
 
 
-def located(text: str) -> Iterator[tuple[str, int, int]]:
+def token_spans(text: str) -> Iterator[tuple[str, int, int]]:
     """The folded tokens of a text, each with the first character and the one behind its last."""
-    codes, word = folding.table(), ""
+    codes, word = folding.fold_table(), ""
     for place, character in enumerate(text):
         code = int(codes[ord(character)]) if ord(character) < folding.SIZE else 0
         if code & folding.WORD:
@@ -91,12 +91,12 @@ def located(text: str) -> Iterator[tuple[str, int, int]]:
         yield word, len(text) - len(word), len(text)
 
 
-def starts(text: str) -> tuple[bytes, list[int]]:
+def encode_with_token_starts(text: str) -> tuple[bytes, list[int]]:
     """The bytes of a text, and where in them each of its tokens starts, and at last their number."""
     data = text.encode()
     out = np.empty(len(data), np.int64)
     padded = np.frombuffer(data + bytes(PADDING), np.uint8)
-    count = token_starts(padded, 0, len(data), folding.table(), out)
+    count = token_starts(padded, 0, len(data), folding.fold_table(), out)
     return data, [*out[:count].tolist(), len(data)]
 
 
@@ -113,7 +113,7 @@ def chunks(texts: Texts) -> list[tuple[int, Texts]]:
     return [(first, texts.slice(first, last - first)) for first, last in pairwise(cuts)]
 
 
-def pieces(texts: Texts) -> Iterator[tuple[int, UInt8Array, Int64Array]]:
+def padded_buffers(texts: Texts) -> Iterator[tuple[int, UInt8Array, Int64Array]]:
     """The texts as (first row, bytes, n + 1 offsets), each with PADDING readable bytes behind its last text.
 
     No copy is made but of the last few texts of a chunk, where Arrow leaves fewer bytes than that.
@@ -154,7 +154,7 @@ def _ascii_token(data: Any, start: int, size: int) -> Any:
 
 
 @kernel(f"UniTuple(int64, 2)({BYTES}, int64)", inline="always")
-def decode(data: Any, i: int) -> Any:
+def decode_code_point(data: Any, i: int) -> Any:
     """The code point at byte i of valid UTF-8, and how many bytes it takes."""
     first = np.int64(data[i])
     if first < 0x80:
@@ -169,7 +169,7 @@ def decode(data: Any, i: int) -> Any:
 
 
 @kernel("UniTuple(uint64, 2)(uint64)", inline="always")
-def encode(code: Any) -> Any:
+def encode_code_point(code: Any) -> Any:
     """The UTF-8 of a code point as a little-endian number, and its size in bytes."""
     low, one = np.uint64(0x80) | (code & np.uint64(0x3F)), np.uint64(6)
     if code < np.uint64(0x80):
@@ -200,12 +200,12 @@ def _folded_tokens(data: Any, i: int, end: int, table: Any, out: Any, count: int
     """Tokens from byte i to the next ASCII separator or `end`; where it stopped and the new count."""
     h, chunk, filled = _SEED, _U0, _U0
     while i < end:
-        code, size = decode(data, i)
+        code, size = decode_code_point(data, i)
         entry = table[code] if code < _SIZE else np.uint32(0)
         if code < 0x80 and entry & _WORD == 0:
             break
         i += size
-        folded, width = encode(np.uint64(entry & _CODE))
+        folded, width = encode_code_point(np.uint64(entry & _CODE))
         if entry & _WORD:
             chunk |= folded << filled
             filled += width << np.uint64(3)
@@ -258,7 +258,7 @@ def token_starts(data: Any, i: int, end: int, table: Any, out: Any) -> Any:
     """Write where the tokens of data[i:end] start, in bytes, to `out` (room for end - i); their number."""
     count, inside = 0, False
     while i < end:
-        code, size = decode(data, i)
+        code, size = decode_code_point(data, i)
         entry = table[code] if code < _SIZE else np.uint32(0)
         if entry & _SINGLE or (entry & _WORD and not inside):
             out[count] = i

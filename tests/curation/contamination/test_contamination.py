@@ -135,6 +135,6 @@ def test_many_hits_and_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_starts_are_the_tokens_of_the_contract() -> None:
     text = "Hello, 電腦World_9 ﬁn　é!"
-    data, starts = words.starts(text)
+    data, starts = words.encode_with_token_starts(text)
     places = [data[begin:end].decode() for begin, end in itertools.pairwise(starts)]
     assert [list(words.tokens(part)) for part in places] == [[token] for token in words.tokens(text)]

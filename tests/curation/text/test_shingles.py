@@ -34,7 +34,7 @@ def test_permutations_are_datasketch_s() -> None:
 
 def test_sets_are_sorted_distinct_shingles() -> None:
     texts = ["a b c a b c a b c", "", "a b", "c a b c a"]
-    hashes, offsets = shingles.sets(pa.array(texts, pa.large_string()), 3)
+    hashes, offsets = shingles.shingle_sets(pa.array(texts, pa.large_string()), 3)
     parts = [hashes[offsets[i] : offsets[i + 1]].tolist() for i in range(4)]
     assert [len(part) for part in parts] == [3, 0, 0, 3]  # abc bca cab; none; none; cab abc bca
     assert parts[0] == parts[3] == sorted(set(parts[0]))

@@ -32,10 +32,10 @@ TEXTS = [
 def hashes(texts: list[str]) -> list[list[int]]:
     """Token hashes by the kernel."""
     found: list[list[int]] = []
-    for _, data, offsets in words.pieces(pa.array(texts, pa.large_string())):
+    for _, data, offsets in words.padded_buffers(pa.array(texts, pa.large_string())):
         out = np.empty(int(offsets[-1] - offsets[0]) + 1, np.uint64)
         for i in range(len(offsets) - 1):
-            count = words.token_hashes(data, offsets[i], offsets[i + 1], folding.table(), out)
+            count = words.token_hashes(data, offsets[i], offsets[i + 1], folding.fold_table(), out)
             found.append(out[:count].tolist())
     return found
 
@@ -61,14 +61,14 @@ def test_single_characters_have_odd_hashes() -> None:
 
 
 def test_fold_leaves_folded_text_alone() -> None:
-    folded = folding.text(ALPHABET)
-    assert folding.text(folded) == folded
+    folded = folding.fold_text(ALPHABET)
+    assert folding.fold_text(folded) == folded
 
 
 def test_fold_table_is_one_to_one_code_points_and_named() -> None:
-    assert folding.table().shape == (folding.SIZE,)
+    assert folding.fold_table().shape == (folding.SIZE,)
     assert len(folding.digest()) == 16
-    assert folding.text("ＡＢＣ　臺灣圖書館ｶ") == "abc 台湾图书馆カ"
+    assert folding.fold_text("ＡＢＣ　臺灣圖書館ｶ") == "abc 台湾图书馆カ"
 
 
 def test_pieces_of_slices_and_chunks_are_the_same_texts() -> None:
@@ -81,7 +81,7 @@ def test_pieces_of_slices_and_chunks_are_the_same_texts() -> None:
 
 def contents(texts: words.Texts) -> list[str]:
     found = {}
-    for first, data, offsets in words.pieces(texts):
+    for first, data, offsets in words.padded_buffers(texts):
         assert len(data) >= offsets[-1] + words.PADDING
         for i in range(len(offsets) - 1):
             found[first + i] = bytes(data[offsets[i] : offsets[i + 1]]).decode()
@@ -90,7 +90,7 @@ def contents(texts: words.Texts) -> list[str]:
 
 @pytest.mark.parametrize("text", [*TEXTS, "".join(map(chr, range(128))), "".join(f"a{chr(i)}B" for i in range(128))])
 def test_the_quick_way_for_ascii_says_the_same(text: str) -> None:
-    assert words.all_tokens(text.encode()) == list(words.tokens(text))
+    assert words.list_tokens(text.encode()) == list(words.tokens(text))
 
 
 @pytest.mark.parametrize(("rows", "size"), [(3, 1 << 20), (4096, 10), (1, 1), (4096, 1 << 20)])
