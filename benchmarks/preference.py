@@ -111,8 +111,8 @@ def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     params = reward.Params(global_batch_size=BATCH, **dials("reward", precision))
     tokenizer = models.load_tokenizer(world / "tokens/tokenizer")
     found = read_pairs(world / "tokens/preferences/train", 512)
-    model = reward.start(world / "models/sft", params, tokenizer)
-    return reward.Ranking(model, found, None, params, tokenizer.pad_token_id), params, 1
+    model = reward.build_model(world / "models/sft", params, tokenizer)
+    return reward.RewardWork(model, found, None, params, tokenizer.pad_token_id), params, 1
 
 
 def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
@@ -124,21 +124,21 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     from tasks.training.preferences.order import step_indices
     from tasks.training.stages import dpo
 
-    class Referring(dpo.Preferring):
+    class Referring(dpo.DpoWork):
         """Asks the reference about each batch when it comes, as a first epoch does."""
 
         def batches(self, step: int) -> Sequence[Any]:
             indices = step_indices(len(found), BATCH, step, 0).tolist()
-            asked = reference.Referred(part(found, indices), np.zeros((2, BATCH), np.float32))
-            self.train = reference.Referred(found, self.train.reference.copy())
-            self.train.reference[:, indices] = reference.asked(asked, frozen, self.pad_id)
+            batch_pairs = reference.PairsWithReference(part(found, indices), np.zeros((2, BATCH), np.float32))
+            self.train = reference.PairsWithReference(found, self.train.reference.copy())
+            self.train.reference[:, indices] = reference.reference_log_probs(batch_pairs, frozen, self.pad_id)
             return super().batches(step)
 
     params = dpo.Params(global_batch_size=BATCH, **dials("dpo", precision))
     model, tokenizer = models.load_causal(world / "models/sft")
     found = read_pairs(world / "tokens/preferences/train", 512)
     frozen = reference.Reference(model, DTYPES[precision])
-    known = reference.Referred(found, np.zeros((2, len(found)), np.float32))
+    known = reference.PairsWithReference(found, np.zeros((2, len(found)), np.float32))
     return Referring(model, known, None, None, params, tokenizer.pad_token_id), params, 1
 
 
@@ -163,7 +163,7 @@ def ppo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
         **dials("ppo", precision, EPOCHS),
     )
     work = ppo.build(params, world, models.load_tokenizer(world / "tokens/tokenizer"))
-    work.trial = None
+    work.validation = None
     return work, params, EPOCHS
 
 

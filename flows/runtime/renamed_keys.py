@@ -6,6 +6,10 @@ A path is dotted and starts with the name of the stage; `*` stands for any singl
 from collections.abc import Iterator, Sequence
 
 RENAMED_KEYS: dict[str, str] = {
+    "dpo.tasks": "dpo.prompt_sources",
+    "ppo.tasks": "ppo.prompt_sources",
+    "dpo.held_out": "dpo.validation",
+    "ppo.held_out": "ppo.validation",
     "*.optimiser": "*.optimizer",
     "pretrain.exact": "pretrain.deterministic",
     "sft.exact": "sft.deterministic",

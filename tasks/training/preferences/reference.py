@@ -1,4 +1,8 @@
-"""The reference: the policy as it was before preference training, frozen; and what it says of given answers, stored."""
+"""The reference: the policy as it was before preference training, frozen, and its log-probabilities of known answers.
+
+DPO compares the policy with the reference on the same pairs in every epoch. The reference never changes, so its
+log-probabilities are computed once and stored in a file.
+"""
 
 import copy
 import sys
@@ -19,11 +23,11 @@ from tasks.training.parallel import processes
 from tasks.training.preferences.order import micro_batches
 from tasks.training.preferences.shared_prompts import collate_by_prompt
 
-ASKED_AT_ONCE = 128  # pairs
+PAIRS_PER_BATCH = 128  # pairs
 
 
 class Reference:
-    """A frozen copy of `policy` in `dtype`; for an adapter, the same weights without it, which costs no memory."""
+    """A frozen copy of `policy` in `dtype`; of a policy with an adapter, the base without it, which costs no memory."""
 
     def __init__(self, policy: Any, dtype: torch.dtype = torch.float32) -> None:
         self._adapted = policy if hasattr(policy, "disable_adapter") else None
@@ -31,7 +35,7 @@ class Reference:
 
     @contextmanager
     def model(self) -> Iterator[Any]:
-        """The reference model, for the length of the block."""
+        """The reference model within the block; a policy with an adapter must not be trained there."""
         if self._adapted is None:
             yield self._copy
         else:
@@ -47,10 +51,10 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Referred:
-    """Pairs and what the reference says of them: log p of chosen and rejected answers, float32 [2, pairs].
+class PairsWithReference:
+    """Pairs with the reference's log-probabilities: log p of chosen and rejected answers, float32 [2, pairs].
 
-    A third row, where there is one, is about mismatched answers (see Pairs.mismatched).
+    KTO needs a third row: log p of mismatched answers (see Pairs.mismatched).
     """
 
     pairs: Pairs
@@ -65,32 +69,38 @@ class Referred:
         return collate_by_prompt([self.pairs.prompts[i] for i in indices], answers, pad_id, device, dtype)
 
 
-def refer(pairs: Pairs, model: Any, dtype: torch.dtype, path: Path, pad_id: int, mismatched: bool = False) -> Referred:
-    """`pairs` with the log-probabilities that `model`, in the precision of training, gives; kept in the file `path`.
+def add_reference(
+    pairs: Pairs, model: Any, dtype: torch.dtype, path: Path, pad_id: int, mismatched: bool = False
+) -> PairsWithReference:
+    """`pairs` with the log-probabilities of `model` in `dtype`, the precision of training; they are stored in `path`.
 
-    A file that is there already, of the right size, is taken as it is: its folder is keyed by all it is made of.
+    An existing file of the right size is used as it is: its folder of checkpoints is keyed by everything that the
+    numbers depend on.
     """
     size = (3 if mismatched else 2, len(pairs))
     stored = _stored(path)
     if stored is None or stored.shape != size:
-        stored = asked(Referred(pairs, np.zeros(size, np.float32)), Reference(model, dtype), pad_id)
+        stored = reference_log_probs(
+            PairsWithReference(pairs, np.zeros(size, np.float32)), Reference(model, dtype), pad_id
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{processes.rank()}.tmp.npy")
-        np.save(beside, stored)
-        beside.replace(path)
-    return Referred(pairs, stored)
+        # Each process writes a file of its own and renames it, so that `path` is complete whenever it exists.
+        temporary = path.with_suffix(f".{processes.rank()}.tmp.npy")
+        np.save(temporary, stored)
+        temporary.replace(path)
+    return PairsWithReference(pairs, stored)
 
 
 @torch.no_grad()
-def asked(pairs: Referred, reference: Reference, pad_id: int) -> npt.NDArray[np.float32]:
-    """The sums over each answer of what the reference says: float32 [kinds, pairs]."""
-    found = torch.zeros(pairs.reference.shape)
+def reference_log_probs(pairs: PairsWithReference, reference: Reference, pad_id: int) -> npt.NDArray[np.float32]:
+    """The reference's log-probability of each answer, the sum over its tokens: float32 [kinds, pairs]."""
+    sums = torch.zeros(pairs.reference.shape)
     with reference.model() as model:
-        for part in micro_batches(np.arange(len(pairs.pairs)), pairs.pairs.lengths(), ASKED_AT_ONCE):
+        for part in micro_batches(np.arange(len(pairs.pairs)), pairs.pairs.lengths(), PAIRS_PER_BATCH):
             batch = pairs.batch(part.tolist(), pad_id, next(model.parameters()).device, model.dtype)
             log_probs = token_log_probs(answer_logits(model, answer_states(model, batch)), batch.targets)
-            found[:, part] = batch.sum_by_answer(log_probs).view(len(part), -1).T.cpu()
-    return found.numpy()
+            sums[:, part] = batch.sum_by_answer(log_probs).view(len(part), -1).T.cpu()
+    return sums.numpy()
 
 
 def _stored(path: Path) -> npt.NDArray[np.float32] | None:
@@ -99,5 +109,5 @@ def _stored(path: Path) -> npt.NDArray[np.float32] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        print(f"{path} is computed again: {error}", file=sys.stderr, flush=True)
+        print(f"{path} cannot be read and is computed again: {error}", file=sys.stderr, flush=True)
         return None

@@ -60,8 +60,8 @@ class PolicyWithValue(nn.Module):
             states = answer_states(self.critic_model, answers)
         elif self.critic == "detached":
             states = states.detach()
-        found: Tensor = self.value_head(states).squeeze(-1)
-        return found
+        values: Tensor = self.value_head(states).squeeze(-1)
+        return values
 
     @torch.no_grad()
     def values_of(self, sequences: Sequence[Ids], prompt_lengths: Sequence[int], pad_id: int) -> list[Tensor]:

@@ -1,7 +1,11 @@
-"""Rollouts: the policy answers prompts, the answers are scored, and every token learns how good it was.
+"""Rollouts: the policy answers prompts, the answers are scored, and every token gets an advantage.
 
-A batch costs one decoding pass (log-probabilities and values come with it), one forward of the reference and one of
-the reward model; the updates cost three forwards each: 2 + 3 E in all, besides the reward model.
+One reward passes through four stages, each with its own name: `scores` [answers] from the reward model and functions;
+`shaped_scores` [answers], normalized and clipped; `rewards` [answers, tokens], the shaped score at the last token minus
+the KL penalty at each; `advantages` [answers, tokens], what the policy loss multiplies.
+
+Cost in forward passes: one decoding pass (log-probabilities and values come with it) and one of the reference for each
+rollout, then three for each of E epochs of updates (a backward pass costs two): 2 + 3 E, besides the reward model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +22,10 @@ from tasks.answers import AnswerBatch, Ids
 from tasks.generation import Generated, generate
 from tasks.pairs import Prompts
 from tasks.training.preferences import rewards
-from tasks.training.preferences.held_out import decode, joined
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer
 from tasks.training.preferences.shared_prompts import collate_by_prompt
+from tasks.training.preferences.validation import decode_answers, join_answers
 from tasks.training.rl import advantages
 from tasks.training.rl.policy import PolicyWithValue
 from tasks.training.rl.policy_losses import explained_variance
@@ -30,22 +34,43 @@ T = TypeVar("T")
 
 
 class RewardParams(BaseModel, frozen=True, extra="forbid"):
-    """How scores and KL become rewards, and rewards advantages. Details as in Huang et al. 2023 unless said."""
+    """How scores and KL become rewards, and rewards advantages.
 
-    kl_estimator: rewards.Estimator = "k1"
-    kl_coef: rewards.KlCoef = rewards.KlCoef()
-    normalize_scores: bool = Field(default=True, description="to mean 0, variance 1 on the reference's own answers")
-    clip_scores: float | None = Field(default=5.0, gt=0, description="after normalizing")
-    missing_end_penalty: float = Field(default=1.0, ge=0, description="for an answer that never came to its end")
-    whiten_rewards: bool = Field(default=False, description="rewards of a rollout to variance 1, mean kept")
-    whiten_advantages: bool = Field(default=True, description="advantages of a rollout to mean 0, variance 1")
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    Defaults follow "The N Implementation Details of RLHF with PPO" (Huang et al. 2023).
+    """
+
+    kl_estimator: rewards.Estimator = Field(
+        default="k1", description="Estimator of the KL divergence per token: k1, k2 or k3 (Schulman 2020)."
+    )
+    kl_coef: rewards.KlCoef = Field(default=rewards.KlCoef(), description="Weight of the KL penalty in the rewards.")
+    normalize_scores: bool = Field(
+        default=True,
+        description="Whether scores are shifted and scaled so that those of the reference have mean 0 and variance 1.",
+    )
+    clip_scores: float | None = Field(
+        default=5.0, gt=0, description="Bound on the absolute value of scores after normalization; null sets none."
+    )
+    missing_end_penalty: float = Field(
+        default=1.0, ge=0, description="Subtracted from the score of an answer without an end token."
+    )
+    whiten_rewards: bool = Field(
+        default=False, description="Whether the rewards of a rollout are scaled to variance 1; their mean is kept."
+    )
+    whiten_advantages: bool = Field(
+        default=True, description="Whether the advantages of a rollout are scaled to mean 0 and variance 1."
+    )
+    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount factor of rewards per token.")
+    gae_lambda: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="Lambda of generalized advantage estimation: bias (0) against variance (1).",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Answers and what each of their tokens learns from; all lists by answer, each tensor float32 [answer tokens]."""
+    """Answers with everything that the losses need; all lists are by answer, each tensor float32 [answer tokens]."""
 
     sequences: list[list[int]]
     prompt_lengths: list[int]
@@ -54,10 +79,10 @@ class Rollout:
     values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
-    numbers: dict[str, float]  # for the step log
+    numbers: dict[str, float]  # means of the rollout, for the step log
 
     def batch(self, rows: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> "RolloutBatch":
-        """These answers as one padded batch with flat tensors beside it; `dtype` is the model's."""
+        """The answers with numbers `rows` as one micro-batch; `dtype` is that of the model."""
         prompts = [self.sequences[r][: self.prompt_lengths[r]] for r in rows]
         answers = collate_by_prompt(
             prompts, [[self.sequences[r][self.prompt_lengths[r] :]] for r in rows], pad_id, device, dtype
@@ -94,23 +119,27 @@ class RolloutBatch:
 
 @dataclass
 class Normalizer:
-    """Mean and standard deviation of the reference's own scores, taken from the first rollout (Ziegler 2019)."""
+    """Mean and standard deviation of the scores of the first rollout (Ziegler 2019, arXiv:1909.08593).
+
+    In the first rollout the policy still equals the reference. Later rollouts are not normalized by their own mean,
+    because then a policy that improves would not get higher scores.
+    """
 
     mean: float = 0.0
     std: float = 1.0
-    known: bool = False
+    is_set: bool = False
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """Scores in standard deviations from the mean of the first that came."""
-        if not self.known:
-            self.mean, self.known = float(scores.mean()), True
+        """Scores in standard deviations from the mean of the first scores that were passed."""
+        if not self.is_set:
+            self.mean, self.is_set = float(scores.mean()), True
             self.std = max(float(scores.std(correction=0)), 1e-6)
         return (scores - self.mean) / self.std
 
 
 @dataclass
 class Collector:
-    """Makes rollouts. `score` says how good an answer is; everything else is as in RewardParams."""
+    """Makes rollouts. `score` gives each answer its score; `params` say how scores become advantages."""
 
     model: PolicyWithValue
     reference: Reference
@@ -126,35 +155,46 @@ class Collector:
     def collect(
         self, prompts: Prompts, generator: torch.Generator, kl_coef: float, part: tuple[int, int] = (0, 1)
     ) -> Rollout:
-        """Answer each prompt `group_size` times and work out what each token learns from.
+        """Answer each prompt `group_size` times and compute the advantage of each token.
 
-        `part`: (number, count) where each of `count` processes answers its share; all come to the same rollout.
+        part: (number of this process, number of processes). Each process answers every n-th prompt; then they exchange
+        their answers, and all return the same rollout.
         """
         prompts = prompts.select([i for i in range(len(prompts)) for _ in range(self.group_size)])
-        chances = torch.rand((len(prompts), self.max_new_tokens), generator=generator)
+        # Drawn for the whole rollout before it is divided: the answers do not depend on the number of processes.
+        random_numbers = torch.rand((len(prompts), self.max_new_tokens), generator=generator)
         number, count = part
-        mine = range(number, len(prompts), count)
-        told = self._told(prompts.select(list(mine)), chances[number::count])
-        got, reference, scores = told.merged(count) if count > 1 else told
-        sequences, lengths = joined(prompts.ids, got.answers), [len(ids) for ids in prompts.ids]
-        table = Table.of(got, reference)
-        shaped = self._shaped(scores, torch.tensor(got.finished))
-        gained, returns = self._advantages(table, shaped, kl_coef)
-        numbers = self._numbers(table, scores, got, returns, kl_coef) | self._gold(got, prompts)
-        by_answer = [table.rows(columns) for columns in (table.values, gained, returns)]
-        return Rollout(sequences, lengths, got.log_probs, reference, by_answer[0], by_answer[1], by_answer[2], numbers)
+        local_prompts = prompts.select(range(number, len(prompts), count))
+        scored = self._score_answers(local_prompts, random_numbers[number::count])
+        generated, reference, scores = scored.gathered(count) if count > 1 else scored
+        sequences = join_answers(prompts.ids, generated.answers)
+        table = PaddedAnswers.of(generated, reference)
+        shaped_scores = self._shape_scores(scores, torch.tensor(generated.finished))
+        token_advantages, returns = self._advantages(table, shaped_scores, kl_coef)
+        numbers = self._numbers(table, scores, generated, returns, kl_coef) | self._mean_gold(generated, prompts)
+        return Rollout(
+            sequences,
+            [len(ids) for ids in prompts.ids],
+            generated.log_probs,
+            reference,
+            table.by_answer(table.values),
+            table.by_answer(token_advantages),
+            table.by_answer(returns),
+            numbers,
+        )
 
-    def _told(self, prompts: Prompts, chances: Tensor) -> "Told":
-        """What the models say: the policy its answers, the reference and the critic of them, the reward model last."""
-        got = self._answer(prompts.ids, chances)
-        sequences, lengths = joined(prompts.ids, got.answers), [len(ids) for ids in prompts.ids]
+    def _score_answers(self, prompts: Prompts, random_numbers: Tensor) -> "ScoredAnswers":
+        """Let the policy answer; then ask the reference, the critic and the reward model about the answers."""
+        generated = self._answer(prompts.ids, random_numbers)
+        sequences, lengths = join_answers(prompts.ids, generated.answers), [len(ids) for ids in prompts.ids]
         pad_id = self.tokenizer.pad_token_id
         reference = self.reference.log_probabilities(sequences, lengths, pad_id=pad_id, temperature=self.temperature)
-        if self.model.critic == "own":
-            got = replace(got, values=self.model.values_of(sequences, lengths, pad_id))
-        return Told(got, reference, self.score(sequences, decode(self.tokenizer, got.answers), prompts.metadata))
+        if self.model.critic == "own":  # other critics read the policy's states, so their values come from decoding
+            generated = replace(generated, values=self.model.values_of(sequences, lengths, pad_id))
+        texts = decode_answers(self.tokenizer, generated.answers)
+        return ScoredAnswers(generated, reference, self.score(sequences, texts, prompts.metadata))
 
-    def _answer(self, prompts: Sequence[Ids], chances: Tensor) -> Generated:
+    def _answer(self, prompts: Sequence[Ids], random_numbers: Tensor) -> Generated:
         return generate(
             self.model.policy,
             prompts,
@@ -162,84 +202,85 @@ class Collector:
             end_ids=[self.tokenizer.eos_token_id],
             pad_id=self.tokenizer.pad_token_id,
             temperature=self.temperature,
-            random_numbers=chances,
+            random_numbers=random_numbers,
             value_head=self.model.decoding_head,
         )
 
-    def _shaped(self, scores: Tensor, finished: Tensor) -> Tensor:
+    def _shape_scores(self, scores: Tensor, finished: Tensor) -> Tensor:
         scores = self.normalizer(scores) if self.params.normalize_scores else scores
         return rewards.shape_scores(scores, finished, self.params.clip_scores, self.params.missing_end_penalty)
 
-    def _advantages(self, table: "Table", scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, [answers, tokens] each."""
+    def _advantages(self, table: "PaddedAnswers", shaped_scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, each [answers, tokens]."""
         p, mask = self.params, table.mask
         kl = rewards.kl_per_token(table.log_probs, table.reference, p.kl_estimator)
-        paid = rewards.token_rewards(scores, kl, mask, kl_coef)
+        token_rewards = rewards.token_rewards(shaped_scores, kl, mask, kl_coef)
         if p.whiten_rewards:
-            paid = advantages.whiten(paid, mask, shift_mean=False)
-        returns = advantages.rewards_to_go(paid, mask, p.gamma)
+            token_rewards = advantages.whiten(token_rewards, mask, shift_mean=False)
+        returns = advantages.rewards_to_go(token_rewards, mask, p.gamma)
         if self.advantage == "gae":
-            gained, returns = advantages.gae(paid, table.values, mask, p.gamma, p.gae_lambda)
+            token_advantages, returns = advantages.gae(token_rewards, table.values, mask, p.gamma, p.gae_lambda)
         elif self.advantage == "reinforce++":
-            gained = returns
-        else:
-            by_group = advantages.grpo if self.advantage == "grpo" else advantages.rloo
-            gained = by_group(paid.sum(1), self.group_size)[:, None] * mask
-        return advantages.whiten(gained, mask) if p.whiten_advantages else gained, returns
+            token_advantages = returns
+        else:  # one advantage per answer, the same for all its tokens
+            of_answers = advantages.grpo if self.advantage == "grpo" else advantages.rloo
+            token_advantages = of_answers(token_rewards.sum(1), self.group_size)[:, None] * mask
+        return advantages.whiten(token_advantages, mask) if p.whiten_advantages else token_advantages, returns
 
     def _numbers(
-        self, table: "Table", scores: Tensor, got: Generated, returns: Tensor, kl_coef: float
+        self, table: "PaddedAnswers", scores: Tensor, generated: Generated, returns: Tensor, kl_coef: float
     ) -> dict[str, float]:
+        """Means over the answers of the rollout, for the step log; `kl` is in nats per answer."""
         kl = ((table.log_probs - table.reference) * table.mask).sum(1)
         numbers = {
             "score": float(scores.mean()),
             "kl": float(kl.mean()),
             "kl_coef": kl_coef,
             "answer_length": float(table.mask.sum(1).float().mean()),
-            "finished": sum(got.finished) / len(got.finished),
+            "finished": sum(generated.finished) / len(generated.finished),
         }
         if self.model.critic != "none":
             numbers["explained_variance"] = explained_variance(table.values[table.mask], returns[table.mask])
         return numbers
 
-    def _gold(self, got: Generated, prompts: Prompts) -> dict[str, float]:
-        """The mean gold reward of those answers that can be verified: for the log, nothing learns from it."""
-        pairs = zip(decode(self.tokenizer, got.answers), prompts.metadata, strict=True)
-        judged = [gold.gold(text, about) for text, about in pairs if gold.verifiable(about)]
-        return {"gold": sum(judged) / len(judged)} if judged else {}
+    def _mean_gold(self, generated: Generated, prompts: Prompts) -> dict[str, float]:
+        """The mean gold reward of the answers that can be verified; only logged, nothing is trained on it."""
+        pairs = zip(decode_answers(self.tokenizer, generated.answers), prompts.metadata, strict=True)
+        gold_rewards = [gold.gold(text, metadata) for text, metadata in pairs if gold.verifiable(metadata)]
+        return {"gold": sum(gold_rewards) / len(gold_rewards)} if gold_rewards else {}
 
 
-class Told(NamedTuple):
-    """Answers, what the reference says of their tokens, and their scores [answers]."""
+class ScoredAnswers(NamedTuple):
+    """Answers, the reference's log-probabilities of their tokens, and their scores [answers]."""
 
-    got: Generated
+    generated: Generated
     reference: list[Tensor]
     scores: Tensor
 
-    def merged(self, count: int) -> "Told":
-        """This process's answers and those of all others, which were dealt out in turn."""
-        everywhere: list[Told] = [self] * count
-        dist.all_gather_object(everywhere, self)
-        got = [told.got for told in everywhere]
-        values = [one.values for one in got if one.values is not None]
+    def gathered(self, count: int) -> "ScoredAnswers":
+        """The answers of all `count` processes, in the order of the prompts before they were divided."""
+        parts: list[ScoredAnswers] = [self] * count
+        dist.all_gather_object(parts, self)
+        generated_parts = [part.generated for part in parts]
+        values = [part.values for part in generated_parts if part.values is not None]
         generated = Generated(
-            _in_turn([one.answers for one in got]),
-            _in_turn([one.log_probs for one in got]),
-            _in_turn(values) if values else None,
-            _in_turn([one.finished for one in got]),
+            _interleave([part.answers for part in generated_parts]),
+            _interleave([part.log_probs for part in generated_parts]),
+            _interleave(values) if values else None,
+            _interleave([part.finished for part in generated_parts]),
         )
-        scores = torch.stack(_in_turn([list(told.scores) for told in everywhere]))
-        return Told(generated, _in_turn([told.reference for told in everywhere]), scores)
+        scores = torch.stack(_interleave([list(part.scores) for part in parts]))
+        return ScoredAnswers(generated, _interleave([part.reference for part in parts]), scores)
 
 
-def _in_turn(hands: Sequence[Sequence[T]]) -> list[T]:
-    """One from each hand, again and again: the order before they were dealt out."""
-    return [hand[turn] for turn in range(len(hands[0])) for hand in hands if turn < len(hand)]
+def _interleave(parts: Sequence[Sequence[T]]) -> list[T]:
+    """One item of each part in turn: the inverse of taking every n-th item. The first parts may be longer by one."""
+    return [part[turn] for turn in range(len(parts[0])) for part in parts if turn < len(part)]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Numbers per answer token as rectangles [answers, longest], padded with 0; `mask` says where tokens are."""
+class PaddedAnswers:
+    """Numbers per answer token as tensors [answers, longest answer], padded with 0; `mask` is True at tokens."""
 
     log_probs: Tensor
     reference: Tensor
@@ -247,14 +288,17 @@ class Table:
     mask: Tensor
 
     @staticmethod
-    def of(got: Generated, reference: Sequence[Tensor]) -> "Table":
-        """The rectangles of these answers; without values, zeros."""
-        lengths = torch.tensor([len(answer) for answer in got.answers])
+    def of(generated: Generated, reference: Sequence[Tensor]) -> "PaddedAnswers":
+        """Pad the numbers of these answers; values that do not exist are zeros."""
+        lengths = torch.tensor([len(answer) for answer in generated.answers])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        log_probs, known = (torch.nn.utils.rnn.pad_sequence(list(rows), True) for rows in (got.log_probs, reference))
-        found = torch.zeros(mask.shape) if got.values is None else torch.nn.utils.rnn.pad_sequence(got.values, True)
-        return Table(log_probs, known, found, mask)
+        policy_log_probs = torch.nn.utils.rnn.pad_sequence(generated.log_probs, True)
+        reference_log_probs = torch.nn.utils.rnn.pad_sequence(list(reference), True)
+        values = torch.zeros(mask.shape)
+        if generated.values is not None:
+            values = torch.nn.utils.rnn.pad_sequence(generated.values, True)
+        return PaddedAnswers(policy_log_probs, reference_log_probs, values, mask)
 
-    def rows(self, columns: Tensor) -> list[Tensor]:
-        """A rectangle as one tensor per answer, padding gone."""
-        return list(torch.split(columns[self.mask], self.mask.sum(1).tolist()))
+    def by_answer(self, numbers: Tensor) -> list[Tensor]:
+        """Numbers [answers, longest answer] as one tensor per answer, without padding."""
+        return list(torch.split(numbers[self.mask], self.mask.sum(1).tolist()))

@@ -28,9 +28,9 @@ from tasks.training.loop.work import Work
 from tasks.training.parallel.precision import choose
 from tasks.training.preferences import preference_losses
 from tasks.training.preferences.guard import Guard, GuardParams
-from tasks.training.preferences.held_out import HeldOut, HeldOutParams
 from tasks.training.preferences.order import micro_batches, step_indices
-from tasks.training.preferences.reference import Reference, Referred, refer
+from tasks.training.preferences.reference import PairsWithReference, Reference, add_reference
+from tasks.training.preferences.validation import PolicyValidation, ValidationParams
 
 
 class Params(LoopParams, frozen=True, extra="forbid"):
@@ -51,9 +51,11 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     chosen_nll_coef: float = Field(0.0, ge=0, description="weight of -log p(chosen) per token (arXiv:2404.19733)")
     desirable_weight: float = Field(1.0, gt=0, description="of a chosen answer against a rejected one (kto)")
     max_new_tokens: int = Field(32, ge=1, description="of the answers that are measured")
-    tasks: tuple[str, ...] = Field((), description="measure on prompts of these tasks only; none = all")
+    prompt_sources: tuple[str, ...] = Field(
+        (), description="Measure only on prompts from these sources (`task` in their metadata); empty uses all."
+    )
     validation_pairs: int | None = Field(500, ge=1, description="pairs of an evaluation; none = all there are")
-    held_out: HeldOutParams = HeldOutParams()
+    validation: ValidationParams = ValidationParams()
     guard: GuardParams = GuardParams()
 
 
@@ -66,30 +68,30 @@ class Batch:
     weight: float
 
 
-class Preferring(Work):
+class DpoWork(Work):
     """What DPO brings to the loop."""
 
     model: Any
 
     def __init__(
-        self, model: nn.Module, train: Referred, validation: Referred | None, trial: HeldOut | None, params: Params,
-        pad_id: int,
+        self, model: nn.Module, train: PairsWithReference, validation: PairsWithReference | None,
+        policy_validation: PolicyValidation | None, params: Params, pad_id: int,
     ) -> None:  # fmt: skip
-        self.model, self.train, self.validation, self.trial = model, train, validation, trial
+        self.model, self.train, self.validation, self.policy_validation = model, train, validation, policy_validation
         self.params, self.pad_id = params, pad_id
         self.guard = Guard(params.guard, model)
         self._lengths = train.pairs.lengths()
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Pairs in the order of the seed."""
-        if step == 0 and self.trial is not None:
+        if step == 0 and self.policy_validation is not None:
             with torch.no_grad(), self.unsharded():
                 self.evaluate(0)
         indices = step_indices(len(self.train.pairs), self.params.global_batch_size, step, self.params.seed)
         parts = micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
         return [self._batch(self.train, part.tolist()) for part in parts]
 
-    def _batch(self, source: Referred, indices: Sequence[int]) -> Batch:
+    def _batch(self, source: PairsWithReference, indices: Sequence[int]) -> Batch:
         device = next(self.model.parameters()).device
         answers = source.batch(indices, self.pad_id, device, self.model.dtype)
         reference = torch.from_numpy(source.reference[:, indices]).to(device)
@@ -130,12 +132,12 @@ class Preferring(Work):
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Loss and implicit accuracy on validation pairs; gold, KL and the rest on answers to validation prompts."""
         numbers = self._on_pairs() if self.validation is not None else {}
-        if self.trial is not None:
-            found = self.trial.measure(self.model, step)
+        if self.policy_validation is not None:
+            measured = self.policy_validation.measure(self.model, step)
             self.guard.observe(
-                step, {"score": numbers.get("margin", 0.0), **found}
+                step, {"score": numbers.get("margin", 0.0), **measured}
             )  # what DPO presses on is the margin
-            numbers |= found
+            numbers |= measured
         return {f"validation_{name}": value for name, value in numbers.items()}
 
     @torch.no_grad()
@@ -152,13 +154,16 @@ class Preferring(Work):
 
     def state_dict(self) -> dict[str, Any]:
         """The guard's memory and the answers shown so far."""
-        return {"guard": self.guard.state_dict(), "samples": self.trial.samples if self.trial else []}
+        return {
+            "guard": self.guard.state_dict(),
+            "samples": self.policy_validation.samples if self.policy_validation else [],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.guard.load_state_dict(state["guard"])
-        if self.trial is not None:
-            self.trial.samples = list(state["samples"])
+        if self.policy_validation is not None:
+            self.policy_validation.samples = list(state["samples"])
 
     def stop(self) -> str | None:
         """The guard's reason, if it has one."""
@@ -176,13 +181,18 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     model.to(device)
     with timings.measure("reference"), attention.packed(model):
         train_pairs, validation = (
-            _refer(model, dtype, data, split, params, checkpoints, tokenizer.pad_token_id)
+            _read_with_reference(model, dtype, data, split, params, checkpoints, tokenizer.pad_token_id)
             for split in ("train", "validation")
         )
     assert train_pairs is not None
     model = adapters.attach(model, params.adapter, params.seed)
-    work = Preferring(
-        model, train_pairs, validation, _trial(model, dtype, data, params, tokenizer), params, tokenizer.pad_token_id
+    work = DpoWork(
+        model,
+        train_pairs,
+        validation,
+        _validation(model, dtype, data, params, tokenizer),
+        params,
+        tokenizer.pad_token_id,
     )
     with timings.measure("steps"), attention.packed(model):
         log = run(work, params, checkpoints, "dpo", timings)
@@ -193,38 +203,40 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     return _report(work, log)
 
 
-def _refer(
+def _read_with_reference(
     model: Any, dtype: torch.dtype, data: Path, split: str, params: Params, checkpoints: Path, pad_id: int
-) -> Referred | None:
+) -> PairsWithReference | None:
     read = read_pairs if split == "train" else read_pairs_if_any
-    found = read(data / "tokens/preferences" / split, params.max_length)
-    if found is None:
+    split_pairs = read(data / "tokens/preferences" / split, params.max_length)
+    if split_pairs is None:
         return None
-    return refer(found, model, dtype, checkpoints / f"reference-{split}.npy", pad_id, params.loss == "kto")
+    return add_reference(
+        split_pairs, model, dtype, checkpoints / f"reference-{split}.npy", pad_id, params.loss == "kto"
+    )
 
 
-def _trial(model: Any, dtype: torch.dtype, data: Path, params: Params, tokenizer: Any) -> HeldOut | None:
+def _validation(model: Any, dtype: torch.dtype, data: Path, params: Params, tokenizer: Any) -> PolicyValidation | None:
     try:
-        asked = read_prompts(data / "tokens/prompts/validation", params.max_length, params.tasks)
+        validation_prompts = read_prompts(data / "tokens/prompts/validation", params.max_length, params.prompt_sources)
     except NothingLeft:
         return None
-    return HeldOut(
-        asked,
+    return PolicyValidation(
+        validation_prompts,
         tokenizer,
         Reference(model, dtype),
         None,
-        params.held_out,
+        params.validation,
         max_new_tokens=params.max_new_tokens,
         seed=params.seed,
     )
 
 
-def _report(work: Preferring, log: list[dict[str, Any]]) -> Report:
+def _report(work: DpoWork, log: list[dict[str, Any]]) -> Report:
     counts = {"train_pairs": len(work.train.pairs), "too_long_pairs": work.train.pairs.num_too_long}
     counts |= adapters.parameter_counts(work.model)
-    if work.trial is None:
+    if work.policy_validation is None:
         notes = ["NOT GUARDED: there is no validation prompt, so the policy's answers were never looked at"]
         return curves.report("dpo", log, counts, notes)
     report = curves.report("dpo", log, counts, [f"dpo: {note}" for note in work.guard.notes()])
-    report.tables |= {"samples": work.trial.samples, "curve": work.guard.history}
+    report.tables |= {"samples": work.policy_validation.samples, "curve": work.guard.history}
     return report

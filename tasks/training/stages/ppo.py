@@ -34,10 +34,10 @@ from tasks.training.parallel import processes
 from tasks.training.parallel.precision import choose
 from tasks.training.preferences import rewards
 from tasks.training.preferences.guard import Guard, GuardParams
-from tasks.training.preferences.held_out import HeldOut, HeldOutParams
 from tasks.training.preferences.order import Indices, micro_batches, step_indices
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer, scorer
+from tasks.training.preferences.validation import PolicyValidation, ValidationParams
 from tasks.training.rl import advantages, policy_losses
 from tasks.training.rl.policy import PolicyWithValue
 from tasks.training.rl.rollout import Collector, Normalizer, RewardParams, Rollout, RolloutBatch
@@ -57,7 +57,9 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     reward_model: str | None = Field(None, description="a folder or hub name; none = what reward made")
     reward_model_weight: float = Field(1.0, ge=0, description="0 = no reward model")
     reward_functions: dict[str, float] = Field({}, description="name or package.module:function -> weight")
-    tasks: tuple[str, ...] = Field((), description="prompts of these tasks only; none = all")
+    prompt_sources: tuple[str, ...] = Field(
+        (), description="Answer only prompts from these sources (`task` in their metadata); empty uses all."
+    )
     max_prompt_length: int = Field(256, ge=1, description="tokens; longer prompts are left out")
     max_new_tokens: int = Field(32, ge=1)
     temperature: float = Field(1.0, gt=0)
@@ -80,7 +82,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     ptx_data: Literal["documents", "conversations"] = Field("documents", description="what is not to be forgotten")
     ptx_rows: int = Field(8, ge=1, description="rows of such data per update")
     ptx_length: int = Field(256, ge=8, description="tokens of a row of documents; conversations keep their rows")
-    held_out: HeldOutParams = HeldOutParams()
+    validation: ValidationParams = ValidationParams()
     guard: GuardParams = GuardParams()
 
     @model_validator(mode="after")
@@ -92,7 +94,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
         return self
 
 
-class Reinforcing(Work):
+class PpoWork(Work):
     """What PPO brings to the loop. A checkpoint is made between two rollouts only."""
 
     model: PolicyWithValue
@@ -102,24 +104,24 @@ class Reinforcing(Work):
         model: PolicyWithValue,
         collector: Collector,
         train: Prompts,
-        trial: HeldOut | None,
+        validation: PolicyValidation | None,
         documents: PackedRows | None,
         params: Params,
     ) -> None:
-        self.model, self.collector, self.train, self.trial = model, collector, train, trial
+        self.model, self.collector, self.train, self.validation = model, collector, train, validation
         self.documents, self.params = documents, params
         self.guard = Guard(params.guard, model.policy)
         self.kl_coef, self.num_rollouts = params.rewards.kl_coef.initial, 0
         self._pending: list[list[RolloutBatch]] = []
-        self._step, self._strayed = 0, False
+        self._step, self._kl_exceeded = 0, False
 
     def batches(self, step: int) -> Sequence[RolloutBatch]:
         """The micro-batches of the next update; a new rollout where the last one is used up."""
         if step == 0:
             with self.unsharded():
                 self.evaluate(0)
-        (strayed,), self._strayed = processes.any_rank(self._strayed), False
-        if strayed or not self._pending:
+        (kl_exceeded,), self._kl_exceeded = processes.any_rank(self._kl_exceeded), False
+        if kl_exceeded or not self._pending:
             with self.unsharded():
                 self._pending = self._updates(self._rollout())
         self._step = step
@@ -127,9 +129,9 @@ class Reinforcing(Work):
 
     def _rollout(self) -> Rollout:
         number, seed = self.num_rollouts, self.params.seed
-        asked = self.train.select(step_indices(len(self.train), self.params.rollout_size, number, seed).tolist())
+        prompts = self.train.select(step_indices(len(self.train), self.params.rollout_size, number, seed).tolist())
         generator = torch.Generator().manual_seed(seed * SEEDS_PER_RUN + number)
-        rollout = self.collector.collect(asked, generator, self.kl_coef, self._part())
+        rollout = self.collector.collect(prompts, generator, self.kl_coef, self._part())
         self.kl_coef = self.params.rewards.kl_coef.next(self.kl_coef, rollout.numbers["kl"], len(rollout.sequences))
         self.num_rollouts += 1
         return rollout
@@ -143,8 +145,8 @@ class Reinforcing(Work):
         """num_epochs times the rollout, shuffled each time and cut into minibatches."""
         count = len(rollout.sequences)
         size = min(self.params.minibatch_size or count, count)
-        dice = np.random.default_rng([self.params.seed, self.num_rollouts])
-        orders = [dice.permutation(count) for _ in range(self.params.num_epochs)]
+        generator = np.random.default_rng([self.params.seed, self.num_rollouts])
+        orders = [generator.permutation(count) for _ in range(self.params.num_epochs)]
         parts = [order[start : start + size] for order in orders for start in range(0, count - size + 1, size)]
         return [self._micro_batches(rollout, part) for part in parts]
 
@@ -170,7 +172,7 @@ class Reinforcing(Work):
         for name, coef, part in self._other_losses(batch, states, log_probs):
             total = total + coef * part
             numbers[name] = part.detach()
-        self._strayed = self._strayed or (p.max_update_kl is not None and float(update_kl) > p.max_update_kl)
+        self._kl_exceeded = self._kl_exceeded or (p.max_update_kl is not None and float(update_kl) > p.max_update_kl)
         return total, numbers
 
     def _entropy(self, log_p: Tensor) -> Tensor:
@@ -181,17 +183,18 @@ class Reinforcing(Work):
 
     def _other_losses(self, batch: RolloutBatch, states: Tensor, log_probs: Tensor) -> list[tuple[str, float, Tensor]]:
         """(name, coefficient, loss) of what is asked for besides the policy loss."""
-        p, found = self.params, []
+        p = self.params
+        losses: list[tuple[str, float, Tensor]] = []
         values = self.model.values(batch.answers, states)
         if values is not None:
             loss = policy_losses.value_loss(values, batch.values, batch.returns, p.value_clip_range)
-            found.append(("value_loss", p.value_coef, loss.mean()))
+            losses.append(("value_loss", p.value_coef, loss.mean()))
         if p.loss_kl_coef:
             kl = rewards.kl_per_token(log_probs, batch.reference, "k3")
-            found.append(("reference_kl", p.loss_kl_coef, kl.mean()))
+            losses.append(("reference_kl", p.loss_kl_coef, kl.mean()))
         if self.documents is not None:
-            found.append(("ptx_loss", p.ptx_coef, self._ptx_loss(self.documents)))
-        return found
+            losses.append(("ptx_loss", p.ptx_coef, self._ptx_loss(self.documents)))
+        return losses
 
     def _ptx_loss(self, documents: PackedRows) -> Tensor:
         (rows,) = documents.batches(self._step)
@@ -201,15 +204,15 @@ class Reinforcing(Work):
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Gold, score, KL and the rest on answers to validation prompts."""
-        if self.trial is None:
+        if self.validation is None:
             return {}
-        numbers = self.trial.measure(self.model.policy, step)
+        numbers = self.validation.measure(self.model.policy, step)
         self.guard.observe(step, numbers)
         return {f"validation_{name}": value for name, value in numbers.items()}
 
     def may_checkpoint(self, step: int) -> bool:
         """Between rollouts: what a rollout drew is not stored."""
-        return not self._pending or (self._strayed and processes.count() == 1)
+        return not self._pending or (self._kl_exceeded and processes.count() == 1)
 
     def stop(self) -> str | None:
         """The guard's reason, if it has one."""
@@ -221,9 +224,9 @@ class Reinforcing(Work):
         return {
             "kl_coef": self.kl_coef,
             "num_rollouts": self.num_rollouts,
-            "normalizer": [normalizer.mean, normalizer.std, normalizer.known],
+            "normalizer": [normalizer.mean, normalizer.std, normalizer.is_set],
             "guard": self.guard.state_dict(),
-            "samples": self.trial.samples if self.trial else [],
+            "samples": self.validation.samples if self.validation else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -231,8 +234,8 @@ class Reinforcing(Work):
         self.kl_coef, self.num_rollouts = state["kl_coef"], state["num_rollouts"]
         self.collector.normalizer = Normalizer(*state["normalizer"])
         self.guard.load_state_dict(state["guard"])
-        if self.trial is not None:
-            self.trial.samples = list(state["samples"])
+        if self.validation is not None:
+            self.validation.samples = list(state["samples"])
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
@@ -255,9 +258,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     return _report(work, log)
 
 
-def build(params: Params, data: Path, tokenizer: Any) -> Reinforcing:
+def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     """Everything that PPO works with, as files under `data` and `params` say."""
-    train = read_prompts(data / "tokens/prompts/train", params.max_prompt_length, params.tasks)
+    train = read_prompts(data / "tokens/prompts/train", params.max_prompt_length, params.prompt_sources)
     base = params.base or data / "models/sft"
     policy, own = models.load_causal(base)
     models.fit_vocabulary(policy, own, tokenizer, base)
@@ -274,9 +277,9 @@ def build(params: Params, data: Path, tokenizer: Any) -> Reinforcing:
         model, reference, score, tokenizer, params.rewards, params.advantage, params.group_size,
         params.max_new_tokens, params.temperature, Normalizer(),
     )  # fmt: skip
-    return Reinforcing(
-        model, collector, train, _trial(params, data, tokenizer, reference, score), _documents(params, data, tokenizer),
-        params,
+    return PpoWork(
+        model, collector, train, _validation(params, data, tokenizer, reference, score),
+        _documents(params, data, tokenizer), params,
     )  # fmt: skip
 
 
@@ -286,17 +289,19 @@ def _reward_model(params: Params, data: Path, tokenizer: Any, device: torch.devi
     return rewards.load_model(params.reward_model or data / "models/reward", tokenizer).to(device, dtype)
 
 
-def _trial(params: Params, data: Path, tokenizer: Any, reference: Reference, score: Scorer) -> HeldOut | None:
+def _validation(
+    params: Params, data: Path, tokenizer: Any, reference: Reference, score: Scorer
+) -> PolicyValidation | None:
     try:
-        asked = read_prompts(data / "tokens/prompts/validation", params.max_prompt_length, params.tasks)
+        prompts = read_prompts(data / "tokens/prompts/validation", params.max_prompt_length, params.prompt_sources)
     except NothingLeft:
         return None
-    return HeldOut(
-        asked,
+    return PolicyValidation(
+        prompts,
         tokenizer,
         reference,
         score,
-        params.held_out,
+        params.validation,
         max_new_tokens=params.max_new_tokens,
         seed=params.seed,
     )
@@ -312,13 +317,13 @@ def _documents(params: Params, data: Path, tokenizer: Any) -> PackedRows | None:
     return PackedRows.open(tokens / params.ptx_data / "train", *sizes, tokenizer)
 
 
-def _report(work: Reinforcing, log: list[dict[str, Any]]) -> Report:
+def _report(work: PpoWork, log: list[dict[str, Any]]) -> Report:
     answers = work.num_rollouts * work.params.rollout_size * work.params.group_size
     counts = {"rollouts": work.num_rollouts, "answers": answers, "train_prompts": len(work.train)}
     counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
-    if work.trial is None:
+    if work.validation is None:
         notes = ["ppo: NOT GUARDED: there is no validation prompt, so nobody looked at answers but the reward model"]
         return curves.report("ppo", log, counts, notes)
     report = curves.report("ppo", log, counts, [f"ppo: {note}" for note in work.guard.notes()])
-    report.tables |= {"samples": work.trial.samples, "curve": work.guard.history}
+    report.tables |= {"samples": work.validation.samples, "curve": work.guard.history}
     return report

@@ -29,7 +29,7 @@ from tasks.training.preferences.order import micro_batches, step_indices
 from tasks.training.preferences.preference_losses import list_weights, ranking_loss
 from tasks.training.preferences.shared_prompts import collate_by_prompt, ranked
 
-EVALUATED_AT_ONCE = 128  # pairs
+PAIRS_PER_BATCH = 128  # pairs
 MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -61,7 +61,7 @@ class Batch:
     weight: float  # ranked lists, or parts of them
 
 
-class Ranking(Work):
+class RewardWork(Work):
     """What the reward model brings to the loop."""
 
     model: Any
@@ -75,17 +75,17 @@ class Ranking(Work):
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Whole ranked lists; their pairs may fall into several micro-batches."""
-        chosen = step_indices(len(self._lists), self.params.global_batch_size, step, self.params.seed)
-        indices = np.concatenate([self._lists[i] for i in chosen])
+        list_numbers = step_indices(len(self._lists), self.params.global_batch_size, step, self.params.seed)
+        indices = np.concatenate([self._lists[i] for i in list_numbers])
         parts = micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
         return [self._batch(self.train, part.tolist()) for part in parts]
 
     def _batch(self, source: Pairs, indices: Sequence[int]) -> Batch:
-        found = ranked(source, indices)
+        lists = ranked(source, indices)
         device = self.model.device
-        answers = collate_by_prompt(found.prompts, found.answers, self.pad_id, device, self.model.dtype)
+        answers = collate_by_prompt(lists.prompts, lists.answers, self.pad_id, device, self.model.dtype)
         weights = self._pair_weights[list(indices)].to(device)
-        better, worse = (torch.tensor(numbers, device=device) for numbers in (found.better, found.worse))
+        better, worse = (torch.tensor(numbers, device=device) for numbers in (lists.better, lists.worse))
         return Batch(answers, better, worse, weights, float(weights.sum()))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
@@ -113,20 +113,20 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
     train_pairs = read_pairs(data / "tokens/preferences/train", params.max_length)
     validation = read_pairs_if_any(data / "tokens/preferences/validation", params.max_length)
-    model = start(params.base or data / "models/sft", params, tokenizer)
-    work = Ranking(model, train_pairs, validation, params, tokenizer.pad_token_id)
+    model = build_model(params.base or data / "models/sft", params, tokenizer)
+    work = RewardWork(model, train_pairs, validation, params, tokenizer.pad_token_id)
     with timings.measure("steps"), attention.packed(model):
         log = run(work, params, checkpoints, "reward", timings)
     report = curves.report("reward", log, adapters.parameter_counts(model))
     with timings.measure("measure"):
-        tell(report, model, train_pairs, validation, tokenizer.pad_token_id)
+        _add_metrics(report, model, train_pairs, validation, tokenizer.pad_token_id)
     origin = {"stage": "reward", "base": params.base or "data/models/sft", "params": params.model_dump(mode="json")}
     with timings.measure("save"):
         models.save(data / "models/reward", model, tokenizer, origin)
     return report
 
 
-def start(base: str | Path, params: Params, tokenizer: Any) -> Any:
+def build_model(base: str | Path, params: Params, tokenizer: Any) -> Any:
     """The model at `base` with a new scalar head in place of its vocabulary head; with the adapter, if there is one."""
     causal, own = models.load_causal(base)
     models.fit_vocabulary(causal, own, tokenizer, base)
@@ -150,21 +150,21 @@ def with_head(causal: Any, seed: int) -> Any:
 
 
 @torch.no_grad()
-def pair_scores(model: Any, held_out: Pairs, pad_id: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
+def pair_scores(model: Any, validation: Pairs, pad_id: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Scores of the chosen and of the rejected answers, [pairs] each, of at most the first `limit` pairs."""
-    count = min(len(held_out), limit or len(held_out))
-    parts = micro_batches(np.arange(count), held_out.lengths()[:count], EVALUATED_AT_ONCE)
+    count = min(len(validation), limit or len(validation))
+    parts = micro_batches(np.arange(count), validation.lengths()[:count], PAIRS_PER_BATCH)
     scores = torch.zeros(2, count)
     with evaluating(model):
         for part in parts:
-            sides = [[held_out.answers["chosen"][i], held_out.answers["rejected"][i]] for i in part]
-            prompts = [held_out.prompts[i] for i in part]
+            sides = [[validation.answers["chosen"][i], validation.answers["rejected"][i]] for i in part]
+            prompts = [validation.prompts[i] for i in part]
             batch = collate_by_prompt(prompts, sides, pad_id, model.device, model.dtype)
             scores[:, part] = answer_rewards(model, batch).view(-1, 2).T.cpu()
     return scores[0], scores[1]
 
 
-def tell(report: Report, model: Any, train_pairs: Pairs, validation: Pairs | None, pad_id: int) -> None:
+def _add_metrics(report: Report, model: Any, train_pairs: Pairs, validation: Pairs | None, pad_id: int) -> None:
     """Add to `report` what the finished model does on all validation pairs."""
     report.counts |= {"train_pairs": len(train_pairs), "too_long_pairs": train_pairs.num_too_long}
     if validation is None:

@@ -58,13 +58,13 @@ def killed_in(owner: Any, name: str, at_call: int, work: Callable[[], object]) -
 @pytest.mark.parametrize(
     ("stage", "owner", "name", "at_call"),
     [
-        ("reward", reward.Ranking, "loss", 7),
-        ("dpo", dpo.Preferring, "loss", 7),
-        ("dpo", dpo, "refer", 2),  # the reference of train is stored, that of validation is not
+        ("reward", reward.RewardWork, "loss", 7),
+        ("dpo", dpo.DpoWork, "loss", 7),
+        ("dpo", dpo, "add_reference", 2),  # the reference of train is stored, that of validation is not
         ("dpo", checkpoint, "write_json", 5),  # state.pt is there, its manifest and name are not
         ("ppo", Collector, "_answer", 4),
         ("ppo", Collector, "_advantages", 4),
-        ("ppo", ppo.Reinforcing, "loss", 8),  # inside the updates of a rollout
+        ("ppo", ppo.PpoWork, "loss", 8),  # inside the updates of a rollout
         ("ppo", checkpoint, "_write_state", 3),
         ("ppo", checkpoint, "write_json", 3),
     ],

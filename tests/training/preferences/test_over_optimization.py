@@ -76,7 +76,7 @@ def measured_again(data, model):
     """The evaluation of a run, of the weights that it gave back."""
     params = ppo.Params(max_new_tokens=8, precision="fp32")
     work = ppo.build(params, data, tiny.tokenizer())
-    return work.trial.measure(model, 0)
+    return work.validation.measure(model, 0)
 
 
 def test_without_the_flaw_the_same_pressure_raises_gold(world):

@@ -8,7 +8,7 @@ from tasks import models
 from tasks.answers import log_probabilities
 from tasks.pairs import read_pairs
 from tasks.reports import Timings
-from tasks.training.preferences.reference import refer
+from tasks.training.preferences.reference import add_reference
 from tasks.training.stages import dpo
 from tests.training import tiny
 
@@ -46,9 +46,9 @@ def test_a_stored_reference_is_not_computed_again(tmp_path):
     held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
     path = tmp_path / "reference.npy"
     np.save(path, np.full((2, 15), 7.0, np.float32))
-    assert refer(held, None, torch.float32, path, 0).reference[0, 0] == 7.0
+    assert add_reference(held, None, torch.float32, path, 0).reference[0, 0] == 7.0
     path.write_bytes(b"half a file")
-    assert refer(held, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
+    assert add_reference(held, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
 
 
 def test_mismatched_answers_belong_to_the_next_prompt(tmp_path):
@@ -62,7 +62,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
     settings = {"steps": 12, "checkpoint_every": 5, "evaluate_every": 3}
     first = run(tmp_path, "whole", **settings)
     whole = (tmp_path / "models/dpo/model.safetensors").read_bytes()
-    with tiny.dying(dpo.Preferring, at_step=8):
+    with tiny.dying(dpo.DpoWork, at_step=8):
         run(tmp_path, "killed", **settings)
     second = run(tmp_path, "killed", **settings)
     assert (tmp_path / "models/dpo/model.safetensors").read_bytes() == whole
@@ -81,5 +81,5 @@ def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path):
 
 def test_without_prompts_nobody_guards_and_the_report_says_so(tmp_path):
     tiny.world(tmp_path)
-    report = run(tmp_path, steps=2, tasks=("no such task",))
+    report = run(tmp_path, steps=2, prompt_sources=("no such task",))
     assert report.notes[0].startswith("NOT GUARDED")

@@ -15,7 +15,7 @@ from tests.training import tiny
 QUICK = {
     "steps": 24, "learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32", "log_every": 2,
     "reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:num_dots": 1.0}, "max_new_tokens": 6,
-    "rollout_size": 16, "num_epochs": 2, "guard": {"max_kl": None}, "held_out": {"num_samples": 2},
+    "rollout_size": 16, "num_epochs": 2, "guard": {"max_kl": None}, "validation": {"num_samples": 2},
 }  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path, at_step
                 "rewards": {"kl_coef": {"initial": 0.01, "target": 0.1, "horizon": 100}}}  # fmt: skip
     first = run(tiny.world(tmp_path), "whole", **settings)
     whole = weights(tmp_path)
-    with tiny.dying(ppo.Reinforcing, at_step):
+    with tiny.dying(ppo.PpoWork, at_step):
         run(tmp_path, "killed", **settings)
     second = run(tmp_path, "killed", **settings)
     assert weights(tmp_path) == whole
@@ -163,7 +163,7 @@ def test_params_that_cannot_work_are_refused(changes, said):
 
 def test_prompts_of_no_such_task(tmp_path):
     with pytest.raises(NothingLeft, match="letters"):
-        run(tiny.world(tmp_path), tasks=("lettres",))
+        run(tiny.world(tmp_path), prompt_sources=("lettres",))
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path):

@@ -71,7 +71,7 @@ def test_a_ranked_list_scores_each_answer_once_and_weighs_one():
     sides = {"chosen": [tiny.answer(r[1]) for r in rows], "rejected": [tiny.answer(r[2]) for r in rows]}
     lists = torch.tensor([0, 0, 0, 1]).numpy()
     found = Pairs([tiny.prompt(r[0]) for r in rows], sides, [""] * 4, lists)
-    work = reward.Ranking(tiny.model(), found, None, reward.Params(global_batch_size=2), pad_id=0)
+    work = reward.RewardWork(tiny.model(), found, None, reward.Params(global_batch_size=2), pad_id=0)
     (batch,) = work.batches(0)
     assert (len(batch.answers.ids), len(batch.answers.lengths)) == (2, 5)
     rows = {tuple(batch.answers.ids[0].tolist()), tuple(batch.answers.ids[1].tolist())}
@@ -93,7 +93,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
     run(tmp_path, "whole", steps=12, checkpoint_every=5)
     whole = (tmp_path / "models/reward/model.safetensors").read_bytes()
 
-    with tiny.dying(reward.Ranking, at_step=8):
+    with tiny.dying(reward.RewardWork, at_step=8):
         run(tmp_path, "killed", steps=12, checkpoint_every=5)
     run(tmp_path, "killed", steps=12, checkpoint_every=5)
     assert (tmp_path / "models/reward/model.safetensors").read_bytes() == whole
