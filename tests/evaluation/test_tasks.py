@@ -64,6 +64,12 @@ def test_the_keys_that_other_code_reads(data: Path) -> None:
         assert score["n"] > 0
 
 
+def test_every_score_is_described(data: Path) -> None:
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    scores = set(read_json(data / "reports/evaluation.json")) - {"notes", "gates_checked", "gates_failed"}
+    assert not [name for name in scores if f"`{name}`" not in page]
+
+
 def test_over_optimization_is_the_first_note_and_fails_its_gate(data: Path) -> None:
     body = read_json(data / "reports/evaluation.json")
     assert body["over_optimized"] == {"ppo": 1, "dpo": 0}
