@@ -35,28 +35,34 @@ class FilterModule(Protocol):
 
     Params: type[BaseModel]
 
-    def drop_reasons(self, signals: Any, params: Any, looked: Any = None, origin: Any = None) -> Mapping[str, Any]:
+    def drop_reasons(
+        self, signals: Any, params: Any, text_measurements: Any = None, metadata_measurements: Any = None
+    ) -> Mapping[str, Any]:
         """Return reason -> Verdict or boolean mask [documents]. The first reason that applies is recorded.
 
-        A filter takes `looked` only if it defines `look`, and `origin` only if it defines `look_at_origin`; `origin`
-        needs a default, because documents may be filtered without their metadata.
+        `text_measurements` is passed only to a filter that defines `measure_texts`, and `metadata_measurements` only to
+        one that defines `measure_metadata`. The latter needs a default, because documents may be filtered without their
+        metadata; the former needs one if the filter defines `needs_texts`.
         """
 
 
 class FilterHooks(Protocol):
     """Functions that a filter may define in addition."""
 
-    def look(self, texts: Any, params: Any) -> Any:
-        """Measure the texts (Arrow strings) where the stored signals are not sufficient; passed on as `looked`."""
+    def measure_texts(self, texts: Any, params: Any) -> Any:
+        """Measure the texts (Arrow strings) if the stored signals do not suffice; passed on as `text_measurements`."""
 
-    def look_at_origin(self, metadata: Any, params: Any) -> Any:
-        """Measure the metadata (Arrow strings, JSON objects) of the documents; passed on as `origin`."""
+    def measure_metadata(self, metadata: Any, params: Any) -> Any:
+        """Measure the metadata (JSON objects as Arrow strings); passed on as `metadata_measurements`."""
 
     def needs_texts(self, params: Any) -> bool:
-        """Return whether `look` is called with these params; without this function it always is."""
+        """Return whether `measure_texts` is called with these params; without this function it always is."""
 
-    def edit(self, text: str, params: Any) -> str:
+    def edit_text(self, text: str, params: Any) -> str:
         """Return the text of a kept document with parts removed."""
+
+    def default_params(self, languages: Any) -> Mapping[str, Any]:
+        """Return the defaults of params that depend on the languages (sorted ISO 639-1 codes) of the corpus."""
 
 
 class MetricModule(Protocol):
@@ -107,9 +113,11 @@ class Contract:
     suppliers: Mapping[str, str] = field(default_factory=dict)
 
 
+_MEASUREMENTS = {"text_measurements": "measure_texts", "metadata_measurements": "measure_metadata"}
+
 CONTRACTS = {
     "sources": Contract("source", SourceModule),
-    "filters": Contract("filter", FilterModule, FilterHooks, {"looked": "look", "origin": "look_at_origin"}),
+    "filters": Contract("filter", FilterModule, FilterHooks, _MEASUREMENTS),
     "metrics": Contract("metric", MetricModule),
     "adapters": Contract("adapter", AdapterModule),
     "stages": Contract("stage", StageModule),

@@ -25,7 +25,7 @@ PLUGINS = [(package, name) for package in PACKAGES for name in catalog.names(pac
 WITH_PARAMS = [(package, name) for package, name in PLUGINS if not package.endswith("strategies")]
 PARAMS = 'class Params(BaseModel, frozen=True, extra="forbid"):\n    """None."""\n'
 DROP_REASONS = "def drop_reasons(signals, params):\n    return {}\n"
-LOOK = "def look(texts, params):\n    return {}\n"
+MEASURE_TEXTS = "def measure_texts(texts, params):\n    return {}\n"
 
 
 def nested_models(params: type[BaseModel]) -> set[type[BaseModel]]:
@@ -89,8 +89,8 @@ def filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (PARAMS + "def drop_reasons(params, signals): ...\n", r"function `drop_reasons\(signals, params\)`$"),
         (PARAMS + "def drop_reasons(signals, params, more): ...\n", r"function `drop_reasons\(signals, params\)`$"),
         (PARAMS + "drop_reasons = {}\n", r"function `drop_reasons\(signals, params\)`$"),
-        (PARAMS + DROP_REASONS + LOOK, r"function `drop_reasons\(signals, params, looked\)`$"),
-        (PARAMS + DROP_REASONS + "def edit(params): ...\n", r"function `edit\(text, params\)`$"),
+        (PARAMS + DROP_REASONS + MEASURE_TEXTS, r"function `drop_reasons\(signals, params, text_measurements\)`$"),
+        (PARAMS + DROP_REASONS + "def edit_text(params): ...\n", r"function `edit_text\(text, params\)`$"),
     ],
 )
 def test_an_incomplete_file_is_refused_with_what_is_missing(filters: Path, code: str, problem: str) -> None:
@@ -104,9 +104,11 @@ def test_an_incomplete_file_is_refused_with_what_is_missing(filters: Path, code:
     [
         DROP_REASONS,
         "def drop_reasons(signals, params, threshold=3): ...\n",
-        LOOK + "def drop_reasons(signals, params, looked): ...\n",
-        LOOK
-        + "def look_at_origin(metadata, params): ...\ndef drop_reasons(signals, params, looked, origin=None): ...\n",
+        MEASURE_TEXTS + "def drop_reasons(signals, params, text_measurements): ...\n",
+        MEASURE_TEXTS
+        + "def measure_metadata(metadata, params): ...\n"
+        + "def drop_reasons(signals, params, text_measurements, metadata_measurements=None): ...\n",
+        DROP_REASONS + "def default_params(languages): ...\n",
     ],
 )
 def test_a_complete_file_is_found(filters: Path, code: str) -> None:

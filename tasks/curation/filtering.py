@@ -1,4 +1,7 @@
-"""Ask every filter in order; the first reason wins. Each language is judged by its own profile."""
+"""Apply the filters in order and record the first reason for each document. Each language has its own params.
+
+The contract of a filter is `FilterModule` and `FilterHooks` in tasks/catalog.py.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,29 +26,35 @@ PROFILES = Path(__file__).parent / "profiles"
 KEPT = ""
 
 ParamsByLanguage = Mapping[str, Mapping[str, BaseModel]]
-"""language -> filter -> its Params, in the order in which they are asked."""
+"""Language -> filter -> Params of the filter, in the order in which the filters apply."""
 
 
 class Language(BaseModel, frozen=True, extra="forbid"):
-    """How one language is judged: a profile by name, and what to change in it, filter by filter."""
+    """The bounds for documents in one language: a profile, and changes to it."""
 
-    profile: str
-    changes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    profile: str = Field(description="Name of a file in tasks/curation/profiles/ (such as `en`) with published bounds.")
+    changes: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Filter -> param -> value that replaces the value of the profile."
+    )
 
 
 class Profile(BaseModel):
-    """One file of profiles/: published bounds of a language, its stop words, and phrases by kind."""
+    """One file of profiles/: the published bounds of one language, its stop words, and phrases by kind."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stop_words: tuple[str, ...] = ()
-    phrases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    filters: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    stop_words: tuple[str, ...] = Field((), description="Frequent words; a text with too few of them is not prose.")
+    phrases: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Kind of phrase -> phrases; each kind is counted as the signal num_<kind>."
+    )
+    filters: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Filter -> param -> value, where it differs from the default of the filter."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One bound that documents of a language were held against."""
+    """One bound that documents in `language` were compared with. signal: "" if the rule uses more than one signal."""
 
     reason: str
     language: str
@@ -55,7 +64,10 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """reasons: "filter.reason", KEPT where kept; values: what decided, NaN where nothing did; each [documents]."""
+    """The results of all filters, each array [documents].
+
+    reasons: "filter.reason", or KEPT; values: the value that decided, NaN if there is none.
+    """
 
     reasons: ObjectArray
     values: Float64Array
@@ -63,10 +75,15 @@ class Decision:
 
 
 def params_by_language(languages: Mapping[str, Language], filters: Sequence[str]) -> ParamsByLanguage:
-    """The Params of every filter for every language. Raises BadParams for a name or a value that there is not."""
+    """Return the Params of every filter for every language.
+
+    Raises BadParams for an unknown filter, profile or param, for an invalid value, and for an incomplete filter.
+    """
     for language in languages.values():
         for name in language.changes:
-            _filter(name)  # changes of a filter that is not asked now may stay; of one that is none, not
+            # Changes of a filter that is not in use now are allowed, so that a filter can be switched off by its name
+            # alone. Changes of a filter that does not exist are an error.
+            _filter(name)
     return {
         code: {name: _params(code, language, name, languages) for name in filters}
         for code, language in languages.items()
@@ -75,89 +92,95 @@ def params_by_language(languages: Mapping[str, Language], filters: Sequence[str]
 
 @cache
 def profile(name: str) -> Profile:
-    """The profile `name`. Raises BadParams, naming the right names, when there is none."""
-    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    if name not in known:
-        raise BadParams(f"no profile {name!r}; {catalog.suggest(name, known)}")
+    """Read the profile `name`. Raises BadParams, with the names of the profiles, if there is none of this name."""
+    available = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in available:
+        raise BadParams(f"no profile {name!r}; {catalog.suggest(name, available)}")
     return Profile(**yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def decide(
     signals: Signals, filter_params: ParamsByLanguage, texts: pa.Array, metadata: pa.Array | None = None
 ) -> Decision:
-    """Judge every document by the filters of its language; of a language without a profile, by those of the first.
+    """Apply the filters of its language to every document; see `filter_languages`.
 
-    metadata: JSON objects, as the document table has them; without them nothing is known of where a text comes from.
+    texts: Arrow strings [documents]; metadata: JSON objects as Arrow strings [documents], as in the document table.
+    Without metadata, rules on the origin of a document do not apply.
     """
     reasons, values = np.full(len(signals), KEPT, dtype=object), np.full(len(signals), np.nan)
-    left, owners = np.ones(len(signals), np.bool_), filter_languages(signals, filter_params)
+    kept, languages = np.ones(len(signals), np.bool_), filter_languages(signals, filter_params)
     bounds: list[Bound] = []
     for language, filters in filter_params.items():
-        mine = owners == language
+        in_language = languages == language
         for name, params in filters.items():
-            rows = np.flatnonzero(mine & left) if needs_texts(name, params) else None
-            for reason, verdict in _asked(name, params, rows, signals, texts, metadata):
-                new = verdict.dropped & (mine & left if rows is None else left[rows])
-                places = np.flatnonzero(new) if rows is None else rows[new]
-                reasons[places], values[places], left[places] = reason, verdict.values[new], False
+            # A filter that reads texts gets only the documents that no earlier filter dropped, because reading is slow.
+            # A filter that needs signals alone gets all rows, because array expressions are faster than selecting rows.
+            rows = np.flatnonzero(in_language & kept) if needs_texts(name, params) else None
+            for reason, verdict in _verdicts_on_rows(name, params, rows, signals, texts, metadata):
+                is_new = verdict.dropped & (in_language & kept if rows is None else kept[rows])
+                new_rows = np.flatnonzero(is_new) if rows is None else rows[is_new]
+                reasons[new_rows], values[new_rows], kept[new_rows] = reason, verdict.values[is_new], False
                 bounds.append(Bound(reason, language, verdict.signal, verdict.bound))
     return Decision(reasons, values, bounds)
 
 
-def _asked(
+def _verdicts_on_rows(
     name: str, params: BaseModel, rows: Int64Array | None, signals: Signals, texts: pa.Array, metadata: pa.Array | None
 ) -> list[tuple[str, Verdict]]:
-    """The verdicts on `rows`; on all documents where a filter looks at nothing but signals, which costs less."""
+    """Return the verdicts on `rows`, or on all documents if `rows` is None."""
     if rows is None:
         return verdicts(name, params, signals, texts, metadata)
-    places = pa.array(rows)
-    about = metadata.take(places) if metadata is not None else None
-    return verdicts(name, params, signals.take(rows), texts.take(places), about)
+    indices = pa.array(rows)
+    row_metadata = metadata.take(indices) if metadata is not None else None
+    return verdicts(name, params, signals.take(rows), texts.take(indices), row_metadata)
 
 
 def needs_texts(name: str, params: BaseModel) -> bool:
-    """Whether a filter needs more than signals. One that does so with some params only has `needs_texts(params)`."""
+    """Return whether a filter with these params reads texts or metadata, and not only signals."""
     module = _filter(name)
     if hasattr(module, "needs_texts"):
         return bool(module.needs_texts(params))
-    return hasattr(module, "look") or hasattr(module, "look_at_origin")
+    return hasattr(module, "measure_texts") or hasattr(module, "measure_metadata")
 
 
 def filter_languages(signals: Signals, filter_params: ParamsByLanguage) -> StringArray:
-    """The language whose filters judge each document."""
+    """Return the language whose filters apply to each document: its own, or the first one if its own has no params."""
     return np.where(np.isin(signals.language, list(filter_params)), signals.language, next(iter(filter_params)))
 
 
 def verdicts(
     name: str, params: BaseModel, signals: Signals, texts: pa.Array, metadata: pa.Array | None = None
 ) -> list[tuple[str, Verdict]]:
-    """Every reason of one filter, in order, with what it says of the documents.
+    """Return ("filter.reason", verdict) for every rule of one filter, in order."""
+    module = _filter(name)
+    measurements: dict[str, Any] = {}
+    if hasattr(module, "measure_texts") and needs_texts(name, params):
+        measurements["text_measurements"] = module.measure_texts(texts, params)
+    if hasattr(module, "measure_metadata") and metadata is not None:
+        measurements["metadata_measurements"] = module.measure_metadata(metadata, params)
+    reasons = module.drop_reasons(signals, params, **measurements)
+    return [(f"{name}.{reason}", _as_verdict(result)) for reason, result in reasons.items()]
 
-    A filter that needs more than signals has `look(texts, params)`, one that asks where a text comes from
-    `look_at_origin(metadata, params)`; its `drop_reasons` gets as well what they find.
+
+def edit_texts(texts: pa.Array, languages: StringArray, filter_params: ParamsByLanguage) -> pa.Array:
+    """Return the texts after the `edit_text` of each filter that has one; the same array if no filter has one.
+
+    languages: of `filter_languages`, [texts].
     """
-    module, needed = _filter(name), needs_texts(name, params)
-    looked = [module.look(texts, params)] if needed and hasattr(module, "look") else []
-    if metadata is not None and hasattr(module, "look_at_origin"):
-        looked.append(module.look_at_origin(metadata, params))
-    reasons = module.drop_reasons(signals, params, *looked)
-    return [(f"{name}.{reason}", _verdict(said)) for reason, said in reasons.items()]
-
-
-def edit(texts: pa.Array, owners: StringArray, filter_params: ParamsByLanguage) -> pa.Array:
-    """The texts as filters that have `edit(text, params)` leave them; the same array where none has."""
     editors = {
         language: [
-            (module.edit, params) for name, params in filters.items() if hasattr(module := _filter(name), "edit")
+            (module.edit_text, params)
+            for name, params in filters.items()
+            if hasattr(module := _filter(name), "edit_text")
         ]
         for language, filters in filter_params.items()
     }
     if not any(editors.values()):
         return texts
     edited = texts.to_pylist()
-    for row, owner in enumerate(owners.tolist()):
-        for change, params in editors[owner]:
-            edited[row] = change(edited[row], params)
+    for row, language in enumerate(languages.tolist()):
+        for edit_text, params in editors[language]:
+            edited[row] = edit_text(edited[row], params)
     return pa.array(edited, texts.type)
 
 
@@ -165,22 +188,25 @@ def _filter(name: str) -> ModuleType:
     return catalog.find(FILTERS, name)
 
 
-def _verdict(said: Verdict | BoolArray) -> Verdict:
-    return said if isinstance(said, Verdict) else Verdict(said, np.full(len(said), np.nan))
+def _as_verdict(result: Verdict | BoolArray) -> Verdict:
+    return result if isinstance(result, Verdict) else Verdict(result, np.full(len(result), np.nan))
 
 
 def _params(code: str, language: Language, name: str, languages: Mapping[str, Language]) -> BaseModel:
-    dials = {**profile(language.profile).filters.get(name, {}), **language.changes.get(name, {})}
-    model: type[BaseModel] = catalog.find(FILTERS, name).Params
-    if name == "language":
-        dials.setdefault("allowed", sorted(languages))
-    for key in dials:
+    """Return the Params of one filter: its defaults, replaced by the profile's values, replaced by the changes."""
+    module = _filter(name)
+    derived = module.default_params(sorted(languages)) if hasattr(module, "default_params") else {}
+    values = {**derived, **profile(language.profile).filters.get(name, {}), **language.changes.get(name, {})}
+    model: type[BaseModel] = module.Params
+    for key in values:
         if key not in model.model_fields:
-            raise BadParams(f"languages.{code}: {name} has no {key!r}; {catalog.suggest(str(key), model.model_fields)}")
+            raise BadParams(
+                f"languages.{code}: the filter {name} has no {key!r}; {catalog.suggest(str(key), model.model_fields)}"
+            )
     try:
-        return model(**dials)
+        return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadParams(
-            f"languages.{code}: {name}.{first['loc'][0]}: {first['msg']}, not {first['input']!r}"
+            f"languages.{code}: {name}.{first['loc'][0]}: {first['msg']}, but received {first['input']!r}"
         ) from error

@@ -58,7 +58,7 @@ class ShardFilter:
         decision = filtering.decide(signals, self._filter_params, texts, metadata)
         kept = np.asarray(decision.reasons == KEPT, np.bool_)
         owners = filtering.filter_languages(signals, self._filter_params)
-        edited = filtering.edit(texts.filter(pa.array(kept)), owners[kept], self._filter_params)
+        edited = filtering.edit_texts(texts.filter(pa.array(kept)), owners[kept], self._filter_params)
         return part.select(COLUMNS), signals, decision, edited
 
     def corpus(self, texts: pa.ChunkedArray, scratch: Path) -> Corpus:

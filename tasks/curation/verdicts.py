@@ -1,4 +1,4 @@
-"""What a filter says of a column of documents: where a bound is broken, of which signal, and by what value."""
+"""The result of one rule of a filter: which documents it drops, and the value and the bound that decided."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,12 @@ from tasks.curation.signals.signals import Signals
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """dropped: bool [documents]; values: what decided, float64 [documents]; bound: what they were held against."""
+    """The result of one rule for a column of documents.
+
+    dropped: bool [documents]; values: the values that were compared, float64 [documents]; signal: the name of the
+    signal that the values come from, "" if it is not one signal alone; bound: what the values were compared with, None
+    if there is no bound.
+    """
 
     dropped: BoolArray
     values: Float64Array
@@ -20,18 +25,18 @@ class Verdict:
 
 
 Reasons = Mapping[str, Verdict | BoolArray]
-"""Reason -> verdict, in the order in which they are asked. A bare mask will do where no value decides."""
+"""Reason -> verdict, in the order in which the rules apply. A mask without a Verdict suffices if no value decides."""
 
 
 def below(signals: Signals, signal: str, minimum: float | None) -> Verdict:
-    """Drop where a signal is less than `minimum`; nowhere where that is None."""
+    """Drop the documents whose signal is less than `minimum`; no document if `minimum` is None."""
     values = np.asarray(getattr(signals, signal), np.float64)
     dropped = np.zeros(len(values), np.bool_) if minimum is None else values < minimum
     return Verdict(dropped, values, signal, minimum)
 
 
 def above(signals: Signals, signal: str, maximum: float | None) -> Verdict:
-    """Drop where a signal is more than `maximum`; nowhere where that is None."""
+    """Drop the documents whose signal is greater than `maximum`; no document if `maximum` is None."""
     values = np.asarray(getattr(signals, signal), np.float64)
     dropped = np.zeros(len(values), np.bool_) if maximum is None else values > maximum
     return Verdict(dropped, values, signal, maximum)

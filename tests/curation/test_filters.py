@@ -155,7 +155,7 @@ def test_c4_keeps_sentences_and_edits() -> None:
     ]
     assert said("c4", "\n".join([*good, "Lorem ipsum dolor sit amet."])) == ["lorem_ipsum"]
     filter_params = filtering.params_by_language({"en": Language(profile="en")}, ["c4"])
-    (edited,) = filtering.edit(pa.array([text], pa.large_string()), np.array(["en"]), filter_params).to_pylist()
+    (edited,) = filtering.edit_texts(pa.array([text], pa.large_string()), np.array(["en"]), filter_params).to_pylist()
     assert edited == "\n".join([*good, "It was so long ago."])
 
 
@@ -201,7 +201,11 @@ def test_profiles_hold_what_was_published() -> None:
         ({"en": {"profile": "en"}}, ["lenght"], "did you mean 'length'"),
         ({"en": {"profile": "eng"}}, ["length"], "no profile 'eng'.*available: en, zh"),
         ({"en": {"profile": "en", "changes": {"length": {"min_chars": 1}}}}, ["length"], "no 'min_chars'.*min_"),
-        ({"en": {"profile": "en", "changes": {"length": {"min_words": -1}}}}, ["length"], "length.min_words.*not -1"),
+        (
+            {"en": {"profile": "en", "changes": {"length": {"min_words": -1}}}},
+            ["length"],
+            "min_words.*received -1",
+        ),
         ({"en": {"profile": "en", "changes": {"c5": {}}}}, ["length"], "no filter 'c5'; available: blocklist"),
     ],
 )

@@ -1,7 +1,8 @@
-"""Drop texts that name, or come from, what a user's own lists forbid: words and phrases, web addresses, domains.
+"""Drop texts that contain, or come from, an entry of your own lists: words and phrases, web addresses, domains.
 
-One pass over the bytes for all entries; ASCII case and runs of space do not count, and an entry that begins or ends
-with an ASCII letter or digit is found only where a word does. Where a text comes from is the `url` of its metadata.
+All entries are searched in one pass over the bytes. ASCII case and the kind and number of spaces do not matter. An
+entry that begins or ends with an ASCII letter or digit matches only at the border of a word. The origin of a text is
+the `url` of its metadata.
 """
 
 import json
@@ -20,87 +21,98 @@ from tasks.curation.text import phrases
 from tasks.curation.verdicts import Reasons, Verdict
 from tasks.errors import BadParams
 
-KINDS = ("words", "domains", "urls")
+ENTRY_KINDS = ("words", "domains", "urls")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Entries, or files with one entry in each line ("#" begins a comment). A domain forbids what lies below it too,
+    """The entries. A file is UTF-8 text with one entry on each line; "#" begins a comment."""
 
-    an address what it is the beginning of.
-    """
+    words: tuple[str, ...] = Field((), description="Forbidden words and phrases.")
+    domains: tuple[str, ...] = Field((), description="Forbidden domains, each with all its subdomains.")
+    urls: tuple[str, ...] = Field((), description="Forbidden web addresses, each with all addresses below it.")
+    word_files: tuple[Path, ...] = Field((), description="Files with further words and phrases, one on each line.")
+    domain_files: tuple[Path, ...] = Field((), description="Files with further domains, one on each line.")
+    url_files: tuple[Path, ...] = Field((), description="Files with further web addresses, one on each line.")
+    max_words: int = Field(0, ge=0, description="Greatest number of occurrences of listed words in a kept text.")
+    max_links: int = Field(
+        0, ge=0, description="Greatest number of occurrences of listed domains and addresses in a kept text."
+    )
 
-    words: tuple[str, ...] = ()
-    domains: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
-    word_files: tuple[Path, ...] = ()
-    domain_files: tuple[Path, ...] = ()
-    url_files: tuple[Path, ...] = ()
-    max_words: int = Field(0, ge=0)  # how often listed words may occur
-    max_links: int = Field(0, ge=0)  # how often listed domains and addresses may
 
-
-def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
-    """How often entries of each kind occur in each text."""
+def measure_texts(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
+    """Return the number of listed words and of listed links in each text, each float64 [documents]."""
     data, offsets = string_buffers(texts)
-    counts, machine = np.zeros((len(texts), len(KINDS))), _automaton(params)
-    tables = machine.byte_classes, machine.moves, machine.ends, machine.found
-    phrases.count_phrases(data, offsets, 0, len(texts), *tables, counts)
+    counts, automaton = np.zeros((len(texts), len(ENTRY_KINDS))), _automaton(params)
+    phrases.count_phrases(data, offsets, 0, len(texts), *automaton.tables(), counts)
     return {"words": counts[:, 0], "links": counts[:, 1] + counts[:, 2]}
 
 
-def look_at_origin(metadata: pa.Array, params: Params) -> BoolArray:
-    """Which texts come from a listed domain or address. metadata: JSON objects."""
-    listed = _listed(params)
-    domains, urls = {domain.lower().strip(".") for domain in listed["domains"]}, {*map(_bare, listed["urls"])}
+def measure_metadata(metadata: pa.Array, params: Params) -> BoolArray:
+    """Return which texts come from a listed domain or address, bool [documents]. metadata: JSON objects."""
+    entries = _entries(params)
+    domains = {domain.lower().strip(".") for domain in entries["domains"]}
+    urls = {*map(_bare_address, entries["urls"])}
     if not (domains or urls):
         return np.zeros(len(metadata), np.bool_)
-    return np.array([_comes_from(about, domains, urls) for about in metadata.to_pylist()], np.bool_)
+    return np.array([_is_listed_origin(record, domains, urls) for record in metadata.to_pylist()], np.bool_)
 
 
 def drop_reasons(
-    signals: Signals, params: Params, looked: Mapping[str, Float64Array], origin: BoolArray | None = None
+    signals: Signals,
+    params: Params,
+    text_measurements: Mapping[str, Float64Array],
+    metadata_measurements: BoolArray | None = None,
 ) -> Reasons:
-    """Where a text comes from first, then words, then links."""
-    words, links = looked["words"], looked["links"]
+    """Return the rule on the origin, then the rules on words and on links."""
+    words, links = text_measurements["words"], text_measurements["links"]
+    from_listed_origin = np.zeros(len(words), np.bool_) if metadata_measurements is None else metadata_measurements
     return {
-        "listed_origin": np.zeros(len(words), np.bool_) if origin is None else origin,
+        "listed_origin": from_listed_origin,
         "listed_words": Verdict(words > params.max_words, words, bound=params.max_words),
         "listed_links": Verdict(links > params.max_links, links, bound=params.max_links),
     }
 
 
-def _comes_from(metadata: str, domains: set[str], urls: set[str]) -> bool:
+def _is_listed_origin(metadata: str, domains: set[str], urls: set[str]) -> bool:
+    """Return whether the `url` in `metadata` belongs to a listed domain, or begins with a listed address."""
     url = json.loads(metadata).get("url") if '"url"' in metadata else None
     if not isinstance(url, str):
         return False
-    host, path = (_bare(url) + "/").split("/", 1)
-    labels, steps = host.partition(":")[0].split("."), path.split("/")
-    above = {"/".join([host, *steps[:i]]) for i in range(len(steps))}
-    return not domains.isdisjoint(".".join(labels[i:]) for i in range(len(labels))) or not urls.isdisjoint(above)
+    host, path = (_bare_address(url) + "/").split("/", 1)
+    labels, folders = host.partition(":")[0].split("."), path.split("/")
+    # a.b.example belongs to the domains a.b.example, b.example and example; host/x is below host and host/x.
+    # Whole labels and folders are compared, so that notevil.example does not belong to evil.example.
+    host_domains = (".".join(labels[i:]) for i in range(len(labels)))
+    parent_addresses = {"/".join([host, *folders[:i]]) for i in range(len(folders))}
+    return not domains.isdisjoint(host_domains) or not urls.isdisjoint(parent_addresses)
 
 
-def _bare(url: str) -> str:
-    """An address without its scheme, user, "www." and what comes behind "?" or "#"; the host in small letters."""
+def _bare_address(url: str) -> str:
+    """Return an address without its scheme, user, "www.", query and fragment, and with the host in lower case."""
     parts = urlsplit(url if "://" in url else f"//{url}")
     return parts.netloc.lower().rpartition("@")[2].removeprefix("www.") + parts.path.rstrip("/")
 
 
 @lru_cache(4)
 def _automaton(params: Params) -> phrases.Automaton:
-    return phrases.automaton(_listed(params), KINDS)
+    return phrases.build_automaton(_entries(params), ENTRY_KINDS)
 
 
 @lru_cache(4)
-def _listed(params: Params) -> dict[str, list[str]]:
+def _entries(params: Params) -> dict[str, list[str]]:
+    """Return the entries of each kind, from the params and from the files."""
     files = {"words": params.word_files, "domains": params.domain_files, "urls": params.url_files}
     return {
-        kind: [*getattr(params, kind), *(entry for file in files[kind] for entry in _lines(file))] for kind in KINDS
+        kind: [*getattr(params, kind), *(entry for file in files[kind] for entry in _read_entries(file))]
+        for kind in ENTRY_KINDS
     }
 
 
-def _lines(file: Path) -> list[str]:
+def _read_entries(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadParams(f"the blocklist {file} cannot be read ({error}). One entry in each line, in UTF-8.") from error
+        raise BadParams(
+            f"the blocklist {file} cannot be read ({error}). It must be a UTF-8 text file with one entry on each line."
+        ) from error
     return [entry for line in lines if (entry := line.partition("#")[0].strip())]

@@ -1,7 +1,7 @@
-"""Drop lines that are no sentences, and documents of which too little is left.
+"""Drop lines that are not sentences, and documents that have too few sentences without them.
 
-C4, arXiv:1910.10683, section 2.2, as datatrove's C4QualityFilter has it, but for sentences: those are counted at the
-marks that end them, where datatrove asks a tokenizer. What stays of a document replaces it.
+C4, arXiv:1910.10683, section 2.2, computed as in datatrove's C4QualityFilter, except that sentences are counted at the
+marks that end them, while datatrove uses a tokenizer. The remaining lines replace the text of a kept document.
 """
 
 import re
@@ -20,61 +20,65 @@ _SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)]*(?=\s|$)|[。！？]")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """Defaults as published; None is no bound."""
+    """Rules for lines and documents, by default those that were published."""
 
-    min_sentences: int | None = Field(5, ge=0)
-    min_line_words: int = Field(3, ge=0)
-    max_word_length: int | None = Field(1000, ge=1)
-    line_ends: tuple[str, ...] | None = (".", "?", "!", '"', "'")
-    javascript_lines: bool = False  # keep lines with the word Javascript
-    policy: tuple[str, ...] = (
-        "terms of use",
-        "privacy policy",
-        "cookie policy",
-        "uses cookies",
-        "use of cookies",
-        "use cookies",
+    min_sentences: int | None = Field(
+        5, ge=0, description="Least number of sentences in the remaining lines; null means no bound."
     )
-    lorem_ipsum: bool = False  # keep documents with it
-    curly_brackets: bool = False  # keep documents with "{"
+    min_line_words: int = Field(3, ge=0, description="Least number of words of a line that is kept.")
+    max_word_length: int | None = Field(
+        1000, ge=1, description="Greatest number of characters of a word in a line that is kept; null means no bound."
+    )
+    line_ends: tuple[str, ...] | None = Field(
+        (".", "?", "!", '"', "'"), description="Endings of a line that is kept; null keeps lines with any ending."
+    )
+    javascript_lines: bool = Field(False, description="Keep lines that contain the word Javascript.")
+    policy: tuple[str, ...] = Field(
+        ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
+        description="Phrases in lower case; a line that contains one is removed.",
+    )
+    lorem_ipsum: bool = Field(False, description='Keep documents that contain "lorem ipsum".')
+    curly_brackets: bool = Field(False, description='Keep documents that contain "{".')
 
 
-def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
-    """Sentences in the lines that stay, and what forbids a document as a whole, of the lines up to there."""
-    rows = [_judge(text, params) for text in texts.to_pylist()]
+def measure_texts(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
+    """Return the number of sentences in the remaining lines, and whether "lorem ipsum" and "{" occur.
+
+    Each is float64 [documents].
+    """
+    rows = [_measure_text(text, params) for text in texts.to_pylist()]
     return {name: np.array([row[name] for row in rows], np.float64) for name in ("sentences", "lorem", "curly")}
 
 
-def edit(text: str, params: Params) -> str:
-    """The lines that stay, citations taken out."""
-    return "\n".join(_kept(text, params)).strip()
+def edit_text(text: str, params: Params) -> str:
+    """Return the remaining lines without citation marks."""
+    return "\n".join(line for line in _sentence_lines(text, params) if _is_kept(line, params)).strip()
 
 
-def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Float64Array]) -> Reasons:
-    """What a document must not hold, then what it must."""
-    fewest = 0 if params.min_sentences is None else params.min_sentences
+def drop_reasons(signals: Signals, params: Params, text_measurements: Mapping[str, Float64Array]) -> Reasons:
+    """Return the rules on forbidden content, then the rule on the number of sentences."""
+    lorem, curly, sentences = (text_measurements[name] for name in ("lorem", "curly", "sentences"))
+    min_sentences = 0 if params.min_sentences is None else params.min_sentences
     return {
-        "lorem_ipsum": Verdict(looked["lorem"] > 0, looked["lorem"]),
-        "curly_bracket": Verdict(looked["curly"] > 0, looked["curly"]),
-        "too_few_sentences": Verdict(looked["sentences"] < fewest, looked["sentences"], bound=fewest),
+        "lorem_ipsum": Verdict(lorem > 0, lorem),
+        "curly_bracket": Verdict(curly > 0, curly),
+        "too_few_sentences": Verdict(sentences < min_sentences, sentences, bound=min_sentences),
     }
 
 
-def _judge(text: str, params: Params) -> dict[str, float]:
-    lines = list(_sentences(text, params))
+def _measure_text(text: str, params: Params) -> dict[str, float]:
+    lines = list(_sentence_lines(text, params))
     lorem = not params.lorem_ipsum and any("lorem ipsum" in line.lower() for line in lines)
+    # datatrove applies the rules to one line after another, and skips a line with Javascript before it looks for "{".
+    # So a bracket in such a line does not drop the document, but "lorem ipsum" does.
     checked = [line for line in lines if params.javascript_lines or "javascript" not in line.lower()]
     curly = not params.curly_brackets and any("{" in line for line in checked)
     kept = [line for line in lines if _is_kept(line, params)]
     return {"sentences": sum(map(_num_sentences, kept)), "lorem": lorem, "curly": curly}
 
 
-def _kept(text: str, params: Params) -> Iterator[str]:
-    return (line for line in _sentences(text, params) if _is_kept(line, params))
-
-
-def _sentences(text: str, params: Params) -> Iterator[str]:
-    """Lines that end as a sentence does and have words enough, none of them too long; without citations."""
+def _sentence_lines(text: str, params: Params) -> Iterator[str]:
+    """Yield the lines that end like a sentence, have enough words, and no word that is too long; without citations."""
     for raw in text.splitlines():
         words = raw.split()
         if params.max_word_length is not None and any(len(word) > params.max_word_length for word in words):
@@ -94,6 +98,7 @@ def _is_kept(line: str, params: Params) -> bool:
 
 
 def _num_sentences(line: str) -> int:
+    """Return the number of sentences; text after the last end mark counts as one more."""
     ends = list(_SENTENCE_END.finditer(line))
     rest = line[ends[-1].end() :] if ends else line
     return len(ends) + bool(rest.strip())

@@ -1,7 +1,10 @@
-"""Drop documents in a language nobody asked for, and those whose language is too uncertain.
+"""Drop documents in a language that is not allowed, and documents whose language is uncertain.
 
-Languages are found by script, stop words and CLD2 (tasks/curation/signals/language.py).
+The language is identified by script, stop words and CLD2 (tasks/curation/signals/language.py).
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -11,16 +14,28 @@ from tasks.curation.verdicts import Reasons, Verdict, below
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """`allowed`: ISO 639-1 codes; "und" lets in what no detector knows."""
+    """The languages to keep."""
 
-    allowed: tuple[str, ...] = ("en", "zh")
-    min_confidence: float = Field(0.65, ge=0, le=1)  # FineWeb's bound, there on fastText's probability
+    allowed: tuple[str, ...] = Field(
+        ("en", "zh"),
+        description="Languages to keep, as ISO 639-1 codes; by default the keys of `languages`. "
+        "`und` keeps documents whose language cannot be identified.",
+    )
+    # The value is FineWeb's, who compare it with fastText's probability.
+    min_confidence: float = Field(
+        0.65, ge=0, le=1, description="Least confidence of the identified language, from 0 to 1 (FineWeb: 0.65)."
+    )
+
+
+def default_params(languages: Sequence[str]) -> Mapping[str, Any]:
+    """Allow the languages that have params."""
+    return {"allowed": languages}
 
 
 def drop_reasons(signals: Signals, params: Params) -> Reasons:
-    """Another language first, then a doubtful one; the value of both is the confidence."""
-    other = ~np.isin(signals.language, params.allowed)
+    """Return the rules on the language and on its confidence; the deciding value of both is the confidence."""
+    is_other = ~np.isin(signals.language, params.allowed)
     return {
-        "other_language": Verdict(other, signals.language_confidence, "language_confidence"),
+        "other_language": Verdict(is_other, signals.language_confidence, "language_confidence"),
         "uncertain_language": below(signals, "language_confidence", params.min_confidence),
     }

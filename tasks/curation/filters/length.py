@@ -1,4 +1,4 @@
-"""Drop texts that are shorter or longer than asked, in characters, words or lines; no bound by default."""
+"""Drop texts that are too short or too long, in characters, words or lines; there is no bound by default."""
 
 from pydantic import BaseModel, Field
 
@@ -7,18 +7,18 @@ from tasks.curation.verdicts import Reasons, above, below
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """None is no bound. Characters are code points; words as in signals.num_words."""
+    """Bounds on the length; null means no bound."""
 
-    min_characters: int | None = Field(None, ge=0)
-    max_characters: int | None = Field(None, ge=0)
-    min_words: int | None = Field(None, ge=0)
-    max_words: int | None = Field(None, ge=0)
-    min_lines: int | None = Field(None, ge=0)
-    max_lines: int | None = Field(None, ge=0)
+    min_characters: int | None = Field(None, ge=0, description="Least number of code points.")
+    max_characters: int | None = Field(None, ge=0, description="Greatest number of code points.")
+    min_words: int | None = Field(None, ge=0, description="Least number of words, as the signal num_words counts them.")
+    max_words: int | None = Field(None, ge=0, description="Greatest number of words (signal num_words).")
+    min_lines: int | None = Field(None, ge=0, description="Least number of lines, split as str.splitlines does.")
+    max_lines: int | None = Field(None, ge=0, description="Greatest number of lines.")
 
 
 def drop_reasons(signals: Signals, params: Params) -> Reasons:
-    """Each bound, shortest first."""
+    """Return one rule for each bound."""
     return {
         "too_few_characters": below(signals, "num_chars", params.min_characters),
         "too_many_characters": above(signals, "num_chars", params.max_characters),

@@ -1,4 +1,4 @@
-"""Drop documents that a trained classifier judges to be bad; its label `true` means good text."""
+"""Drop documents that a trained quality classifier rejects; its positive label means good text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,24 +14,30 @@ from tasks.curation.verdicts import Reasons, Verdict
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """`file`: a trained classifier; None keeps everything."""
+    """The classifier and its threshold."""
 
-    file: Path | None = None
-    min_probability: float = Field(0.5, ge=0, le=1)
+    file: Path | None = Field(
+        None, description="File of a classifier trained with `python -m flows.classifier`; null keeps every document."
+    )
+    min_probability: float = Field(
+        0.5, ge=0, le=1, description="Least probability of good text with which a document is kept."
+    )
 
 
 def needs_texts(params: Params) -> bool:
-    """Whether there is a classifier to ask."""
+    """Return whether there is a classifier, which reads the texts."""
     return params.file is not None
 
 
-def look(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
-    """The probability of each text to be good."""
+def measure_texts(texts: pa.Array, params: Params) -> Mapping[str, Float64Array]:
+    """Return the probability that each text is good: float64 [documents]."""
     assert params.file is not None
-    return {"probability": classifier.load_cached(params.file).probabilities(texts)}
+    return {"probability": classifier.load(params.file).probabilities(texts)}
 
 
-def drop_reasons(signals: Signals, params: Params, looked: Mapping[str, Float64Array] | None = None) -> Reasons:
-    """What is less probable than asked; without a classifier, nothing."""
-    probability = looked["probability"] if looked else np.ones(len(signals))
+def drop_reasons(
+    signals: Signals, params: Params, text_measurements: Mapping[str, Float64Array] | None = None
+) -> Reasons:
+    """Return the rule on the probability; without a classifier, it drops nothing."""
+    probability = text_measurements["probability"] if text_measurements else np.ones(len(signals))
     return {"low_quality": Verdict(probability < params.min_probability, probability, bound=params.min_probability)}

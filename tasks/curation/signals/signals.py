@@ -158,15 +158,15 @@ def from_table(table: pa.Table) -> Signals:
 def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Mapping[str, Sequence[str]]) -> Signals:
     """Measure every text of a large_string array.
 
-    stop_words: language -> words; listed: kind of `phrases.KINDS` -> phrases.
+    stop_words: language -> words; listed: kind of `phrases.PHRASE_KINDS` -> phrases.
     """
     rows, stop_found = measure_rows(texts, stop_words)
-    counts = np.zeros((len(texts), len(phrases.KINDS)))
+    counts = np.zeros((len(texts), len(phrases.PHRASE_KINDS)))
     machine, (data, offsets) = (
         _automaton(tuple((kind, tuple(some)) for kind, some in listed.items())),
         string_buffers(texts),
     )
-    tables = machine.byte_classes, machine.moves, machine.ends, machine.found
+    tables = machine.tables()
     phrases.count_phrases(data, offsets, 0, len(texts), *tables, counts)
     names, confidence = language.identify(texts, rows, stop_found, list(stop_words))
     return combine_columns(rows, counts, stop_found, list(stop_words), names, confidence)
@@ -199,7 +199,7 @@ def combine_columns(
 ) -> Signals:
     """The signals of documents in the languages `names`, from what was measured of them."""
     columns: dict[str, Any] = {column.name: np.ascontiguousarray(rows[:, column]) for column in Column}
-    columns |= {f"num_{kind}": counts[:, i] for i, kind in enumerate(phrases.KINDS)}
+    columns |= {f"num_{kind}": counts[:, i] for i, kind in enumerate(phrases.PHRASE_KINDS)}
     columns = {name: c.astype(np.int64) if name.startswith("num_") else c for name, c in columns.items()}
     columns["max_token_length"] = columns["max_token_length"].astype(np.int64)
     distinct, total = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
@@ -213,7 +213,7 @@ def combine_columns(
 
 @lru_cache(4)
 def _automaton(listed: tuple[tuple[str, tuple[str, ...]], ...]) -> phrases.Automaton:
-    return phrases.automaton(dict(listed))
+    return phrases.build_automaton(dict(listed))
 
 
 @lru_cache(4)

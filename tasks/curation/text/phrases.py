@@ -1,6 +1,7 @@
-"""Count listed phrases of several kinds in one pass over the bytes (Aho and Corasick, 1975), case and space folded.
+"""Count listed phrases of several kinds in one pass over the bytes of a text, whatever the number of phrases.
 
-A phrase that begins or ends with an ASCII letter or digit is found only where a word does.
+The algorithm is that of Aho and Corasick (1975). ASCII case and the kind of space do not matter. A phrase that begins
+or ends with an ASCII letter or digit matches only at the border of a word.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,47 +12,59 @@ import numpy as np
 from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array
 from tasks.curation.compiled import kernel
 
-KINDS = ("call_to_action", "offer", "gambling", "handle", "lorem_ipsum", "javascript", "policy")
-"""What `profiles/*.yaml` lists under `phrases`; each becomes a signal num_<kind>."""
+PHRASE_KINDS = ("call_to_action", "offer", "gambling", "handle", "lorem_ipsum", "javascript", "policy")
+"""The kinds that `profiles/*.yaml` lists under `phrases`. The occurrences of each are the signal num_<kind>."""
 
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """moves: int64 [states, classes]; ends: int64 [states + 1] into found (int64 [n, 2]: kind, length in bytes)."""
+    """A finite automaton that reads bytes. State 0 is the start; a state stands for the beginning of some phrases.
+
+    byte_classes: int64 [256]. Bytes that no phrase distinguishes have the same class, which keeps `moves` small.
+    moves: int64 [states, classes], the next state.
+    ends: int64 [states + 1]; the phrases that end in state s are matches[ends[s] : ends[s + 1]].
+    matches: int64 [n, 2], the kind and the length in bytes of a phrase.
+    """
 
     byte_classes: Int64Array
     moves: Int64Array
     ends: Int64Array
-    found: Int64Array
+    matches: Int64Array
+
+    def tables(self) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+        """Return the arrays in the order in which `count_phrases` takes them."""
+        return self.byte_classes, self.moves, self.ends, self.matches
 
 
-def automaton(phrases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> Automaton:
-    """The automaton that finds every phrase of every kind."""
-    listed = sorted({(fold(phrase), kinds.index(kind)) for kind, some in phrases.items() for phrase in some})
-    classes = _byte_classes([phrase for phrase, _ in listed])
+def build_automaton(phrases: Mapping[str, Sequence[str]], kinds: Sequence[str] = PHRASE_KINDS) -> Automaton:
+    """Return the automaton that finds every phrase. phrases: kind -> phrases; each kind is one of `kinds`."""
+    kind_phrases = sorted({(fold(phrase), kinds.index(kind)) for kind, some in phrases.items() for phrase in some})
+    byte_classes = _byte_classes([phrase for phrase, _ in kind_phrases])
+    # A trie: state -> class of the next byte -> next state. outputs: state -> phrases that end there.
     trie: list[dict[int, int]] = [{}]
     outputs: list[list[tuple[int, int]]] = [[]]
-    for phrase, kind in listed:
+    for phrase, kind in kind_phrases:
         state = 0
         for byte in phrase:
-            if classes[byte] not in trie[state]:
-                trie[state][int(classes[byte])] = len(trie)
+            if byte_classes[byte] not in trie[state]:
+                trie[state][int(byte_classes[byte])] = len(trie)
                 trie.append({})
                 outputs.append([])
-            state = trie[state][int(classes[byte])]
+            state = trie[state][int(byte_classes[byte])]
         outputs[state].append((kind, len(phrase)))
-    moves = _moves(trie, outputs, int(classes.max()) + 1)
+    moves = _complete_moves(trie, outputs, int(byte_classes.max()) + 1)
     ends = np.cumsum([0, *map(len, outputs)])
-    found = np.array([pair for some in outputs for pair in some], np.int64).reshape(-1, 2)
-    return Automaton(classes, moves, ends.astype(np.int64), found)
+    matches = np.array([pair for some in outputs for pair in some], np.int64).reshape(-1, 2)
+    return Automaton(byte_classes, moves, ends.astype(np.int64), matches)
 
 
 def fold(phrase: str) -> bytes:
-    """The bytes of a phrase with ASCII in lower case and every run of space as one space."""
+    """Return the UTF-8 bytes of a phrase with ASCII letters in lower case and one space for every run of spaces."""
     return " ".join(phrase.split()).encode().lower()
 
 
 def _byte_classes(phrases: list[bytes]) -> Int64Array:
+    """Number the bytes that occur in phrases; an upper-case letter and every ASCII space share a number. 0: others."""
     classes = np.zeros(256, np.int64)
     for number, byte in enumerate(sorted({byte for phrase in phrases for byte in phrase}), start=1):
         classes[byte] = number
@@ -62,23 +75,31 @@ def _byte_classes(phrases: list[bytes]) -> Int64Array:
     return classes
 
 
-def _moves(trie: list[dict[int, int]], outputs: list[list[tuple[int, int]]], num_classes: int) -> Int64Array:
-    """Fill in where to go on a miss, breadth first; a state also finds what its longest suffix finds."""
+def _complete_moves(trie: list[dict[int, int]], outputs: list[list[tuple[int, int]]], num_classes: int) -> Int64Array:
+    """Return the moves of all states on all classes, and extend `outputs`.
+
+    Where the trie has no child for a byte, the automaton continues at the state of the longest suffix of what it has
+    read that is also the beginning of a phrase. States are visited in breadth-first order, because that suffix is
+    shorter and its moves must be complete before they are copied. A state also reports the phrases that end in its
+    suffix: "free gift" reports "gift".
+    """
     moves = np.zeros((len(trie), num_classes), np.int64)
-    queue = [(child, kind, 0) for kind, child in trie[0].items()]
-    for kind, child in trie[0].items():
-        moves[0, kind] = child
+    queue = [(child, byte_class, 0) for byte_class, child in trie[0].items()]
+    for byte_class, child in trie[0].items():
+        moves[0, byte_class] = child
     for state, _, suffix in queue:
         outputs[state].extend(outputs[suffix])
         moves[state] = moves[suffix]
-        queue.extend((child, kind, int(moves[suffix, kind])) for kind, child in trie[state].items())
-        for kind, child in trie[state].items():
-            moves[state, kind] = child
+        # A child's suffix is where the suffix of this state goes with the same byte. Read it before the moves of this
+        # state are set.
+        queue.extend((child, byte_class, int(moves[suffix, byte_class])) for byte_class, child in trie[state].items())
+        for byte_class, child in trie[state].items():
+            moves[state, byte_class] = child
     return moves
 
 
 @kernel("boolean(uint8)")
-def _in_word(byte: int) -> bool:
+def _is_ascii_alphanumeric(byte: int) -> bool:
     return 0x30 <= byte <= 0x39 or 0x61 <= byte | 0x20 <= 0x7A
 
 
@@ -94,17 +115,23 @@ def count_phrases(
     byte_classes: Int64Array,
     moves: Int64Array,
     ends: Int64Array,
-    found: Int64Array,
+    matches: Int64Array,
     counts: Float64Array,
 ) -> None:
-    """Add the phrases of documents first..last-1 to counts[first:last] ([documents, kinds])."""
+    """Add the occurrences of phrases in the documents first..last-1 to counts[first:last] ([documents, kinds])."""
     for d in range(first, last):
         start, end, state = offsets[d], offsets[d + 1], 0
         for i in range(start, end):
             state = moves[state, byte_classes[data[i]]]
-            for hit in range(ends[state], ends[state + 1]):
-                begin = i + 1 - found[hit, 1]
-                cut_before = begin > start and _in_word(data[begin]) and _in_word(data[begin - 1])
-                cut_behind = i + 1 < end and _in_word(data[i]) and _in_word(data[i + 1])
-                if not cut_before and not cut_behind:
-                    counts[d, found[hit, 0]] += 1
+            for match in range(ends[state], ends[state + 1]):
+                begin = i + 1 - matches[match, 1]
+                # A match inside a word does not count: "casinos" does not contain "casino". Between other characters
+                # (Chinese, punctuation) there is no such border, and every match counts.
+                cuts_word_before = (
+                    begin > start and _is_ascii_alphanumeric(data[begin]) and _is_ascii_alphanumeric(data[begin - 1])
+                )
+                cuts_word_after = (
+                    i + 1 < end and _is_ascii_alphanumeric(data[i]) and _is_ascii_alphanumeric(data[i + 1])
+                )
+                if not cuts_word_before and not cuts_word_after:
+                    counts[d, matches[match, 0]] += 1
