@@ -88,7 +88,7 @@ class StageModule(Protocol):
 
     Params: type[BaseModel]
 
-    def train(self, params: Any, data: Path, checkpoints: Path, timings: Any) -> Any:
+    def train(self, params: Any, data: Path, checkpoints: Path, timings: Any, name: str) -> Any:
         """Read tokens and models below `data`, write a model folder there, and return a Report."""
 
 

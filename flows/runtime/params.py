@@ -23,15 +23,25 @@ OPTIONAL = {"classifier": "tasks.curation.classifier.training"}
 Location = tuple[str | int, ...]
 
 
-def stages() -> list[str]:
+def stages(file: Path = FILE) -> list[str]:
     """Return every stage that has code: packages of tasks/, files of tasks/training/stages/, and optional stages."""
     packages = [name for name in catalog.names("tasks") if _is_package(name) and name != "training"]
-    return sorted([*packages, *catalog.names(TRAINING), *OPTIONAL])
+    return sorted({*packages, *catalog.names(TRAINING), *OPTIONAL, *named_stages(file)})
+
+
+def named_stages(file: Path = FILE) -> dict[str, str]:
+    """Return name -> kind of the sections with `stage: <kind>`: further training stages with a name of their own."""
+    try:
+        body = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}  # `_parse` reports what is wrong with the file
+    sections = body.items() if isinstance(body, Mapping) else ()
+    return {str(name): str(part["stage"]) for name, part in sections if isinstance(part, Mapping) and "stage" in part}
 
 
 def is_training(stage: str) -> bool:
-    """Whether `stage` is a file of tasks/training/stages/."""
-    return stage in catalog.names(TRAINING)
+    """Whether `stage` is a file of tasks/training/stages/, or a stage of such a kind in params.yaml."""
+    return stage in catalog.names(TRAINING) or stage in named_stages()
 
 
 def check_stage(stage: str, names: Collection[str]) -> None:
@@ -81,8 +91,11 @@ def flatten(params: BaseModel) -> dict[str, Any]:
 
 def model(stage: str) -> type[BaseModel]:
     """Return the class of the Params of `stage`."""
-    module = f"{TRAINING}.{stage}" if is_training(stage) else OPTIONAL.get(stage, f"tasks.{stage}.tasks")
-    params: type[BaseModel] = importlib.import_module(module).Params
+    if is_training(stage):
+        module = catalog.find(TRAINING, named_stages().get(stage, stage))
+    else:
+        module = importlib.import_module(OPTIONAL.get(stage, f"tasks.{stage}.tasks"))
+    params: type[BaseModel] = module.Params
     return params
 
 
@@ -121,11 +134,11 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     except yaml.YAMLError as error:
         raise BadParams(f"{file} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(body, dict) or root is None:
-        raise BadParams(f"{file} must contain one section per stage: {', '.join(stages())}")
+        raise BadParams(f"{file} must contain one section per stage: {', '.join(stages(file))}")
     _refuse_duplicates(root, (), file)
     if renames := list(_renames(root, (), file)):
         raise BadParams("\n".join(renames))
-    names = stages()
+    names = stages(file)
     for key in body:
         if key not in names:
             where = _where(file, root, (key,))
@@ -167,12 +180,17 @@ def _mapping(value: Any, *keys: str) -> Mapping[str, Any]:
 
 
 def _validate(stage: str, body: Mapping[str, Any], root: yaml.Node, file: Path) -> BaseModel:
-    check_stage(stage, stages())
+    check_stage(stage, stages(file))
     if stage not in body:
         raise BadParams(f"{file} has no section {stage!r}; `{stage}: {{}}` takes every default")
-    params = model(stage)
+    section_body, kind = body[stage] or {}, stage
+    if isinstance(section_body, Mapping) and stage in named_stages(file):
+        kind = str(section_body["stage"])
+        catalog.find(TRAINING, kind)  # an unknown kind is reported before its params
+        section_body = {key: value for key, value in section_body.items() if key != "stage"}
+    params = model(kind)
     try:
-        return params.model_validate({} if body[stage] is None else body[stage])
+        return params.model_validate(section_body)
     except ValidationError as error:
         lines = [_describe(e, location, params, stage, root, file) for location, e in _leaves(error, ())]
         raise BadParams("\n".join(dict.fromkeys(lines))) from error

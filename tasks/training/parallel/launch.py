@@ -34,12 +34,12 @@ def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timin
     """Run `stage` in the processes that `params.launch` asks for. Raises what the stage raises."""
     launch: Launch | None = getattr(params, "launch", None)
     if launch is None or launch.count == 1:
-        report: Report = catalog.find(STAGES, stage).train(params, data, checkpoints, timings)
+        report: Report = catalog.find(STAGES, kind(params)).train(params, data, checkpoints, timings, stage)
         return report
     endpoint(launch)
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / ENDED).unlink(missing_ok=True)
-    job = {"stage": stage, "params": params.model_dump(mode="json"), "data": str(data)}
+    job = {"stage": stage, "kind": kind(params), "params": params.model_dump(mode="json"), "data": str(data)}
     for attempt in range(1, MAX_ATTEMPTS + 1):
         write_json(checkpoints / JOB, {**job, "attempt": attempt})
         _agent(launch, checkpoints, attempt, is_first=True)
@@ -50,6 +50,11 @@ def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timin
         f"{stage} lost a process in each of {MAX_ATTEMPTS} attempts. The usual reason is memory: lower "
         f"launch.processes (now {launch.count} in total) or micro_batch_size."
     )
+
+
+def kind(params: Any) -> str:
+    """The file of tasks/training/stages/ that `params` belong to; a stage of this kind may have any name."""
+    return type(params).__module__.rsplit(".", 1)[-1]
 
 
 def endpoint(launch: Launch) -> str | None:

@@ -20,14 +20,14 @@ from tasks.training.parallel.launch import ENDED, JOB, STAGES
 def main(checkpoints: Path) -> None:
     """Train together with the other processes. Process 0 writes the report; a process that fails writes its error."""
     job = read_json(checkpoints / JOB)
-    stage, timings = catalog.find(STAGES, job["stage"]), Timings(job["stage"])
+    stage, timings = catalog.find(STAGES, job["kind"]), Timings(job["stage"])
     params = stage.Params.model_validate(job["params"])
     on_gpu = params.device != "cpu" and torch.cuda.is_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         if on_gpu:
             _select_gpu()
-        report = stage.train(params, Path(job["data"]), checkpoints, timings)
+        report = stage.train(params, Path(job["data"]), checkpoints, timings, job["stage"])
         if processes.rank() == 0:
             _write_result(checkpoints, ("report", report, timings.values))
     except UserError as error:

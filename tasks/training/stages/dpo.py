@@ -21,7 +21,7 @@ from tasks.pairs import read_pairs, read_pairs_if_any, read_prompts
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
-from tasks.training.loop import curves
+from tasks.training.loop import stage_files
 from tasks.training.loop.params import LoopParams, resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
@@ -37,6 +37,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     """The loss, the batches, how the policy is measured, and the loop's dials."""
 
     base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
     max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
     adapter: adapters.AdapterParams | None = Field(
         None, description="a file of tasks/training/adapters/ and its params"
@@ -170,10 +171,11 @@ class DpoWork(Work):
         return self.guard.stop_reason
 
 
-def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
+def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "dpo") -> Report:
     """data/tokens and data/models/sft -> data/models/dpo. Raises BadInput, BadModel, NothingLeft."""
-    tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
-    base = params.base or data / "models/sft"
+    tokens = stage_files.tokens_folder(params.data, data)
+    tokenizer = stage_files.load_tokenizer(tokens, data)
+    base = stage_files.base_model(params.base, "sft", data)
     model, own = models.load_causal(base)
     models.fit_vocabulary(model, own, tokenizer, base)
     device = resolve_device(params.device)
@@ -181,7 +183,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
     model.to(device)
     with timings.measure("reference"), attention.packed(model):
         train_pairs, validation = (
-            _read_with_reference(model, dtype, data, split, params, checkpoints, tokenizer.pad_token_id)
+            _read_with_reference(model, dtype, tokens, split, params, checkpoints, tokenizer.pad_token_id)
             for split in ("train", "validation")
         )
     assert train_pairs is not None
@@ -190,24 +192,24 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Re
         model,
         train_pairs,
         validation,
-        _validation(model, dtype, data, params, tokenizer),
+        _validation(model, dtype, tokens, params, tokenizer),
         params,
         tokenizer.pad_token_id,
     )
     with timings.measure("steps"), attention.packed(model):
-        log = run(work, params, checkpoints, "dpo", timings)
+        log = run(work, params, checkpoints, name, timings)
     work.guard.restore_best()
-    origin = {"stage": "dpo", "base": params.base or "data/models/sft", "params": params.model_dump(mode="json")}
-    with timings.measure("save"):
-        models.save(data / "models/dpo", model, tokenizer, origin)
-    return _report(work, log)
+    counts, notes, tables = _report_parts(work)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
+    report.tables |= tables
+    return report
 
 
 def _read_with_reference(
-    model: Any, dtype: torch.dtype, data: Path, split: str, params: Params, checkpoints: Path, pad_id: int
+    model: Any, dtype: torch.dtype, tokens: Path, split: str, params: Params, checkpoints: Path, pad_id: int
 ) -> PairsWithReference | None:
     read = read_pairs if split == "train" else read_pairs_if_any
-    split_pairs = read(data / "tokens/preferences" / split, params.max_length)
+    split_pairs = read(tokens / "preferences" / split, params.max_length)
     if split_pairs is None:
         return None
     return add_reference(
@@ -215,9 +217,11 @@ def _read_with_reference(
     )
 
 
-def _validation(model: Any, dtype: torch.dtype, data: Path, params: Params, tokenizer: Any) -> PolicyValidation | None:
+def _validation(
+    model: Any, dtype: torch.dtype, tokens: Path, params: Params, tokenizer: Any
+) -> PolicyValidation | None:
     try:
-        validation_prompts = read_prompts(data / "tokens/prompts/validation", params.max_length, params.prompt_sources)
+        validation_prompts = read_prompts(tokens / "prompts/validation", params.max_length, params.prompt_sources)
     except NothingLeft:
         return None
     return PolicyValidation(
@@ -231,12 +235,11 @@ def _validation(model: Any, dtype: torch.dtype, data: Path, params: Params, toke
     )
 
 
-def _report(work: DpoWork, log: list[dict[str, Any]]) -> Report:
+def _report_parts(work: DpoWork) -> tuple[dict[str, int], list[str], dict[str, list[dict[str, Any]]]]:
+    """Counts, notes and tables for the report."""
     counts = {"train_pairs": len(work.train.pairs), "too_long_pairs": work.train.pairs.num_too_long}
     counts |= adapters.parameter_counts(work.model)
     if work.policy_validation is None:
-        notes = ["NOT GUARDED: there is no validation prompt, so the policy's answers were never looked at"]
-        return curves.report("dpo", log, counts, notes)
-    report = curves.report("dpo", log, counts, [f"dpo: {note}" for note in work.guard.notes()])
-    report.tables |= {"samples": work.policy_validation.samples, "curve": work.guard.history}
-    return report
+        return counts, ["NOT GUARDED: without a validation prompt, the answers of the policy were never measured"], {}
+    tables = {"samples": work.policy_validation.samples, "curve": work.guard.history}
+    return counts, [f"dpo: {note}" for note in work.guard.notes()], tables

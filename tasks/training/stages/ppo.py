@@ -26,7 +26,7 @@ from tasks.training.language import attention
 from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.losses import next_token_loss
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop import curves
+from tasks.training.loop import stage_files
 from tasks.training.loop.params import LoopParams, resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
@@ -50,6 +50,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     """Where rewards come from, rollouts, updates, how the policy is measured, and the loop's dials."""
 
     base: str | None = Field(None, description="the policy to begin with, a folder or hub name; none = what sft made")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
     max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
     adapter: adapters.AdapterParams | None = Field(
         None, description="a file of tasks/training/adapters/ and its params"
@@ -238,30 +239,34 @@ class PpoWork(Work):
             self.validation.samples = list(state["samples"])
 
 
-def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
+def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "ppo") -> Report:
     """data/tokens/prompts, data/models/sft and data/models/reward -> data/models/ppo.
 
     Raises BadInput, BadModel, NothingLeft.
     """
-    tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
+    tokens = stage_files.tokens_folder(params.data, data)
+    tokenizer = stage_files.load_tokenizer(tokens, data)
     with timings.measure("load"):
         work = build(params, data, tokenizer)
     with timings.measure("steps"), attention.packed(work.model.policy):
-        log = run(work, params, checkpoints, "ppo", timings)
+        log = run(work, params, checkpoints, name, timings)
     work.guard.restore_best()
-    origin = {"stage": "ppo", "base": params.base or "data/models/sft", "params": params.model_dump(mode="json")}
-    with timings.measure("save"):
-        models.save(data / "models/ppo", work.model.policy, tokenizer, origin)
     timings.values["answers_per_second"] = (
         work.num_rollouts * params.rollout_size * params.group_size / max(timings.values["steps"], 1e-9)
     )
-    return _report(work, log)
+    counts, notes, tables = _report_parts(work)
+    base = stage_files.base_model(params.base, "sft", data)
+    policy = work.model.policy
+    report = stage_files.finish(name, params, policy, tokenizer, log, data, timings, base, counts, notes)
+    report.tables |= tables
+    return report
 
 
 def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     """Everything that PPO works with, as files under `data` and `params` say."""
-    train = read_prompts(data / "tokens/prompts/train", params.max_prompt_length, params.prompt_sources)
-    base = params.base or data / "models/sft"
+    tokens = stage_files.tokens_folder(params.data, data)
+    train = read_prompts(tokens / "prompts/train", params.max_prompt_length, params.prompt_sources)
+    base = stage_files.base_model(params.base, "sft", data)
     policy, own = models.load_causal(base)
     models.fit_vocabulary(policy, own, tokenizer, base)
     policy = adapters.attach(policy, params.adapter, params.seed)
@@ -278,8 +283,8 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
         params.max_new_tokens, params.temperature, Normalizer(),
     )  # fmt: skip
     return PpoWork(
-        model, collector, train, _validation(params, data, tokenizer, reference, score),
-        _documents(params, data, tokenizer), params,
+        model, collector, train, _validation(params, tokens, tokenizer, reference, score),
+        _documents(params, tokens, tokenizer), params,
     )  # fmt: skip
 
 
@@ -290,10 +295,10 @@ def _reward_model(params: Params, data: Path, tokenizer: Any, device: torch.devi
 
 
 def _validation(
-    params: Params, data: Path, tokenizer: Any, reference: Reference, score: Scorer
+    params: Params, tokens: Path, tokenizer: Any, reference: Reference, score: Scorer
 ) -> PolicyValidation | None:
     try:
-        prompts = read_prompts(data / "tokens/prompts/validation", params.max_prompt_length, params.prompt_sources)
+        prompts = read_prompts(tokens / "prompts/validation", params.max_prompt_length, params.prompt_sources)
     except NothingLeft:
         return None
     return PolicyValidation(
@@ -307,23 +312,21 @@ def _validation(
     )
 
 
-def _documents(params: Params, data: Path, tokenizer: Any) -> PackedRows | None:
+def _documents(params: Params, tokens: Path, tokenizer: Any) -> PackedRows | None:
     if not params.ptx_coef:
         return None
-    tokens = data / "tokens"
     packed = params.ptx_data == "conversations"
     length = int(read_json(tokens / MANIFEST)["sequence_length"]) if packed else params.ptx_length
     sizes = length, params.ptx_rows, params.ptx_rows, params.seed
     return PackedRows.open(tokens / params.ptx_data / "train", *sizes, tokenizer)
 
 
-def _report(work: PpoWork, log: list[dict[str, Any]]) -> Report:
+def _report_parts(work: PpoWork) -> tuple[dict[str, int], list[str], dict[str, list[dict[str, Any]]]]:
+    """Counts, notes and tables for the report."""
     answers = work.num_rollouts * work.params.rollout_size * work.params.group_size
     counts = {"rollouts": work.num_rollouts, "answers": answers, "train_prompts": len(work.train)}
     counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
     if work.validation is None:
-        notes = ["ppo: NOT GUARDED: there is no validation prompt, so nobody looked at answers but the reward model"]
-        return curves.report("ppo", log, counts, notes)
-    report = curves.report("ppo", log, counts, [f"ppo: {note}" for note in work.guard.notes()])
-    report.tables |= {"samples": work.validation.samples, "curve": work.guard.history}
-    return report
+        return counts, ["ppo: NOT GUARDED: without a validation prompt, answers were only scored by the reward"], {}
+    tables = {"samples": work.validation.samples, "curve": work.guard.history}
+    return counts, [f"ppo: {note}" for note in work.guard.notes()], tables

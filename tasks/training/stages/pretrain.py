@@ -18,7 +18,7 @@ from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.language.spans import Spans
-from tasks.training.loop import curves
+from tasks.training.loop import stage_files
 from tasks.training.loop.training_loop import run
 from tasks.training.shape import architecture, sizes
 from tasks.training.shape.architecture import Architecture
@@ -33,6 +33,7 @@ class Params(AcceleratedParams, frozen=True):
     objective: Objective = "causal"
     model: Architecture = Field(default_factory=lambda: Architecture.model_validate({}))
     base: str | None = Field(None, description="a model folder or hub name to start from instead of random weights")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
     sequence_length: int = Field(256, ge=8)
     global_batch_size: int = Field(32, ge=1, description="rows per step")
     micro_batch_size: int = Field(8, ge=1, description="rows at once")
@@ -67,22 +68,19 @@ class Params(AcceleratedParams, frozen=True):
         return self
 
 
-def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
+def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "pretrain") -> Report:
     """data/tokens -> data/models/pretrain. Raises BadInput, BadModel."""
-    tokenizer = equipped(params, models.load_tokenizer(data / "tokens/tokenizer"))
-    train_rows, validation_rows = rows(params, data / "tokens/documents", tokenizer)
+    tokens = stage_files.tokens_folder(params.data, data)
+    tokenizer = equipped(params, stage_files.load_tokenizer(tokens, data))
+    train_rows, validation_rows = rows(params, tokens / "documents", tokenizer)
     model = beginning(params, tokenizer)
     work = work_for(params, model, tokenizer, train_rows, validation_rows)
     packed = attention.packed(model) if params.objective == "causal" else nullcontext()
     with timings.measure("steps"), packed, accelerated(model, params):
-        log = run(work, params, checkpoints, "pretrain", timings)
-    origin = {"stage": "pretrain", "base": params.base, "params": params.model_dump(mode="json")}
-    with timings.measure("save"):
-        models.save(data / "models/pretrain", model, tokenizer, origin)
+        log = run(work, params, checkpoints, name, timings)
     num_tokens = params.steps * params.global_batch_size * params.sequence_length
-    return curves.report(
-        "pretrain", log, {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}, work.notes
-    )
+    counts = {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}
+    return stage_files.finish(name, params, model, tokenizer, log, data, timings, params.base, counts, work.notes)
 
 
 def equipped(params: Params, tokenizer: Any) -> Any:

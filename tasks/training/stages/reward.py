@@ -21,7 +21,7 @@ from tasks.pairs import Pairs, read_pairs, read_pairs_if_any
 from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
-from tasks.training.loop import curves
+from tasks.training.loop import stage_files
 from tasks.training.loop.params import LoopParams
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
@@ -37,6 +37,7 @@ class Params(LoopParams, frozen=True, extra="forbid"):
     """The batches, the loss, and the loop's dials."""
 
     base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
     max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
     adapter: adapters.AdapterParams | None = Field(
         None, description="a file of tasks/training/adapters/ and its params"
@@ -108,21 +109,21 @@ class RewardWork(Work):
         return {"validation_loss": float(losses.mean()), "validation_accuracy": accuracy}
 
 
-def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
+def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "reward") -> Report:
     """data/tokens/preferences and data/models/sft -> data/models/reward. Raises BadInput, BadModel, NothingLeft."""
-    tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
-    train_pairs = read_pairs(data / "tokens/preferences/train", params.max_length)
-    validation = read_pairs_if_any(data / "tokens/preferences/validation", params.max_length)
-    model = build_model(params.base or data / "models/sft", params, tokenizer)
+    tokens = stage_files.tokens_folder(params.data, data)
+    tokenizer = stage_files.load_tokenizer(tokens, data)
+    train_pairs = read_pairs(tokens / "preferences/train", params.max_length)
+    validation = read_pairs_if_any(tokens / "preferences/validation", params.max_length)
+    base = stage_files.base_model(params.base, "sft", data)
+    model = build_model(base, params, tokenizer)
     work = RewardWork(model, train_pairs, validation, params, tokenizer.pad_token_id)
     with timings.measure("steps"), attention.packed(model):
-        log = run(work, params, checkpoints, "reward", timings)
-    report = curves.report("reward", log, adapters.parameter_counts(model))
+        log = run(work, params, checkpoints, name, timings)
+    counts = adapters.parameter_counts(model)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts)
     with timings.measure("measure"):
         _add_metrics(report, model, train_pairs, validation, tokenizer.pad_token_id)
-    origin = {"stage": "reward", "base": params.base or "data/models/sft", "params": params.model_dump(mode="json")}
-    with timings.measure("save"):
-        models.save(data / "models/reward", model, tokenizer, origin)
     return report
 
 

@@ -13,7 +13,7 @@ from tasks.training.language import attention
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop import curves
+from tasks.training.loop import stage_files
 from tasks.training.loop.training_loop import run
 
 
@@ -21,6 +21,7 @@ class Params(AcceleratedParams, frozen=True):
     """The batches, the adapter if there is one, and the loop's dials."""
 
     base: str | None = Field(None, description="a model folder or hub name; none = what pretrain made")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
     adapter: adapters.AdapterParams | None = Field(
         None, description="a file of tasks/training/adapters/ and its params"
     )
@@ -35,20 +36,19 @@ class Params(AcceleratedParams, frozen=True):
         return self
 
 
-def train(params: Params, data: Path, checkpoints: Path, timings: Timings) -> Report:
+def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "sft") -> Report:
     """data/tokens and data/models/pretrain -> data/models/sft. Raises BadInput, BadModel."""
-    tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
-    base = params.base or data / "models/pretrain"
+    tokens = stage_files.tokens_folder(params.data, data)
+    tokenizer = stage_files.load_tokenizer(tokens, data)
+    base = stage_files.base_model(params.base, "pretrain", data)
     model, own = models.load_causal(base)
     models.fit_vocabulary(model, own, tokenizer, base)
     model = adapters.attach(model, params.adapter, params.seed)
-    work = NextToken(model, *rows(params, data / "tokens", tokenizer), params.validation_rows)
+    work = NextToken(model, *rows(params, tokens, tokenizer), params.validation_rows)
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
-        log = run(work, params, checkpoints, "sft", timings)
-    origin = {"stage": "sft", "base": params.base or "pretrain", "params": params.model_dump(mode="json")}
-    with timings.measure("save"):
-        models.save(data / "models/sft", model, tokenizer, origin)
-    return curves.report("sft", log, adapters.parameter_counts(model), work.notes)
+        log = run(work, params, checkpoints, name, timings)
+    counts = adapters.parameter_counts(model)
+    return stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
 
 
 def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:

@@ -34,7 +34,7 @@ class Toy(BaseModel, frozen=True, extra="forbid"):
 @pytest.fixture
 def load_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that loads the section `toy` of a text and returns the Params or the error message."""
-    monkeypatch.setattr(params, "stages", lambda: ["toy", "other"])
+    monkeypatch.setattr(params, "stages", lambda *_: ["toy", "other"])
     monkeypatch.setattr(params, "model", lambda stage: Toy)
     monkeypatch.chdir(tmp_path)
 
@@ -156,3 +156,14 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch
 def test_flatten_names_each_leaf_by_its_path() -> None:
     flat = params.flatten(Toy(named={"a": Inner()}))
     assert (flat["steps"], flat["inner.min_words"], flat["named.a.name"], flat["either"]) == (10, 5, "x", None)
+
+
+def test_a_section_may_be_another_stage_of_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("sft: {steps: 3}\nmid: {stage: sft, base: sft, steps: 5}\n")
+    loaded = params.load("mid")
+    assert (type(loaded).__module__, loaded.model_dump()["steps"]) == ("tasks.training.stages.sft", 5)
+    assert params.is_training("mid")
+    Path("params.yaml").write_text("mid: {stage: sff}\n")
+    with pytest.raises(BadParams, match="no stage 'sff'; did you mean 'sft'"):
+        params.load("mid")

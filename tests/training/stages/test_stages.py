@@ -13,6 +13,7 @@ from tasks.errors import BadInput, BadModel
 from tasks.files import MANIFEST, sha256
 from tasks.reports import Timings
 from tasks.training import adapters
+from tasks.training.parallel import launch
 from tasks.training.stages import pretrain, sft
 from tests.tokenization.small_data import write_curated
 from tests.tokenization.test_tasks import tokenize
@@ -140,3 +141,15 @@ def test_ways_of_training(ready: Path, changes: dict[str, Any]) -> None:
     rows = run_pretrain(ready, **changes).tables["steps"]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert models.load_causal(ready / "models/pretrain")[0].dtype == torch.float32
+
+
+def test_a_second_stage_of_a_kind_starts_from_another_stage_under_its_own_name(ready: Path) -> None:
+    """`mid: {stage: sft, base: sft, data: ...}`: model and report have the name mid; sft stays as it is."""
+    run_sft(ready)
+    before = sha256(ready / "models/sft/model.safetensors")
+    params = sft.Params(**{**LOOP, "steps": 2, "base": "sft", "data": str(ready / "tokens")})
+    report = launch.train("mid", params, ready, ready / "checkpoints/mid", Timings("mid", ready / "timings"))
+    origin = models.verify(ready / "models/mid")
+    assert (report.stage, origin["stage"], origin["kind"]) == ("mid", "mid", "sft")
+    assert origin["base"] == str(ready / "models/sft")
+    assert sha256(ready / "models/sft/model.safetensors") == before

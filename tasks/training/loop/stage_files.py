@@ -1,0 +1,55 @@
+"""What a training stage reads and writes below the data folder: its base model, its tokens, its model and its report.
+
+A stage has a name and a kind. Usually they are the same; `mid: {stage: sft, ...}` in params.yaml is a stage of the kind
+sft with the name mid. The name decides the outputs, data/models/<name> and data/reports/<name>.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks import models
+from tasks.reports import Report, Timings
+from tasks.training.loop import curves
+
+
+def base_model(base: str | None, default: str, data: Path) -> str | Path:
+    """The model that a stage starts from: that of the stage `base` (or `default`), else a folder or hub name."""
+    folder = data / "models" / (base or default)
+    # The model of another stage is a Path, so that a missing one is not looked for on the hub.
+    return folder if base is None or folder.is_dir() else base
+
+
+def tokens_folder(tokens: str | None, data: Path) -> Path:
+    """The folder of token files that a stage reads."""
+    return data / "tokens" if tokens is None else Path(tokens)
+
+
+def load_tokenizer(tokens: Path, data: Path) -> Any:
+    """The tokenizer in a folder of token files, or that of the run if the folder has none. Raises BadModel."""
+    folder = tokens / "tokenizer"
+    return models.load_tokenizer(folder if folder.is_dir() else data / "tokens/tokenizer")
+
+
+def finish(
+    name: str,
+    params: Any,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    data: Path,
+    timings: Timings,
+    base: str | Path | None,
+    counts: Mapping[str, int],
+    notes: Sequence[str] = (),
+) -> Report:
+    """Save the trained model to data/models/<name> and return the report of its step log `rows`."""
+    origin = {
+        "stage": name,
+        "kind": type(params).__module__.rsplit(".", 1)[-1],
+        "base": None if base is None else str(base),
+        "params": params.model_dump(mode="json"),
+    }
+    with timings.measure("save"):
+        models.save(data / "models" / name, model, tokenizer, origin)
+    return curves.report(name, rows, counts, notes)
