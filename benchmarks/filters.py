@@ -24,7 +24,7 @@ from benchmarks.minhash import PEERS
 from tasks import catalog
 from tasks.curation import filtering
 from tasks.curation.signals import signals
-from tasks.curation.text import characters
+from tasks.curation.text import characters, phrases
 
 FILTERS = ("gopher_quality", "gopher_repetition", "fineweb")
 MIN_DOCUMENTS, PIECE, DEFAULT_BYTES = 50_000, 2_000, 3 << 20

@@ -79,12 +79,14 @@ def with_spaces_of_words() -> None:
 
 def with_words(pattern: str) -> None:
     """Let the filters split words by a regular expression, once for each text as datatrove does."""
-    words, last = regex.compile(pattern), ["", []]
+    words = regex.compile(pattern)
+    last: list[Any] = ["", []]
 
     def split(text: str, language: str = "") -> list[str]:
         if last[0] is not text:
             last[:] = text, words.findall(text)
-        return last[1]
+        split_words: list[str] = last[1]
+        return split_words
 
     for module in (gopher_quality_filter, gopher_repetition_filter, fineweb_quality_filter):
         module.split_into_words = split

@@ -127,7 +127,7 @@ def natural_pairs(texts: pa.Array) -> tuple[float, float, int]:
     The pairs are searched with 37 bands of 3 rows, which miss one such pair in 10^12.
     """
     wide = minhash.compute_band_keys(texts, minhash.Params(bands=37, rows=3))
-    candidates = set()
+    candidates = set[tuple[int, int]]()
     for key in wide.keys:
         rows = np.flatnonzero(wide.has_shingles)[np.argsort(key[wide.has_shingles], kind="stable")]
         for bucket in np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1):

@@ -20,7 +20,7 @@ marks: list[float] = []
 tokens: list[int] = []
 
 
-class Timed(SFTTrainer):
+class Timed(SFTTrainer):  # type: ignore[misc]
     """Notes the time and the tokens of each step."""
 
     def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:

@@ -54,10 +54,11 @@ def ppo(said: Any, world: Path) -> float:
     gaps.append(difference(returns * state, said["returns"] * state.numpy()))
     rows = held["rows"]
     here, known = token[rows], state[rows]
-    names = ("new_logprobs", "mb_logprobs", "mb_advantage")
-    losses, _ = policy_loss(*(held[name][here] for name in names), clip_range=0.2)
+    new, old, advantage = (held[name][here] for name in ("new_logprobs", "mb_logprobs", "mb_advantage"))
+    losses, _ = policy_loss(new, old, advantage, 0.2)
     gaps.append(difference(losses.mean(), said["loss"]))
-    values = value_loss(*(held[name][known] for name in ("vpred", "mb_values", "mb_return")), clip_range=0.2)
+    predicted, old, returned = (held[name][known] for name in ("vpred", "mb_values", "mb_return"))
+    values = value_loss(predicted, old, returned, 0.2)
     return max(*gaps, difference(values.mean(), said["value_loss"]))
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,20 +29,20 @@ warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]
     """CPU seconds from the end of step `warmup` to the end of training."""
 
-    def __init__(self, warmup):
-        self.warmup, self.start, self.end = warmup, None, None
+    def __init__(self, warmup: int) -> None:
+        self.warmup, self.start, self.end = warmup, 0.0, 0.0
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by the trainer, PPO's too."""
         if state.global_step == self.warmup:
             self.start = time.process_time()
         self.end = time.process_time()
 
 
-def settings(room, precision, batch):
+def settings(room: Path, precision: str, batch: int) -> Any:
     """What all trainers are given: no saving, no logging, no recomputed activations."""
     return {
         "output_dir": room, "per_device_train_batch_size": batch, "learning_rate": 1e-5, "bf16": precision == "bf16",
@@ -50,24 +51,24 @@ def settings(room, precision, batch):
     }  # fmt: skip
 
 
-def tokenizer_of(world):
+def tokenizer_of(world: Path) -> Any:
     """The tokenizer of the world."""
     return AutoTokenizer.from_pretrained(world / "tokens/tokenizer")
 
 
-def causal(world, name="sft"):
+def causal(world: Path, name: str = "sft") -> Any:
     """A causal model of the world, fp32."""
     return AutoModelForCausalLM.from_pretrained(world / "models" / name, dtype=torch.float32)
 
 
-def judge(world):
+def judge(world: Path) -> Any:
     """The reward model of the world, fp32."""
     return AutoModelForSequenceClassification.from_pretrained(
         world / "models/reward", num_labels=1, dtype=torch.float32
     )
 
 
-def reward_trainer(world, room, precision, batch, steps, **more):
+def reward_trainer(world: Path, room: Path, precision: str, batch: int, steps: int, **more: Any) -> Any:
     """RewardTrainer on all pairs."""
     from trl import RewardConfig, RewardTrainer
 
@@ -79,7 +80,7 @@ def reward_trainer(world, room, precision, batch, steps, **more):
     )
 
 
-def dpo_trainer(world, room, precision, batch, steps, policy=None):
+def dpo_trainer(world: Path, room: Path, precision: str, batch: int, steps: int, policy: Any = None) -> Any:
     """DPOTrainer on all pairs, its reference asked about every batch, as it does by default."""
     from trl import DPOConfig, DPOTrainer
 
@@ -90,7 +91,7 @@ def dpo_trainer(world, room, precision, batch, steps, policy=None):
     )
 
 
-def ppo_trainer(world, room, precision, batch, length, epochs, steps):
+def ppo_trainer(world: Path, room: Path, precision: str, batch: int, length: int, epochs: int, steps: int) -> Any:
     """PPOTrainer: policy, reference, reward model and value model, four models as it wants them."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -109,14 +110,19 @@ def ppo_trainer(world, room, precision, batch, length, epochs, steps):
     )  # fmt: skip
 
 
-def trainer_of(stage, world, room, precision, batch, length, epochs, steps):
+def trainer_of(
+    stage: str, world: Path, room: Path, precision: str, batch: int, length: int, epochs: int, steps: int
+) -> Any:
     """The trainer of a stage."""
     if stage == "ppo":
         return ppo_trainer(world, room, precision, batch, length, epochs, steps)
-    return {"reward": reward_trainer, "dpo": dpo_trainer}[stage](world, room, precision, batch, steps)
+    trainer = reward_trainer if stage == "reward" else dpo_trainer
+    return trainer(world, room, precision, batch, steps)
 
 
-def rate(stage, world, room, precision, batch, length, epochs, warmup, steps):
+def rate(
+    stage: str, world: Path, room: Path, precision: str, batch: int, length: int, epochs: int, warmup: int, steps: int
+) -> Any:
     """Pairs, or answers, per CPU-second."""
     trainer = trainer_of(stage, world, room, precision, batch, length, epochs, warmup + steps)
     clock = Clock(warmup)
@@ -125,7 +131,7 @@ def rate(stage, world, room, precision, batch, length, epochs, warmup, steps):
     return batch * steps / (clock.end - clock.start)
 
 
-def reward_oracle(world, room, batch, length):
+def reward_oracle(world: Path, room: Path, batch: int, length: int) -> Any:
     """A batch of pairs and the ranking loss with centering."""
     trainer = reward_trainer(world, room, "fp32", batch, 1, center_rewards_coefficient=0.01)
     inputs = next(iter(trainer.get_train_dataloader()))
@@ -133,7 +139,7 @@ def reward_oracle(world, room, batch, length):
     return {"loss": trainer.compute_loss(trainer.model, inputs), "ids": ids, "mask": mask}
 
 
-def dpo_oracle(world, room, batch, length):
+def dpo_oracle(world: Path, room: Path, batch: int, length: int) -> Any:
     """A batch of pairs and the loss of a policy that has moved away from its reference."""
     policy = causal(world)
     torch.manual_seed(1)
@@ -150,18 +156,19 @@ class Caught(BaseException):
     """Carries what PPO's training loop held when it came to its backward pass."""
 
 
-def ppo_oracle(world, room, batch, length):
+def ppo_oracle(world: Path, room: Path, batch: int, length: int) -> Any:
     """The inner values of the second of two epochs, where ratios are no longer 1."""
     trainer = ppo_trainer(world, room, "fp32", batch, length, 2, 1)
     for group in trainer.optimizer.param_groups:
         group["lr"] = 3e-3
-    backward, seen = trainer.accelerator.backward, []
+    backward = trainer.accelerator.backward
+    calls: list[Any] = []
 
-    def listening(loss, **more):
+    def listening(loss: Any, **more: Any) -> Any:
         frame = sys._getframe(1).f_locals
-        if seen:
+        if calls:
             raise Caught(dict(frame))
-        seen.append(True)
+        calls.append(loss)
         return backward(loss, **more)
 
     trainer.accelerator.backward = listening
@@ -176,12 +183,13 @@ def ppo_oracle(world, room, batch, length):
     return {**kept, "mb_return": frame["mb_return"], "loss": frame["pg_loss"], "value_loss": frame["vf_loss"]}
 
 
-def main():
+def main() -> None:
     """Print JSON on the last line."""
     stage, world, precision, *sizes = sys.argv[1:]
     path = sizes.pop() if stage.endswith("-oracle") else None
     batch, length, epochs, warmup, steps = map(int, sizes)
-    with tempfile.TemporaryDirectory() as room:
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder)
         if path is None:
             print(json.dumps({"rate": rate(stage, Path(world), room, precision, batch, length, epochs, warmup, steps)}))
             return

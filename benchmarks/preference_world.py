@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import models, tables
-from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation
+from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
 from tasks.ingestion.sources import numbers
 from tasks.tokenization import bpe, records
 from tasks.training.shape import architecture
@@ -17,9 +17,10 @@ SHAPE = architecture.Architecture(width=192, num_layers=4, num_heads=6, max_leng
 
 def make(folder: Path) -> Path:
     """Write the world into `folder`, as ingestion, curation and tokenization would, with models that know nothing."""
-    rows = [
+    rows: list[tuple[bool, Any]] = [
         (isinstance(record, Conversation), record.row("numbers", "train"))
         for record in numbers.read(numbers.Params(num_conversations=NUM_CONVERSATIONS, num_preferences=NUM_PAIRS))
+        if isinstance(record, Conversation | Preference)
     ]
     for is_conversation, schema, name in ((True, CONVERSATIONS, "conversations"), (False, PREFERENCES, "preferences")):
         with tables.Writer(folder / name / "curated", schema) as writer:

@@ -11,14 +11,15 @@ step is not counted; `without_compile` are those of the default.
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
-from benchmarks.pretraining import World, ours, trainer
+from benchmarks.pretraining import Outcome, World, ours, trainer
 
 WORLD = World({"width": 320, "num_layers": 6, "num_heads": 5}, vocab=8192, length=256, rows=8, steps=6)
 ROUNDS = 3
-ENGINES = {
+ENGINES: dict[str, Callable[[], Outcome]] = {
     "ours": lambda: ours(WORLD, "bf16"),
     "ours_compiled": lambda: ours(WORLD, "bf16", "on"),
     "ours_fp32": lambda: ours(WORLD, "fp32"),

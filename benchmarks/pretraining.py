@@ -43,7 +43,7 @@ class World:
 
     def model(self) -> Any:
         """The model with the weights that it begins with."""
-        return build(Architecture(**self.shape), Vocabulary(self.vocab), 0)  # type: ignore[arg-type]
+        return build(Architecture(**self.shape), Vocabulary(self.vocab), 0)
 
     def batches(self) -> PackedRows:
         """Documents of 20 to 400 made-up tokens in rows: Zipf's law, so that there is something to learn."""
@@ -101,7 +101,7 @@ def trainer(world: World, **arguments: Any) -> Outcome:
             ids = rows.batches(index // world.rows)[0].ids[index % world.rows]
             return {"input_ids": ids, "labels": ids}
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             marks.append(world.now())
 
@@ -129,7 +129,7 @@ def _ids(rows: PackedRows, world: World) -> Iterator[torch.Tensor]:
 
 
 def _step(network: Any, optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
-    forward = torch.compile(network)
+    forward: Any = torch.compile(network)
 
     def step(ids: torch.Tensor) -> torch.Tensor:
         with torch.autocast(ids.device.type, torch.bfloat16):

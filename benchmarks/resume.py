@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_
 import torch
 
 from tasks import catalog, tables
-from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
+from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Message, Preference
 from tasks.documents import SCHEMA, Document
 from tasks.files import sha256
 from tasks.reports import Timings
@@ -53,7 +54,7 @@ def main() -> None:
         whole = {}
         for stage in STAGES:
             start = time.monotonic()
-            assert forked(lambda stage=stage: train(stage, data)) == 0, f"{stage} failed"
+            assert forked(partial(train, stage, data)) == 0, f"{stage} failed"
             whole[stage] = (digest(stage, data), time.monotonic() - start)
         equal = kills = number = 0
         while kills < KILLS:
@@ -108,7 +109,7 @@ def dying_inside_a_write(at: int, work: Callable[[], Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(file, part)
 
-    checkpoint._HashingFile.write = write  # type: ignore[method-assign]
+    checkpoint._HashingFile.write = write  # type: ignore[assignment,method-assign]
     work()
 
 
@@ -147,10 +148,10 @@ def prepare(data: Path) -> None:
         for number in range(200):
             name, split = str(number), "validation" if number % 10 == 0 else "test" if number % 10 == 1 else "train"
             text = " ".join(words[(number * k + k) % 10] for k in range(1, 8))
-            asked = [{"role": "user", "content": f"say {words[number % 10]} {number}"}]
+            asked: list[Message] = [{"role": "user", "content": f"say {words[number % 10]} {number}"}]
             about = {"task": "saying", "answer": words[number % 10], "closing": "."}
             documents.add_row(Document(name, text, name).row("made", split))
-            answer = {"role": "assistant", "content": words[number % 10]}
+            answer: Message = {"role": "assistant", "content": words[number % 10]}
             conversations.add_row(Conversation(name, [*asked, answer], name, about).row("made", split))
             pair = Preference(name, asked, words[number % 10] + ".", text, name, "complete", about)
             preferences.add_row(pair.row("made", split))

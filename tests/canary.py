@@ -16,6 +16,7 @@ from pathlib import Path
 FOLDER = Path(".venv-canary")
 PYTHON = FOLDER / "bin" / "python"
 NEXT_MINOR = ("torch", "prefect", "mlflow")
+MAX_LINE_WIDTH = 120  # pip lists every version that it has ignored in one line
 
 
 def requirements() -> dict[str, str]:
@@ -36,10 +37,11 @@ def next_minor(requirement: str) -> str:
 
 
 def install(packages: Iterable[str], *options: str) -> str:
-    """Install `packages`. Return an empty string, or the last lines of pip's message if they do not resolve."""
+    """Install `packages`. Return an empty string, or the last errors of pip if they do not resolve."""
     command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", *options]
     process = subprocess.run([*command, *packages], capture_output=True, text=True)
-    return "\n    ".join(process.stderr.strip().splitlines()[-8:]) if process.returncode else ""
+    errors = [line[:MAX_LINE_WIDTH] for line in process.stderr.splitlines() if line.startswith("ERROR")]
+    return "\n    ".join(errors[-3:] or ["pip ended without a message"]) if process.returncode else ""
 
 
 def changes() -> list[str]:

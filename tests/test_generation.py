@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +24,12 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def draw(model, prompts, **changes):
+def draw(model: Any, prompts: Any, **changes: Any) -> Any:
     settings = {"max_new_tokens": 9, "end_ids": [2], "pad_id": 0, "generator": torch.Generator().manual_seed(7)}
     return generate(model, prompts, **{**settings, **changes})
 
 
-def test_greedy_answers_are_what_full_forwards_without_cache_and_padding_choose(model):
+def test_greedy_answers_are_what_full_forwards_without_cache_and_padding_choose(model: Any) -> None:
     got = draw(model, PROMPTS, temperature=0.0)
     for prompt, answer in zip(PROMPTS, got.answers, strict=True):
         ids = list(prompt)
@@ -38,14 +39,14 @@ def test_greedy_answers_are_what_full_forwards_without_cache_and_padding_choose(
             ids.append(token)
 
 
-def test_sampling_does_not_depend_on_how_prompts_are_batched(model):
+def test_sampling_does_not_depend_on_how_prompts_are_batched(model: Any) -> None:
     together = draw(model, PROMPTS * 3)
     apart = draw(model, PROMPTS * 3, batch_size=1)
     assert together.answers == apart.answers
     assert together.answers != draw(model, PROMPTS * 3, generator=torch.Generator().manual_seed(8)).answers
 
 
-def test_rows_end_at_the_end_token_and_say_so(model):
+def test_rows_end_at_the_end_token_and_say_so(model: Any) -> None:
     ends = list(range(2, 8))
     got = draw(model, PROMPTS * 4, end_ids=ends)
     assert any(got.finished)
@@ -55,7 +56,7 @@ def test_rows_end_at_the_end_token_and_say_so(model):
         assert finished or len(answer) == 9
 
 
-def test_log_probs_while_decoding_equal_those_of_one_padded_forward(model):
+def test_log_probs_while_decoding_equal_those_of_one_padded_forward(model: Any) -> None:
     got = draw(model, PROMPTS, temperature=0.7)
     sequences = [prompt + answer for prompt, answer in zip(PROMPTS, got.answers, strict=True)]
     again = log_probabilities(model, sequences, [len(p) for p in PROMPTS], temperature=0.7, batch_size=2)
@@ -63,7 +64,7 @@ def test_log_probs_while_decoding_equal_those_of_one_padded_forward(model):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
 
 
-def test_log_probabilities_against_the_models_own_logits(model):
+def test_log_probabilities_against_the_models_own_logits(model: Any) -> None:
     ids = [5, 6, 7, 8, 9]
     table = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = torch.stack([table[2, 8], table[3, 9]]).detach()
@@ -71,7 +72,7 @@ def test_log_probabilities_against_the_models_own_logits(model):
     torch.testing.assert_close(got, expected)
 
 
-def test_values_are_those_of_the_state_each_token_was_drawn_in(model):
+def test_values_are_those_of_the_state_each_token_was_drawn_in(model: Any) -> None:
     head = torch.nn.Linear(16, 1)
     got = draw(model, PROMPTS, value_head=head)
     for prompt, answer, values in zip(PROMPTS, got.answers, got.values, strict=True):
@@ -80,13 +81,13 @@ def test_values_are_those_of_the_state_each_token_was_drawn_in(model):
         torch.testing.assert_close(values, expected, atol=1e-4, rtol=0)
 
 
-def test_tokens_are_heard_as_they_are_drawn(model):
+def test_tokens_are_heard_as_they_are_drawn(model: Any) -> None:
     heard: list[tuple[int, int]] = []
     got = draw(model, PROMPTS[:1], on_token=lambda row, token: heard.append((row, token)))
     assert heard == [(0, token) for token in got.answers[0]]
 
 
-def test_sampling_by_hand():
+def test_sampling_by_hand() -> None:
     """p = .2 .5 .3 has the sums .2 .7 1: .1 -> 0, .2 -> 1 (its interval begins there), .69 -> 1, .71 -> 2, ~1 -> 2."""
     logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(5, 3)
     chance = torch.tensor([0.1, 0.2001, 0.69, 0.71, 1 - 2**-24])
@@ -95,18 +96,18 @@ def test_sampling_by_hand():
     torch.testing.assert_close(log_probs[:2], torch.tensor([math.log(0.2), math.log(0.5)]))
 
 
-def test_nucleus_by_hand():
+def test_nucleus_by_hand() -> None:
     """The likeliest tokens until .6 is reached: .5 is not enough, .5 + .3 is."""
     torch.testing.assert_close(nucleus(torch.tensor([[0.2, 0.5, 0.3]]), 0.6), torch.tensor([[0.0, 0.5, 0.3]]))
 
 
-def test_the_largest_chance_never_draws_a_token_outside_the_nucleus():
+def test_the_largest_chance_never_draws_a_token_outside_the_nucleus() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).clamp(min=1e-9).log()
     tokens, _ = sample(logits, torch.tensor([1 - 2**-24]), temperature=1.0, top_p=0.6)
     assert tokens.tolist() == [1]
 
 
-def test_collate_by_hand():
+def test_collate_by_hand() -> None:
     """[1 2 | 3] and [4 | 5 6 7]: the tokens 3, 5, 6, 7 are predicted from the columns 1, 0, 1, 2."""
     batch = collate([[1, 2, 3], [4, 5, 6, 7]], [2, 1], pad_id=0)
     assert batch.ids.tolist() == [[1, 2, 3, 0], [4, 5, 6, 7]]
@@ -116,14 +117,14 @@ def test_collate_by_hand():
     assert batch.sum_by_answer(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist() == [1.0, 9.0]
 
 
-def test_read_only_uint16_arrays_are_prompts_too(model):
+def test_read_only_uint16_arrays_are_prompts_too(model: Any) -> None:
     prompts = [np.array(prompt, np.uint16) for prompt in PROMPTS]
     for prompt in prompts:
         prompt.flags.writeable = False
     assert draw(model, prompts).answers == draw(model, PROMPTS).answers
 
 
-def test_generation_stops_where_the_context_is_full(model):
+def test_generation_stops_where_the_context_is_full(model: Any) -> None:
     got = draw(model, [[3] * 30], max_new_tokens=9, end_ids=[])
     assert len(got.answers[0]) == 2
 
@@ -131,7 +132,7 @@ def test_generation_stops_where_the_context_is_full(model):
 @pytest.mark.parametrize(
     ("prompts", "said"), [([[1], []], "a prompt is empty"), ([[3] * 32], "fills the model's context")]
 )
-def test_prompts_that_cannot_be_answered(model, prompts, said):
+def test_prompts_that_cannot_be_answered(model: Any, prompts: Any, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         draw(model, prompts)
 
@@ -139,7 +140,7 @@ def test_prompts_that_cannot_be_answered(model, prompts, said):
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft 0.21 asks transformers 5.23 what is deprecated there
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PromptEncoderConfig", "PrefixTuningConfig"])
-def test_learned_prompts_stand_before_every_text(model, kind):
+def test_learned_prompts_stand_before_every_text(model: Any, kind: str) -> None:
     import peft
 
     torch.manual_seed(0)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.context import FlowRunContext
 
 from tasks import documents, progress, tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES
 from tasks.curation import reporting, tasks
-from tasks.curation.signals import store
+from tasks.curation.signals import signals, store
 from tasks.curation.text import words
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json
@@ -134,8 +135,13 @@ def test_known_signals_are_not_measured_again(tmp_path: Path, monkeypatch: pytes
     deliver(tmp_path, texts)
     first = curate(tmp_path)
     measured: list[int] = []
-    measure = store.measure
-    monkeypatch.setattr(store, "measure", lambda texts, *rest: (measured.append(len(texts)), measure(texts, *rest))[1])
+    measure = signals.measure
+
+    def count_and_measure(texts: Any, *rest: Any) -> Any:
+        measured.append(len(texts))
+        return measure(texts, *rest)
+
+    monkeypatch.setattr(store, "measure", count_and_measure)
     assert curate(tmp_path) == first
     assert sum(measured) == 0
     deliver(tmp_path, texts | {"new": PROSE.format("rivers")})
@@ -295,7 +301,7 @@ def test_the_flow_run_shows_the_report(tmp_path: Path, monkeypatch: pytest.Monke
     deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path, report=True)
     assert not shown, "there is no flow run"
-    monkeypatch.setattr(tasks.FlowRunContext, "get", lambda: object())
+    monkeypatch.setattr(FlowRunContext, "get", lambda: object())
     curate(tmp_path, report=True)
     assert "# Curation: 3 of 9 documents kept" in shown[0]
     assert "| gopher_quality.too_few_words | 1 |" in shown[0]
@@ -307,7 +313,7 @@ def test_a_server_that_fails_costs_a_warning(tmp_path: Path, monkeypatch: pytest
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(tasks, "create_markdown_artifact", fail)
-    monkeypatch.setattr(tasks.FlowRunContext, "get", lambda: object())
+    monkeypatch.setattr(FlowRunContext, "get", lambda: object())
     monkeypatch.setattr(tasks, "get_run_logger", lambda: logging.getLogger("curation"))
     deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path, report=True)

@@ -61,7 +61,7 @@ def test_gopher_quality(text: str, reason: str) -> None:
     ],
 )
 def test_gopher_repetition(text: str, reason: str) -> None:
-    off = {f"max_top_{n}_gram_ratio": None for n in (3, 4)} | {"max_top_2_gram_ratio": 0.9}
+    off: dict[str, Any] = {f"max_top_{n}_gram_ratio": None for n in (3, 4)} | {"max_top_2_gram_ratio": 0.9}
     changes = {} if reason.startswith("top") else off
     assert said("gopher_repetition", text, **changes) == [reason]
 
@@ -107,14 +107,14 @@ def test_spam(text: str, language: str, reason: str) -> None:
 def test_length() -> None:
     texts = ("ab", "a b\nc", "x" * 50)
     assert said("length", *texts) == ["", "", ""]
-    bounds = {"min_characters": 3, "max_characters": 49, "max_lines": 1}
+    bounds: dict[str, Any] = {"min_characters": 3, "max_characters": 49, "max_lines": 1}
     assert said("length", *texts, **bounds) == ["too_few_characters", "too_many_lines", "too_many_characters"]
 
 
 def test_blocklist(tmp_path: Path) -> None:
     (tmp_path / "domains.txt").write_text("# bad ones\nevil.example\n", encoding="utf-8")
     texts = ("All is well.", "A forbidden\nword here", "unforbidden words", "see http://www.evil.example/x", "坏话在此")
-    lists = {"words": ("Forbidden word", "坏话"), "domain_files": (tmp_path / "domains.txt",)}
+    lists: dict[str, Any] = {"words": ("Forbidden word", "坏话"), "domain_files": (tmp_path / "domains.txt",)}
     assert said("blocklist", *texts, **lists) == ["", "listed_words", "", "listed_links", "listed_words"]
     with pytest.raises(BadParams, match="cannot be read"):
         said("blocklist", "x", word_files=(tmp_path / "none.txt",))

@@ -1,5 +1,6 @@
 """A small project on disk: byte tokens, five tiny random models, and few documents, prompts and pairs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,11 @@ def write_project(data: Path) -> Path:
         tokens.write_ragged(folder / "prompts" / split, [prompt_ids(fact["text"]) for fact in facts], VOCAB_SIZE)
         write_json(folder / "prompts" / split / "metadata.json", facts)
     pairs = folder / "preferences" / "test"
-    sides = {"prompt": prompt_ids, "chosen": lambda w: [*encode(f"{w}."), END], "rejected": lambda w: [*encode(w), END]}
+    sides: dict[str, Callable[[str], list[int]]] = {
+        "prompt": prompt_ids,
+        "chosen": lambda w: [*encode(f"{w}."), END],
+        "rejected": lambda w: [*encode(w), END],
+    }
     for name, make in sides.items():
         tokens.write_ragged(pairs / name, [make(word) for word in WORDS], VOCAB_SIZE)
     write_json(pairs / "reasons.json", ["style"] * 6 + ["correct"] * 2)

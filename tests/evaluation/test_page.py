@@ -103,7 +103,10 @@ def test_flat_numbers_and_scores() -> None:
 
 
 def test_columns_that_never_change_are_no_curves(tmp_path: Path) -> None:
-    rows = [{"step": 1, "loss": 2.0, "rate": 0.1, "gold": None}, {"step": 2, "loss": "nan", "rate": 0.1, "gold": 0.5}]
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "loss": 2.0, "rate": 0.1, "gold": None},
+        {"step": 2, "loss": "nan", "rate": 0.1, "gold": 0.5},
+    ]
     write_csv(tmp_path / "steps.csv", [*rows, {"step": 3, "loss": 1.0, "rate": 0.1, "gold": 0.6}])
     curves = dict(page.numeric_columns(page.read_rows(tmp_path / "steps.csv")))
     assert curves == {"loss": [(1, 2.0), (3, 1.0)], "gold": [(2, 0.5), (3, 0.6)]}

@@ -100,8 +100,10 @@ class Project:
         return output
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen([sys.executable, "-m", *command], cwd=self.root, env=self.env, text=True, **pipe)
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=self.root, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     def git(self, *arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=self.root, check=True, capture_output=True, text=True).stdout

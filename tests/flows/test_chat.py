@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flows import chat
+from tasks import pipeline_stages
 from tasks.pipeline_stages import PipelineStage
 from tests.evaluation import small
 from tests.sources import ROOT
@@ -84,7 +85,10 @@ def test_a_stage_of_dvc_yaml_needs_no_change_of_code(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second round of dpo after ppo: its chain of stages is the longest."""
-    stages = [*chat.read_stages(ROOT / "dvc.yaml", ROOT / "params.yaml"), PipelineStage("dpo2", "dpo", True, 99)]
+    stages = [
+        *pipeline_stages.read_stages(ROOT / "dvc.yaml", ROOT / "params.yaml"),
+        PipelineStage("dpo2", "dpo", True, 99),
+    ]
     monkeypatch.setattr(chat, "read_stages", lambda: stages)
     for name in ("ppo", "dpo2"):
         (tmp_path / "models" / name).mkdir(parents=True)

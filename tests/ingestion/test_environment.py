@@ -3,13 +3,13 @@
 import importlib.metadata
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from tasks.conversations import Conversation
 from tasks.documents import Document
-from tasks.ingestion import distributions
 from tasks.ingestion.docstrings import UnparsablePython, docstring_share, documented_objects
 from tasks.ingestion.records import Record
 from tasks.ingestion.sources import environment
@@ -57,7 +57,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: distributions_of(path=[str(folder)]))
     library = tmp_path / "lib"
     library.mkdir()
-    monkeypatch.setattr(distributions.sysconfig, "get_paths", lambda: {"stdlib": str(library)})
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(library)})
     return folder
 
 
@@ -114,7 +114,11 @@ def test_our_own_tree_is_left_out(site: Path) -> None:
 
 
 def test_unreadable_files_are_quarantined_and_their_neighbors_kept(site: Path) -> None:
-    files = {"roots/__init__.py": MODULE, "roots/old.py": f'"""{"x" * 99}"""\nprint 1', "roots/bad.md": b"caf\xe9 or"}
+    files: dict[str, str | bytes] = {
+        "roots/__init__.py": MODULE,
+        "roots/old.py": f'"""{"x" * 99}"""\nprint 1',
+        "roots/bad.md": b"caf\xe9 or",
+    }
     install(site, "roots", files)
     records = read()
     assert {(q.file, q.reason) for q in records if isinstance(q, Quarantined)} == {

@@ -1,6 +1,7 @@
 """The sources for users' own files on small files with known content, local and behind a network that fails."""
 
 import gzip
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_remote_files_survive_a_failing_network(monkeypatch: pytest.MonkeyPatch)
     opened = type(memory).open
     monkeypatch.setattr(type(memory), "open", lambda self, *a, **k: _Flaky(opened(self, *a, **k)))
     waits: list[float] = []
-    monkeypatch.setattr(opening.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     for path in ("memory://world/a.jsonl", "memory://world", "memory://world/*.jsonl"):
         assert texts(jsonl, paths=path) == ["one", "two"]
     assert len(waits) >= 9
@@ -80,7 +81,7 @@ def test_remote_files_survive_a_failing_network(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_the_network_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(opening.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
     def fail(error: Exception) -> None:
         calls.append(1)
@@ -108,8 +109,7 @@ def test_text_by_file_paragraph_and_line(tmp_path: Path) -> None:
 def test_text_with_separators(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("q\ta\tb\tignored\n")
     conversation, pair = (
-        next(iter(text.read(text.Params(paths=str(tmp_path), kind=kind))))  # type: ignore[arg-type]
-        for kind in ("conversations", "preferences")
+        next(iter(text.read(text.Params(paths=str(tmp_path), kind=kind)))) for kind in ("conversations", "preferences")
     )
     assert isinstance(conversation, Conversation)
     assert [m["content"] for m in conversation.messages] == ["q", "a"]
@@ -178,7 +178,7 @@ def test_hub_reads_what_was_saved(tmp_path: Path) -> None:
     saved.save_to_disk(str(tmp_path / "plain"))
     datasets.DatasetDict({"dev": saved}).save_to_disk(str(tmp_path / "split"))
     for params in ({"name": str(tmp_path / "plain")}, {"name": str(tmp_path / "split"), "part": "dev"}):
-        assert outcome(list(hub.read(hub.Params(**params)))) == (["one", "two"], ["missing_field"])  # type: ignore[arg-type]
+        assert outcome(list(hub.read(hub.Params(**params)))) == (["one", "two"], ["missing_field"])
     with pytest.raises(BadInput, match="no part 'train'; available: dev"):
         list(hub.read(hub.Params(name=str(tmp_path / "split"))))
 
@@ -219,7 +219,7 @@ def test_parquet_reads_only_the_columns_that_are_named(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"body": ["one"], "when": [3], "other": [4]}), tmp_path / "a.parquet")
-    params = parquet.Params(paths=str(tmp_path), fields={"text": "body"}, metadata=("when",))  # type: ignore[arg-type]
+    params = parquet.Params(paths=str(tmp_path), fields={"text": "body"}, metadata=("when",))
     assert list(parquet.read(params)) == [
         Document(f"{tmp_path}/a.parquet:1", "one", f"{tmp_path}/a.parquet:1", {"when": 3})
     ]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks import tables
-from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
+from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Message, Preference
 from tasks.documents import SCHEMA, Document
 from tests.tokenization.corpus import SENTENCES
 
@@ -19,7 +19,7 @@ def write_curated(data: Path, repeats: int = 6) -> None:
     ):
         for number in range(repeats * len(SENTENCES)):
             text, split, name = SENTENCES[number % 4], SPLITS[number // 4 % 4], str(number)
-            prompt = [{"role": "user", "content": f"say {number}"}]
+            prompt: list[Message] = [{"role": "user", "content": f"say {number}"}]
             metadata = {"task": "saying", "answer": text}
             documents.add_row(Document(name, text, name).row("synthetic", split))
             conversation = Conversation(name, [*prompt, {"role": "assistant", "content": text}], name, metadata)

@@ -11,7 +11,8 @@ SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 
 def find_duplicates(texts: list[str], priority: list[int], ids: list[str] | None = None) -> list[int]:
     names = None if ids is None else pa.array(ids)
-    return exact.duplicates(pa.array(texts, pa.large_string()), np.array(priority), names).tolist()
+    rows: list[int] = exact.duplicates(pa.array(texts, pa.large_string()), np.array(priority), names).tolist()
+    return rows
 
 
 def test_white_space_is_normalized_and_nothing_else() -> None:

@@ -45,9 +45,8 @@ def test_the_verified_threshold_is_exact() -> None:
     """Two edits: 106 common of 126 = 0.8413."""
     words = document(3)
     pair = [edited(words), edited(words, 40, 80)]
-    many = {"bands": 112, "rows": 1}
-    assert find_duplicates(pair, threshold=0.841, **many)[0].count(-1) == 1
-    assert find_duplicates(pair, threshold=0.842, **many)[0].count(-1) == 2
+    assert find_duplicates(pair, threshold=0.841, bands=112, rows=1)[0].count(-1) == 1
+    assert find_duplicates(pair, threshold=0.842, bands=112, rows=1)[0].count(-1) == 2
 
 
 def test_documents_without_shingles_are_left_alone() -> None:

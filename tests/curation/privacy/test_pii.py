@@ -48,7 +48,8 @@ LEFT = [
 
 
 def masked(*texts: str, **params: object) -> list[str]:
-    return pii.mask(pa.array(texts, pa.large_string()), pii.Params(**params))[0].to_pylist()
+    masked_texts: list[str] = pii.mask(pa.array(texts, pa.large_string()), pii.Params(**params))[0].to_pylist()
+    return masked_texts
 
 
 @pytest.mark.parametrize(("text", "expected"), FOUND)

@@ -1,5 +1,6 @@
 """Every adapter on every kind of model: it alone is trained, documents do not affect each other, it can be loaded."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_a_quantized_base(kind: str, section: Any, bits: peft.Bits, tmp_path: Pa
 
 
 def test_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peft.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadParams, match="pip install bitsandbytes"):
         with_adapter("llama", {"name": "lora", "base_bits": 4})
 

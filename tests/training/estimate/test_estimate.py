@@ -12,6 +12,7 @@ from tasks.training import adapters
 from tasks.training.estimate import estimate
 from tasks.training.estimate.counting import Vocabulary, WeightCounts, count, count_checkpoint, count_shape
 from tasks.training.estimate.estimate import MicroBatch
+from tasks.training.language.losses import CHUNK_BYTES
 from tasks.training.loop import optimizers
 from tasks.training.shape.architecture import OBJECTIVES, Architecture, all_objectives, build
 from tasks.training.stages import sft
@@ -105,7 +106,7 @@ def test_activations_are_those_of_the_model(kind: str, dtype: torch.dtype, size:
 
 def test_checkpointing_saves_inputs_and_one_block(gpt3: WeightCounts) -> None:
     tokens, batch = 2 * 2048, MicroBatch(2, 2048, checkpointing=True)
-    logits = min(estimate.CHUNK_BYTES["cuda"], tokens * 50257 * 2)
+    logits = min(CHUNK_BYTES["cuda"], tokens * 50257 * 2)
     saved = estimate.activations(gpt3, batch, 2)
     assert saved == logits + tokens * 12288 * 2 * 96 + estimate.layer_activations(gpt3, batch, 2)
 

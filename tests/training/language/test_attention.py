@@ -50,7 +50,8 @@ def flash_by_hand(
     parts = [[x[a:b].transpose(0, 1) for x in (query, key, value)] for a, b in pairwise(starts.tolist())]
     masks = [torch.ones(n, n, dtype=torch.bool).tril() for n in starts.diff().tolist()]
     masks = [mask.triu(-num_earlier) if num_earlier >= 0 else mask for mask in masks]
-    return torch.cat([sdpa(*part, mask, **settings).transpose(0, 1) for part, mask in zip(parts, masks, strict=True)])
+    outputs = [sdpa(q, k, v, mask, **settings) for (q, k, v), mask in zip(parts, masks, strict=True)]
+    return torch.cat([output.transpose(0, 1) for output in outputs])
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_a_repeated_run_gives_the_same_bytes_and_is_a_base_for_another(ready: Pa
 @pytest.mark.parametrize(("objective", "work"), [("masked", masked.Masked), ("span", spans.Spans)])
 def test_a_killed_run_continues_and_ends_in_the_same_bytes(ready: Path, objective: str, work: type[Any]) -> None:
     file = ready / "models/pretrain/model.safetensors"
-    params = {"objective": objective, "steps": 9, "checkpoint_every": 2}
+    params: dict[str, Any] = {"objective": objective, "steps": 9, "checkpoint_every": 2}
     run(ready, **params)
     uninterrupted = sha256(file)
     shutil.rmtree(ready / "checkpoints")

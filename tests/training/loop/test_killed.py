@@ -69,7 +69,9 @@ def killed_in(owner: Any, name: str, at_call: int, work: Callable[[], object]) -
         ("ppo", checkpoint, "write_json", 3),
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, stage, owner, name, at_call):
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, stage: str, owner: Any, name: str, at_call: int
+) -> None:
     data = tiny.world(tmp_path)
     whole = train(stage, data, "whole")
     killed_in(owner, name, at_call, lambda: train(stage, data, "killed"))

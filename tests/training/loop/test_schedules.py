@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from tasks.training.loop import curves, schedules
@@ -33,4 +34,4 @@ def test_each_is_drawn_in_the_report(name: schedules.Name) -> None:
     axes = curves.figure(log).axes
     assert len(axes) == curves.MAX_PANELS
     drawn = next(one for one in axes if one.get_title() == "learning rate")
-    assert drawn.lines[0].get_ydata().tolist() == given
+    assert np.asarray(drawn.lines[0].get_ydata()).tolist() == given

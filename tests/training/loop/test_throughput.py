@@ -1,5 +1,6 @@
 """Rates by hand, and where they go."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ def test_frozen_weights_have_no_gradient_to_work_out() -> None:
 def test_tokens_and_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "cpu_peak", lambda dtype, threads: 1e9)
     clock = iter([0.0, 2.0, 4.0])
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     model = small_model()
     counter = throughput.Throughput(model, torch.device("cpu"), torch.float32, processes=2)
     counter.add(

@@ -26,6 +26,7 @@ def test_one_step_of_adamw_by_hand(tmp_path: Path) -> None:
     other = LinearWork()
     other.loss(batch)[0].backward()
     for old, new, p in zip(before, weights(work), other.model.parameters(), strict=True):
+        assert p.grad is not None
         decay = 0.5 if old.ndim == 2 else 0.0
         torch.testing.assert_close(new, old - 0.01 * decay * old - 0.01 * p.grad.sign(), atol=1e-5, rtol=1e-4)
 

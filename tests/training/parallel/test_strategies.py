@@ -23,7 +23,7 @@ from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop.params import LoopParams
 from tasks.training.loop.training_loop import run
-from tasks.training.parallel import strategies, zero
+from tasks.training.parallel import strategies
 from tasks.training.stages import sft
 from tests.training import tiny
 from tests.training.models import small_model
@@ -210,7 +210,7 @@ def test_zero_goes_with_adamw_alone(tmp_path: Path, optimizer: str) -> None:
 
 
 def test_without_deepspeed_zero_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     in_processes(lambda: refused_by_zero(tmp_path, "need DeepSpeed: run pip install"))
 
 

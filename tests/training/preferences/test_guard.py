@@ -1,5 +1,7 @@
 """The guard on histories made by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from tasks.training.preferences.guard import Guard, GuardParams
 
 
-def watch(golds, scores, kls=None, **changes):
+def watch(golds: Any, scores: Any, kls: Any = None, **changes: Any) -> Any:
     model = nn.Linear(1, 1, bias=False)
     guard = Guard(GuardParams(**{"window": 2, "min_drop": 0.05, **changes}), model)
     for step, (gold, score) in enumerate(zip(golds, scores, strict=True)):
@@ -17,7 +19,7 @@ def watch(golds, scores, kls=None, **changes):
     return guard, model.weight.item()
 
 
-def test_gold_falling_while_the_score_rises_is_over_optimization():
+def test_gold_falling_while_the_score_rises_is_over_optimization() -> None:
     guard, kept = watch([0.5, 0.7, 0.9, 0.6, 0.5], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert "over-optimization" in guard.stop_reason
     assert kept == 2
@@ -34,24 +36,24 @@ def test_gold_falling_while_the_score_rises_is_over_optimization():
         ([0.9, 0.5], [1.0, 2.0]),  # too short to compare windows
     ],
 )
-def test_what_is_not_over_optimization(golds, scores):
+def test_what_is_not_over_optimization(golds: Any, scores: Any) -> None:
     guard, _ = watch(golds, scores)
     assert guard.stop_reason is None
 
 
-def test_weights_that_strayed_too_far_are_not_kept():
+def test_weights_that_strayed_too_far_are_not_kept() -> None:
     guard, kept = watch([0.5, 0.7, 0.9], [1.0, 2.0, 3.0], kls=[0.0, 1.0, 9.0])
     assert kept == 1
     assert guard.notes() == ["kept the weights of step 1 (gold 0.700), not those of the last step 2 (gold 0.900)"]
 
 
-def test_no_gain_is_said():
+def test_no_gain_is_said() -> None:
     guard, kept = watch([0.9, 0.7, 0.8], [1.0, 1.0, 1.0])
     assert kept == 0
     assert any(note.startswith("NO GAIN") for note in guard.notes())
 
 
-def test_a_run_without_gold_keeps_its_last_weights_and_says_that_nobody_guards_it():
+def test_a_run_without_gold_keeps_its_last_weights_and_says_that_nobody_guards_it() -> None:
     model = nn.Linear(1, 1, bias=False)
     guard = Guard(GuardParams(), model)
     guard.observe(0, {"score": 1.0, "kl": 0.0})
@@ -61,7 +63,7 @@ def test_a_run_without_gold_keeps_its_last_weights_and_says_that_nobody_guards_i
     assert guard.notes()[0].startswith("NOT GUARDED")
 
 
-def test_a_guard_that_is_put_back_goes_on_as_before():
+def test_a_guard_that_is_put_back_goes_on_as_before() -> None:
     first, _ = watch([0.5, 0.7, 0.9], [1.0, 2.0, 3.0])
     model = nn.Linear(1, 1, bias=False)
     second = Guard(first.params, model)

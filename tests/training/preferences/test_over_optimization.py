@@ -1,6 +1,7 @@
 """A planted flaw: a reward model that loves length. The run must notice, say so, and give back its best weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def press(data: Path, name: str, **changes: object):
+def press(data: Path, name: str, **changes: object) -> Any:
     """PPO against that reward model, at a KL that costs nothing."""
     settings = {
         "steps": 160, "learning_rate": 2e-3, "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32",
@@ -57,7 +58,7 @@ def press(data: Path, name: str, **changes: object):
     return ppo.train(params, data, data / name, Timings("ppo", data / "timings"))
 
 
-def test_a_love_of_length_is_caught_and_the_best_weights_come_back(world):
+def test_a_love_of_length_is_caught_and_the_best_weights_come_back(world: Path) -> None:
     report = press(world, "guarded")
     curve = report.tables["curve"]
     assert report.notes[0].startswith("ppo: OVER-OPTIMIZATION")
@@ -72,14 +73,15 @@ def test_a_love_of_length_is_caught_and_the_best_weights_come_back(world):
     assert measured_again(world, kept)["gold"] == pytest.approx(best)
 
 
-def measured_again(data, model):
+def measured_again(data: Path, model: Any) -> Any:
     """The evaluation of a run, of the weights that it gave back."""
     params = ppo.Params(max_new_tokens=8, precision="fp32")
     work = ppo.build(params, data, tiny.tokenizer())
+    assert work.validation is not None
     return work.validation.measure(model, 0)
 
 
-def test_without_the_flaw_the_same_pressure_raises_gold(world):
+def test_without_the_flaw_the_same_pressure_raises_gold(world: Path) -> None:
     """Paid for what is asked, a dot at the end: gold and score rise together, and nobody is stopped."""
     paid = {"reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:right_and_in_style": 1.0}}
     report = press(world, "honest", steps=40, **paid)

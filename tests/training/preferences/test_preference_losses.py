@@ -10,44 +10,44 @@ from tasks.training.preferences.preference_losses import dpo_loss, ipo_loss, kto
 LN2, LN3 = math.log(2), math.log(3)
 
 
-def test_ranking_loss():
+def test_ranking_loss() -> None:
     """Scores ln 3 apart: -ln 3/4. Equal: ln 2. The wrong way: -ln 1/4."""
     loss = ranking_loss(tensor([LN3, 5.0, 0.0]), tensor([0.0, 5.0, LN3]))
     torch.testing.assert_close(loss, tensor([-math.log(0.75), LN2, -math.log(0.25)]))
 
 
-def test_a_margin_is_taken_off_the_difference():
+def test_a_margin_is_taken_off_the_difference() -> None:
     torch.testing.assert_close(ranking_loss(tensor([LN3]), tensor([0.0]), margin=LN3), tensor([LN2]))
 
 
-def test_label_smoothing_mixes_both_orders():
+def test_label_smoothing_mixes_both_orders() -> None:
     """.9 of -ln 3/4 and .1 of -ln 1/4."""
     expected = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
     torch.testing.assert_close(ranking_loss(tensor([LN3]), tensor([0.0]), label_smoothing=0.1), tensor([expected]))
     torch.testing.assert_close(dpo_loss(tensor([LN3]), tensor([0.0]), 1.0, label_smoothing=0.1), tensor([expected]))
 
 
-def test_centering_adds_the_squared_sum():
+def test_centering_adds_the_squared_sum() -> None:
     """(2 + 2)^2 = 16, a hundredth of it .16."""
     torch.testing.assert_close(ranking_loss(tensor([2.0]), tensor([2.0]), centering=0.01), tensor([LN2 + 0.16]))
 
 
-def test_each_ranked_list_weighs_one():
+def test_each_ranked_list_weighs_one() -> None:
     """A list of three answers gives three pairs, each a third."""
     torch.testing.assert_close(list_weights(tensor([7, 7, 2, 7])), tensor([1 / 3, 1 / 3, 1.0, 1 / 3]))
 
 
-def test_dpo():
+def test_dpo() -> None:
     """Log-ratios 20 ln 3 and 10 ln 3 at beta .1: sigmoid(ln 3)."""
     torch.testing.assert_close(dpo_loss(tensor([20 * LN3]), tensor([10 * LN3]), 0.1), tensor([-math.log(0.75)]))
 
 
-def test_ipo():
+def test_ipo() -> None:
     """The wanted distance at beta .1 is 5: log-ratios 7 apart miss it by 2."""
     torch.testing.assert_close(ipo_loss(tensor([4.0]), tensor([-3.0]), 0.1), tensor([4.0]))
 
 
-def test_kto():
+def test_kto() -> None:
     """beta (ratio - kl) = ln 3: a desirable answer costs 1 - 3/4, doubled by its weight; an undesirable one 1 - 1/4."""
     ratio = tensor([1 + 10 * LN3, 1 + 10 * LN3])
     loss = kto_loss(ratio, tensor([True, False]), tensor(1.0), 0.1, desirable_weight=2.0)

@@ -1,6 +1,7 @@
 """What the policy is paid, worked by hand."""
 
 import math
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tasks.training.preferences.rewards import (
 )
 
 
-def test_estimators_of_kl():
+def test_estimators_of_kl() -> None:
     """The policy gives the token 1/2, the reference 1/4: d = ln 2."""
     policy, reference = tensor([math.log(0.5)]), tensor([math.log(0.25)])
     torch.testing.assert_close(kl_per_token(policy, reference, "k1"), tensor([math.log(2)]))
@@ -26,20 +27,20 @@ def test_estimators_of_kl():
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_k1_and_k3_are_unbiased(estimator):
+def test_k1_and_k3_are_unbiased(estimator: Literal["k1", "k3"]) -> None:
     """Weighted by the policy's own probabilities, they give the KL itself."""
     policy, reference = tensor([0.7, 0.2, 0.1]), tensor([0.3, 0.3, 0.4])
     exact = (policy * (policy / reference).log()).sum()
     torch.testing.assert_close((policy * kl_per_token(policy.log(), reference.log(), estimator)).sum(), exact)
 
 
-def test_the_score_is_paid_at_the_last_token_and_kl_at_each():
+def test_the_score_is_paid_at_the_last_token_and_kl_at_each() -> None:
     mask = tensor([[True, True], [True, False]])
     got = token_rewards(tensor([10.0, 20.0]), tensor([[1.0, 2.0], [3.0, 9.0]]), mask, 0.5)
     torch.testing.assert_close(got, tensor([[-0.5, 9.0], [18.5, 0.0]]))
 
 
-def test_the_coefficient_steers_to_its_target():
+def test_the_coefficient_steers_to_its_target() -> None:
     """Twice the target is cut to an error of .2: 100 answers at a horizon of 1000 give 2 %. Fixed without a target."""
     steering = KlCoef(initial=0.1, target=1.0, horizon=1000)
     assert steering.next(0.1, kl=2.0, num_answers=100) == pytest.approx(0.102)
@@ -47,21 +48,22 @@ def test_the_coefficient_steers_to_its_target():
     assert KlCoef(initial=0.1).next(0.1, kl=50.0, num_answers=100) == 0.1
 
 
-def test_scores_are_clipped_before_the_penalty():
+def test_scores_are_clipped_before_the_penalty() -> None:
     got = shape_scores(tensor([7.0, -7.0, 1.0]), tensor([True, True, False]), 5.0, 2.0)
     assert got.tolist() == [5.0, -5.0, -1.0]
 
 
-def test_reward_functions_are_weighted_and_added():
+def test_reward_functions_are_weighted_and_added() -> None:
     got = function_scores({"exact_match": 2.0, "num_characters": -0.1}, ["ten.", "nine"], [{"answer": "ten"}] * 2)
     torch.testing.assert_close(got, tensor([1.6, -0.4]))
 
 
-def test_a_function_of_ones_own():
-    assert find_function("operator:add")("a", "b") == "ab"
+def test_a_function_of_ones_own() -> None:
+    function: Any = find_function("operator:add")
+    assert function("a", "b") == "ab"
 
 
 @pytest.mark.parametrize("name", ["exact_mach", "no_such_module:f", "math:no_such", ""])
-def test_an_unknown_function_is_answered_with_the_known_ones(name):
+def test_an_unknown_function_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(BadParams, match="exact_match"):
         find_function(name)

@@ -15,10 +15,12 @@ SEQUENCES = [prompt + answer for prompt, own in zip(PROMPTS, ANSWERS, strict=Tru
 LENGTHS = [len(prompt) for prompt, own in zip(PROMPTS, ANSWERS, strict=True) for _ in own]
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     """[1 2 | 3 4 | 5]: 3 and 5 are predicted from the 2 in column 1, 4 from column 2; 5 stands where 3 does."""
     batch = collate_by_prompt([[1, 2]], [[[3, 4], [5]]], pad_id=0)
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5]]
+    assert batch.positions is not None
+    assert batch.mask is not None
     assert batch.positions.tolist() == [[0, 1, 2, 3, 2]]
     assert (batch.where.tolist(), batch.targets.tolist()) == ([1, 2, 1], [3, 4, 5])
     assert (batch.owner.tolist(), batch.ends.tolist()) == ([0, 0, 1], [3, 4])
@@ -27,7 +29,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("own_attention", [False, True])
-def test_log_probs_and_scores_are_those_of_the_sequences_alone(own_attention):
+def test_log_probs_and_scores_are_those_of_the_sequences_alone(own_attention: bool) -> None:
     policy, judge = tiny.model(), with_head(tiny.model(1), 0)
     plain = collate(SEQUENCES, LENGTHS, 0)
     expected = token_log_probs(answer_logits(policy, answer_states(policy, plain)), plain.targets)
@@ -43,7 +45,7 @@ def test_log_probs_and_scores_are_those_of_the_sequences_alone(own_attention):
     torch.testing.assert_close(forked.sum_by_answer(got), plain.sum_by_answer(expected), atol=1e-5, rtol=0)
 
 
-def test_gradients_are_those_of_the_sequences_alone():
+def test_gradients_are_those_of_the_sequences_alone() -> None:
     gradients = []
     for batch in (collate(SEQUENCES, LENGTHS, 0), collate_by_prompt(PROMPTS, ANSWERS, 0)):
         model = tiny.model()

@@ -10,7 +10,7 @@ REWARDS = tensor([[0.0, 1.0, 2.0], [3.0, 99.0, 99.0]])
 VALUES = tensor([[0.5, 1.0, 1.0], [1.0, 99.0, 99.0]])
 
 
-def test_gae():
+def test_gae() -> None:
     """gamma 1, lambda 1/2. Errors of the long answer: 2 - 1 = 1; 1 + 1 - 1 = 1; 0 + 1 - .5 = .5.
 
     Advantages: 1; 1 + 1/2 = 1.5; .5 + .75 = 1.25. The short one: 3 - 1 = 2. What is behind an answer does not count.
@@ -20,30 +20,30 @@ def test_gae():
     torch.testing.assert_close(returns, tensor([[1.75, 2.5, 2.0], [3.0, 0.0, 0.0]]))
 
 
-def test_lambda_one_is_the_return_minus_the_value_and_lambda_zero_one_step_ahead():
+def test_lambda_one_is_the_return_minus_the_value_and_lambda_zero_one_step_ahead() -> None:
     """Returns 3, 3, 2 against values .5, 1, 1; errors of one step .5, 1, 1."""
     torch.testing.assert_close(gae(REWARDS, VALUES, MASK, 1.0, 1.0)[0][0], tensor([2.5, 2.0, 1.0]))
     torch.testing.assert_close(gae(REWARDS, VALUES, MASK, 1.0, 0.0)[0][0], tensor([0.5, 1.0, 1.0]))
 
 
-def test_rewards_to_go():
+def test_rewards_to_go() -> None:
     """gamma 1/2: 2; 1 + 1 = 2; 0 + 1 = 1."""
     torch.testing.assert_close(rewards_to_go(REWARDS, MASK, 0.5), tensor([[1.0, 2.0, 2.0], [3.0, 0.0, 0.0]]))
 
 
-def test_grpo():
+def test_grpo() -> None:
     """1 and 3: mean 2, standard deviation sqrt 2. Equal scores teach nothing."""
     expected = tensor([-(0.5**0.5), 0.5**0.5, 0.0, 0.0])
     torch.testing.assert_close(grpo(tensor([1.0, 3.0, 5.0, 5.0]), 2, epsilon=0.0).nan_to_num(), expected)
     assert grpo(tensor([5.0, 5.0]), 2).tolist() == [0.0, 0.0]
 
 
-def test_rloo():
+def test_rloo() -> None:
     """1, 2 and 6: less the mean of the other two, 4, 3.5 and 1.5."""
     torch.testing.assert_close(rloo(tensor([1.0, 2.0, 6.0]), 3), tensor([-3.0, -1.5, 4.5]))
 
 
-def test_whitening_looks_at_answers_only():
+def test_whitening_looks_at_answers_only() -> None:
     """1, 2, 3, 2 have mean 2 and (of a sample) variance 2/3."""
     numbers = tensor([[1.0, 2.0, 3.0], [2.0, 50.0, 50.0]])
     root = 1.5**0.5

@@ -1,5 +1,8 @@
 """The ppo stage on a world of letters, with rewards whose outcome is known."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,12 +22,12 @@ QUICK = {
 }  # fmt: skip
 
 
-def run(data, checkpoints="ck", **changes):
+def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
     params = ppo.Params(**{**QUICK, **changes})
     return ppo.train(params, data, data / checkpoints, Timings("ppo", data / "timings"))
 
 
-def weights(data):
+def weights(data: Path) -> Any:
     return (data / "models/ppo/model.safetensors").read_bytes()
 
 
@@ -39,7 +42,7 @@ def weights(data):
         {"advantage": "reinforce++", "minibatch_size": 8, "micro_batch_size": 3},
     ],
 )
-def test_the_policy_comes_to_do_what_is_paid(tmp_path, changes):
+def test_the_policy_comes_to_do_what_is_paid(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Dots are paid, so there must be more of them."""
     report = run(tiny.world(tmp_path), **changes)
     scores = [row["score"] for row in report.tables["steps"]]
@@ -47,7 +50,7 @@ def test_the_policy_comes_to_do_what_is_paid(tmp_path, changes):
     models.load_causal(tmp_path / "models/ppo")
 
 
-def test_every_number_that_is_promised_is_logged(tmp_path):
+def test_every_number_that_is_promised_is_logged(tmp_path: Path) -> None:
     report = run(tiny.world(tmp_path), steps=2)
     promised = {"score", "kl", "kl_coef", "entropy", "clip_share", "value_loss", "explained_variance"}
     promised |= {"answer_length", "finished", "gold"}
@@ -57,7 +60,7 @@ def test_every_number_that_is_promised_is_logged(tmp_path):
     assert report.counts["rollouts"] == 1
 
 
-def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path):
+def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path: Path) -> None:
     """Where gold itself is what is paid, score and gold are the same number."""
     paid = {"tasks.gold:gold": 1.0}
     report = run(tiny.world(tmp_path), reward_functions=paid, rollout_size=600, max_new_tokens=2, steps=2)
@@ -66,7 +69,7 @@ def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path):
     assert rows[-1]["gold"] > 0
 
 
-def test_before_the_first_update_nothing_differs(tmp_path):
+def test_before_the_first_update_nothing_differs(tmp_path: Path) -> None:
     """Policy = reference, ratio 1: no KL, no clip."""
     first = run(tiny.world(tmp_path), steps=1).tables["steps"][0]
     assert first["kl"] == pytest.approx(0.0, abs=1e-4)
@@ -74,7 +77,7 @@ def test_before_the_first_update_nothing_differs(tmp_path):
     assert first["clip_share"] == 0.0
 
 
-def test_a_reward_model_is_followed(tmp_path):
+def test_a_reward_model_is_followed(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     reward.train(
         reward.Params(steps=40, learning_rate=1e-2, warmup_steps=0, precision="fp32", global_batch_size=8),
@@ -85,26 +88,26 @@ def test_a_reward_model_is_followed(tmp_path):
     assert rows[-1]["score"] > rows[0]["score"] + 0.5
 
 
-def test_kl_is_dear_where_its_coefficient_is_high(tmp_path):
+def test_kl_is_dear_where_its_coefficient_is_high(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     runs = [run(tmp_path, f"ck{c}", rewards={"kl_coef": {"initial": c}}).tables["steps"][-1]["kl"] for c in (0.0, 5.0)]
     assert runs[1] < runs[0] / 2
 
 
-def test_an_adaptive_coefficient_rises_while_kl_is_above_its_target(tmp_path):
+def test_an_adaptive_coefficient_rises_while_kl_is_above_its_target(tmp_path: Path) -> None:
     report = run(tiny.world(tmp_path), rewards={"kl_coef": {"initial": 0.01, "target": 0.01, "horizon": 32}})
     coefs = [row["kl_coef"] for row in report.tables["steps"]]
     assert coefs[-1] > coefs[0]
 
 
-def test_an_update_that_strays_too_far_ends_its_rollout(tmp_path):
+def test_an_update_that_strays_too_far_ends_its_rollout(tmp_path: Path) -> None:
     """24 steps of 4 updates are 6 rollouts. The first update strays by nothing, the second by something: then rest."""
     report = run(tiny.world(tmp_path), num_epochs=4, max_update_kl=1e-9)
     assert report.counts["rollouts"] == 12
 
 
 @pytest.mark.parametrize("kind", ["documents", "conversations"])
-def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path, kind):
+def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path: Path, kind: str) -> None:
     import numpy as np
 
     from tasks import tokens
@@ -121,7 +124,7 @@ def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path, kind)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
-def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path):
+def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path: Path) -> None:
     tiny.prompt_files(tiny.world(tmp_path) / "tokens/prompts/validation", [("a", {})])  # no gold: the last is kept
     report = run(tmp_path, adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.notes[0].startswith("ppo: NOT GUARDED")
@@ -135,7 +138,7 @@ def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path):
 
 
 @pytest.mark.parametrize("at_step", [7, 8, 9])
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path, at_step):
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path, at_step: int) -> None:
     """Killed inside a rollout's updates, before and after one: checkpoints exist between rollouts only."""
     settings = {"steps": 14, "checkpoint_every": 1, "evaluate_every": 3, "guard": {"max_kl": 1e9},
                 "rewards": {"kl_coef": {"initial": 0.01, "target": 0.1, "horizon": 100}}}  # fmt: skip
@@ -156,17 +159,17 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path, at_step
         ({"clip_range": 0}, "greater than 0"),
     ],
 )
-def test_params_that_cannot_work_are_refused(changes, said):
+def test_params_that_cannot_work_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ppo.Params(**{**QUICK, **changes})
 
 
-def test_prompts_of_no_such_task(tmp_path):
+def test_prompts_of_no_such_task(tmp_path: Path) -> None:
     with pytest.raises(NothingLeft, match="letters"):
         run(tiny.world(tmp_path), prompt_sources=("lettres",))
 
 
-def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path):
+def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     other = tiny.tokenizer()
     other.add_tokens(["zz"])
@@ -176,7 +179,7 @@ def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(tmp_path):
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     """Both make the same rollouts, share the updates and end a rollout together; the first one writes."""
     runs = []
     for count in (1, 2):

@@ -97,7 +97,7 @@ class Strategy:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those of the step."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.weights.collect_gradients()
 
     def all_reduce_gradients(self) -> None:
