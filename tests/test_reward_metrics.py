@@ -1,5 +1,7 @@
 """Metrics of a reward model, worked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,27 +9,27 @@ from tasks.reports import Score
 from tasks.reward_metrics import calibration_error, correctness, length_bias, metrics
 
 
-def value(columns, statistic):
+def value(columns: Any, statistic: Any) -> Any:
     """A metric without an interval."""
     return float(statistic(columns.sum(axis=0)))
 
 
-def measure(margins, reasons, chosen, rejected):
+def measure(margins: Any, reasons: Any, chosen: Any, rejected: Any) -> Any:
     return metrics(np.array(margins), reasons, np.array(chosen), np.array(rejected), Score.of_share, value)
 
 
-def test_a_tie_is_half_correct():
+def test_a_tie_is_half_correct() -> None:
     assert correctness(np.array([2.0, 0.0, -1.0])).tolist() == [1.0, 0.5, 0.0]
 
 
-def test_wilson_interval():
+def test_wilson_interval() -> None:
     """8 of 10: the center is (.8 + z^2/20) / (1 + z^2/10) = .7167, the half-width .2265 (a textbook's example)."""
     score = Score.of_share(8, 10)
     assert (score.value, score.n) == (0.8, 10)
     assert (score.low, score.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
-def test_accuracy_by_reason_and_by_length():
+def test_accuracy_by_reason_and_by_length() -> None:
     scores = measure([1.0, -1.0, 2.0], ["style", "style", ""], [3, 3, 3], [2, 3, 4])
     assert scores["accuracy"].value == pytest.approx(2 / 3, abs=1e-6)
     by_reason = {name: score.value for name, score in scores["accuracy_by_reason"].items()}
@@ -36,14 +38,14 @@ def test_accuracy_by_reason_and_by_length():
     assert by_length == {"chosen_shorter": 1.0, "same_length": 0.0, "chosen_longer": 1.0}
 
 
-def test_calibration():
+def test_calibration() -> None:
     """All margins are ln 3, a confidence of 3/4, and 3 of 4 are correct: no error. All correct: an error of 1/4."""
     margin = np.log(3)
     assert value(*calibration_error(np.array([margin, margin, margin, -margin]))) == pytest.approx(0.0, abs=1e-6)
     assert value(*calibration_error(np.array([margin] * 4))) == pytest.approx(0.25, abs=1e-6)
 
 
-def test_length_bias():
+def test_length_bias() -> None:
     """A score that is the length itself: 1. Unit margins on differences 3 and -1: (3 - 1) / sqrt(2 * 10)."""
     difference = np.array([3.0, -1.0])
     assert value(*length_bias(difference, difference)) == pytest.approx(1.0)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -56,9 +57,9 @@ def answer(words: str) -> list[int]:
 def pair_files(folder: Path, rows: list[tuple[str, str, str]], reasons: list[str] | None = None) -> None:
     """Write rows of (prompt, chosen, rejected) in the format of tokenization."""
     columns = {
-        "prompt": [prompt(row[0]) for row in rows],
-        "chosen": [answer(row[1]) for row in rows],
-        "rejected": [answer(row[2]) for row in rows],
+        "prompt": [np.array(prompt(row[0])) for row in rows],
+        "chosen": [np.array(answer(row[1])) for row in rows],
+        "rejected": [np.array(answer(row[2])) for row in rows],
     }
     write_pairs(folder, columns, reasons or ["style"] * len(rows), [None] * len(rows), len(WORDS))
 
@@ -66,7 +67,7 @@ def pair_files(folder: Path, rows: list[tuple[str, str, str]], reasons: list[str
 def prompt_files(folder: Path, rows: list[tuple[str, dict[str, Any]]]) -> None:
     """Write prompts with the metadata of each."""
     metadata = [{"text": text, **about} for text, about in rows]
-    write_prompts(folder, [prompt(text) for text, _ in rows], metadata, len(WORDS))
+    write_prompts(folder, [np.array(prompt(text)) for text, _ in rows], metadata, len(WORDS))
 
 
 def world(data: Path, seed: int = 0) -> Path:

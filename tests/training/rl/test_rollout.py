@@ -1,5 +1,8 @@
 """Rollouts of a tiny model: what each token learns from, checked against a plain computation."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -10,15 +13,15 @@ from tasks.training.rl.policy import PolicyWithValue
 from tasks.training.rl.rollout import Collector, Normalizer, RewardParams
 from tests.training import tiny
 
-PROMPTS = Prompts([tiny.prompt(x) for x in ("a", "b c", "d")], [{"text": x} for x in ("a", "b c", "d")])
+PROMPTS = Prompts([np.array(tiny.prompt(x)) for x in ("a", "b c", "d")], [{"text": x} for x in ("a", "b c", "d")])
 
 
-def score(sequences, answers, metadata):
+def score(sequences: Any, answers: Any, metadata: Any) -> Any:
     """The number of tokens."""
     return torch.tensor([float(len(ids)) for ids in sequences])
 
 
-def collector(critic="trunk", advantage="gae", group_size=1, **changes):
+def collector(critic: Any = "trunk", advantage: Any = "gae", group_size: Any = 1, **changes: Any) -> Any:
     settings = {"normalize_scores": False, "whiten_advantages": False, "clip_scores": None, "missing_end_penalty": 0.0}
     policy = tiny.model()
     model = PolicyWithValue(policy, critic, 1.0)
@@ -29,11 +32,11 @@ def collector(critic="trunk", advantage="gae", group_size=1, **changes):
     return Collector(model, reference, score, tiny.tokenizer(), params, advantage, group_size, 6, 1.0, Normalizer())
 
 
-def collect(kl_coef=0.1, **changes):
+def collect(kl_coef: Any = 0.1, **changes: Any) -> Any:
     return collector(**changes).collect(PROMPTS, torch.Generator().manual_seed(0), kl_coef)
 
 
-def test_log_probs_of_policy_and_reference_are_those_of_plain_forwards():
+def test_log_probs_of_policy_and_reference_are_those_of_plain_forwards() -> None:
     got = collect()
     for seed, found in ((0, got.log_probs), (1, got.reference)):
         expected = log_probabilities(tiny.model(seed), got.sequences, got.prompt_lengths)
@@ -43,7 +46,7 @@ def test_log_probs_of_policy_and_reference_are_those_of_plain_forwards():
     assert got.numbers["kl"] == pytest.approx(kl, abs=1e-4)
 
 
-def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_value():
+def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_value() -> None:
     got = collect(gae_lambda=1.0, kl_coef=0.1)
     for row, ids in enumerate(got.sequences):
         paid = -0.1 * (got.log_probs[row] - got.reference[row])
@@ -54,7 +57,7 @@ def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_v
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "rloo"])
-def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage):
+def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage: str) -> None:
     got = collect(critic="none", advantage=advantage, group_size=4)
     assert len(got.sequences) == 12
     assert all(len(set(tokens.tolist())) == 1 for tokens in got.advantages)
@@ -62,7 +65,7 @@ def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage):
         assert sum(float(got.advantages[row][0]) for row in range(start, start + 4)) == pytest.approx(0.0, abs=1e-3)
 
 
-def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk():
+def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk() -> None:
     made = collector(critic="own")
     for parameter in made.model.critic_model.parameters():
         parameter.data.mul_(0.5)
@@ -72,13 +75,13 @@ def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk():
     torch.testing.assert_close(got.values[1], made.model.value_head(hidden).squeeze(-1).detach(), atol=1e-5, rtol=0)
 
 
-def test_scores_are_measured_by_the_references_own():
+def test_scores_are_measured_by_the_references_own() -> None:
     normalizer = Normalizer()
     torch.testing.assert_close(normalizer(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
     torch.testing.assert_close(normalizer(torch.tensor([5.0])), torch.tensor([3.0]))
 
 
-def test_a_batch_holds_the_tokens_of_its_answers_in_order():
+def test_a_batch_holds_the_tokens_of_its_answers_in_order() -> None:
     got = collect()
     batch = got.batch([2, 0], pad_id=0, device=torch.device("cpu"), dtype=torch.float32)
     expected = got.sequences[2][got.prompt_lengths[2] :] + got.sequences[0][got.prompt_lengths[0] :]
@@ -87,7 +90,7 @@ def test_a_batch_holds_the_tokens_of_its_answers_in_order():
     assert batch.weight == len(expected)
 
 
-def test_white_advantages_have_mean_zero_and_variance_one():
+def test_white_advantages_have_mean_zero_and_variance_one() -> None:
     flat = torch.cat(collect(whiten_advantages=True).advantages)
     assert float(flat.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(flat.var()) == pytest.approx(1.0, abs=1e-4)

@@ -1,5 +1,8 @@
 """The dpo stage on a world of letters: the chosen answer ends with a dot."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,13 +20,13 @@ QUICK = {"steps": 30, "learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 
          "guard": {"max_kl": None}}  # fmt: skip
 
 
-def run(data, checkpoints="ck", **changes):
+def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
     params = dpo.Params(**{**QUICK, **changes})
     return dpo.train(params, data, data / checkpoints, Timings("dpo", data / "timings"))
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "ipo", "per_token": True}, {"loss": "kto"}, {"label_smoothing": 0.1}])
-def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path, changes):
+def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path: Path, changes: dict[str, Any]) -> None:
     report = run(tiny.world(tmp_path), **changes)
     rows = report.tables["steps"]
     assert rows[0]["accuracy"] < 0.6  # at first policy and reference are one
@@ -32,7 +35,7 @@ def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path, changes):
     assert {row["step"] for row in report.tables["samples"]} == {0, 10, 20, 30}
 
 
-def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path):
+def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path: Path) -> None:
     report = run(tiny.world(tmp_path), steps=1)
     assert report.tables["steps"][0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     stored = np.load(tmp_path / "ck/reference-train.npy")
@@ -42,7 +45,7 @@ def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path):
     assert stored[1, 2] == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_a_stored_reference_is_not_computed_again(tmp_path):
+def test_a_stored_reference_is_not_computed_again(tmp_path: Path) -> None:
     held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
     path = tmp_path / "reference.npy"
     np.save(path, np.full((2, 15), 7.0, np.float32))
@@ -51,13 +54,13 @@ def test_a_stored_reference_is_not_computed_again(tmp_path):
     assert add_reference(held, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
 
 
-def test_mismatched_answers_belong_to_the_next_prompt(tmp_path):
+def test_mismatched_answers_belong_to_the_next_prompt(tmp_path: Path) -> None:
     held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
     assert held.mismatched()[0].tolist() == tiny.answer("c .")
     assert held.mismatched()[14].tolist() == tiny.answer("b .")
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     settings = {"steps": 12, "checkpoint_every": 5, "evaluate_every": 3}
     first = run(tmp_path, "whole", **settings)
@@ -70,7 +73,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
-def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path):
+def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path: Path) -> None:
     report = run(tiny.world(tmp_path), adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.tables["steps"][-1]["validation_accuracy"] > 0.8
     assert report.counts["num_trainable_parameters"] < tiny.model().num_parameters() / 2
@@ -79,7 +82,7 @@ def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path):
     models.load_causal(tmp_path / "models/dpo")
 
 
-def test_without_prompts_nobody_guards_and_the_report_says_so(tmp_path):
+def test_without_prompts_nobody_guards_and_the_report_says_so(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     report = run(tmp_path, steps=2, prompt_sources=("no such task",))
     assert report.notes[0].startswith("NOT GUARDED")

@@ -1,5 +1,9 @@
 """The reward stage on a world of letters: the chosen answer ends with a dot."""
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -7,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from tasks import models
 from tasks.answers import pad, reward_scores
 from tasks.errors import BadModel, NothingLeft
-from tasks.pairs import Pairs, read_pairs
+from tasks.pairs import Pairs, Side, read_pairs
 from tasks.reports import Timings
 from tasks.training.stages import reward
 from tests.training import tiny
@@ -16,12 +20,12 @@ QUICK = {"steps": 40, "learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 
          "global_batch_size": 8, "log_every": 10}  # fmt: skip
 
 
-def run(data, checkpoints="ck", **changes):
+def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
     params = reward.Params(**{**QUICK, **changes})
     return reward.train(params, data, data / checkpoints, Timings("reward", data / "timings"))
 
 
-def test_a_learnable_preference_is_learned_and_measured(tmp_path):
+def test_a_learnable_preference_is_learned_and_measured(tmp_path: Path) -> None:
     report = run(tiny.world(tmp_path))
     accuracy = report.scores["accuracy"]
     assert (accuracy.value, accuracy.n) == (1.0, 15)
@@ -31,7 +35,7 @@ def test_a_learnable_preference_is_learned_and_measured(tmp_path):
     assert report.counts["train_pairs"] == 15
 
 
-def test_plain_transformers_gives_the_same_scores(tmp_path):
+def test_plain_transformers_gives_the_same_scores(tmp_path: Path) -> None:
     run(tiny.world(tmp_path), steps=5)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models/reward")
     ours, tokenizer = models.load_reward(tmp_path / "models/reward")
@@ -45,7 +49,7 @@ def test_plain_transformers_gives_the_same_scores(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
 @pytest.mark.parametrize("adapter", [{"name": "lora", "rank": 2}, "ia3", {"name": "lora", "rank": 2, "base_bits": 4}])
-def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path, adapter):
+def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path: Path, adapter: dict[str, Any] | str) -> None:
     if "base_bits" in adapter:
         pytest.importorskip("bitsandbytes")
     report = run(tiny.world(tmp_path), adapter=adapter, learning_rate=3e-2)
@@ -57,7 +61,7 @@ def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path, adapter):
     assert (chosen > rejected).float().mean() > 0.9
 
 
-def test_the_trunk_begins_as_the_base_models(tmp_path):
+def test_the_trunk_begins_as_the_base_models(tmp_path: Path) -> None:
     causal = tiny.model()
     model = reward.with_head(causal, seed=0)
     ids = torch.tensor([tiny.prompt("a b")])
@@ -65,30 +69,32 @@ def test_the_trunk_begins_as_the_base_models(tmp_path):
     torch.testing.assert_close(model.model(ids).last_hidden_state, expected)
 
 
-def test_a_ranked_list_scores_each_answer_once_and_weighs_one():
+def test_a_ranked_list_scores_each_answer_once_and_weighs_one() -> None:
     """Of `a`, three answers b > c > d are three pairs of one list; `e` has a pair alone: five sequences."""
     rows = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("e", "f", "g")]
-    sides = {"chosen": [tiny.answer(r[1]) for r in rows], "rejected": [tiny.answer(r[2]) for r in rows]}
-    lists = torch.tensor([0, 0, 0, 1]).numpy()
-    found = Pairs([tiny.prompt(r[0]) for r in rows], sides, [""] * 4, lists)
-    work = reward.RewardWork(tiny.model(), found, None, reward.Params(global_batch_size=2), pad_id=0)
+    answers: dict[Side, list[Any]] = {
+        "chosen": [np.array(tiny.answer(row[1])) for row in rows],
+        "rejected": [np.array(tiny.answer(row[2])) for row in rows],
+    }
+    pairs = Pairs([np.array(tiny.prompt(row[0])) for row in rows], answers, [""] * 4, np.array([0, 0, 0, 1]))
+    work = reward.RewardWork(tiny.model(), pairs, None, reward.Params(global_batch_size=2), pad_id=0)
     (batch,) = work.batches(0)
     assert (len(batch.answers.ids), len(batch.answers.lengths)) == (2, 5)
-    rows = {tuple(batch.answers.ids[0].tolist()), tuple(batch.answers.ids[1].tolist())}
+    sequences = {tuple(batch.answers.ids[0].tolist()), tuple(batch.answers.ids[1].tolist())}
     expected = tiny.prompt("a") + tiny.answer("b") + tiny.answer("c") + tiny.answer("d")
-    assert tuple(expected) in rows
+    assert tuple(expected) in sequences
     assert sorted(batch.pair_weights.tolist()) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
     assert batch.weight == pytest.approx(2.0)
 
 
-def test_micro_batches_give_the_gradient_of_the_whole(tmp_path):
+def test_micro_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     runs = [run(tmp_path, f"ck{size}", steps=3, micro_batch_size=size).tables["steps"] for size in (None, 3)]
     for one, two in zip(*runs, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     run(tmp_path, "whole", steps=12, checkpoint_every=5)
     whole = (tmp_path / "models/reward/model.safetensors").read_bytes()
@@ -99,13 +105,13 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
     assert (tmp_path / "models/reward/model.safetensors").read_bytes() == whole
 
 
-def test_without_pairs_there_is_nothing_to_train_on(tmp_path):
+def test_without_pairs_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     with pytest.raises(NothingLeft, match="longer than 3 tokens"):
         run(tmp_path, max_length=3)
 
 
-def test_a_missing_base_model_is_said(tmp_path):
+def test_a_missing_base_model_is_said(tmp_path: Path) -> None:
     tiny.world(tmp_path)
     with pytest.raises(BadModel, match="nowhere"):
         run(tmp_path, base=str(tmp_path / "nowhere"))
