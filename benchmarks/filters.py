@@ -95,7 +95,7 @@ def ours(texts: list[str], language: str) -> tuple[float, list[list[str]]]:
     for _ in range(3):
         start = time.process_time()
         rows, found = signals.measure_rows(array, {language: profile.stop_words})
-        nothing = np.zeros((len(texts), len(signals.phrases.PHRASE_KINDS)))
+        nothing = np.zeros((len(texts), len(phrases.PHRASE_KINDS)))
         measured = signals.combine_columns(rows, nothing, found, [language], names, np.ones(len(texts)))
         said = [catalog.find(filtering.FILTERS, name).drop_reasons(measured, filter_params[name]) for name in FILTERS]
         seconds.append(time.process_time() - start)
