@@ -135,8 +135,8 @@ def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, 
         raise BadInput("A classifier needs texts of both labels, but all texts have the same label.")
     margins = np.empty(len(labels))
     for fold in stratified_folds(labels, params):
-        others = np.setdiff1d(np.arange(len(labels)), fold)
-        fold_classifier = _fit(texts.take(pa.array(others)), labels[others], params)
+        train_rows = np.setdiff1d(np.arange(len(labels)), fold)
+        fold_classifier = _fit(texts.take(pa.array(train_rows)), labels[train_rows], params)
         margins[fold] = fold_classifier.margins(texts.take(pa.array(fold)))
     slope, offset = fit_sigmoid(margins, labels)
     uncalibrated = _fit(texts, labels, params)
@@ -147,8 +147,8 @@ def cross_validate(texts: pa.Array, labels: Labels, params: Params) -> Float64Ar
     """Return the probability of each text by a classifier that was trained and calibrated on the other folds only."""
     probabilities = np.empty(len(labels))
     for fold in stratified_folds(labels, params):
-        others = np.setdiff1d(np.arange(len(labels)), fold)
-        fold_classifier, _ = train(texts.take(pa.array(others)), labels[others], params)
+        train_rows = np.setdiff1d(np.arange(len(labels)), fold)
+        fold_classifier, _ = train(texts.take(pa.array(train_rows)), labels[train_rows], params)
         probabilities[fold] = fold_classifier.probabilities(texts.take(pa.array(fold)))
     return probabilities
 

@@ -130,9 +130,8 @@ def compute_band_keys(
 
 def signatures(texts: Texts, params: Params) -> UInt32Array:
     """Return datasketch's signatures, uint32[n, num_permutations]; all bits are set for a text without shingles."""
-    return shingles.compute_signatures(texts, params.shingle_size, permutations(params.num_permutations, params.seed))[
-        0
-    ]
+    coefficients = permutations(params.num_permutations, params.seed)
+    return shingles.compute_signatures(texts, params.shingle_size, coefficients)[0]
 
 
 def permutations(number: int, seed: int) -> UInt32Array:
