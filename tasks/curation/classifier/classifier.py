@@ -138,6 +138,7 @@ def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, 
         train_rows = np.setdiff1d(np.arange(len(labels)), fold)
         fold_classifier = _fit(texts.take(pa.array(train_rows)), labels[train_rows], params)
         margins[fold] = fold_classifier.margins(texts.take(pa.array(fold)))
+    # Margins of texts that were trained on would be too large, and the probabilities too extreme.
     slope, offset = fit_sigmoid(margins, labels)
     uncalibrated = _fit(texts, labels, params)
     return Classifier(params, uncalibrated.weights, uncalibrated.bias, slope, offset), margins
@@ -201,6 +202,7 @@ def _fit(texts: pa.Array, labels: Labels, params: Params) -> Classifier:
     classifier_kernels.extract(
         data, offsets, *classifier_kernels.tables(), params.bits, params.max_characters, features, values, ends
     )
+    # Each feature occurs once per text, so that this counts texts, not occurrences.
     num_texts = np.bincount(features[: ends[-1]], minlength=num_features)
     idf = (np.log((1 + len(texts)) / (1 + num_texts)) + 1).astype(np.float32)
     classifier_kernels.apply_idf(features, values, ends, idf, params.bits)
@@ -209,5 +211,6 @@ def _fit(texts: pa.Array, labels: Labels, params: Params) -> Classifier:
     for _ in range(params.epochs):
         order = generator.permutation(len(labels))
         classifier_kernels.descend(features, values, ends, signs, order, params.penalty, weights, dual)
+    # Scoring multiplies term frequencies by weight times idf: store this product, and the idf for the lengths.
     table = np.stack([idf, weights[:num_features] * idf], axis=1).astype(np.float32)
     return Classifier(params, table, float(weights[num_features]))

@@ -48,6 +48,7 @@ def normalize(codes: UInt32Array, kinds: UInt16Array, n: int) -> int:
     length = 0
     for i in range(n):
         if kinds[i] & SPACE:
+            # The output is never longer than the input, so that both can share an array.
             if length and codes[length - 1] == 0x20:
                 continue
             codes[length] = 0x20
@@ -66,6 +67,7 @@ def count_feature(feature: np.uint64, table: UInt64Array, mask: np.uint64, used:
     faster than clearing the table.
     """
     key, slot = feature + ONE, feature & mask
+    # Linear probing: move on while the slot belongs to another feature.
     while table[slot] != 0 and table[slot] >> COUNT_BITS != key:
         slot = (slot + ONE) & mask
     if table[slot] != 0:
@@ -84,6 +86,7 @@ def count_characters(
     # The top bits of a product depend on all bits of its factors: the shift leaves bits - 1 of them, the lower half.
     shift, num_used = np.uint64(65 - bits), 0
     for i in range(n):
+        # Extend the n-gram at i by one character at a time; each prefix is a feature.
         key = np.uint64(0)
         for length in range(min(MAX_GRAM, n - i)):
             key = (key + np.uint64(codes[i + length])) * BASE
@@ -154,6 +157,7 @@ def count_features(
         size *= 2
     mask = np.uint64(size - 1)
     num_used = count_characters(codes, n, bits, features, mask, used)
+    # Character n-grams have been counted with their case; from here on, only words are needed.
     for i in range(n):
         codes[i] = lower[codes[i]] if codes[i] < TABLE_SIZE else codes[i]
     num_words = split_words(codes, kinds, n, hashes[0], hashes[1], hashes[2], chars, all_kinds)
@@ -175,6 +179,8 @@ def score(
 
     table, lower: of `tables`; weights: int16[2**bits, 2] of idf, and weight times idf; scores: float64[n].
     """
+    # All buffers are allocated once and reused for every text. The bytes that are read, 4 per character, may all be
+    # characters. A text uses a power of two of slots, at least 6 and less than 12 per character.
     length = 4 * max_characters + 4
     codes, kinds = np.empty(length, np.uint32), np.empty(length, np.uint16)
     hashes, chars = np.empty((3, length), np.uint64), np.empty(length, np.int64)
@@ -186,10 +192,13 @@ def score(
             data, offsets[d], offsets[d + 1], table, lower, bits, max_characters,
             codes, kinds, hashes, chars, all_kinds, counted, used,
         )  # fmt: skip
+        # Sum and squared length of each block are gathered in one pass: dividing by the length afterwards gives the
+        # same score as scaling the features first, without storing them.
         totals[:], squares[:] = 0.0, 0.0
         for slot in used[:num_used]:
             feature = np.int64((counted[slot] >> COUNT_BITS) - ONE)
             frequency = LOGS[min(counted[slot] & COUNT, MAX_LOG)]
+            # Leave the table empty for the next text.
             counted[slot] = 0
             block = feature >> (bits - 1)
             totals[block] += np.float64(weights[feature, 1]) * frequency
@@ -263,12 +272,14 @@ def descend(
     the bias; dual: one variable per text, which is never negative.
     """
     diagonal, bias = 0.5 / penalty, len(weights) - 1
+    # The weights are kept equal to the sum of dual * sign * features, so that a step costs one pass over the text.
     for d in order:
         margin, square = weights[bias], 1.0 + diagonal
         for at in range(ends[d], ends[d + 1]):
             margin += weights[features[at]] * values[at]
             square += values[at] * values[at]
         gradient = signs[d] * margin - 1.0 + diagonal * dual[d]
+        # The exact minimum along this dual variable, limited to dual >= 0.
         step = (max(dual[d] - gradient / square, 0.0) - dual[d]) * signs[d]
         if step == 0.0:
             continue

@@ -95,6 +95,7 @@ def calibration(probabilities: Float64Array, labels: Labels) -> list[dict[str, A
 
     There are NUM_BINS bins of equal width. Bins without texts have no row.
     """
+    # A probability of exactly 1 belongs to the last bin.
     bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
     rows = []
     for number in np.unique(bins):
@@ -112,6 +113,7 @@ def _parse_line(line: bytes, location: str) -> tuple[str, str]:
         raise BadInput(f"{location}: not valid JSON ({error})") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str) or not record["text"].strip():
         raise BadInput(f'{location}: expected {{"text": "...", "label": ...}} with a text that is not empty')
+    # Labels are compared as lower-case text, so that true and "True" are equal.
     if not isinstance(record.get("label"), str | bool | int):
         raise BadInput(f"{location}: expected a field `label` with a word, a number, true or false")
     return record["text"], str(record["label"]).lower()

@@ -124,6 +124,7 @@ class Index:
 def build_index(sets: Sequence[EvaluationSet], params: Params) -> Index:
     """Build the index of evaluation sets. The first example that has an n-gram represents all that share it."""
     texts = pa.chunked_array([each.texts.cast(pa.large_string()) for each in sets], pa.large_string())
+    # places: (example, first token, number of tokens, whether the n-gram is the whole example) of each n-gram.
     hashes, places = ngrams.list_ngrams(texts, params.words, params.characters)
     distinct, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     # Each pair of an n-gram and an example as one number, so that np.unique counts an example once per n-gram.
@@ -184,6 +185,7 @@ def remove_ngrams(text: str, index: Index) -> str | None:
     tokens = list(words.token_spans(text))
     is_removed = np.zeros(len(text), np.bool_)
     num_cuts, end = 0, -1
+    # By first token, so that overlapping n-grams follow each other.
     matches = sorted(_matches(pa.array([text], pa.large_string()), index), key=itemgetter(1))
     for hit in _confirmed(text, iter(matches), index):
         num_cuts += hit.start > end  # overlapping n-grams are one cut
@@ -207,6 +209,7 @@ def _matches_of_chunk(start: int, texts: Texts, index: Index, selected: BoolArra
     """Yield the matches of a chunk whose first text is row `start`."""
     for first, data, offsets in words.padded_buffers(texts):
         matches = ngrams.find_ngrams(data, offsets, index.params.words, index.params.characters, index.lookup)
+        # Rows count from the start of the buffer, of the chunk, and then of all texts.
         matches[:, 0] += start + first
         yield from (matches if selected is None else matches[selected[matches[:, 0]]]).tolist()
 
@@ -216,6 +219,7 @@ def _confirmed(text: str, matches: Iterator[Match], index: Index) -> Iterator[Hi
     data, starts = words.encode_with_token_starts(text)
     for row, start, size, entry in matches:
         example, _, entry_size = index.entries[entry].tolist()
+        # Hashes of n-grams of different sizes can collide too: compare the sizes first, which is cheaper.
         if size == entry_size and _have_equal_tokens(data[starts[start] : starts[start + size]], index, entry):
             set_name, example_id, _ = index.examples[example]
             yield Hit(row, set_name, example_id, start, size, entry)
@@ -230,6 +234,7 @@ def _have_equal_tokens(ngram: bytes, index: Index, entry: int) -> bool:
 def _distinctive_entries(entries: list[int], texts: Texts, index: Index) -> set[int]:
     """Return the entries of which at least half of the parts are rare among the texts (see `scan_records`)."""
     distinctive: set[int] = set()
+    # Entries of the same size have parts of the same size, which are counted in one pass over the texts.
     for size, group in groupby(sorted(entries, key=lambda e: int(index.entries[e, 2])), lambda e: index.entries[e, 2]):
         group_entries, part_size = list(group), max(2, int(size) // 2)
         ngram_texts = pa.array([index.ngram_text(entry) for entry in group_entries], pa.large_string())
@@ -239,6 +244,7 @@ def _distinctive_entries(entries: list[int], texts: Texts, index: Index) -> set[
         parts, num_texts = ngrams.build_table(distinct), np.zeros(len(distinct), np.int64)
         for _, data, offsets in words.padded_buffers(texts):
             matches = ngrams.find_ngrams(data, offsets, part_size, part_size, parts)
+            # A text counts once for each part, however often it contains the part.
             num_texts += np.bincount(np.unique(matches[:, [0, 3]], axis=0)[:, 1], minlength=len(distinct))
         is_rare = num_texts[part_of] <= index.params.max_occurrences
         num_parts = np.bincount(owners, minlength=len(group_entries))

@@ -45,6 +45,7 @@ def connect_candidates(keys: BandKeys, has_shingles: BoolArray) -> Int32Array:
     size = 1 << max(4, int(1.5 * n).bit_length())
     roots, first_rows, slot_keys = np.arange(n, dtype=np.int32), np.empty(size, np.int32), np.empty(size, np.uint64)
     for band in keys:
+        # One table serves all bands, one after another; equal keys of two bands mean nothing.
         first_rows.fill(-1)
         _unite_equal_keys(np.ascontiguousarray(band), has_shingles, first_rows, slot_keys, roots)
     _flatten(roots)
@@ -65,6 +66,9 @@ def connect_duplicates(
     A bucket (documents with the same key in a band) of more than `max_bucket` distinct documents would need a quadratic
     number of comparisons: each is then compared with that many neighbors in the order of a hash of its content.
     """
+    # Comparing shingle sets is expensive, and a duplicate of a document can only be in its component of candidates. So
+    # documents without candidates (most of them) never need their shingle sets, and components can be processed in
+    # batches that fit into memory.
     components = connect_candidates(keys, has_shingles)
     roots, edges = np.arange(len(components), dtype=np.int32), [np.empty((0, 2), np.int32)]
     for rows in _batches(components, num_bytes):
@@ -82,6 +86,7 @@ def connect_duplicates(
                 hashes, offsets, band[rows], order, threshold, max_bucket, batch_roots, batch_edges, num_edges
             )
         _flatten(batch_roots)
+        # Roots and edges of a batch are positions in `rows`: translate them to rows of the corpus.
         roots[rows] = rows[batch_roots]
         edges.append(rows[batch_edges[:num_edges]])
     return Clusters(roots, np.concatenate(edges))
@@ -92,6 +97,7 @@ def representatives(roots: Int32Array, ranks: Int64Array) -> tuple[Int64Array, I
 
     roots: int32[n], equal within a cluster; ranks: int64[n], a permutation of 0 to n - 1, the best is the lowest.
     """
+    # By root: the lowest rank in its cluster. np.minimum.at also handles roots that occur more than once.
     best_ranks = np.full(len(roots), len(roots), np.int64)
     np.minimum.at(best_ranks, roots, ranks)
     row_of_rank = np.empty(len(roots), np.int64)
@@ -108,10 +114,12 @@ def _batches(components: Int32Array, num_bytes: Int64Array) -> Iterator[Int32Arr
     rows = rows[np.argsort(components[rows], kind="stable")]
     if not len(rows):
         return
+    # Sorted by component: a component starts where the root differs from that of the row before.
     starts = np.flatnonzero(np.diff(components[rows], prepend=-1))
     ends, total_bytes = np.append(starts[1:], len(rows)), np.cumsum(num_bytes[rows])
     begin = 0
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        # A single component may exceed the limit: dividing it would lose its pairs.
         if start > begin and total_bytes[end - 1] - total_bytes[begin] > BATCH_BYTES:
             yield rows[begin:start]
             begin = start
@@ -125,6 +133,7 @@ def _connect_equal_sets(
 
     Without this step, thousands of identical pages would fill the window of `max_bucket` neighbors in each bucket.
     """
+    # With a threshold of 1 and a window of 1, each set is compared with the one before it that has the same hash.
     order = np.argsort(set_hashes, kind="stable")
     num_edges = _connect_buckets(hashes, offsets, set_hashes, order, 1.0, 1, roots, edges, 0)
     _flatten(roots)
@@ -182,6 +191,7 @@ def _unite_equal_keys(
         slot = keys[i] & mask
         while first_rows[slot] >= 0 and slot_keys[slot] != keys[i]:
             slot = (slot + _U1) & mask
+        # The key is new in this band, or the document joins the first one that had the key.
         if first_rows[slot] < 0:
             first_rows[slot], slot_keys[slot] = i, keys[i]
         else:
@@ -234,6 +244,7 @@ def _connect_buckets(
     bucket_start = 0
     for position in range(1, len(order)):
         i = order[position]
+        # A new key starts a new bucket.
         if keys[order[bucket_start]] != keys[i]:
             bucket_start = position
         for earlier in range(max(bucket_start, position - window), position):
@@ -245,6 +256,8 @@ def _connect_buckets(
             ):
                 continue
             if jaccard(hashes[offsets[i] : offsets[i + 1]], hashes[offsets[j] : offsets[j + 1]]) >= threshold:
+                # An edge is written for a union only, so that the edges form a forest: one fewer than documents per
+                # cluster.
                 _unite(roots, i, j)
                 edges[num_edges, 0], edges[num_edges, 1] = i, j
                 num_edges += 1

@@ -68,8 +68,11 @@ def deduplicate(
     kept_ids, is_new = np.full(len(names), None, object), np.ones(len(names), np.bool_)
     for delivery in _check_contract(read_deliveries(index), params.contract()):
         for _, table in _key_tables(delivery):
+            # The row among the new texts that has the id of each indexed document, -1 where there is none.
             rows = np.asarray(pc.index_in(table["id"], ids).fill_null(-1).to_numpy())
             indexed_hashes = np.stack([_column(table, "hash_0"), _column(table, "hash_1")], axis=1)
+            # An id with another text is another document. Rows of -1 select the last text here, which the first
+            # condition undoes.
             same = (rows >= 0) & (indexed_hashes == hashes[rows]).all(axis=1)
             kept_ids[rows[same]], is_new[rows[same]] = table["kept"].to_numpy()[same], False
     if is_new.any():
@@ -79,6 +82,7 @@ def deduplicate(
         new_ids, new_texts = ids.filter(mask), texts.filter(mask)
         duplicate_of = add_delivery(index, content[:16], new_texts, new_ids, params, priority[is_new], threads)
         kept_ids[is_new] = np.where(duplicate_of.is_null(), new_names, np.array(duplicate_of.to_pylist(), object))
+    # A document that represents itself is no duplicate.
     kept_ids[kept_ids == names] = None
     return kept_ids
 
@@ -102,7 +106,9 @@ def add_delivery(
     banded = minhash.compute_band_keys(texts, params, threads)
     documents = HashedDocuments(ids, exact.digests(texts, threads), banded, sets_of)
     earlier = _check_contract(read_deliveries(index), params.contract())
+    # Adding a delivery again replaces it under its own number, and compares it with those before that number only.
     number = _delivery_number(earlier, name, documents.content())
+    # First find the clusters within the delivery, then the earlier document that each cluster duplicates.
     roots = cluster_roots(documents, byte_lengths(texts), params)
     best_rows, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), ids))
     own_rows = np.arange(len(best_rows))
@@ -111,6 +117,7 @@ def add_delivery(
     for delivery in reversed([delivery for delivery in earlier if delivery.number < number]):
         first_rows = np.full(len(roots), NO_ROW, np.int64)  # by root: the first duplicate of any member of the cluster
         np.minimum.at(first_rows, roots, _first_duplicates(documents, delivery, params.threshold))
+        # The earlier document may be a duplicate itself: the id that was kept in its place is the result.
         has_duplicate = first_rows[roots] < NO_ROW
         kept_ids[has_duplicate] = _kept_ids(delivery)[first_rows[roots][has_duplicate]]
     _store(index / f"{number:05d}", name, documents, kept_ids, params)
@@ -176,6 +183,7 @@ def _first_duplicates(documents: HashedDocuments, delivery: IndexedDelivery, thr
     first_rows = np.full(len(documents.ids), NO_ROW, np.int64)
     pairs = [np.empty((0, 2), np.int64)]
     for start, table in _key_tables(delivery):
+        # Join by half of the 128 bits, then compare the other half.
         new_rows, old_rows = _equal_pairs(documents.hashes[:, 0], _column(table, "hash_0"))
         same = documents.hashes[new_rows, 1] == _column(table, "hash_1")[old_rows]
         np.minimum.at(first_rows, new_rows[same], start + old_rows[same])
@@ -184,6 +192,7 @@ def _first_duplicates(documents: HashedDocuments, delivery: IndexedDelivery, thr
             new_rows, old_rows = _equal_pairs(keys, _column(table, f"band_{band}"))
             comparable = documents.banded.has_shingles[new_rows] & has_shingles[old_rows]
             pairs.append(np.stack([new_rows[comparable], start + old_rows[comparable]], axis=1))
+    # A pair can be equal in several bands, but is verified once.
     candidates = np.unique(np.concatenate(pairs), axis=0)
     candidates = candidates[candidates[:, 1] < first_rows[candidates[:, 0]]]  # others cannot improve the result
     for new_row, old_row in _verified_pairs(documents, delivery, candidates, threshold):
@@ -230,6 +239,7 @@ def _read_sets(delivery: IndexedDelivery, rows: Int64Array) -> dict[int, UInt64A
 
 def _store(folder: Path, name: str, documents: HashedDocuments, kept_ids: ObjectArray, params: minhash.Params) -> None:
     """Write the tables of a delivery, and its manifest last."""
+    # Left by a killed run, or the latest delivery, which is replaced.
     if folder.exists():
         shutil.rmtree(folder)
     columns = {"id": documents.ids, "kept": pa.array(kept_ids.tolist(), pa.string())}
@@ -239,6 +249,7 @@ def _store(folder: Path, name: str, documents: HashedDocuments, kept_ids: Object
     table = pa.table(columns)
     tables.write(folder / "keys", table.schema, [table])
     with tables.Writer(folder / "sets", _SETS_SCHEMA) as writer:
+        # Shingle sets take up to four times the size of the texts: write them chunk by chunk.
         for start in range(0, len(kept_ids), CHUNK_ROWS):
             rows = np.arange(start, min(start + CHUNK_ROWS, len(kept_ids)), dtype=np.int32)
             hashes, offsets = documents.sets_of(rows)

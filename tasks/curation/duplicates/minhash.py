@@ -75,6 +75,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         bands, rows = self.banding()
         signature = {"scheme": "affine32", "seed": self.seed, "num_permutations": self.num_permutations}
         hashing = {"shingle_size": self.shingle_size, "shingle_hash": "athanor-1", "folding": folding.digest()}
+        # `threshold` and `max_bucket` are missing: they decide how candidates are verified, not what the keys are.
         return {**signature, **hashing, "bands": bands, "rows": rows}
 
 
@@ -112,6 +113,7 @@ def compute_band_keys(
 ) -> BandedTexts:
     """Compute the band keys of texts. Signatures exist for one chunk of texts at a time, to save memory."""
     bands, rows = params.banding()
+    # Values beyond the last band are never compared: they are not computed.
     coefficients = permutations(params.num_permutations, params.seed)[:, : bands * rows]
     keys, has_shingles = np.empty((bands, len(texts)), np.uint64), np.empty(len(texts), np.bool_)
 
@@ -119,6 +121,7 @@ def compute_band_keys(
         start, chunk = part
         chunk_signatures, counts = shingles.compute_signatures(chunk, params.shingle_size, coefficients)
         keys[:, start : start + len(counts)] = clusters.band_keys(chunk_signatures, bands, rows)
+        # Signatures of texts without shingles are all equal, but say nothing about the texts.
         has_shingles[start : start + len(counts)] = counts > 0
         return int(byte_lengths(chunk).sum())
 
@@ -139,6 +142,7 @@ def permutations(number: int, seed: int) -> UInt32Array:
 
     An odd factor is invertible modulo 2^32, so that each function is a permutation of the hashes.
     """
+    # The order of these draws is datasketch's: all a first, then all b. So the b depend on `number`.
     generator = np.random.RandomState(seed)
     a = generator.randint(0, 1 << 31, number, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return np.array([a, generator.randint(0, 1 << 32, number, dtype=np.uint32)])

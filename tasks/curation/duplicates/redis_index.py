@@ -63,6 +63,7 @@ class _Index:
 
         self._redis, self._params = redis, params
         contract = json.dumps(params.contract(), sort_keys=True)
+        # SETNX writes the contract of the first delivery only, also if two start at once.
         redis.setnx(NAME + b":contract", contract)
         if (indexed := redis.get(NAME + b":contract").decode()) != contract:
             raise BadInput(
@@ -83,6 +84,8 @@ class _Index:
     ) -> ObjectArray:
         """Add new documents. Return the id that represents each of them: object[n]."""
         roots = deliveries.cluster_roots(documents, byte_lengths(texts), self._params)
+        # As in `deliveries.add_delivery`: the clusters within the delivery, then the first indexed document of each
+        # cluster.
         best_rows, _ = clusters.representatives(roots, ranks(priority, byte_lengths(texts), documents.ids))
         own_rows = np.arange(len(best_rows))
         kept_ids = np.array(documents.ids.to_pylist(), object)[np.where(best_rows < 0, own_rows, best_rows)]
@@ -114,6 +117,7 @@ class _Index:
         self, documents: HashedDocuments, keys: list[bytes], minhashes: list[Any]
     ) -> Iterator[tuple[int, bytes, int]]:
         """Yield (new row, key of an indexed document, its order) of all pairs that duplicate each other."""
+        # Equal texts, which include texts without shingles.
         equal = self._values("exact", [key[:DIGEST_BYTES] for key in keys])
         yield from (
             (row, entry[ORDER_BYTES:], int.from_bytes(entry[:ORDER_BYTES], "big"))
@@ -152,6 +156,7 @@ class _Index:
         for order, (key, name) in enumerate(zip(keys, kept_ids.tolist(), strict=True), start=first_order):
             transaction.hset(NAME + b":kept", key, name)
             transaction.hset(NAME + b":order", key, order)
+            # HSETNX: of several documents with equal text, the first one remains.
             transaction.hsetnx(NAME + b":exact", key[:DIGEST_BYTES], order.to_bytes(ORDER_BYTES, "big") + key)
         transaction.execute()
 

@@ -74,6 +74,7 @@ def copy_rules(params: Params, sizes: Int64Array, languages: StringArray, droppe
     rules: dict[str, list[CopyRule]] = {}
     for code in np.unique(languages).tolist():
         rows, table = languages == code, params.languages.get(code, params.copies)
+        # A given table holds from each of its sizes to the next larger one.
         if isinstance(table, dict):
             rules[code] = [CopyRule(size, table[size]) for size in sorted(table)]
         else:
@@ -86,6 +87,7 @@ def copy_counts(sizes: Int64Array, languages: StringArray, rules: RulesByLanguag
     counts = np.ones(len(sizes), np.int64)
     for language, language_rules in rules.items():
         rows = train & (languages == language)
+        # Below the smallest size of the rules there is one copy: searchsorted returns 0 there.
         copies = np.array([1, *(rule.copies for rule in language_rules)], np.int64)
         counts[rows] = copies[np.searchsorted([rule.size for rule in language_rules], sizes[rows], side="right")]
     return counts
@@ -97,8 +99,10 @@ def measure_rules(sizes: Int64Array, dropped: BoolArray, params: Params) -> list
     if not bins:
         return []
     num_clusters, rates = np.array([n for _, n, _ in bins]), np.array([rate for _, _, rate in bins])
+    # The average over clusters, not documents: each bin counts by its number of clusters.
     average_rate = float((num_clusters * rates).sum() / num_clusters.sum())
     advantage = np.maximum(average_rate - rates, 0.0)
+    # Linear from 1 copy at the average rate to `max_copies` at the lowest. If all rates are equal, every size gets 1.
     copies = 1 + (params.max_copies - 1) * advantage / (advantage.max() or 1.0)
     rounded = np.rint(_moving_average(copies, params.window)).astype(int).tolist()
     return [CopyRule(size, number, n, rate) for (size, n, rate), number in zip(bins, rounded, strict=True)]

@@ -74,6 +74,7 @@ def remove_passages(texts: Texts, passages: Passages) -> Iterator[pa.Array]:
     first = 0
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
         chunk_passages = passages[slice(*np.searchsorted(passages[:, 0], [first, first + len(chunk)]))]
+        # Passages are ordered by row: each changed row has one run of them, which starts at `starts`.
         rows, starts = np.unique(chunk_passages[:, 0] - first, return_index=True)
         changed = [
             _remove_spans(chunk[row].as_py().encode(), spans.tolist())
@@ -105,6 +106,7 @@ def find_passages(texts: Texts, params: Params) -> tuple[Passages, UInt64Array]:
 
 def _is_repeated(rows: Int64Array, hashes: UInt64Array, text_ranks: Int64Array, min_documents: int) -> BoolArray:
     """Which passages are in at least `min_documents` documents, one of which ranks better than the passage's own."""
+    # Equal passages form a group.
     _, groups = np.unique(hashes, return_inverse=True)
     best_ranks = np.full(len(hashes), len(text_ranks), np.int64)
     np.minimum.at(best_ranks, groups, text_ranks[rows])
@@ -137,6 +139,7 @@ def _hash_passages(
     A passage ends behind `breaks` consecutive line feeds, between which there may be white space, or with its text.
     The hash is a polynomial of the token hashes, modulo 2^64.
     """
+    # One buffer for the tokens of any text: no passage has more tokens than its text has bytes.
     longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
@@ -153,6 +156,7 @@ def _hash_passages(
                 i += 1
             count = token_hashes(data, begin, i, table, tokens)
             if count >= min_tokens:
+                # The same polynomial as for shingles, but over all tokens of the passage.
                 h = _U0
                 for k in range(count):
                     h = h * _BASE + tokens[k]
