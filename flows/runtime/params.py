@@ -136,7 +136,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     if not isinstance(body, dict) or root is None:
         raise BadParams(f"{file} must contain one section per stage: {', '.join(stages(file))}")
     _refuse_duplicates(root, (), file)
-    if renames := list(_renames(root, (), file)):
+    if renames := list(_renames(root, (), file, named_stages(file))):
         raise BadParams("\n".join(renames))
     names = stages(file)
     for key in body:
@@ -163,6 +163,8 @@ def _catalog_names(body: Mapping[str, Any]) -> Iterable[tuple[Location, str, str
     for name in _mapping(body, "evaluation", "metrics"):
         yield ("evaluation", "metrics", name), "tasks.evaluation.metrics", str(name)
     for stage in body:
+        if "stage" in _mapping(body, stage):
+            yield (stage, "stage"), TRAINING, str(body[stage]["stage"])
         adapter = _mapping(body, stage).get("adapter")
         if isinstance(adapter, str):
             yield (stage, "adapter"), "tasks.training.adapters", adapter
@@ -269,17 +271,19 @@ def _refuse_duplicates(node: yaml.Node, path: Location, file: Path) -> None:
             _refuse_duplicates(value, (*path, index), file)
 
 
-def _renames(node: yaml.Node, path: tuple[str, ...], file: Path) -> Iterable[str]:
-    """Yield one message for each key or value of `node` that has another name now."""
+def _renames(node: yaml.Node, path: tuple[str, ...], file: Path, kinds: Mapping[str, str]) -> Iterable[str]:
+    """Yield one message for each key or value of `node` that has another name now; `kinds`: named stage -> kind."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _renames(item, path, file)
+            yield from _renames(item, path, file, kinds)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*path, str(key.value))
-            if name := renamed_keys.new_key(inner):
+            kind = kinds.get(inner[0], inner[0])  # a named stage has the keys of its kind
+            if name := renamed_keys.new_key((kind, *inner[1:])):
+                name = name.replace(kind, inner[0], 1)
                 yield f"{file}, line {key.start_mark.line + 1}: {_dotted(inner)} was renamed; write {name}"
-            yield from _renames(value, inner, file)
+            yield from _renames(value, inner, file, kinds)
     elif name := renamed_keys.new_value(path, str(node.value)):
         where = f"{file}, line {node.start_mark.line + 1}: {_dotted(path)}"
         yield f"{where}: the value {node.value!r} was renamed; write {name!r}"

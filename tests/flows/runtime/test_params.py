@@ -128,6 +128,8 @@ def test_no_new_name_is_an_old_one() -> None:
             "curation.languages.en.changes.lenght: no filter 'lenght'; did you mean 'length'?",
         ),
         ("evaluation: {metrics: {golld: {}}}", "evaluation.metrics.golld: no metric 'golld'; did you mean 'gold'?"),
+        ("mid: {stage: sfft}", "params.yaml, line 1: mid.stage: no stage 'sfft'; did you mean 'sft'?"),
+        ("mid: {stage: sft, exact: true}", "line 1: mid.exact was renamed; write mid.deterministic"),
         ("sft: {adapter: lor}", "sft.adapter: no adapter 'lor'; did you mean 'lora'?"),
         ("sft: {adapter: {name: lor}}", "sft.adapter.name: no adapter 'lor'; did you mean 'lora'?"),
         ("ppo: {launch: {strategy: zero4}}", "ppo.launch.strategy: no strategy 'zero4'; did you mean 'zero"),
