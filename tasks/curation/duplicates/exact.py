@@ -73,7 +73,7 @@ def _normalize_spaces(data: UInt8Array, offsets: Int64Array, out: UInt8Array, en
         i, begin, after_space = offsets[text], end, False
         while i < offsets[text + 1]:
             code, size = decode_code_point(data, i)
-            if _is_space(code):
+            if _is_space(int(code)):
                 after_space = True
             else:
                 # A space is written before the next character, so that there is none at the end of a text.

@@ -1,7 +1,7 @@
-"""What every code point is, as bits in one table, so that the kernels look a character up instead of asking Python.
+"""The classes of every code point as bits in one table, so that kernels need no call into Python.
 
-General categories are those of the Unicode data that this Python carries. Two sets are published elsewhere:
-PUNCTUATION as CCNet (arXiv:1911.00359) and datatrove count it, TERMINAL as Unicode's property Sentence_Terminal.
+General categories are those of the Unicode data of the running Python. Two sets come from elsewhere: PUNCTUATION as
+CCNet (arXiv:1911.00359) and datatrove define it, TERMINAL as Unicode's property Sentence_Terminal.
 """
 
 import string
@@ -13,15 +13,22 @@ import numpy as np
 from tasks.curation.arrays import UInt16Array
 
 LETTER, DIGIT, WORD, SPACE, PUNCTUATION, TERMINAL, UPPER, LINE_BREAK, SINGLE, MARK = (1 << bit for bit in range(10))
-"""LETTER: L*. DIGIT: Nd. WORD: L*, N* and "_". MARK: M*, which goes on with a word but starts none. SPACE:
-`str.isspace`. LINE_BREAK: where `str.splitlines` cuts. SINGLE: Han and Kana, where each character counts as a word."""
+"""One bit for each class of a code point; a code point may have several.
+
+LETTER: categories L*. DIGIT: Nd. WORD: L*, N* and "_". SPACE: `str.isspace`. UPPER: Lu. LINE_BREAK: `str.splitlines`
+splits there. SINGLE: Han and Kana, of which each character counts as a word, because these scripts are written without
+spaces. MARK: M* (combining marks), which can continue a word but not begin one.
+"""
 
 SCRIPT_SHIFT = 12
 SCRIPTS = ("other", "latin", "han", "kana", "hangul", "cyrillic", "arabic", "greek", "hebrew", "devanagari", "thai")
-LATIN, HAN, KANA, HANGUL = 1, 2, 3, 4
+LATIN, HAN, KANA, HANGUL = 1, 2, 3, 4  # positions in SCRIPTS
 
 TABLE_SIZE = 0x20000
-"""Code points from here on are Han (planes 2 and 3) or neither letter nor space (the rest)."""
+"""Planes 0 and 1. Above them, the code points of planes 2 and 3 are Han, and the others are neither letter nor space.
+
+A table of all 0x110000 code points would need 2 MB, more than the cache of a core holds.
+"""
 HAN_BEYOND = LETTER | WORD | SINGLE | HAN << SCRIPT_SHIFT
 HAN_PLANES_END = 0x40000
 
@@ -47,15 +54,13 @@ _CCNET_MARKS = "«´»–—’“”„…∶━►、。〈〉《》「」【�
 _CONTROLS = "0-8 b-1f 7f-9f"
 _LINE_BREAKS = "a-d 1c-1e 85 2028-2029"
 
-ClassTable = UInt16Array
-
 
 @cache
-def class_table() -> ClassTable:
-    """The bits of each code point below TABLE_SIZE: uint16 [TABLE_SIZE], the script in the upper four."""
+def class_table() -> UInt16Array:
+    """Return the class bits of each code point below TABLE_SIZE, uint16; the script is in the upper four bits."""
     table = np.zeros(TABLE_SIZE, np.uint16)
     categories = np.array([unicodedata.category(chr(code)) for code in range(TABLE_SIZE)])
-    major = categories.astype("U1")
+    major = categories.astype("U1")  # the first letter
     table[major == "L"] |= LETTER
     table[np.isin(major, ["L", "N"])] |= WORD
     table[major == "M"] |= MARK
@@ -69,18 +74,20 @@ def class_table() -> ClassTable:
     table[_codes(_LINE_BREAKS)] |= LINE_BREAK
     for number, script in enumerate(SCRIPTS[1:], start=1):
         table[_codes(_SCRIPT_RANGES[script])] |= number << SCRIPT_SHIFT
+    # The ranges contain numerals and iteration marks that are no letters, such as U+3007; they are words all the same.
     table[_codes(_SCRIPT_RANGES["han"])] |= SINGLE | WORD
     table[_codes(_SCRIPT_RANGES["kana"])] |= SINGLE | WORD
     return table
 
 
 def word_pattern() -> str:
-    """What a word is, as a regular expression for the module `regex`."""
+    """Return a regular expression for the module `regex` that matches the words that the kernels find."""
     ranges = f"{_SCRIPT_RANGES['han']} {_SCRIPT_RANGES['kana']} {TABLE_SIZE:x}-{HAN_PLANES_END - 1:x}"
     single = "".join("-".join(f"\\U{int(end, 16):08x}" for end in part.split("-")) for part in ranges.split())
     return rf"(?V1)[{single}]|[[\p{{L}}\p{{N}}_]--[{single}]][[\p{{L}}\p{{N}}\p{{M}}_]--[{single}]]*"
 
 
 def _codes(ranges: str) -> list[int]:
+    """Return the code points of ranges such as "41-5a aa", with both ends."""
     ends = ([int(end, 16) for end in part.split("-")] for part in ranges.split())
     return [code for pair in ends for code in range(pair[0], pair[-1] + 1)]
