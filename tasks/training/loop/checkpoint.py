@@ -1,8 +1,9 @@
 """Checkpoints that stay correct after a kill, on a full disk, and when a bit flips.
 
 A checkpoint is a folder <step>/ with state.pt and a manifest with its sha256. It is written under a temporary name,
-flushed to disk, then renamed. Saving runs in a thread on a copy of the weights. A run resumes from the newest complete
-checkpoint: torch.load itself notices neither a flipped bit nor a file that is half empty.
+flushed to disk, then renamed, so that a folder with its final name is complete. Saving runs in a thread on a copy of
+the weights. A run resumes from the newest complete checkpoint whose sha256 is right: torch.load itself notices neither
+a flipped bit nor a file that is half empty.
 """
 
 import hashlib
@@ -27,10 +28,16 @@ MIN_SECONDS = 20.0  # between two checkpoints when no interval is given
 
 
 def load_newest(folder: Path, identity: str = "") -> dict[str, Any] | None:
-    """The state in the newest complete checkpoint with this `identity`, or None. Damaged ones are named on stderr."""
+    """The state in the newest complete checkpoint with this `identity`, or None if there is no such checkpoint.
+
+    `identity`: a hash of everything that decides the result. Checkpoints that are not used are named on stderr with the
+    reason.
+    """
     for path in reversed(_complete_folders(folder)):
         problem = _problem(path, identity)
         if problem is None:
+            # weights_only: torch.load would otherwise execute code from the file. On the CPU: the device may have
+            # changed since, and a second copy of all weights need not fit on a GPU.
             return dict(torch.load(path / STATE, map_location="cpu", weights_only=True))
         print(f"checkpoint {path} is not used: {problem}", file=sys.stderr, flush=True)
     return None
@@ -49,6 +56,7 @@ def _problem(path: Path, identity: str) -> str | None:
 
 
 def _complete_folders(folder: Path) -> list[Path]:
+    # Names have nine digits, so their order is that of the steps. Unfinished folders end with .tmp and are left out.
     return sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdigit())
 
 
@@ -79,6 +87,7 @@ class Saver:
         """Whether a checkpoint should be written after `step` steps."""
         if self.every is not None:
             return step % self.every == 0
+        # While the previous checkpoint is written, `save_async` would wait for it and stop the training.
         busy = self._thread is not None and self._thread.is_alive()
         return not busy and time.monotonic() - self._last >= max(MIN_SECONDS, self._last_cost / MAX_COST)
 
@@ -90,6 +99,7 @@ class Saver:
     def save_async(self, step: int, state: Mapping[str, Any]) -> None:
         """Copy the state now and write it in a thread while training continues."""
         self._wait()
+        # The optimizer updates weights in place during the next step, so the thread must not read them.
         start = time.thread_time()
         copy = _cpu_copy(state)
         self._thread = threading.Thread(target=self._write, args=(step, copy, time.thread_time() - start), daemon=True)
@@ -106,7 +116,7 @@ class Saver:
             write(self.folder / f"{step:09d}", state, self.identity)
             for old in _complete_folders(self.folder)[: -self.keep]:
                 shutil.rmtree(old)
-        except OSError as error:
+        except OSError as error:  # a full disk must not end a run of days; the older checkpoints are still valid
             message = f"checkpoint of step {step} was not written ({error}); older ones remain in {self.folder}"
             self.failures.append(message)
             print(message, file=sys.stderr, flush=True)
@@ -123,6 +133,8 @@ def write(path: Path, state: Mapping[str, Any], identity: str = "") -> None:
         write_json(temporary / MANIFEST, {"sha256": digest, "identity": identity})
         if path.exists():
             shutil.rmtree(path)
+        # Everything inside is on disk by now (both writers call fsync). The rename publishes it at once, and only the
+        # fsync of the parent makes the new name survive a power failure.
         temporary.rename(path)
         _flush_folder(path.parent)
     except OSError:
@@ -143,7 +155,10 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> str:
 
 
 class _HashingFile:
-    """A file for torch.save that computes the hash while it is written and keeps the first OSError."""
+    """A file for torch.save that computes the sha256 while it is written and keeps the first OSError.
+
+    Hashing the written file afterwards would read it once more, and would hash what the disk returns, not the weights.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__

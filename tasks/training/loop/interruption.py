@@ -20,6 +20,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
+        # signal.signal raises ValueError in other threads; Prefect may run a task in one.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._hold) for number in SIGNALS}
         return self
@@ -32,11 +33,11 @@ class Interruption:
         """Deliver the delayed signal, if there is one."""
         if self.pending_signal is not None:
             number, self.pending_signal = self.pending_signal, None
-            self._restore_handlers()
+            self._restore_handlers()  # first, or the signal would come back to `_hold`
             signal.raise_signal(number)
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
-        if self.pending_signal is not None:
+        if self.pending_signal is not None:  # the second signal: somebody does not want to wait for the step
             self.deliver()
         self.pending_signal = number
 

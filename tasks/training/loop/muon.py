@@ -41,6 +41,7 @@ class Muon(Optimizer):
 
     def _step(self, matrices: list[tuple[Tensor, bool]], group: dict[str, Any]) -> None:
         """Update matrices of one shape; a matrix that is taller than wide is given as (matrix, True) and transposed."""
+        # torch._foreach functions update all tensors of a list in one kernel launch.
         momentum, rate = group["momentum"], group["lr"]
         parameters = [parameter for parameter, _ in matrices]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -50,6 +51,8 @@ class Muon(Optimizer):
         pairs = zip(nesterov, matrices, strict=True)
         stack = torch.stack([one.mT if transposed else one for one, (_, transposed) in pairs])
         updates = orthogonalize(stack).to(stack.dtype)
+        # An orthogonal matrix [r, c] with r <= c has elements of RMS 1 / sqrt(c). AdamW's updates have an RMS of about
+        # 0.2, so this factor lets both optimizers share one learning rate and weight decay (arXiv:2502.16982).
         scale = 0.2 * max(parameters[0].shape) ** 0.5
         torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
         directions = [one.mT if transposed else one for one, (_, transposed) in zip(updates, matrices, strict=True)]
@@ -73,6 +76,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     result = matrices.bfloat16()
     result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
     for _ in range(NUM_ITERATIONS):
+        # X <- a X + (b A + c A^2) X with A = X X^T: an odd polynomial, which acts on the singular values alone.
         square = result @ result.mT
         polynomial = torch.baddbmm(square, square, square, beta=cubic, alpha=quintic)
         result = torch.baddbmm(result, polynomial, result, beta=linear)

@@ -11,12 +11,10 @@ from torch.optim import Optimizer
 from tasks.errors import BadParams
 from tasks.training.loop.muon import Muon
 
-# These need the full tensor of a weight, so they do not work with sharded weights.
-NEEDS_FULL_WEIGHTS = (
-    "adafactor",
-    "lion",
-    "adamw_8bit",
-)
+# These need the full tensor of a weight, so they do not work with sharded weights: Adafactor sums over whole rows and
+# columns, and the kernels of bitsandbytes do not know DTensors.
+NEEDS_FULL_WEIGHTS = ("adafactor", "lion", "adamw_8bit")
+# Parts of the names that transformers gives to embeddings and heads in the supported kinds of models.
 EMBEDDINGS_AND_HEADS = (
     "embed", "lm_head", "score", "wte", "wpe", "value_head", "shared", "relative_attention_bias",
     "cls.predictions.decoder",
@@ -45,7 +43,7 @@ def build(
         raise BadParams(f"optimizer {name} does not support launch.strategy fsdp or tensor; use adamw or muon")
     embeddings = [p for n, p in named if p.ndim == 2 and is_embedding_or_head(n)]
     matrices = [p for n, p in named if p.ndim == 2 and not is_embedding_or_head(n)]
-    stacks = [p for _, p in named if p.ndim > 2]
+    stacks = [p for _, p in named if p.ndim > 2]  # the experts of a mixture; Muon takes single matrices only
     vectors = [p for _, p in named if p.ndim < 2]
     groups = [
         {"params": embeddings, "weight_decay": weight_decay, "factor": embedding_factor},
@@ -55,15 +53,15 @@ def build(
     if name != "muon":
         groups.append({"params": matrices, "weight_decay": weight_decay, "factor": 1.0})
         matrices = []
-    groups = [group for group in groups if group["params"]]
-    built = [_first("adamw" if name == "muon" else name, groups, betas)] if groups else []
+    groups = [group for group in groups if group["params"]]  # torch refuses an optimizer without parameters
+    built = [_elementwise("adamw" if name == "muon" else name, groups, betas)] if groups else []
     if matrices:
         muon = [{"params": matrices, "factor": 1.0}]
         built.append(Muon(muon, lr=1.0, weight_decay=weight_decay))
     return built
 
 
-def _first(name: Name, groups: list[dict[str, Any]], betas: tuple[float, float]) -> Optimizer:
+def _elementwise(name: Name, groups: list[dict[str, Any]], betas: tuple[float, float]) -> Optimizer:
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=1e-8, fused=True)
     if name == "adafactor":

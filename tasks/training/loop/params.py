@@ -61,7 +61,7 @@ class LoopParams(BaseModel, frozen=True, extra="forbid"):
 
 
 def resolve_device(name: Device) -> torch.device:
-    """The device for `name`; "auto" is the GPU where there is one. Raises BadParams where it is missing."""
+    """The device for `name`; "auto" is the GPU where there is one. Raises BadParams for "cuda" without a GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BadParams("device is cuda, but torch sees no GPU on this machine; use auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -19,7 +19,7 @@ def factor(name: Name, step: int, steps: int, warmup_steps: int, min_ratio: floa
     "constant" to the end.
     """
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
+        return (step + 1) / warmup_steps  # + 1: a first step with a learning rate of zero would be wasted
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return min_ratio + (1 - min_ratio) * SHAPES[name](progress)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from tasks.errors import BadParams
 
-WINDOW = 128
+WINDOW = 128  # accepted norms that the median is taken of
 MIN_NORMS = 32  # accepted norms that are needed before a norm can count as an outlier
-MAX_IN_A_ROW = 20
+MAX_IN_A_ROW = 20  # skipped steps that are tolerated; more than this is divergence, not a bad batch
 
 
 class SpikeDetector:
@@ -41,6 +41,7 @@ class SpikeDetector:
     def _is_outlier(self, norm: float) -> bool:
         if not math.isfinite(norm):
             return True
+        # A median, not a mean: one huge norm among the first MIN_NORMS would raise a mean for WINDOW steps.
         has_median = len(self._accepted) >= MIN_NORMS
         return has_median and self.factor is not None and norm > self.factor * median(self._accepted)
 
@@ -64,7 +65,7 @@ class LossScale:
     PATIENCE = 1000
 
     def __init__(self, enabled: bool) -> None:
-        self.value = 2.0**16 if enabled else 1.0
+        self.value = 2.0**16 if enabled else 1.0  # powers of two: scaling changes the exponent and rounds nothing
         self._enabled, self._good = enabled, 0
 
     def update(self, finite: bool) -> None:

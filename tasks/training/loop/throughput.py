@@ -23,7 +23,7 @@ PEAKS = {  # FLOP/s of dense 16-bit products by the data sheets; the first key t
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
     "A10G": 70e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12,
 }  # fmt: skip
-MEASURED_SIZE = 1024
+MEASURED_SIZE = 1024  # rows and columns of the matrices that the peak of a CPU is measured with
 
 
 class Throughput:
@@ -37,6 +37,7 @@ class Throughput:
     def add(self, batches: Sequence[Any]) -> None:
         """Count the micro-batches of one step, those of all processes."""
         for batch in batches:
+            # Batches of pretrain and sft have ids; those of reward, dpo and ppo have answers, which have ids.
             ids = getattr(batch, "ids", getattr(getattr(batch, "answers", None), "ids", None))
             if isinstance(ids, Tensor):
                 self._tokens += ids.numel()
@@ -65,7 +66,7 @@ class Throughput:
     def _memory(self) -> float:
         if self._device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self._device))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
 
     def _peak(self) -> float | None:
         if self._device.type == "cuda":
@@ -80,6 +81,7 @@ def flops_of(model: nn.Module) -> tuple[float, float]:
     gradient (arXiv:2001.08361). Recomputed activations are not counted, as usual for MFU.
     """
     config = next((m.config for m in model.modules() if hasattr(m, "config") and hasattr(m.config, "to_dict")), None)
+    # Looking up an embedding multiplies nothing, but a tied embedding is also the weight of the head, which does.
     embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     heads = {getattr(m, "weight", None) for name, m in model.named_modules() if name.endswith("lm_head")}
     multiplied = [p for p in model.parameters() if p.ndim >= 2 and (p not in embeddings or p in heads)]

@@ -64,6 +64,8 @@ class _Run:
 
     def __init__(self, work: Work, params: LoopParams, checkpoints: Path) -> None:
         self.work, self.params, self.folder = work, params, checkpoints
+        # Order matters: a strategy wraps or shards the model as it is then, and replaces its parameters, so the
+        # optimizers are made from the strategy's weights and not from the model's.
         device = resolve_device(params.device)
         _set_gradient_checkpointing(work.model, params.gradient_checkpointing)
         dtype = choose(params.precision, device)
@@ -76,6 +78,7 @@ class _Run:
             named,
             weight_decay=params.weight_decay,
             betas=params.betas,
+            # A factor, because the loop sets the rates of all groups from one schedule.
             embedding_factor=(params.embedding_learning_rate or params.learning_rate) / params.learning_rate,
         )
         self.strategy.register(self.optimizers)
@@ -109,6 +112,8 @@ class _Run:
     def _save(self, interruption: Interruption) -> None:
         """Save a checkpoint if one is due or a signal arrived. All processes gather it, the first one writes it."""
         is_first = processes.rank() == 0
+        # Gathering is collective, so the processes must agree: a signal may reach them in different steps, and their
+        # clocks differ.
         interrupted, due = processes.any_rank(
             interruption.pending_signal is not None, is_first and self.saver.due(self.step)
         )
@@ -125,7 +130,7 @@ class _Run:
         torch.manual_seed(self.params.seed * 1_000_003 + self.step)
         batches = self.work.batches(self.step)
         self.throughput.add(batches)
-        self.work.model.train()
+        self.work.model.train()  # an evaluation or a rollout may have left eval mode
         numbers = self._accumulate_gradients(batches)
         norm = self._update(batches)
         self.step += 1
@@ -138,6 +143,7 @@ class _Run:
         self.strategy.all_reduce_gradients()
         norm = self.strategy.clip(self.params.max_gradient_norm)
         self.scale.update(math.isfinite(norm))
+        # The norm is that of the summed gradients, equal in all processes, so all of them decide alike.
         if self.spikes.is_spike(norm, self.step + 1):
             self.work.skipped(self.step + 1, norm, batches)
         else:
@@ -158,6 +164,9 @@ class _Run:
         means: dict[str, Tensor | float] = {"loss": 0.0}
         for batch, share in self.strategy.local_batches(batches):
             loss, numbers = self.strategy.loss(batch)
+            # The shares of all micro-batches of the step add up to 1 over all processes. Losses are scaled before
+            # the backward pass, so the sum of gradients is the gradient of the mean over targets, however the
+            # targets are distributed over micro-batches.
             self.strategy.backward(loss * (share * self.scale.value))
             for key, value in {"loss": loss.detach(), **numbers}.items():
                 means[key] = means.get(key, 0.0) + share * value

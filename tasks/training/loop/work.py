@@ -14,7 +14,7 @@ from tasks.training.parallel import strategies
 class HasWeight(Protocol):
     """A micro-batch, as far as the loop knows it."""
 
-    weight: float  # number of targets or pairs; the loop averages losses by it
+    weight: float  # number of targets or pairs; the loss of a step is the mean over micro-batches with these weights
 
 
 class Work(ABC):

@@ -79,12 +79,16 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
         command.append("--standalone")
     else:
         command += ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", address]
+        # A new id for each attempt: a node that is late must not join the remains of the last one. is_host: only the
+        # first node opens the store; torchrun would otherwise guess from host names which node does.
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
+    # Divide the cores among the processes; torchrun's own default is one thread for each of them.
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
         try:
             return torchrun.wait()
         except BaseException:  # Ctrl-C, SIGTERM, Prefect's TerminationSignal: the processes write a checkpoint first
+            # torchrun passes the signal on to its processes, so wait for their last step and checkpoint.
             torchrun.terminate()
             torchrun.wait()
             raise
@@ -105,7 +109,7 @@ def join(folder: Path) -> None:
     joined: tuple[Path, int] | None = None
     while True:
         newest = _newest_job(folder)
-        if newest is None and joined is not None:
+        if newest is None and joined is not None:  # the stage that this node has joined has ended
             return
         if newest is not None and (newest[0], newest[1]["attempt"]) != joined:
             checkpoints, job = newest

@@ -1,7 +1,8 @@
 """The number format of matrix products, and the fp32 master weights behind a 16-bit working copy.
 
 The model holds 16-bit weights that are cast once per step; autocast would cast them at each use. The optimizer sees
-fp32 masters, and gradients of micro-batches are accumulated in fp32. Modules with `keep_fp32 = True` are not cast.
+fp32 masters, because an update of less than 1/256 of a weight would vanish in bf16. Gradients of micro-batches are
+accumulated in fp32 for the same reason. Modules with `keep_fp32 = True` are not cast.
 """
 
 import os
@@ -57,9 +58,8 @@ def deterministic(device: torch.device, enabled: bool) -> Iterator[None]:
     fill_before = settings.fill_uninitialized_memory
     if enabled and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        settings.fill_uninitialized_memory = (
-            False  # memory that is never read need not be equal, and filling costs time
-        )
+        # Memory that is never read need not be equal in every run, and filling it costs time.
+        settings.fill_uninitialized_memory = False
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -94,6 +94,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        # named_parameters lists a shared parameter (a tied embedding) once, so it has one master.
         self.model = model
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self._frozen: list[tuple[nn.Parameter, Tensor]] = []
@@ -102,7 +103,7 @@ class Weights:
         for parameter in model.parameters():
             # Quantized weights are integers, and a checkpoint's own 16-bit weights stay as they are.
             is_fp32 = parameter.is_floating_point() and parameter.dtype == torch.float32
-            original = parameter.data
+            original = parameter.data  # the fp32 tensor becomes the master, so it is not copied
             if is_fp32 and parameter not in fp32_parameters and dtype != torch.float32:
                 parameter.data = original.to(dtype)
             if parameter.requires_grad:
@@ -125,6 +126,7 @@ class Weights:
                     master.grad = parameter.grad.to(master.dtype)
                 else:
                     master.grad += parameter.grad
+                # Not zero_grad: a kept 16-bit gradient would be accumulated in 16 bits by the next backward pass.
                 parameter.grad = None
 
     def divide_gradients(self, scale: float) -> None:

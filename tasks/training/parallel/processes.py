@@ -1,4 +1,8 @@
-"""The processes that train together (torch.distributed, started by launch.py): their number, sums over all of them."""
+"""The processes that train together (torch.distributed, started by launch.py): their number, sums over all of them.
+
+Functions that communicate are collective: every process must call them, in the same order. A process that skips one
+leaves the others waiting for ever. With one process they communicate nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +31,7 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     if count() == 1:
         return
     for parameter in parameters:
-        if parameter.grad is None:
+        if parameter.grad is None:  # this process had no micro-batch, or none that used this weight
             parameter.grad = torch.zeros_like(parameter)
     flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
     dist.all_reduce(flat)
@@ -45,6 +49,7 @@ def all_reduce_sum(numbers: Mapping[str, Tensor | float]) -> dict[str, float]:
         return local
     by_process: list[dict[str, float]] = [{} for _ in range(count())]
     dist.all_gather_object(by_process, local)
+    # Python's sum from rank 0 upward gives the same float everywhere; an all-reduce may add in another order.
     names = dict.fromkeys(name for one in by_process for name in one)
     return {name: sum(one.get(name, 0.0) for one in by_process) for name in names}
 
@@ -69,6 +74,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 def gather_state(state: Any) -> Any:
     """`state` with every DTensor gathered on the CPU of process 0; the other processes get empty tensors instead."""
     if isinstance(state, DTensor):
+        # One tensor at a time, and freed at once elsewhere: no device needs room for all of the state.
         full = state.full_tensor().detach()
         return full.cpu() if rank() == 0 else torch.empty(0)
     if isinstance(state, Mapping):

@@ -1,5 +1,9 @@
 """Sharded weights (DTensor): their norm, loading and gathering them, and restoring the plain model afterwards.
 
+A DTensor is a tensor whose parts lie in several processes. Its placement is Shard(dim), each process holds 1/N of that
+dimension, or Replicate(), each process holds all of it. Operations on DTensors communicate where they must; where that
+is not wanted, the code works on the local part (`local_of`).
+
 Sharding changes the model itself: it replaces parameters, adds hooks and changes classes. `ModelSnapshot` records the
 model before, so that it is a plain model again after training.
 """
@@ -32,6 +36,7 @@ class ShardedStrategy(Strategy, ABC):
         """Scale the gradients down to the 2-norm `max_norm`; the squared norms of shards are summed over processes."""
         gradients = [master.grad for master in self.weights.masters if master.grad is not None]
         norm = total_norm(gradients)
+        # Every process computes the same factor and scales its own shards; nothing is sent.
         factor = torch.clamp(max_norm / (norm + EPSILON), max=1.0)
         for gradient in gradients:
             local_of(gradient).mul_(factor)
@@ -47,9 +52,11 @@ class ShardedStrategy(Strategy, ABC):
     def load_optimizer_states(self, optimizers: Sequence[Optimizer], states: Sequence[Any]) -> None:
         """Restore the states; of each tensor that has the shape of its weight, a process takes its shard."""
         for optimizer, saved in zip(optimizers, states, strict=True):
+            # A state dict numbers weights in the order of the groups.
             ordered = [master for group in optimizer.param_groups for master in group["params"]]
             local_state = {
                 index: {
+                    # Moments have the shape of their weight and are sharded like it; a step counter is a scalar.
                     key: shard_of(value, ordered[index])
                     if isinstance(value, Tensor) and value.shape == ordered[index].shape
                     else value
@@ -74,6 +81,8 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     for gradient in gradients:
         is_sharded = isinstance(gradient, DTensor) and any(place.is_shard() for place in gradient.placements)
         (sharded if is_sharded else replicated).append(torch.linalg.vector_norm(local_of(gradient)).square())
+    # Shards are disjoint, so their squares are summed over processes. Replicated gradients are the same everywhere: in
+    # that sum they would count N times.
     zero = torch.zeros((), device=(sharded + replicated)[0].device)
     squares = torch.stack(sharded).sum() if sharded else zero.clone()
     dist.all_reduce(squares)
@@ -82,6 +91,7 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 def local_of(tensor: Tensor) -> Tensor:
     """The shard of `tensor` that this process holds; it shares memory with `tensor`."""
+    # Without no_grad, autograd would record the conversion and refuse changes in place.
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -90,6 +100,7 @@ def shard_of(full: Tensor, like: Tensor) -> Tensor:
     """`full`, sharded as `like` is. Every process must hold all of `full`, so nothing is sent."""
     if isinstance(full, DTensor) or not isinstance(like, DTensor):
         return full
+    # src_data_rank=None: each process cuts its part out of its own copy. The default broadcasts rank 0's first.
     on_device = full.to(like.device)
     return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
 
@@ -111,12 +122,17 @@ class InPlaceWeights(Weights):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        # `Weights.__init__` would cast the model, which the library does itself.
         self.names, self._pairs = list(trained), [(parameter, parameter) for parameter in trained.values()]
         self._frozen, self._copied_pairs = [], []
 
 
 class ModelSnapshot:
-    """The classes, parameters, hooks and attributes of the modules of a model, as they are at creation."""
+    """The classes, parameters, hooks and attributes of the modules of a model, as they are at creation.
+
+    Copying the model instead would need its memory a second time. Only references are kept here, and those of replaced
+    parameters are emptied (`release_replaced`).
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {parameter: name for name, parameter in model.named_parameters()}
@@ -133,6 +149,7 @@ class ModelSnapshot:
         for module, _, parameters, _, attributes in self._before:
             self._added_attributes.append((module, set(vars(module)) - attributes))
             for parameter in parameters.values():
+                # The old parameters stay as keys of `_names`, so without this their memory would stay, too.
                 if parameter is not None and parameter not in current:
                     parameter.data = torch.empty(0, dtype=parameter.dtype)
 
@@ -149,7 +166,7 @@ class ModelSnapshot:
     def _set_hooks(self, hooks: Iterable[tuple[nn.Module, Mapping[str, Any]]]) -> None:
         for module, hooks_by_name in hooks:
             for name, value in hooks_by_name.items():
-                setattr(module, name, value.copy())
+                setattr(module, name, value.copy())  # a copy: a hook that is added later must not enter the snapshot
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Undo all changes; new parameters hold `weights`, given by name.
@@ -162,7 +179,7 @@ class ModelSnapshot:
                 delattr(module, name)
         self._set_hooks([(module, hooks) for module, _, _, hooks, _ in self._before])
         for module, kind, parameters, _, _ in self._before:
-            module.__class__ = kind
+            module.__class__ = kind  # FSDP derives a class for each module that it wraps
             module._parameters = {name: old if old is None else fresh[old] for name, old in parameters.items()}
 
 

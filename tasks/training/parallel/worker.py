@@ -1,4 +1,4 @@
-"""One of the processes that torchrun starts for a stage."""
+"""One of the processes that torchrun starts for a stage: it reads the job that launch.py wrote, and trains."""
 
 import os
 import pickle
@@ -23,6 +23,7 @@ def main(checkpoints: Path) -> None:
     stage, timings = catalog.find(STAGES, job["kind"]), Timings(job["stage"])
     params = stage.Params.model_validate(job["params"])
     on_gpu = params.device != "cpu" and torch.cuda.is_available()
+    # Both backends on a GPU: tensors on the CPU (flags, Python objects) go through gloo, gradients through nccl.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         if on_gpu:
@@ -31,6 +32,8 @@ def main(checkpoints: Path) -> None:
         if processes.rank() == 0:
             _write_result(checkpoints, ("report", report, timings.values))
     except UserError as error:
+        # Every process finds a wrong setting or input, and a retry would find it again. Other errors are not caught:
+        # they end the attempt, and launch.py makes another one.
         _write_result(checkpoints, ("error", (type(error).__name__, str(error)), {}))
     dist.destroy_process_group()
 
@@ -43,6 +46,8 @@ def _select_gpu() -> None:
 
 
 def _write_result(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -> None:
+    # Renamed, so that launch.py never reads half a file; a name per rank, so that processes do not write into each
+    # other's file. The last one wins, and all errors are the same.
     temporary = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
     temporary.write_bytes(pickle.dumps(ended))
     temporary.replace(checkpoints / ENDED)

@@ -5,6 +5,10 @@ then on it owns weights, gradients and optimizer. In stages 1 and 2 it keeps, fo
 tensor of which every process updates a partition; `_hp_mapping` says where a weight lies in it ("hp": high precision,
 fp32; "lp": low precision). In stage 3 the 16-bit weights are partitioned as well. Checkpoints are gathered into the
 form that every other strategy has, so that a run can continue with another strategy or number of processes.
+
+DeepSpeed has no public functions for much of this, so the code uses attributes of its optimizers that start with an
+underscore. The version is pinned in constraints.txt; tests/training/parallel/test_strategies.py shows what breaks with
+another one.
 """
 
 import importlib
@@ -64,6 +68,7 @@ class Zero(Strategy):
         """The loss of the work, computed by the engine."""
         if self._engine is None:
             self._create_engine()
+        # At the last micro-batch of a step (the "boundary") the engine reduces gradients; before it only accumulates.
         self._batches_left -= 1
         self._engine.set_gradient_accumulation_boundary(self._batches_left == 0)
         result: tuple[Tensor, Mapping[str, float | Tensor]] = self._engine(batch)
@@ -79,8 +84,9 @@ class Zero(Strategy):
     def clip(self, max_norm: float) -> float:
         """Return the norm of all gradients; the engine clips when it updates. A negative norm means an overflow."""
         zero = self._engine.optimizer
-        zero.clip_grad = max_norm
+        zero.clip_grad = max_norm  # read by the engine's step; the config below has a placeholder
         norms = [float(norm) for norm in (zero._get_norm_groups() if self.stage == 3 else [zero.scaled_global_norm()])]
+        # In stage 3 the norms are those of parameter groups, in stages 1 and 2 that of all.
         return float("nan") if min(norms) < 0 else sum(norm**2 for norm in norms) ** 0.5
 
     def update(self, optimizers: Sequence[Optimizer]) -> None:
@@ -91,6 +97,8 @@ class Zero(Strategy):
     def zero_grad(self, optimizers: Sequence[Optimizer]) -> None:
         """Clear the gradients. The engine does so in its step, so a skipped step runs without the optimizer."""
         if not self._has_stepped:
+            # The engine has no way to drop gradients alone. Its step runs with an optimizer that does nothing (an
+            # attribute of the instance hides the method), then it clears the gradients as always.
             vars(self._optimizer)["step"] = lambda *_, **__: None
             self._engine.step()
             del vars(self._optimizer)["step"]
@@ -110,6 +118,7 @@ class Zero(Strategy):
         weights = {name: self._gathered(parameter) for name, parameter in self._trained().items()}
         states = {}
         for index, (group, parameter) in enumerate(self._order):
+            # Only the keys and scalars of the partition's state are read here; moments are gathered weight by weight.
             one = next(iter(self._states(group)), {})
             states[index] = {
                 key: self._gathered(parameter, key) if isinstance(value, Tensor) and value.ndim else value
@@ -137,7 +146,7 @@ class Zero(Strategy):
         if self._engine is None:
             return
         weights = self._final_weights or self.clone_weights()
-        device = next(iter(weights.values())).device
+        device = next(iter(weights.values())).device  # the weights are copies: the engine frees its own below
         self._engine.destroy()
         self._snapshot.restore(dict(weights) | {name: value.to(device) for name, value in self._frozen.items()})
 
@@ -160,6 +169,7 @@ class Zero(Strategy):
 
     def _load_optimizer_state(self, states: Mapping[int, Mapping[str, Any]]) -> None:
         """Copy this process's part of the optimizer state of a checkpoint into its flat partitions."""
+        # First make room: a flat partition has no state before its first step. Then fill in each weight's part of it.
         for index, (group, parameter) in enumerate(self._order):
             for partition in self._partitions(group):
                 for key, value in states[index].items():
@@ -178,6 +188,7 @@ class Zero(Strategy):
         zero = self._engine.optimizer
         if self.stage < 3:
             return [zero.single_partition_of_fp32_groups[group]]
+        # Stage 3 divides a group into sub-groups of limited size.
         parts = enumerate(zero.fp32_partitioned_groups_flat)
         return [part for number, part in parts if zero.sub_group_to_group_id[number] == group]
 
@@ -191,6 +202,7 @@ class Zero(Strategy):
             return full_weight.view(parameter.ds_shape).clone()
         # Each process fills in its fragment, and the sum over processes is the full tensor.
         full = torch.zeros(parameter.numel(), device=parameter.device)
+        # No mapping: all of this weight lies in partitions of other processes.
         mapping = parameter._hp_mapping
         if mapping is not None:
             address = mapping.lp_fragment_address
@@ -214,6 +226,7 @@ class Zero(Strategy):
         group = next(g for g, p in self._order if p is parameter)
         (partition,) = self._partitions(group)
         flat = partition.detach() if key is None else self._optimizer.state[partition][key]
+        # lp_fragment_address: where the fragment lies within the weight; hp_fragment_address: within the partition.
         address = parameter._hp_mapping.hp_fragment_address
         fragment: Tensor = flat.narrow(0, address.start, address.numel)
         return fragment

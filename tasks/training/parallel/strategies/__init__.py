@@ -88,6 +88,7 @@ class Strategy:
                 flush=True,
             )
         shares = [(batch, batch.weight / total) for batch in batches[rank::count]]
+        # The largest number of micro-batches of any process, ceil(len / count), less those of this one.
         missing = -(-len(batches) // count) - len(shares) if self.lockstep else 0
         return shares + [(batches[0], 0.0)] * missing
 
@@ -97,6 +98,7 @@ class Strategy:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those of the step."""
+        # backward adds to parameter.grad; the masters collect it after every pass, because they accumulate in fp32.
         loss.backward()
         self.weights.collect_gradients()
 
@@ -119,7 +121,7 @@ class Strategy:
         self.weights.copy_to_model()
 
     def zero_grad(self, optimizers: Sequence[Optimizer]) -> None:
-        """Clear the gradients for the next step."""
+        """Clear the gradients for the next step, also those of a step that was skipped."""
         for optimizer in optimizers:
             optimizer.zero_grad()
 

@@ -1,8 +1,11 @@
 """Fully sharded data parallel (torch's FSDP2; arXiv:2304.11277): weights, gradients and optimizer states are sharded.
 
-The weights of a block are gathered just before it runs, in the precision of training, and freed behind it; the fp32
+The weights of a block are gathered just before it runs, in the precision of training, and freed after it; the fp32
 masters always stay sharded. What is outside of the blocks (embeddings, head) is one more unit, gathered during a pass.
 Outside of `loss`, for evaluation and rollouts, all weights are gathered (`unsharded`).
+
+A unit gathers its weights in a hook of the forward pass of its module, so every pass must go through `self._pass`: a
+direct call of the model would meet shards. That is why the loss of the work is wrapped as a module (LossModule).
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,6 +30,7 @@ class FullySharded(ShardedStrategy):
         if not all(parameter.is_floating_point() for parameter in work.model.parameters()):
             raise BadParams("strategy fsdp cannot shard a quantized base (adapter.base_bits); use ddp")
         self.work, self.snapshot = work, ModelSnapshot(work.model)
+        # cast_forward_inputs=False: the model casts its inputs where it needs to, as in every other strategy.
         low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         high = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         mesh = init_device_mesh(device.type, (processes.count(),))
@@ -64,6 +68,8 @@ class FullySharded(ShardedStrategy):
     @contextmanager
     def unsharded(self) -> Iterator[None]:
         """Gather all weights in the precision of training. No process waits for another one within the block."""
+        # A block normally frees its weights after its forward pass. Generation calls each block once per token, and
+        # processes generate different numbers of tokens, so nothing may be gathered within the block.
         for unit in self._units():
             unit.set_reshard_after_forward(False, recurse=False)
             unit.unshard()
@@ -72,6 +78,7 @@ class FullySharded(ShardedStrategy):
         finally:
             for unit in self._units():
                 unit.reshard()
+                # The outermost unit keeps its weights until the backward pass, which needs them first.
                 unit.set_reshard_after_forward(not isinstance(unit, LossModule), recurse=False)
 
     def all_weights(self) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
-"""Tensor parallel (Megatron-LM, arXiv:1909.08053) by DTensor: every matrix product of a block is split in N.
+"""Tensor parallelism (Megatron-LM, arXiv:1909.08053) by DTensor: every matrix product of a block is split in N.
 
 Projections into a sublayer (queries, keys, values, gate, up) are split by columns and projections out of it by rows, so
 a block needs two all-reduces. Attention heads are divided among the processes; norms, embeddings and the vocabulary
-head are replicated. All processes read the same data.
+head are replicated. All processes read the same data, so each of them computes the same loss.
+
+For y = f(x A) B, split A into columns [A1 A2] and B into rows [B1; B2]. Then y = f(x A1) B1 + f(x A2) B2: each process
+computes one term, and one all-reduce adds them (in the backward pass, one more adds the gradients of x).
 """
 
 from collections.abc import Mapping
@@ -38,6 +41,7 @@ class TensorParallel(ShardedStrategy):
         for block in _blocks(work.model, mesh.size()):
             plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in BY_COLUMNS}
             plan |= {name: RowwiseParallel() for name in BY_ROWS}
+            # src_data_rank=None: every process has the same weights and cuts out its part; nothing is sent.
             parallelize_module(block, mesh, plan, src_data_rank=None)
         self.snapshot.release_replaced()
         self.weights = self._dtensor_weights = _DTensorWeights(work.model, dtype, mesh)
@@ -52,6 +56,7 @@ class TensorParallel(ShardedStrategy):
         for name, master in zip(self.weights.names, self.weights.masters, strict=True):
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
+            # Such a norm has one vector for all heads, but each process saw the gradients of its own heads only.
             if name.endswith(PER_HEAD_NORMS):
                 dist.all_reduce(local_of(master.grad))
 
@@ -65,7 +70,11 @@ class TensorParallel(ShardedStrategy):
 
 
 class _DTensorWeights(Weights):
-    """Masters that are all DTensors, because an optimizer refuses a mixture; the model keeps its plain tensors."""
+    """Masters that are all DTensors, because an optimizer refuses a mixture; the model keeps its plain tensors.
+
+    Fused and foreach kernels of torch do not accept DTensors and plain tensors in one list. So a replicated weight, a
+    plain tensor in the model, has a master that is a DTensor with Replicate(); in fp32 both share their memory.
+    """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, mesh: DeviceMesh) -> None:
         fp32_parameters = {p for m in model.modules() if getattr(m, "keep_fp32", False) for p in m.parameters()}
@@ -74,11 +83,13 @@ class _DTensorWeights(Weights):
         working: dict[nn.Parameter, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
             placements = parameter.placements if isinstance(parameter, DTensor) else (Replicate(),)
+            # run_check=False: do not compare the processes, which would gather every weight.
             local = local_of(parameter.detach())
             master = nn.Parameter(DTensor.from_local(local, mesh, placements, run_check=False), parameter.requires_grad)
             self.originals[name] = master.detach()
             if dtype != torch.float32 and local.dtype == torch.float32 and parameter not in fp32_parameters:
                 low = local.to(dtype)
+                # A DTensor cannot get another dtype through `.data`, so the parameter itself is replaced.
                 if isinstance(parameter, DTensor):
                     sharded = DTensor.from_local(low, mesh, placements, run_check=False)
                     working[parameter] = parameter = nn.Parameter(sharded, parameter.requires_grad)
@@ -97,6 +108,7 @@ class _DTensorWeights(Weights):
                 continue
             gradient = parameter.grad
             if isinstance(gradient, DTensor) and isinstance(master, DTensor):
+                # Autograd may return a partial sum (placement Partial); this adds it up over the processes.
                 gradient = gradient.redistribute(placements=master.placements)
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
