@@ -14,10 +14,15 @@ from tasks.training.loop import curves
 
 
 def base_model(base: str | None, default: str, data: Path) -> str | Path:
-    """The model that a stage starts from: that of the stage `base` (or `default`), else a folder or hub name."""
-    folder = data / "models" / (base or default)
-    # The model of another stage is a Path, so that a missing one is not looked for on the hub.
-    return folder if base is None or folder.is_dir() else base
+    """The model that a stage starts from: `base`, or the model of the stage `default` if `base` is None."""
+    # Without a look at the disk: if the default is missing, the error names its folder instead of asking the hub.
+    return data / "models" / default if base is None else find_model(base, data)
+
+
+def find_model(base: str, data: Path) -> str | Path:
+    """The model of the stage `base` if there is one, else `base` itself, which is a model folder or a hub name."""
+    folder = data / "models" / base
+    return folder if folder.is_dir() else base
 
 
 def tokens_folder(tokens: str | None, data: Path) -> Path:

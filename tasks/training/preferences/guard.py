@@ -16,13 +16,16 @@ Weights = dict[str, Tensor]
 
 
 class GuardParams(BaseModel, frozen=True, extra="forbid"):
-    """When a fall of gold is called over-optimization, and which weights may be kept."""
+    """When a fall of the gold reward counts as over-optimization, and which weights may be kept."""
 
-    window: int = Field(default=2, ge=1, description="evaluations that are averaged before they are compared")
-    min_drop: float = Field(default=0.03, ge=0, description="a fall of gold up to this is taken for noise")
-    max_kl: float | None = Field(
-        default=2.0, gt=0, description="nats per answer beyond which weights are not kept; none = any"
+    window: int = Field(default=2, ge=1, description="Number of successive evaluations that are averaged.")
+    min_drop: float = Field(
+        default=0.03, ge=0, description="Fall of the mean gold reward that ends the run, if the score rises meanwhile."
     )
+    max_kl: float | None = Field(
+        default=2.0, gt=0, description="KL to the reference, in nats per answer, up to which weights are kept; null "
+        "keeps any.",
+    )  # fmt: skip
 
 
 class Guard:

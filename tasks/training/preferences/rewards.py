@@ -40,11 +40,17 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
 
 
 class KlCoef(BaseModel, frozen=True, extra="forbid"):
-    """How dear straying from the reference is: fixed, or adapted to a target (Ziegler 2019, arXiv:1909.08593)."""
+    """The weight of the KL penalty: constant, or adapted to a target (Ziegler 2019, arXiv:1909.08593, section 2.2)."""
 
-    initial: float = Field(default=0.05, ge=0, description="reward lost per nat")
-    target: float | None = Field(default=None, gt=0, description="nats per answer to steer to; none = fixed")
-    horizon: int = Field(default=2000, gt=0, description="answers; smaller adapts faster")
+    initial: float = Field(default=0.05, ge=0, description="First value: reward that is subtracted per nat of KL.")
+    target: float | None = Field(
+        default=None,
+        gt=0,
+        description="KL in nats per answer that the coefficient is adapted to; null keeps it constant.",
+    )
+    horizon: int = Field(
+        default=2000, gt=0, description="Time scale of the adaptation, in answers; a smaller one adapts faster."
+    )
 
     def next(self, coef: float, kl: float, num_answers: int) -> float:
         """The coefficient after `num_answers` with mean `kl` each: times 1 +- at most 0.2 num_answers / horizon."""

@@ -34,30 +34,56 @@ from tasks.training.preferences.validation import PolicyValidation, ValidationPa
 
 
 class Params(LoopParams, frozen=True, extra="forbid"):
-    """The loss, the batches, how the policy is measured, and the loop's dials."""
+    """Params of DPO: base model, batches, loss and validation, besides those of the training loop."""
 
-    base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
-    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
-    adapter: adapters.AdapterParams | None = Field(
-        None, description="a file of tasks/training/adapters/ and its params"
+    base: str | None = Field(
+        None, description="Stage, model folder or hub name of the model to start from; null is the stage sft."
     )
-    global_batch_size: int = Field(64, ge=1, description="pairs per step")
-    micro_batch_size: int | None = Field(None, ge=1, description="pairs at once; none = the whole step's")
-    max_length: int = Field(512, ge=2, description="tokens of a prompt and its answer; longer pairs are left out")
-    loss: preference_losses.Kind = "sigmoid"
-    beta: float = Field(0.1, gt=0, description="how dearly straying from the reference is paid")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of the labels held to be wrong (sigmoid)")
-    per_token: bool = Field(False, description="mean log-ratios per token instead of sums, as IPO's authors advise")
-    chosen_nll_coef: float = Field(0.0, ge=0, description="weight of -log p(chosen) per token (arXiv:2404.19733)")
-    desirable_weight: float = Field(1.0, gt=0, description="of a chosen answer against a rejected one (kto)")
-    max_new_tokens: int = Field(32, ge=1, description="of the answers that are measured")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
+    max_spike: float | None = Field(
+        None, gt=1, description="Skip a step whose gradient norm exceeds this multiple of the recent median; null "
+        "disables it. Disabled here because gradients shrink as the pairs are learned.",
+    )  # fmt: skip
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
+    )
+    global_batch_size: int = Field(64, ge=1, description="Pairs per step.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Pairs per forward and backward pass; null is all pairs of the step."
+    )
+    max_length: int = Field(
+        512, ge=2, description="Maximum tokens of a prompt with its answer; pairs with a longer one are not used."
+    )
+    loss: preference_losses.Kind = Field("sigmoid", description="Preference loss: sigmoid (DPO), ipo or kto.")
+    beta: float = Field(
+        0.1, gt=0, description="Strength of the KL constraint: a larger beta keeps the policy nearer to the reference."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Assumed share of pairs in which chosen and rejected are confused; used by the "
+        "loss sigmoid.",
+    )  # fmt: skip
+    per_token: bool = Field(
+        False, description="Whether log-ratios are means per token instead of sums, as the authors of IPO advise."
+    )
+    chosen_nll_coef: float = Field(
+        0.0, ge=0, description="Weight of the cross-entropy of chosen answers, in nats per token (arXiv:2404.19733)."
+    )
+    desirable_weight: float = Field(
+        1.0, gt=0, description="Weight of a chosen answer relative to a rejected one; used by the loss kto."
+    )
+    max_new_tokens: int = Field(32, ge=1, description="Maximum tokens of an answer that is generated for validation.")
     prompt_sources: tuple[str, ...] = Field(
         (), description="Measure only on prompts from these sources (`task` in their metadata); empty uses all."
     )
-    validation_pairs: int | None = Field(500, ge=1, description="pairs of an evaluation; none = all there are")
-    validation: ValidationParams = ValidationParams()
-    guard: GuardParams = GuardParams()
+    validation_pairs: int | None = Field(
+        500, ge=1, description="Maximum number of validation pairs per evaluation; null uses all."
+    )
+    validation: ValidationParams = Field(
+        ValidationParams(), description="How answers of the policy to validation prompts are measured."
+    )
+    guard: GuardParams = Field(
+        GuardParams(), description="When over-optimization ends the run, and which weights are returned."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,51 +47,94 @@ SEEDS_PER_RUN = 1_000_003
 
 
 class Params(LoopParams, frozen=True, extra="forbid"):
-    """Where rewards come from, rollouts, updates, how the policy is measured, and the loop's dials."""
+    """Params of PPO: rewards, rollouts, updates and validation, besides those of the training loop."""
 
-    base: str | None = Field(None, description="the policy to begin with, a folder or hub name; none = what sft made")
-    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
-    adapter: adapters.AdapterParams | None = Field(
-        None, description="a file of tasks/training/adapters/ and its params"
+    base: str | None = Field(
+        None, description="Stage, model folder or hub name of the first policy; null is the stage sft."
     )
-    reward_model: str | None = Field(None, description="a folder or hub name; none = what reward made")
-    reward_model_weight: float = Field(1.0, ge=0, description="0 = no reward model")
-    reward_functions: dict[str, float] = Field({}, description="name or package.module:function -> weight")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
+    max_spike: float | None = Field(
+        None, gt=1, description="Skip a step whose gradient norm exceeds this multiple of the recent median; null "
+        "disables it. Disabled here because gradients shrink as the pairs are learned.",
+    )  # fmt: skip
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
+    )
+    reward_model: str | None = Field(
+        None, description="Stage, model folder or hub name of the reward model; null is the stage reward."
+    )
+    reward_model_weight: float = Field(1.0, ge=0, description="Weight of its score; with 0 no reward model is loaded.")
+    reward_functions: dict[str, float] = Field(
+        {}, description="Reward functions with their weights: exact_match, num_characters or your own "
+        "package.module:function.",
+    )  # fmt: skip
     prompt_sources: tuple[str, ...] = Field(
         (), description="Answer only prompts from these sources (`task` in their metadata); empty uses all."
     )
-    max_prompt_length: int = Field(256, ge=1, description="tokens; longer prompts are left out")
-    max_new_tokens: int = Field(32, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    rollout_size: int = Field(128, ge=1, description="prompts of a rollout")
-    group_size: int = Field(1, ge=1, description="answers to each prompt; grpo and rloo need two or more")
-    num_epochs: int = Field(4, ge=1, description="how often a rollout is gone through")
-    minibatch_size: int | None = Field(None, ge=1, description="answers of an update; none = the whole rollout")
-    micro_batch_size: int | None = Field(None, ge=1, description="answers at once; none = the whole minibatch")
-    advantage: advantages.Kind = "gae"
-    rewards: RewardParams = RewardParams()
-    clip_range: float = Field(0.2, gt=0)
-    max_update_kl: float | None = Field(None, gt=0, description="nats per token from the rollout's policy: then rest")
-    loss_kl_coef: float = Field(0.0, ge=0, description="k3 to the reference in the loss itself, as GRPO has it")
-    entropy_coef: float = Field(0.0, ge=0)
-    critic: Literal["trunk", "detached", "own"] = Field("trunk", description="where values come from (gae)")
-    value_coef: float = Field(0.1, ge=0)
-    value_clip_range: float | None = Field(0.2, gt=0)
-    value_scale: float = Field(10.0, gt=0, description="the value head's learning rate over the policy's")
-    ptx_coef: float = Field(0.0, ge=0, description="weight of the next-token loss on `ptx_data` (PPO-ptx)")
-    ptx_data: Literal["documents", "conversations"] = Field("documents", description="what is not to be forgotten")
-    ptx_rows: int = Field(8, ge=1, description="rows of such data per update")
-    ptx_length: int = Field(256, ge=8, description="tokens of a row of documents; conversations keep their rows")
-    validation: ValidationParams = ValidationParams()
-    guard: GuardParams = GuardParams()
+    max_prompt_length: int = Field(256, ge=1, description="Maximum tokens of a prompt; longer prompts are not used.")
+    max_new_tokens: int = Field(32, ge=1, description="Maximum tokens of an answer.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers in a rollout.")
+    rollout_size: int = Field(128, ge=1, description="Prompts per rollout.")
+    group_size: int = Field(1, ge=1, description="Answers to each prompt; grpo and rloo need at least 2.")
+    num_epochs: int = Field(4, ge=1, description="Number of times that the answers of a rollout are used.")
+    minibatch_size: int | None = Field(None, ge=1, description="Answers per update; null is the whole rollout.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Answers per forward and backward pass; null is the whole minibatch."
+    )
+    advantage: advantages.Kind = Field(
+        "gae", description="Advantage estimator: gae needs a critic; grpo, rloo and reinforce++ need none."
+    )
+    rewards: RewardParams = Field(
+        RewardParams(), description="How scores and KL become rewards, and rewards become advantages."
+    )
+    clip_range: float = Field(
+        0.2, gt=0, description="Change of a token's probability ratio beyond which the policy loss has no gradient."
+    )
+    max_update_kl: float | None = Field(
+        None, gt=0, description="End the use of a rollout when the policy is farther than this from the policy that "
+        "generated it, in nats per token; null disables it.",
+    )  # fmt: skip
+    loss_kl_coef: float = Field(
+        0.0, ge=0, description="Weight of the KL to the reference (estimator k3) in the loss itself, as in GRPO."
+    )
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy bonus; the entropy is in nats per token.")
+    critic: Literal["trunk", "detached", "own"] = Field(
+        "trunk", description="Origin of the values for gae: a head on the policy's trunk that also trains the trunk "
+        "(trunk) or not (detached), or a model of its own (own).",
+    )  # fmt: skip
+    value_coef: float = Field(0.1, ge=0, description="Weight of the value loss.")
+    value_clip_range: float | None = Field(
+        0.2, gt=0, description="Change of a value beyond which the value loss has no gradient; null disables clipping."
+    )
+    value_scale: float = Field(
+        10.0, gt=0, description="Factor on the output of the value head, so that it learns faster than the policy."
+    )
+    ptx_coef: float = Field(
+        0.0, ge=0, description="Weight of the next-token loss on ptx_data (PPO-ptx); 0 disables it."
+    )
+    ptx_data: Literal["documents", "conversations"] = Field(
+        "documents", description="Training data that the policy should not forget."
+    )
+    ptx_rows: int = Field(8, ge=1, description="Rows of ptx_data per update.")
+    ptx_length: int = Field(
+        256, ge=8, description="Tokens per row of documents; rows of conversations have their own length."
+    )
+    validation: ValidationParams = Field(
+        ValidationParams(), description="How answers of the policy to validation prompts are measured."
+    )
+    guard: GuardParams = Field(
+        GuardParams(), description="When over-optimization ends the run, and which weights are returned."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
         if self.advantage in ("grpo", "rloo") and self.group_size < 2:
-            raise ValueError(f"advantage {self.advantage} compares answers to one prompt: group_size must be 2 or more")
+            raise ValueError(
+                f"advantage {self.advantage} compares answers to the same prompt; group_size must be 2 or more, "
+                f"not {self.group_size}"
+            )
         if not self.reward_model_weight and not self.reward_functions:
-            raise ValueError("nothing is rewarded: give reward_model_weight or reward_functions")
+            raise ValueError("there is no reward: set reward_model_weight above 0, or add reward_functions")
         return self
 
 
@@ -291,7 +334,8 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
 def _reward_model(params: Params, data: Path, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not params.reward_model_weight:
         return None
-    return rewards.load_model(params.reward_model or data / "models/reward", tokenizer).to(device, dtype)
+    name = stage_files.base_model(params.reward_model, "reward", data)
+    return rewards.load_model(name, tokenizer).to(device, dtype)
 
 
 def _validation(

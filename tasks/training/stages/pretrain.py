@@ -1,6 +1,7 @@
-"""Pretraining on packed documents, from random weights or a checkpoint: a decoder, an encoder, or one of each.
+"""Pretraining on packed documents, from random weights or from another model.
 
-objective: causal (the next token), masked (hidden tokens, for encoders) or span (what was cut out, for t5).
+The objective decides what the model predicts: causal (the next token, for decoders), masked (masked tokens, for
+encoders) or span (the text of corrupted spans, for encoder-decoders).
 """
 
 from contextlib import nullcontext
@@ -23,105 +24,127 @@ from tasks.training.loop.training_loop import run
 from tasks.training.shape import architecture, sizes
 from tasks.training.shape.architecture import Architecture
 
-USUAL_KINDS = {"masked": "modernbert", "span": "t5"}
+DEFAULT_KINDS = {"masked": "modernbert", "span": "t5"}  # objective -> model.kind, unless the params set one
 
 
 class Params(AcceleratedParams, frozen=True):
-    """The model to begin with, the batches, and the loop's dials."""
+    """Params of pretraining: the first model, the objective and the batches, besides those of the training loop."""
 
-    size: sizes.Name | None = Field(None, description="says what is not said here of shape, rate, batch and steps")
-    objective: Objective = "causal"
-    model: Architecture = Field(default_factory=lambda: Architecture.model_validate({}))
-    base: str | None = Field(None, description="a model folder or hub name to start from instead of random weights")
+    size: sizes.Name | None = Field(
+        None, description="Sets shape, learning rate, batch size and steps by published rules, unless they are set "
+        "here; null uses the defaults.",
+    )  # fmt: skip
+    objective: Objective = Field(
+        "causal", description="What the model predicts: causal (the next token), masked (masked tokens) or span "
+        "(corrupted spans).",
+    )  # fmt: skip
+    model: Architecture = Field(
+        default_factory=lambda: Architecture.model_validate({}),
+        description="Architecture of a new model; not used if base is set.",
+    )
+    base: str | None = Field(
+        None, description="Stage, model folder or hub name of the model to start from; null starts from random weights."
+    )
     data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    sequence_length: int = Field(256, ge=8)
-    global_batch_size: int = Field(32, ge=1, description="rows per step")
-    micro_batch_size: int = Field(8, ge=1, description="rows at once")
-    validation_rows: int | None = Field(64, ge=1, description="rows of an evaluation; none = all there are")
-    masking: corruption.Masking = Field(default_factory=lambda: corruption.Masking.model_validate({}))
+    sequence_length: int = Field(256, ge=8, description="Tokens per row.")
+    global_batch_size: int = Field(32, ge=1, description="Rows per step, over all processes.")
+    micro_batch_size: int = Field(8, ge=1, description="Rows per forward and backward pass of a process.")
+    validation_rows: int | None = Field(
+        64, ge=1, description="Maximum number of validation rows per evaluation; null uses all."
+    )
+    masking: corruption.Masking = Field(
+        default_factory=lambda: corruption.Masking.model_validate({}),
+        description="Which tokens are masked; used by the objective masked.",
+    )
     span_corruption: corruption.SpanCorruption = Field(
-        default_factory=lambda: corruption.SpanCorruption.model_validate({})
+        default_factory=lambda: corruption.SpanCorruption.model_validate({}),
+        description="Which spans are replaced by sentinels; used by the objective span.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        filled = sizes.apply_size(given)
-        kind, model = USUAL_KINDS.get(str(filled.get("objective"))), filled.get("model", {})
-        return {**filled, "model": {"kind": kind, **model}} if kind and isinstance(model, dict) else filled
+    def _apply_defaults(cls, section: Any) -> Any:
+        """Add the values that `size` and `objective` imply to the keys that the section sets itself."""
+        if not isinstance(section, dict):
+            return section
+        section = sizes.apply_size(section)
+        kind, model = DEFAULT_KINDS.get(str(section.get("objective"))), section.get("model", {})
+        return {**section, "model": {"kind": kind, **model}} if kind and isinstance(model, dict) else section
 
     @model_validator(mode="after")
-    def _fits(self) -> "Params":
-        if self.base is None and self.model.objective != self.objective:
-            kinds = [kind for kind, wanted in architecture.all_objectives().items() if wanted == self.objective]
-            raise ValueError(f"objective {self.objective} needs model.kind {' or '.join(kinds)}, not {self.model.kind}")
-        if (
-            self.base is None
-            and self.model.kind in architecture.LEARNED_POSITIONS
-            and self.sequence_length > self.model.max_length
-        ):
+    def _is_consistent(self) -> "Params":
+        if self.base is not None:
+            return self
+        model = self.model
+        if model.objective != self.objective:
+            kinds = [kind for kind, objective in architecture.all_objectives().items() if objective == self.objective]
             raise ValueError(
-                f"sequence_length {self.sequence_length} is more than model.max_length of {self.model.kind}"
+                f"objective {self.objective} needs model.kind {' or '.join(kinds)}, not {model.kind}; change one"
+            )
+        if model.kind in architecture.LEARNED_POSITIONS and self.sequence_length > model.max_length:
+            raise ValueError(
+                f"sequence_length {self.sequence_length} is more than model.max_length {model.max_length}, and "
+                f"{model.kind} has no positions beyond it; decrease sequence_length or increase model.max_length"
             )
         return self
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "pretrain") -> Report:
-    """data/tokens -> data/models/pretrain. Raises BadInput, BadModel."""
+    """Train on data/tokens/documents and save data/models/<name>. Raises BadInput, BadModel."""
     tokens = stage_files.tokens_folder(params.data, data)
-    tokenizer = equipped(params, stage_files.load_tokenizer(tokens, data))
-    train_rows, validation_rows = rows(params, tokens / "documents", tokenizer)
-    model = beginning(params, tokenizer)
-    work = work_for(params, model, tokenizer, train_rows, validation_rows)
+    tokenizer = extend_tokenizer(params, stage_files.load_tokenizer(tokens, data))
+    train_rows, validation_rows = open_rows(params, tokens / "documents", tokenizer)
+    base = None if params.base is None else stage_files.find_model(params.base, data)
+    model = initial_model(params, base, tokenizer)
+    work = build_work(params, model, tokenizer, train_rows, validation_rows)
+    # The other objectives pass attention masks of their own.
     packed = attention.packed(model) if params.objective == "causal" else nullcontext()
     with timings.measure("steps"), packed, accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
     num_tokens = params.steps * params.global_batch_size * params.sequence_length
     counts = {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}
-    return stage_files.finish(name, params, model, tokenizer, log, data, timings, params.base, counts, work.notes)
+    return stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
 
 
-def equipped(params: Params, tokenizer: Any) -> Any:
-    """`tokenizer` with what the objective needs: a mask token, or sentinels for the longest row."""
+def extend_tokenizer(params: Params, tokenizer: Any) -> Any:
+    """`tokenizer` with the tokens that the objective needs: a mask token, or enough sentinels for a whole row."""
     if params.objective == "masked":
         return corruption.with_mask_token(tokenizer)
     if params.objective == "span":
-        return corruption.with_sentinels(tokenizer, params.span_corruption.sizes(params.sequence_length)[1])
+        _, num_spans = params.span_corruption.sizes(params.sequence_length)
+        return corruption.with_sentinels(tokenizer, num_spans)
     return tokenizer
 
 
-def work_for(
+def build_work(
     params: Params, model: Any, tokenizer: Any, train_rows: PackedRows, validation_rows: PackedRows | None
 ) -> NextToken:
-    """What the objective brings to the loop."""
-    begin = model, train_rows, validation_rows, params.validation_rows
+    """The work that the objective gives to the training loop."""
+    arguments = model, train_rows, validation_rows, params.validation_rows
     if params.objective == "masked":
-        size, mask_id = len(tokenizer), tokenizer.mask_token_id
-        return Masked(*begin, masking=params.masking, mask_id=mask_id, vocab_size=size, seed=params.seed)
+        vocab_size, mask_id = len(tokenizer), tokenizer.mask_token_id
+        return Masked(*arguments, masking=params.masking, mask_id=mask_id, vocab_size=vocab_size, seed=params.seed)
     if params.objective == "span":
         sentinels, end_id = corruption.sentinel_ids(tokenizer), tokenizer.eos_token_id
         return Spans(
-            *begin, span_corruption=params.span_corruption, sentinels=sentinels, end_id=end_id, seed=params.seed
+            *arguments, span_corruption=params.span_corruption, sentinels=sentinels, end_id=end_id, seed=params.seed
         )
-    return NextToken(*begin)
+    return NextToken(*arguments)
 
 
-def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:
-    """The train rows of `folder`, and those of validation where there are any."""
+def open_rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:
+    """The training rows in `folder`, and the validation rows if there are any. Raises BadInput."""
     sizes = params.sequence_length, params.global_batch_size, params.micro_batch_size, params.seed
     train_rows = PackedRows.open(folder / "train", *sizes, tokenizer)
-    has_validation = (folder / "validation").is_dir()
-    return train_rows, PackedRows.open(
-        folder / "validation", *sizes, tokenizer, needed=False
-    ) if has_validation else None
+    if not (folder / "validation").is_dir():
+        return train_rows, None
+    return train_rows, PackedRows.open(folder / "validation", *sizes, tokenizer, needed=False)
 
 
-def beginning(params: Params, tokenizer: Any) -> Any:
-    """The model before the first step. Raises BadModel where the tokenizer or the objective does not fit the base."""
-    if params.base is None:
+def initial_model(params: Params, base: str | Path | None, tokenizer: Any) -> Any:
+    """The model before the first step. Raises BadModel if `base` does not fit the objective or the tokenizer."""
+    if base is None:
         return architecture.build(params.model, tokenizer, params.seed)
-    model, own = models.load_pretrained(params.base, objective=params.objective)
-    models.fit_vocabulary(model, own, tokenizer, params.base)
+    model, own_tokenizer = models.load_pretrained(base, objective=params.objective)
+    models.fit_vocabulary(model, own_tokenizer, tokenizer, base)
     return model

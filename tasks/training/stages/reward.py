@@ -34,21 +34,41 @@ MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Params(LoopParams, frozen=True, extra="forbid"):
-    """The batches, the loss, and the loop's dials."""
+    """Params of the reward model: the base model, the batches and the loss, besides those of the training loop."""
 
-    base: str | None = Field(None, description="a model folder or hub name; none = what sft made")
-    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    max_spike: float | None = Field(None, gt=1, description="as in the loop; gradients of learned pairs vanish: none")
-    adapter: adapters.AdapterParams | None = Field(
-        None, description="a file of tasks/training/adapters/ and its params"
+    base: str | None = Field(
+        None, description="Stage, model folder or hub name of the model to start from; null is the stage sft."
     )
-    global_batch_size: int = Field(64, ge=1, description="ranked lists per step; a pair alone is a list")
-    micro_batch_size: int | None = Field(None, ge=1, description="pairs at once; none = the whole step's")
-    max_length: int = Field(512, ge=2, description="tokens of a prompt and its answer; longer pairs are left out")
-    margin: float = Field(0.0, ge=0, description="how far apart the scores of a pair should at least be")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of the labels held to be wrong")
-    centering: float = Field(0.0, ge=0, description="weight of (chosen + rejected)^2; 0.01 keeps scores around 0")
-    validation_pairs: int | None = Field(1000, ge=1, description="pairs of an evaluation; none = all there are")
+    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
+    max_spike: float | None = Field(
+        None, gt=1, description="Skip a step whose gradient norm exceeds this multiple of the recent median; null "
+        "disables it. Disabled here because gradients shrink as the pairs are learned.",
+    )  # fmt: skip
+    adapter: adapters.AdapterParams | None = Field(
+        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
+    )
+    global_batch_size: int = Field(
+        64, ge=1, description="Ranked lists of answers per step; a pair that is not part of a list counts as one."
+    )
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Pairs per forward and backward pass; null is all pairs of the step."
+    )
+    max_length: int = Field(
+        512, ge=2, description="Maximum tokens of a prompt with its answer; pairs with a longer one are not used."
+    )
+    margin: float = Field(
+        0.0, ge=0, description="Difference by which the score of the chosen answer should exceed that of the rejected."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Assumed share of pairs in which chosen and rejected are confused."
+    )
+    centering: float = Field(
+        0.0, ge=0, description="Weight of (chosen score + rejected score)^2 in the loss; 0.01 keeps the mean score "
+        "near 0.",
+    )  # fmt: skip
+    validation_pairs: int | None = Field(
+        1000, ge=1, description="Maximum number of validation pairs per evaluation; null uses all."
+    )
 
 
 @dataclass(frozen=True, slots=True)

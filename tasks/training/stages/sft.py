@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on conversations: only what the assistant says is learned."""
+"""Supervised fine-tuning (SFT) on conversations: the model learns to predict the messages of the assistant only."""
 
 from pathlib import Path
 from typing import Any
@@ -18,42 +18,52 @@ from tasks.training.loop.training_loop import run
 
 
 class Params(AcceleratedParams, frozen=True):
-    """The batches, the adapter if there is one, and the loop's dials."""
+    """Params of SFT: the base model, the adapter and the batches, besides those of the training loop."""
 
-    base: str | None = Field(None, description="a model folder or hub name; none = what pretrain made")
+    base: str | None = Field(
+        None, description="Stage, model folder or hub name of the model to start from; null is the stage pretrain."
+    )
     data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
     adapter: adapters.AdapterParams | None = Field(
-        None, description="a file of tasks/training/adapters/ and its params"
+        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
     )
-    global_batch_size: int = Field(32, ge=1, description="rows per step, each as long as tokenization packed them")
-    micro_batch_size: int = Field(8, ge=1, description="rows at once")
-    validation_rows: int | None = Field(64, ge=1, description="rows of an evaluation; none = all there are")
+    global_batch_size: int = Field(
+        32, ge=1, description="Rows per step, over all processes. tokenization.sequence_length is their length."
+    )
+    micro_batch_size: int = Field(8, ge=1, description="Rows per forward and backward pass of a process.")
+    validation_rows: int | None = Field(
+        64, ge=1, description="Maximum number of validation rows per evaluation; null uses all."
+    )
 
     @model_validator(mode="after")
-    def _can_be_recomputed(self) -> "Params":
+    def _is_consistent(self) -> "Params":
         if self.gradient_checkpointing and self.adapter is not None and self.adapter.name == "prefix_tuning":
-            raise ValueError("gradient_checkpointing would add the prefix twice; not with adapter prefix_tuning")
+            raise ValueError(
+                "gradient_checkpointing does not work with adapter prefix_tuning, because the recomputation would add "
+                "the prefix a second time; set gradient_checkpointing: false"
+            )
         return self
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "sft") -> Report:
-    """data/tokens and data/models/pretrain -> data/models/sft. Raises BadInput, BadModel."""
+    """Train on data/tokens/conversations and save data/models/<name>. Raises BadInput, BadModel."""
     tokens = stage_files.tokens_folder(params.data, data)
     tokenizer = stage_files.load_tokenizer(tokens, data)
     base = stage_files.base_model(params.base, "pretrain", data)
-    model, own = models.load_causal(base)
-    models.fit_vocabulary(model, own, tokenizer, base)
+    model, own_tokenizer = models.load_causal(base)
+    models.fit_vocabulary(model, own_tokenizer, tokenizer, base)
     model = adapters.attach(model, params.adapter, params.seed)
-    work = NextToken(model, *rows(params, tokens, tokenizer), params.validation_rows)
+    work = NextToken(model, *open_rows(params, tokens, tokenizer), params.validation_rows)
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
     return stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
 
 
-def rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:
-    """The packed conversations of train, and of validation where there are any."""
-    length = int(read_json(folder / MANIFEST)["sequence_length"])
+def open_rows(params: Params, tokens: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:
+    """The packed conversations for training and for validation. Raises BadInput."""
+    # Tokenization has packed the conversations into rows, so the length of the rows is fixed.
+    length = int(read_json(tokens / MANIFEST)["sequence_length"])
     sizes = length, params.global_batch_size, params.micro_batch_size, params.seed
-    places = folder / "conversations/train", folder / "conversations/validation"
-    return PackedRows.open(places[0], *sizes, tokenizer), PackedRows.open(places[1], *sizes, tokenizer, needed=False)
+    train_rows = PackedRows.open(tokens / "conversations/train", *sizes, tokenizer)
+    return train_rows, PackedRows.open(tokens / "conversations/validation", *sizes, tokenizer, needed=False)

@@ -155,7 +155,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path, a
     ("changes", "said"),
     [
         ({"advantage": "grpo"}, "group_size must be 2 or more"),
-        ({"reward_functions": {}}, "nothing is rewarded"),
+        ({"reward_functions": {}}, "there is no reward"),
         ({"clip_range": 0}, "greater than 0"),
     ],
 )
