@@ -3,8 +3,8 @@ and the speed and memory of clustering.
 
     make bench NAME=minhash
 
-Times are CPU seconds of one core. All engines run in one session on the same text and the same 5-word shingles, with 14
-bands of 8 rows.
+Times are CPU seconds of one core. All engines run in one session on the same text and the same 5-word shingles, with
+signatures of 112 values.
 """
 
 import functools
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from benchmarks import corpora, peers
 from tasks.curation.arrays import UInt32Array
 from tasks.curation.duplicates import clusters, minhash
+from tasks.curation.duplicates.banding import recall
 from tasks.curation.text import shingles, words
 
 PEERS = [
@@ -42,6 +43,8 @@ SHINGLE_SIZE = 5
 SPEED_BYTES, TRUTH_BYTES = 24 << 20, 64 << 20
 PAIRS_PER_DECILE, NUM_SIGNATURES = 60_000, 5_000_000
 WORDS_PER_TEXT = 80
+THRESHOLDS, THRESHOLD_MARGIN = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), 0.02
+PAIRS_PER_THRESHOLD, LONG_TEXT_WORDS = 10_000, 400  # in longer texts, one edit changes J less
 RUNS = 3
 
 
@@ -66,7 +69,7 @@ def identical_share(texts: pa.Array) -> float:
     from datasketch import MinHash
 
     token_hash = functools.lru_cache(None)(words.token_hash)
-    template = MinHash(PARAMS.num_permutations, seed=PARAMS.seed, hashfunc=int, scheme="affine32")
+    template = MinHash(PARAMS.signature_size(), seed=PARAMS.seed, hashfunc=int, scheme="affine32")
     num_identical = 0
     for text, signature in zip(texts.to_pylist(), minhash.signatures(texts, PARAMS), strict=True):
         tokens = [token_hash(token) for token in words.tokens(text)]
@@ -77,17 +80,19 @@ def identical_share(texts: pa.Array) -> float:
     return num_identical / len(texts)
 
 
-def edited_pairs(vocabulary: list[str], decile: int, number: int) -> tuple[list[str], list[str]]:
-    """Return runs of real words, and copies with replaced words, so that J is uniform over one tenth from decile / 10.
+def edited_pairs(
+    vocabulary: list[str], low: float, high: float, number: int, num_words: int = WORDS_PER_TEXT
+) -> tuple[list[str], list[str]]:
+    """Return runs of real words, and edited copies, so that J is about uniform between `low` and `high`.
 
-    Of s shingles, e replaced words at the start leave s - e in common with J = (s - e) / (s + e).
+    A copy lacks the first e words and has e others at its end. Of s shingles, s - e are common: J = (s - e) / (s + e).
     """
-    rng, originals, copies = random.Random(decile), list[str](), list[str]()
+    rng, originals, copies = random.Random(low), list[str](), list[str]()
     for _ in range(number):
-        start = rng.randrange(len(vocabulary) - 2 * WORDS_PER_TEXT)
-        similarity = (decile + rng.random()) / 10
-        edits = round(WORDS_PER_TEXT * (1 - similarity) / (1 + similarity))
-        text = vocabulary[start : start + WORDS_PER_TEXT]
+        start = rng.randrange(len(vocabulary) - 2 * num_words)
+        similarity = low + (high - low) * rng.random()
+        edits = round(num_words * (1 - similarity) / (1 + similarity))
+        text = vocabulary[start : start + num_words]
         originals.append(" ".join(text))
         copies.append(" ".join(text[edits:] + rng.choices(vocabulary, k=edits)))
     return originals, copies
@@ -98,12 +103,13 @@ def recall_by_decile(vocabulary: list[str]) -> list[dict[str, float]]:
     bands, rows = PARAMS.banding()
     deciles = []
     for decile in range(10):
-        originals, copies = (text_array(texts) for texts in edited_pairs(vocabulary, decile, PAIRS_PER_DECILE))
+        pairs = edited_pairs(vocabulary, decile / 10, (decile + 1) / 10, PAIRS_PER_DECILE)
+        originals, copies = (text_array(texts) for texts in pairs)
         similarity = np.array(list(pair_similarities(originals, copies)))
         keys, copy_keys = (minhash.compute_band_keys(texts, PARAMS).keys for texts in (originals, copies))
         is_candidate = (keys == copy_keys).any(axis=0)
         in_decile = (similarity * 10).astype(int).clip(0, 9) == decile
-        expected = 1 - (1 - similarity[in_decile] ** rows) ** bands
+        expected = recall(similarity[in_decile], bands, rows)
         row = {
             "decile": decile / 10,
             "pairs": int(in_decile.sum()),
@@ -112,6 +118,26 @@ def recall_by_decile(vocabulary: list[str]) -> list[dict[str, float]]:
         }
         deciles.append(row)
     return deciles
+
+
+def recall_at_threshold(vocabulary: list[str]) -> dict[str, float]:
+    """Return by threshold t the share of pairs with t <= J < t + .02 that share a band, with the banding of t."""
+    recalls = {}
+    for threshold in THRESHOLDS:
+        params, high = minhash.Params(threshold=threshold), threshold + THRESHOLD_MARGIN
+        pairs = edited_pairs(vocabulary, threshold, high, PAIRS_PER_THRESHOLD, LONG_TEXT_WORDS)
+        originals, copies = (text_array(texts) for texts in pairs)
+        similarity = np.array(list(pair_similarities(originals, copies)))
+        keys, copy_keys = (minhash.compute_band_keys(texts, params).keys for texts in (originals, copies))
+        is_candidate = (keys == copy_keys).any(axis=0)
+        in_range = (threshold <= similarity) & (similarity < high)
+        recalls[str(threshold)] = float(is_candidate[in_range].mean())
+        bands, rows = params.banding()
+        print(
+            f"threshold {threshold}: {bands} x {rows}, {int(in_range.sum())} pairs with J below {high:.2f}, "
+            f"found {recalls[str(threshold)]:.4f}, expected {recall(similarity[in_range], bands, rows).mean():.4f}"
+        )
+    return recalls
 
 
 def pair_similarities(first: pa.Array, second: pa.Array) -> Iterator[float]:
@@ -179,7 +205,7 @@ def measure_clustering(number: int) -> dict[str, float]:
     signatures = planted_signatures(number)
     tracemalloc.reset_peak()
     start = time.process_time()
-    keys = clusters.band_keys(signatures, 14, 8)
+    keys = clusters.band_keys(signatures, *PARAMS.banding())
     roots = clusters.connect_candidates(keys, np.ones(number, np.bool_))
     seconds = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
@@ -225,9 +251,12 @@ def main() -> None:
     deciles = recall_by_decile(vocabulary)
     for row in deciles:
         print("J from {decile:.1f}: {pairs:6} pairs, found {found:.4f}, expected {expected:.4f}".format(**row))
+    threshold_recalls = recall_at_threshold(vocabulary)
     candidate_share, joined_share, num_pairs = natural_pairs(text_array(corpora.documentation(TRUTH_BYTES, 1)))
     print(f"{num_pairs} real pairs with J >= 0.8: candidates {candidate_share:.4f}, in one cluster {joined_share:.4f}")
-    mixed = [text for decile in (6, 7, 8) for side in edited_pairs(vocabulary, decile, 5000) for text in side]
+    mixed = [
+        text for low in (0.6, 0.7, 0.8) for side in edited_pairs(vocabulary, low, low + 0.1, 5000) for text in side
+    ]
     verified, unverified, num_edges = precision(mixed)
     print(f"{num_edges} edges: {verified:.4f} correct; without verification {unverified:.4f}")
     command = [sys.executable, "-m", "benchmarks.minhash", "cluster"]
@@ -244,6 +273,7 @@ def main() -> None:
         "mb_per_cpu_s": rates["ours"],
         "identical_share": identical,
         "max_recall_error": max(abs(row["found"] - row["expected"]) for row in deciles),
+        "recall_at_threshold": threshold_recalls,
         "recall_j80": joined_share,
         "precision": verified,
         "cluster_docs_per_s": clustering["docs_per_s"],

@@ -49,6 +49,7 @@ class Corpus:
     counts: Counter[str] = field(default_factory=Counter)  # what was done to texts that stay
     copies: Int64Array | None = None  # how often each is to be shown; None: once
     copy_rules: list[dict[str, Any]] = field(default_factory=list)  # by language and cluster size, why
+    notes: list[str] = field(default_factory=list)  # warnings for the report
 
     @property
     def kept(self) -> BoolArray:

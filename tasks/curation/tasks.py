@@ -1,6 +1,7 @@
 """Curation as Prefect tasks: measure and filter documents, deduplicate them, and write what is kept and dropped."""
 
 import os
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -139,8 +140,12 @@ def filter_documents(params: Params, data: Path, timings: Timings, run: Path = R
 def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
     """Drop exact and near duplicates. If a cluster contains held-out documents, one of these is kept.
 
-    With `deliveries`, the results of earlier runs do not change, and new documents are compared with earlier ones.
+    With `deliveries`, the results of earlier runs do not change, and new documents are compared with earlier ones. A
+    banding of MinHash that misses similar documents causes a warning, which is also in the report.
     """
+    if params.minhash and (warning := params.minhash.low_recall_warning()):
+        corpus.notes.append(warning)
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     if params.deliveries and params.minhash:
         with timings.measure("deliveries"):
             rows, texts = corpus.remaining()
@@ -289,6 +294,7 @@ def write_report(
     """Write the report, its figures and its page."""
     with timings.measure("report"):
         report = reporting.build(corpus, masked, records)
+        report.notes += corpus.notes
         if index is not None:
             report.scores["compared_with"] = _compared_with(index, data)
         report.write(data / "reports")

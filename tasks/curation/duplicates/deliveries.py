@@ -66,7 +66,7 @@ def deduplicate(
     """
     hashes, names = exact.digests(texts), np.array(ids.to_pylist(), object)
     kept_ids, is_new = np.full(len(names), None, object), np.ones(len(names), np.bool_)
-    for delivery in _check_contract(read_deliveries(index), params.contract()):
+    for delivery in _read_comparable(index, params):
         for _, table in _key_tables(delivery):
             # The row among the new texts that has the id of each indexed document, -1 where there is none.
             rows = np.asarray(pc.index_in(table["id"], ids).fill_null(-1).to_numpy())
@@ -105,7 +105,7 @@ def add_delivery(
     sets_of = minhash.sets_reader(texts, params)
     banded = minhash.compute_band_keys(texts, params, threads)
     documents = HashedDocuments(ids, exact.digests(texts, threads), banded, sets_of)
-    earlier = _check_contract(read_deliveries(index), params.contract())
+    earlier = _read_comparable(index, params)
     # Adding a delivery again replaces it under its own number, and compares it with those before that number only.
     number = _delivery_number(earlier, name, documents.content())
     # First find the clusters within the delivery, then the earlier document that each cluster duplicates.
@@ -149,18 +149,32 @@ def cluster_roots(documents: HashedDocuments, num_bytes: Int64Array, params: min
     return clusters.connect_candidates(keys, np.ones(len(near.roots), np.bool_))
 
 
-def _check_contract(deliveries: list[IndexedDelivery], contract: dict[str, Any]) -> list[IndexedDelivery]:
-    """Return the deliveries. Raises BadInput if one was built with other params."""
+def check_contract(indexed: dict[str, Any], current: dict[str, Any], location: str, kind: str) -> None:
+    """Raises BadInput if the index at `location`, a folder or database (`kind`), was built with other settings.
+
+    Bands and rows are among them, also where they follow from the threshold: keys of other bands are never equal.
+    """
+    changed = [key for key, value in current.items() if indexed.get(key) != value]
+    if not changed:
+        return
+    old_values, new_values = (
+        ", ".join(f"{key} {contract.get(key)!r}" for key in changed) for contract in (indexed, current)
+    )
+    settings = {
+        key: indexed[key] for key in ("bands", "rows", "num_permutations", "shingle_size", "seed") if key in indexed
+    }
+    fix = f"Start a new index in another {kind} (curation.deliveries in params.yaml)"
+    if all(key in settings for key in changed):
+        values = ", ".join(f"{key}: {value}" for key, value in settings.items() if key in {"bands", "rows", *changed})
+        fix += f", or keep this one by setting curation.minhash to {{ {values} }}"
+    raise BadInput(f"The index of deliveries in {location} was built with {old_values}, not {new_values}. {fix}.")
+
+
+def _read_comparable(index: Path, params: minhash.Params) -> list[IndexedDelivery]:
+    """Return the deliveries of the index. Raises BadInput if one was built with other settings."""
+    deliveries = read_deliveries(index)
     for delivery in deliveries:
-        changed = [key for key, value in contract.items() if delivery.contract.get(key) != value]
-        if changed:
-            indexed = ", ".join(f"{key} {delivery.contract.get(key)!r}" for key in changed)
-            current = ", ".join(f"{key} {contract[key]!r}" for key in changed)
-            raise BadInput(
-                f"The index of deliveries in {delivery.folder.parent} was built with {indexed}, not {current}. Go back "
-                "to those params (curation.minhash in params.yaml) or start a new index in another folder "
-                "(curation.deliveries)."
-            )
+        check_contract(delivery.contract, params.contract(), str(index), "folder")
     return deliveries
 
 

@@ -17,12 +17,11 @@ from pydantic import BaseModel, Field, model_validator
 
 from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array
 from tasks.curation.duplicates import clusters
+from tasks.curation.duplicates.banding import LARGEST_SIGNATURE, MIN_RECALL, NUM_PERMUTATIONS, derive_banding, recall
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding, shingles
 from tasks.curation.text.words import Texts, byte_lengths, chunks
 from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
-
-_PRECISION = 0.001  # step of the numerical integrals of `optimal_banding`, as in datasketch
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -37,14 +36,20 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     shingle_size: int = Field(
         5, ge=1, le=50, description="Number of words in a shingle; of characters in scripts without spaces."
     )
-    num_permutations: int = Field(112, ge=1, le=4096, description="Number of values in a MinHash signature.")
-    bands: int | None = Field(
-        14,
+    num_permutations: int | None = Field(
+        None,
         ge=1,
-        description="Number of bands; documents that are equal in one band are compared. If bands and rows are null, "
-        "they are datasketch's optimum for the threshold.",
+        le=LARGEST_SIGNATURE,
+        description="Number of values in a MinHash signature. The time to sign is proportional to it. Null: 112, or as "
+        "many as bands x rows need (up to 256 for thresholds below 0.57).",
     )
-    rows: int | None = Field(8, ge=1, description="Number of signature values in a band.")
+    bands: int | None = Field(
+        None,
+        ge=1,
+        description="Number of bands; documents that are equal in one band are compared. Null: bands and rows are "
+        "derived from the threshold, so that at least 95 % of the pairs at the threshold are compared.",
+    )
+    rows: int | None = Field(None, ge=1, description="Number of signature values in a band. Null: see bands.")
     seed: int = Field(1, ge=0, lt=1 << 32, description="Seed of the random permutations.")
     max_bucket: int = Field(
         1000,
@@ -57,25 +62,46 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     def _bands_and_rows_fit(self) -> Self:
         if (self.bands is None) != (self.rows is None):
             raise ValueError("expected both bands and rows, or neither of them")
-        if self.bands and self.rows and self.bands * self.rows > self.num_permutations:
+        bands, rows = self.banding()
+        if self.num_permutations and bands * rows > self.num_permutations:
             raise ValueError(
                 f"expected bands x rows of at most num_permutations = {self.num_permutations}, got "
-                f"{self.bands} x {self.rows} = {self.bands * self.rows}, which is more than num_permutations"
+                f"{bands} x {rows} = {bands * rows}, which is more than num_permutations"
             )
         return self
 
     def banding(self) -> tuple[int, int]:
-        """Return (bands, rows): the given ones, or the optimum for the threshold."""
+        """Return (bands, rows): the given ones, or those derived from the threshold."""
         if self.bands and self.rows:
             return self.bands, self.rows
-        return optimal_banding(self.threshold, self.num_permutations)
+        return derive_banding(self.threshold, self.num_permutations)
+
+    def signature_size(self) -> int:
+        """Return the number of values in a signature."""
+        bands, rows = self.banding()
+        return self.num_permutations or max(NUM_PERMUTATIONS, bands * rows)
+
+    def low_recall_warning(self) -> str | None:
+        """Return a warning if fewer than 95 % of the pairs at the threshold are compared, None otherwise."""
+        bands, rows = self.banding()
+        share = recall(self.threshold, bands, rows)
+        if share >= MIN_RECALL:
+            return None
+        better_bands, better_rows = derive_banding(self.threshold)
+        return (
+            f"curation.minhash: {bands} bands of {rows} rows find only {share:.1%} of the pairs with a similarity of "
+            f"{self.threshold:g} (the threshold). Remove bands, rows and num_permutations from params.yaml: "
+            f"{better_bands} bands of {better_rows} rows, which follow from the threshold, find "
+            f"{recall(self.threshold, better_bands, better_rows):.1%}."
+        )
 
     def contract(self) -> dict[str, Any]:
         """Return all settings that band keys depend on. Keys of two different contracts must not be compared."""
         bands, rows = self.banding()
-        signature = {"scheme": "affine32", "seed": self.seed, "num_permutations": self.num_permutations}
+        signature = {"scheme": "affine32", "seed": self.seed, "num_permutations": self.signature_size()}
         hashing = {"shingle_size": self.shingle_size, "shingle_hash": "athanor-1", "folding": folding.digest()}
-        # `threshold` and `max_bucket` are missing: they decide how candidates are verified, not what the keys are.
+        # `threshold` and `max_bucket` are missing: they decide how candidates are verified, not what the keys are. A
+        # threshold can change bands and rows, however.
         return {**signature, **hashing, "bands": bands, "rows": rows}
 
 
@@ -114,7 +140,7 @@ def compute_band_keys(
     """Compute the band keys of texts. Signatures exist for one chunk of texts at a time, to save memory."""
     bands, rows = params.banding()
     # Values beyond the last band are never compared: they are not computed.
-    coefficients = permutations(params.num_permutations, params.seed)[:, : bands * rows]
+    coefficients = permutations(params.signature_size(), params.seed)[:, : bands * rows]
     keys, has_shingles = np.empty((bands, len(texts)), np.uint64), np.empty(len(texts), np.bool_)
 
     def fill(part: tuple[int, Texts]) -> int:
@@ -133,7 +159,7 @@ def compute_band_keys(
 
 def signatures(texts: Texts, params: Params) -> UInt32Array:
     """Return datasketch's signatures, uint32[n, num_permutations]; all bits are set for a text without shingles."""
-    coefficients = permutations(params.num_permutations, params.seed)
+    coefficients = permutations(params.signature_size(), params.seed)
     return shingles.compute_signatures(texts, params.shingle_size, coefficients)[0]
 
 
@@ -146,27 +172,6 @@ def permutations(number: int, seed: int) -> UInt32Array:
     generator = np.random.RandomState(seed)
     a = generator.randint(0, 1 << 31, number, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return np.array([a, generator.randint(0, 1 << 32, number, dtype=np.uint32)])
-
-
-@functools.cache
-def optimal_banding(threshold: float, num_permutations: int) -> tuple[int, int]:
-    """Return the (bands, rows) that `datasketch.MinHashLSH(threshold, num_perm=num_permutations)` chooses.
-
-    A pair with similarity s becomes a candidate with the probability 1 - (1 - s^rows)^bands. The optimum minimizes the
-    area below this curve for s < threshold (false candidates) plus the area above it for s > threshold (missed pairs).
-    """
-    bandings = [
-        (bands, rows) for bands in range(1, num_permutations + 1) for rows in range(1, num_permutations // bands + 1)
-    ]
-    below = np.arange(0, threshold, _PRECISION) + _PRECISION / 2
-    above = np.arange(threshold, 1, _PRECISION) + _PRECISION / 2
-
-    def error(banding: tuple[int, int]) -> float:
-        bands, rows = banding
-        missed = (1 - above**rows) ** bands
-        return float(0.5 * (1 - (1 - below**rows) ** bands).sum() + 0.5 * missed.sum())
-
-    return min(bandings, key=error)
 
 
 def sets_reader(texts: Texts, params: Params) -> Callable[[Int32Array], clusters.ShingleSets]:

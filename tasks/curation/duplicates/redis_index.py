@@ -62,17 +62,13 @@ class _Index:
         from datasketch import MinHashLSH
 
         self._redis, self._params = redis, params
-        contract = json.dumps(params.contract(), sort_keys=True)
         # SETNX writes the contract of the first delivery only, also if two start at once.
-        redis.setnx(NAME + b":contract", contract)
-        if (indexed := redis.get(NAME + b":contract").decode()) != contract:
-            raise BadInput(
-                f"The index of deliveries in Redis was built with {indexed}, not {contract}. Go back to those params "
-                "(curation.minhash in params.yaml) or start a new index in another database (curation.deliveries)."
-            )
+        redis.setnx(NAME + b":contract", json.dumps(params.contract(), sort_keys=True))
+        contract = json.loads(redis.get(NAME + b":contract"))
+        deliveries.check_contract(contract, params.contract(), "Redis", "database")
         storage = {"type": "redis", "basename": NAME, "redis": options}
         self._lsh = MinHashLSH(
-            num_perm=params.num_permutations, params=params.banding(), storage_config=storage, prepickle=False
+            num_perm=params.signature_size(), params=params.banding(), storage_config=storage, prepickle=False
         )
 
     def kept_ids(self, keys: list[bytes]) -> list[bytes | None]:
@@ -105,7 +101,7 @@ class _Index:
         """Return datasketch's MinHash of each document, None for a document without shingles."""
         from datasketch import MinHash
 
-        settings = {"num_perm": self._params.num_permutations, "seed": self._params.seed, "scheme": "affine32"}
+        settings = {"num_perm": self._params.signature_size(), "seed": self._params.seed, "scheme": "affine32"}
         template = MinHash(**settings)  # computing the permutations is slow: all documents share them
         signatures = minhash.signatures(texts, self._params)
         return [

@@ -88,6 +88,25 @@ def test_other_params_and_a_changed_past_are_refused(tmp_path: Path) -> None:
         deliver(tmp_path, "monday", MONDAY)
 
 
+def test_an_index_with_other_bands_is_refused_with_the_settings_that_fit_it(tmp_path: Path) -> None:
+    deliver(tmp_path, "monday", MONDAY, minhash.Params(bands=14, rows=8))
+    message = (
+        r"bands 14, rows 8, not bands 16, rows 7\. Start a new index in another folder \(curation\.deliveries in "
+        r"params\.yaml\), or keep this one by setting curation\.minhash to \{ bands: 14, rows: 8 \}\."
+    )
+    with pytest.raises(BadInput, match=message):
+        deliver(tmp_path, "tuesday", TUESDAY)
+    with pytest.raises(BadInput, match=r"num_permutations 112, .* not num_permutations 240, bands 60, rows 4"):
+        deliver(tmp_path, "tuesday", TUESDAY, minhash.Params(threshold=0.47))
+    assert deliver(tmp_path, "tuesday", TUESDAY, minhash.Params(bands=14, rows=8)) == {"d": "b", "f": "g", "h": "short"}
+
+
+def test_a_lower_threshold_with_the_same_bands_is_compared(tmp_path: Path) -> None:
+    bands: dict[str, int] = {"bands": 28, "rows": 4}
+    deliver(tmp_path, "monday", MONDAY, minhash.Params(**bands))
+    assert deliver(tmp_path, "tuesday", TUESDAY, minhash.Params(threshold=0.6, **bands))["d"] == "b"
+
+
 def test_many_small_deliveries_keep_what_one_large_one_keeps(tmp_path: Path) -> None:
     rng = random.Random(0)
     texts = {f"{i:03d}": document(rng.randrange(40), rng.randrange(-1, 120)) for i in range(150)}

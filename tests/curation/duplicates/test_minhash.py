@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasketch import MinHashLSH
 from pydantic import ValidationError
 
 from tasks.curation.duplicates import clusters, minhash
@@ -133,18 +132,30 @@ def test_edges_are_verified_pairs() -> None:
     assert all(len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.8 for i, j in connected.edges)
 
 
-@pytest.mark.parametrize(("threshold", "number"), [(0.5, 128), (0.8, 112), (0.9, 64)])
-def test_banding_by_threshold_is_datasketch_s(threshold: float, number: int) -> None:
-    lsh = MinHashLSH(threshold=threshold, num_perm=number)
-    params = minhash.Params(threshold=threshold, num_permutations=number, bands=None, rows=None)
-    assert params.banding() == (lsh.b, lsh.r)
+def test_the_threshold_alone_decides_which_pairs_are_found() -> None:
+    """Five edits give J = 91 / 141 = .645, eight 76 / 156 = .487. 14 bands of 8 rows find 35 % and 4 % of them."""
+    rng = random.Random(0)
+    for threshold, edits in ((0.62, 5), (0.47, 8)):
+        texts = []
+        for seed in range(200):
+            words = document(1000 + seed)
+            texts += [edited(words), edited(words, *rng.sample(range(5, 115, 6), edits))]
+        array = pa.array(texts, pa.large_string())
+        hashes, offsets = shingles.shingle_sets(array, 5)
+        sets = [hashes[offsets[i] : offsets[i + 1]] for i in range(len(texts))]
+        is_similar = np.array([clusters.jaccard(sets[i], sets[i + 1]) >= threshold for i in range(0, len(texts), 2)])
+        rows, _ = find_duplicates(texts, threshold=threshold)
+        is_connected = np.array([max(rows[i : i + 2]) >= 0 for i in range(0, len(texts), 2)])
+        assert is_similar.sum() >= 100
+        assert is_connected[is_similar].mean() >= 0.95
+        assert not is_connected[~is_similar].any()
 
 
 def test_bad_params_are_refused() -> None:
     with pytest.raises(ValidationError, match="more than num_permutations"):
-        minhash.Params(bands=20, rows=8)
+        minhash.Params(bands=20, rows=8, num_permutations=112)
     with pytest.raises(ValidationError, match="both"):
-        minhash.Params(bands=None)
+        minhash.Params(bands=14)
 
 
 def test_nothing_to_compare() -> None:
