@@ -1,10 +1,10 @@
-"""The order in which the kernels write what they measured; `signals.py` says what each one means."""
+"""The order of the columns in which the kernels write their measurements; `signals.py` states the meaning of each."""
 
 from enum import IntEnum, auto
 
 
 class Column(IntEnum):
-    """Position of each signal in a row of the measurement matrix (float64)."""
+    """Index of each signal in a row of the measurement matrix (float64). numba compiles a member as a constant."""
 
     @staticmethod
     def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:

@@ -1,7 +1,8 @@
-"""The language of each document: by script or stop words where they decide, by CLD2 elsewhere.
+"""Identify the language of each document: by script or stop words if they decide, otherwise by CLD2.
 
-Han without Kana is Chinese, Kana is Japanese, Hangul is Korean: certain, and free. Of the rest, what is mostly Latin
-and full of English stop words is English; only what is left is handed to CLD2, which alone makes Python objects.
+Han characters without Kana are Chinese, Kana is Japanese, and Hangul is Korean. A text that is mostly Latin and has
+many English stop words is English. Both rules use signals that exist already. Only the other documents go to CLD2, the
+one step that needs a Python object per document.
 """
 
 import unicodedata
@@ -14,50 +15,56 @@ from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, StringArr
 from tasks.curation.signals.columns import Column
 
 UNKNOWN = "und"
-CJK_SHARE = 0.3  # of letters; Chinese on the web carries Latin names and code
-KANA_SHARE = 0.05  # Japanese is a tenth Kana even in headlines
-ENGLISH_STOP_WORDS = 3  # distinct ones of the eight of Gopher's list
-ENGLISH_STOP_SHARE = 0.02
-CLD2_CHARACTERS = 1000  # more text of one document changes the answer rarely
+MIN_CJK_SHARE = 0.3  # of letters; Chinese on the web contains Latin names and code
+MIN_KANA_SHARE = 0.05  # of letters; Japanese is a tenth Kana even in headlines
+MIN_LATIN_SHARE = 0.9  # of letters
+MIN_STOP_WORDS = 3  # distinct ones, of the eight in Gopher's list
+MIN_STOP_WORD_SHARE = 0.02  # of words
+CLD2_CHARACTERS = 1000  # more text of one document rarely changes the result
 
 
 def identify(
-    texts: pa.Array, rows: Float64Array, stop_found: Int64Array, listed: list[str]
+    texts: pa.Array, rows: Float64Array, stop_word_counts: Int64Array, stop_word_languages: list[str]
 ) -> tuple[StringArray, Float64Array]:
-    """ISO 639-1 codes ("und" where nobody knows) and confidences, from what the kernels measured."""
-    names, confidence = np.full(len(rows), UNKNOWN, dtype="<U8"), np.zeros(len(rows))
+    """Return ISO 639-1 codes (UNKNOWN if no rule decides) and confidences from 0 to 1, each [documents].
+
+    rows, stop_word_counts: of `signals.measure_rows`, for lists of stop words in `stop_word_languages`.
+    """
+    codes, confidence = np.full(len(rows), UNKNOWN, dtype="<U8"), np.zeros(len(rows))
     cjk = rows[:, Column.han_ratio] + rows[:, Column.kana_ratio] + rows[:, Column.hangul_ratio]
-    by_script = cjk >= CJK_SHARE
-    kana = rows[:, Column.kana_ratio] >= KANA_SHARE
-    hangul = rows[:, Column.hangul_ratio] > rows[:, Column.han_ratio] + rows[:, Column.kana_ratio]
-    names[by_script] = np.select([kana, hangul], ["ja", "ko"], "zh")[by_script]
+    by_script = cjk >= MIN_CJK_SHARE
+    is_japanese = rows[:, Column.kana_ratio] >= MIN_KANA_SHARE
+    is_korean = rows[:, Column.hangul_ratio] > rows[:, Column.han_ratio] + rows[:, Column.kana_ratio]
+    codes[by_script] = np.select([is_japanese, is_korean], ["ja", "ko"], "zh")[by_script]
     confidence[by_script] = np.minimum(1.0, 0.5 + cjk)[by_script]
-    english = ~by_script & _english(rows, stop_found, listed)
-    names[english], confidence[english] = "en", 1.0
-    open_ones = np.flatnonzero((names == UNKNOWN) & (rows[:, Column.letter_ratio] > 0))
-    starts = pc.utf8_slice_codeunits(texts.take(pa.array(open_ones)), 0, CLD2_CHARACTERS)
+    english = ~by_script & _is_english(rows, stop_word_counts, stop_word_languages)
+    codes[english], confidence[english] = "en", 1.0
+    undecided = np.flatnonzero((codes == UNKNOWN) & (rows[:, Column.letter_ratio] > 0))
+    starts = pc.utf8_slice_codeunits(texts.take(pa.array(undecided)), 0, CLD2_CHARACTERS)
     guesses = [detect(start) for start in starts.to_pylist()]
-    names[open_ones], confidence[open_ones] = [code for code, _ in guesses], [share for _, share in guesses]
-    return names, confidence
+    codes[undecided], confidence[undecided] = [code for code, _ in guesses], [share for _, share in guesses]
+    return codes, confidence
 
 
-def _english(rows: Float64Array, stop_found: Int64Array, listed: list[str]) -> BoolArray:
-    if "en" not in listed:
+def _is_english(rows: Float64Array, stop_word_counts: Int64Array, stop_word_languages: list[str]) -> BoolArray:
+    """Return where the text is mostly Latin and has enough different, and enough frequent, English stop words."""
+    if "en" not in stop_word_languages:
         return np.zeros(len(rows), np.bool_)
-    distinct, total = stop_found[:, 0, listed.index("en")], stop_found[:, 1, listed.index("en")]
+    english = stop_word_languages.index("en")
+    distinct, total = stop_word_counts[:, 0, english], stop_word_counts[:, 1, english]
     share = total / np.maximum(rows[:, Column.num_content_words], 1)
-    latin = rows[:, Column.latin_ratio] > 0.9
-    return np.asarray(latin & (distinct >= ENGLISH_STOP_WORDS) & (share >= ENGLISH_STOP_SHARE), np.bool_)
+    is_latin = rows[:, Column.latin_ratio] > MIN_LATIN_SHARE
+    return np.asarray(is_latin & (distinct >= MIN_STOP_WORDS) & (share >= MIN_STOP_WORD_SHARE), np.bool_)
 
 
 def detect(text: str) -> tuple[str, float]:
-    """CLD2's best guess for the beginning of a text, and the share of it that it holds for."""
+    """Return CLD2's best guess for the beginning of a text, and the share of it that this language covers."""
     import pycld2
 
     start = text[:CLD2_CHARACTERS]
     try:
         _, _, guesses = pycld2.detect(start, bestEffort=True)
-    except pycld2.error:  # it refuses control characters
+    except pycld2.error:  # CLD2 refuses control characters
         start = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in start)
         _, _, guesses = pycld2.detect(start, bestEffort=True)
     _, code, percent, _ = guesses[0]

@@ -1,6 +1,6 @@
-"""Compiled loops over lines and paragraphs, each cut where its rule cuts: Gopher (arXiv:2112.11446), FineWeb.
+"""Compiled loops over lines and paragraphs, each split as its rule demands (Gopher, arXiv:2112.11446; FineWeb).
 
-Equality of lines is equality of 64-bit hashes.
+Two lines count as equal if their 64-bit hashes are equal.
 """
 
 import numpy as np
@@ -14,14 +14,16 @@ from tasks.curation.text import characters
 SPACE, TERMINAL, LINE_BREAK = characters.SPACE, characters.TERMINAL, characters.LINE_BREAK
 DIGIT, UPPER = characters.DIGIT, characters.UPPER
 SHORT_LINE = 30  # characters; FineWeb's short_line_length
-_NEWLINE = 0x0A
+# Code points. A kernel cannot call ord().
+_NEWLINE, _RETURN, _HYPHEN, _DOT, _BULLET, _ELLIPSIS = 0x0A, 0x0D, 0x2D, 0x2E, 0x2022, 0x2026
 
 
 @kernel("int64(uint32[::1], int64, int64[::1])")
 def find_newlines(codes: UInt32Array, n: int, breaks: Int64Array) -> int:
-    r"""Write the places of "\n" and, behind them, n; the number of "\n"."""
+    r"""Write the positions of "\n", followed by n, to `breaks` (n + 1 entries); return the number of "\n"."""
     count = 0
     for i in range(n):
+        # Writing every position, and advancing only at a newline, avoids a branch that the processor cannot predict.
         breaks[count] = i
         count += codes[i] == _NEWLINE
     breaks[count] = n
@@ -29,28 +31,32 @@ def find_newlines(codes: UInt32Array, n: int, breaks: Int64Array) -> int:
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64[::1], float64[::1])")
-def splitline_signals(codes: UInt32Array, kinds: UInt16Array, n: int, breaks: Int64Array, row: Float64Array) -> None:
-    """Lines as `str.splitlines` cuts them: how many begin with a bullet or end with an ellipsis. breaks: scratch."""
+def splitline_signals(codes: UInt32Array, classes: UInt16Array, n: int, breaks: Int64Array, row: Float64Array) -> None:
+    """Measure lines as `str.splitlines` splits them: how many begin with a bullet, or end with an ellipsis.
+
+    codes, classes: of `decode_text`, n > 0 characters; breaks: scratch memory of n + 1 entries.
+    """
     count, lines, bullets, ellipses, start = 0, 0, 0, 0, 0
     for i in range(n):
         breaks[count] = i
-        count += kinds[i] & LINE_BREAK != 0
+        count += classes[i] & LINE_BREAK != 0
     breaks[count] = n
     for line in range(count + 1):
         end = breaks[line]
-        if start == n or (end == start and start and codes[start] == _NEWLINE and codes[start - 1] == 0x0D):
+        # There is no line after a final line break, and none between "\r" and "\n", which are one break together.
+        if start == n or (end == start and start and codes[start] == _NEWLINE and codes[start - 1] == _RETURN):
             start = end + 1
             continue
         lines += 1
         first, last = start, end - 1
-        while first < end and kinds[first] & SPACE:
+        while first < end and classes[first] & SPACE:
             first += 1
-        while last > first and kinds[last] & SPACE:
+        while last > first and classes[last] & SPACE:
             last -= 1
         if first < end:
-            bullets += codes[first] == 0x2022 or codes[first] == 0x2D
-            dots = last - first >= 2 and codes[last] == 0x2E and codes[last - 1] == 0x2E and codes[last - 2] == 0x2E
-            ellipses += dots or codes[last] == 0x2026
+            bullets += codes[first] == _BULLET or codes[first] == _HYPHEN
+            dots = last - first >= 2 and codes[last] == _DOT and codes[last - 1] == _DOT and codes[last - 2] == _DOT
+            ellipses += dots or codes[last] == _ELLIPSIS
         start = end + 1
     row[Column.num_lines] = lines
     row[Column.bullet_line_ratio] = bullets / lines
@@ -58,19 +64,19 @@ def splitline_signals(codes: UInt32Array, kinds: UInt16Array, n: int, breaks: In
 
 
 @kernel("UniTuple(float64, 2)(uint16[::1], int64, int64)")
-def _shares(kinds: UInt16Array, start: int, end: int) -> tuple[float, float]:
-    """Shares of digits and of capitals among some characters, at least one."""
+def _digit_and_upper_shares(classes: UInt16Array, start: int, end: int) -> tuple[float, float]:
+    """Return the shares of digits and of capitals among the characters start..end-1, of which there is at least one."""
     digits, uppers = 0, 0
     for i in range(start, end):
-        digits += (kinds[i] & DIGIT) != 0
-        uppers += (kinds[i] & UPPER) != 0
+        digits += (classes[i] & DIGIT) != 0
+        uppers += (classes[i] & UPPER) != 0
     return digits / (end - start), uppers / (end - start)
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64[::1], int64, int64, uint64[::1], float64[::1])")
 def line_signals(
     codes: UInt32Array,
-    kinds: UInt16Array,
+    classes: UInt16Array,
     n: int,
     breaks: Int64Array,
     newlines: int,
@@ -78,32 +84,38 @@ def line_signals(
     keys: UInt64Array,
     row: Float64Array,
 ) -> None:
-    r"""Lines cut at "\n". Gopher counts those between runs of "\n", FineWeb those that hold more than space."""
+    r"""Measure lines split at "\n". Gopher counts the parts between runs of "\n", FineWeb the lines that are not blank.
+
+    breaks, newlines: of `find_newlines`; keys: scratch memory for a hash table.
+    """
     mask = np.uint64(clear_table(keys, newlines + 1) - 1)
-    pieces, duplicates, duplicate_chars = 0, 0, 0
+    parts, duplicates, duplicate_chars = 0, 0, 0
     filled, filled_chars, terminal, short = 0, 0, 0, 0
     digits, uppers, start = 0.0, 0.0, 0
     for line in range(newlines + 1):
         end = breaks[line]
         length = end - start
         if length:
-            pieces += 1
-            repeated = not insert_if_new(mix(polynomial(codes, start, end)) | ONE, keys, mask)
-            duplicates += repeated
-            duplicate_chars += length if repeated else 0
-            while start < end and kinds[start] & SPACE:
+            parts += 1
+            # Key 0 means a free slot, so the lowest bit of every key is set.
+            is_repeat = not insert_if_new(mix(polynomial(codes, start, end)) | ONE, keys, mask)
+            duplicates += is_repeat
+            duplicate_chars += length if is_repeat else 0
+            while start < end and classes[start] & SPACE:
                 start += 1
             if start < end:
                 filled += 1
-                shares = _shares(kinds, end - length, end)
+                shares = _digit_and_upper_shares(classes, end - length, end)
                 digits += shares[0]
                 uppers += shares[1]
-                terminal += kinds[end - 1] & TERMINAL != 0
+                terminal += classes[end - 1] & TERMINAL != 0
                 short += length <= SHORT_LINE
-                filled_chars += length if repeated else 0
+                filled_chars += length if is_repeat else 0
         start = end + 1
-    ends = (codes[0] == _NEWLINE) + (codes[n - 1] == _NEWLINE)  # a run of "\n" at an end leaves an empty piece there
-    row[Column.duplicate_line_ratio] = (duplicates + (ends == 2)) / (pieces + ends)
+    # Gopher splits by the regular expression "\n+", which gives an empty part before a newline at the start of the text
+    # and one after a newline at its end. If there are both, the second is a duplicate of the first.
+    empty_parts = (codes[0] == _NEWLINE) + (codes[n - 1] == _NEWLINE)
+    row[Column.duplicate_line_ratio] = (duplicates + (empty_parts == 2)) / (parts + empty_parts)
     row[Column.duplicate_line_char_ratio] = duplicate_chars / n
     row[Column.duplicate_filled_line_char_ratio] = filled_chars / (n - newlines) if n > newlines else 0.0
     row[Column.terminal_line_ratio] = terminal / filled if filled else 0.0
@@ -117,23 +129,27 @@ def line_signals(
 @kernel("void(uint32[::1], uint16[::1], int64, int64[::1], int64, uint64[::1], float64[::1])")
 def paragraph_signals(
     codes: UInt32Array,
-    kinds: UInt16Array,
+    classes: UInt16Array,
     n: int,
     breaks: Int64Array,
     newlines: int,
     keys: UInt64Array,
     row: Float64Array,
 ) -> None:
-    r"""Paragraphs of the stripped text, cut at runs of at least two "\n" (Gopher)."""
+    r"""Measure paragraphs: the text without outer space, split at runs of at least two "\n" (Gopher).
+
+    Arguments as in `line_signals`.
+    """
     first, end = 0, n
-    while first < n and kinds[first] & SPACE:
+    while first < n and classes[first] & SPACE:
         first += 1
-    while end > first and kinds[end - 1] & SPACE:
+    while end > first and classes[end - 1] & SPACE:
         end -= 1
     mask = np.uint64(clear_table(keys, newlines + 1) - 1)
     paragraphs, duplicates, duplicate_chars = 0, 0, 0
     start, line = first, 0
     while start <= end:
+        # The next paragraph ends at the next newline that another newline follows directly.
         while line < newlines and (breaks[line] < start or breaks[line + 1] != breaks[line] + 1):
             line += 1
         stop = min(breaks[line], end) if line < newlines else end

@@ -1,7 +1,8 @@
-# ruff: noqa: RUF009 (a field that carries its meaning is not a shared default)
-"""What is measured about every document: one typed column per signal, computed once, decided upon often.
+# ruff: noqa: RUF009 (`_signal` returns a field with metadata, not a default value that instances would share)
+"""The signals of documents: one typed column per signal, measured once and then used for any number of decisions.
 
-`measure` fills them by compiled kernels over the Arrow buffers, in as many threads as asked.
+`measure` computes them with compiled kernels over Arrow's buffers. The kernels release the GIL, so that several threads
+may call it at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,11 @@ import pyarrow as pa
 from tasks.curation.arrays import Float64Array, Int64Array, StringArray, UInt8Array, UInt64Array
 from tasks.curation.signals import language, signal_kernels
 from tasks.curation.signals.columns import Column
+from tasks.curation.signals.repetition_kernels import SLOT_SHIFT
 from tasks.curation.text import characters, phrases
 
 VERSION: Final = 3
-"""Raise when any signal changes its meaning: stored signals of another version are measured again."""
-
+"""Increase this number when the meaning of any signal changes: stored signals of other versions are not used."""
 
 GOPHER = "Gopher, arXiv:2112.11446, table A1"
 FINEWEB = "FineWeb, arXiv:2406.17557, section 3.6"
@@ -46,22 +47,24 @@ def _ratio(meaning: str, of: str, paper: str = "") -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """One row per document, one column per signal; each field's metadata: meaning, unit, paper, range."""
+    """One row per document and one column per signal. The metadata of a field: meaning, unit, paper, range."""
 
     num_bytes: Int64Array = _count("UTF-8 bytes", unit="bytes")
     num_chars: Int64Array = _count("code points", REDPAJAMA, "characters")
-    num_words: Int64Array = _count("words: runs of letters, digits and _, or single Han or Kana", REDPAJAMA, "words")
-    num_content_words: Int64Array = _count("words that are more than _", GOPHER, "words")
-    num_lines: Int64Array = _count("lines, cut as str.splitlines does", GOPHER, "lines")
-    num_paragraphs: Int64Array = _count("paragraphs, cut at blank lines", GOPHER, "paragraphs")
-    num_sentences: Int64Array = _count("marks that end a sentence, before space or in CJK", REDPAJAMA, "sentences")
+    num_words: Int64Array = _count(
+        "words: runs of letters, digits and _, or single Han or Kana characters", REDPAJAMA, "words"
+    )
+    num_content_words: Int64Array = _count("words that do not consist of _ alone", GOPHER, "words")
+    num_lines: Int64Array = _count("lines, split as str.splitlines does", GOPHER, "lines")
+    num_paragraphs: Int64Array = _count("paragraphs, split at empty lines", GOPHER, "paragraphs")
+    num_sentences: Int64Array = _count("marks that end a sentence: before space, or CJK marks", REDPAJAMA, "sentences")
     mean_word_length: Float64Array = _signal("mean length of content words", "characters", GOPHER, "from 0")
     max_token_length: Int64Array = _count("longest run without space", C4, "characters")
     unique_word_ratio: Float64Array = _share("distinct words", "words", REDPAJAMA)
     word_entropy: Float64Array = _signal("entropy of the document's word frequencies", "nats", REDPAJAMA, "from 0")
     top_word_ratio: Float64Array = _share("most frequent word of at least 4 letters", "words")
     alpha_word_ratio: Float64Array = _share("words with a letter", "words", GOPHER)
-    caps_word_ratio: Float64Array = _share("words of two or more capitals only", "words", REDPAJAMA)
+    caps_word_ratio: Float64Array = _share("words of two or more characters that are all capitals", "words", REDPAJAMA)
     letter_ratio: Float64Array = _share("letters", "characters", REDPAJAMA)
     digit_ratio: Float64Array = _share("decimal digits", "characters", REDPAJAMA)
     upper_ratio: Float64Array = _share("capitals", "letters", REDPAJAMA)
@@ -73,31 +76,33 @@ class Signals:
     bullet_line_ratio: Float64Array = _share('lines that begin with "•" or "-"', "lines", GOPHER)
     ellipsis_line_ratio: Float64Array = _share("lines that end with an ellipsis", "lines", GOPHER)
     terminal_line_ratio: Float64Array = _share(
-        "lines that end with a mark that ends sentences", "filled lines", FINEWEB
+        "lines that end with a mark that ends sentences", "lines that are not blank", FINEWEB
     )
-    short_line_ratio: Float64Array = _share("lines of at most 30 characters", "filled lines", FINEWEB)
+    short_line_ratio: Float64Array = _share("lines of at most 30 characters", "lines that are not blank", FINEWEB)
     newline_word_ratio: Float64Array = _ratio("newlines", "word", FINEWEB)
-    mean_line_words: Float64Array = _signal("words per filled line", "words", REDPAJAMA, "from 0")
+    mean_line_words: Float64Array = _signal("words per line that is not blank", "words", REDPAJAMA, "from 0")
     mean_line_digit_ratio: Float64Array = _share(
-        "decimal digits, the mean over filled lines", "a line's characters", REDPAJAMA
+        "decimal digits, mean over lines that are not blank", "characters of a line", REDPAJAMA
     )
-    mean_line_upper_ratio: Float64Array = _share("capitals, mean over filled lines", "characters of a line", REDPAJAMA)
-    duplicate_line_ratio: Float64Array = _share("lines seen before in the document", "lines", GOPHER)
-    duplicate_line_char_ratio: Float64Array = _share("characters in lines seen before", "characters", GOPHER)
+    mean_line_upper_ratio: Float64Array = _share(
+        "capitals, mean over lines that are not blank", "characters of a line", REDPAJAMA
+    )
+    duplicate_line_ratio: Float64Array = _share("lines that repeat an earlier line of the document", "lines", GOPHER)
+    duplicate_line_char_ratio: Float64Array = _share("characters in repeated lines", "characters", GOPHER)
     duplicate_filled_line_char_ratio: Float64Array = _share(
-        "characters in filled lines seen before", "characters but newlines", FINEWEB
+        "characters in repeated lines that are not blank", "characters except newlines", FINEWEB
     )
-    duplicate_paragraph_ratio: Float64Array = _share("paragraphs seen before", "paragraphs", GOPHER)
-    duplicate_paragraph_char_ratio: Float64Array = _share("characters in paragraphs seen before", "characters", GOPHER)
+    duplicate_paragraph_ratio: Float64Array = _share("paragraphs that repeat an earlier one", "paragraphs", GOPHER)
+    duplicate_paragraph_char_ratio: Float64Array = _share("characters in repeated paragraphs", "characters", GOPHER)
     top_2_gram_ratio: Float64Array = _ratio("characters in the most frequent 2-gram", "character", GOPHER)
     top_3_gram_ratio: Float64Array = _ratio("characters in the most frequent 3-gram", "character", GOPHER)
     top_4_gram_ratio: Float64Array = _ratio("characters in the most frequent 4-gram", "character", GOPHER)
-    duplicate_5_gram_ratio: Float64Array = _share("characters in 5-grams seen before", "characters", GOPHER)
-    duplicate_6_gram_ratio: Float64Array = _share("characters in 6-grams seen before", "characters", GOPHER)
-    duplicate_7_gram_ratio: Float64Array = _share("characters in 7-grams seen before", "characters", GOPHER)
-    duplicate_8_gram_ratio: Float64Array = _share("characters in 8-grams seen before", "characters", GOPHER)
-    duplicate_9_gram_ratio: Float64Array = _share("characters in 9-grams seen before", "characters", GOPHER)
-    duplicate_10_gram_ratio: Float64Array = _share("characters in 10-grams seen before", "characters", GOPHER)
+    duplicate_5_gram_ratio: Float64Array = _share("characters in 5-grams that occurred before", "characters", GOPHER)
+    duplicate_6_gram_ratio: Float64Array = _share("characters in 6-grams that occurred before", "characters", GOPHER)
+    duplicate_7_gram_ratio: Float64Array = _share("characters in 7-grams that occurred before", "characters", GOPHER)
+    duplicate_8_gram_ratio: Float64Array = _share("characters in 8-grams that occurred before", "characters", GOPHER)
+    duplicate_9_gram_ratio: Float64Array = _share("characters in 9-grams that occurred before", "characters", GOPHER)
+    duplicate_10_gram_ratio: Float64Array = _share("characters in 10-grams that occurred before", "characters", GOPHER)
     latin_ratio: Float64Array = _share("Latin letters", "letters")
     han_ratio: Float64Array = _share("Han characters", "letters")
     kana_ratio: Float64Array = _share("Kana", "letters")
@@ -105,43 +110,43 @@ class Signals:
     cyrillic_ratio: Float64Array = _share("Cyrillic letters", "letters")
     arabic_ratio: Float64Array = _share("Arabic letters", "letters")
     other_script_ratio: Float64Array = _share("letters of other scripts", "letters")
-    num_urls: Int64Array = _count('"://" and bare "www."')
+    num_urls: Int64Array = _count('web addresses: "://", and "www." without it')
     num_emails: Int64Array = _count("e-mail addresses")
-    num_phones: Int64Array = _count("runs of 10 to 15 digits as telephone numbers are written")
-    num_call_to_action: Int64Array = _count("listed calls to act: click here, 点击领取 ...")
+    num_phones: Int64Array = _count("telephone numbers: 10 to 15 digits in groups")
+    num_call_to_action: Int64Array = _count("listed calls to action: click here, 点击领取 ...")
     num_offer: Int64Array = _count("listed offers: discounts, prizes, easy money")
-    num_gambling: Int64Array = _count("listed phrases of gambling")
-    num_handle: Int64Array = _count("listed ways to name a chat account: WeChat, QQ, Telegram ...")
+    num_gambling: Int64Array = _count("listed gambling phrases")
+    num_handle: Int64Array = _count("listed names of chat accounts: WeChat, QQ, Telegram ...")
     num_lorem_ipsum: Int64Array = _count('"lorem ipsum"', C4)
     num_javascript: Int64Array = _count('"javascript"', C4)
-    num_policy: Int64Array = _count("listed phrases of cookie and privacy notes", C4)
+    num_policy: Int64Array = _count("listed phrases of cookie and privacy notices", C4)
     num_stop_words: Int64Array = _count("distinct stop words of the document's language", GOPHER, "words")
     stop_word_ratio: Float64Array = _share("stop words of the document's language", "words", REDPAJAMA)
-    language: StringArray = _signal('ISO 639-1 code, "und" where unknown', "code", "language.py", "")
-    language_confidence: Float64Array = _signal("how sure the language is", "probability", "language.py")
+    language: StringArray = _signal('ISO 639-1 code, "und" if unknown', "code", "language.py", "")
+    language_confidence: Float64Array = _signal("confidence of the language", "probability", "language.py")
 
     def __len__(self) -> int:
         return len(self.num_bytes)
 
     def take(self, rows: npt.NDArray[Any]) -> "Signals":
-        """The given rows (indices or a mask)."""
+        """Return some rows. rows: indices or a mask."""
         return Signals(**{name: column[rows] for name, column in self.columns()})
 
     def followed_by(self, other: "Signals") -> "Signals":
-        """These rows and then those of `other`."""
+        """Return these rows followed by those of `other`."""
         return concatenate([self, other])
 
     def columns(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """Name and values of each signal, in order."""
+        """Yield name and values of each signal, in order."""
         return ((each.name, getattr(self, each.name)) for each in fields(self))
 
     def table(self) -> pa.Table:
-        """The signals as an Arrow table."""
+        """Return the signals as an Arrow table."""
         return pa.table({name: pa.array(column) for name, column in self.columns()})
 
 
 def concatenate(parts: Sequence[Signals]) -> Signals:
-    """The rows of all parts, one after another."""
+    """Return the rows of all parts, one part after another."""
     return Signals(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in NAMES})
 
 
@@ -150,39 +155,41 @@ NUMERIC_NAMES = tuple(name for name in NAMES if name != "language")
 
 
 def from_table(table: pa.Table) -> Signals:
-    """The signals of a table that `Signals.table` made."""
+    """Return the signals in a table from `Signals.table`."""
     columns: dict[str, Any] = {name: table[name].to_numpy() for name in NAMES}
     return Signals(**{**columns, "language": columns["language"].astype(str)})
 
 
 def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Mapping[str, Sequence[str]]) -> Signals:
-    """Measure every text of a large_string array.
+    """Return the signals of every text in a large_string array.
 
     stop_words: language -> words; listed: kind of `phrases.PHRASE_KINDS` -> phrases.
     """
-    rows, stop_found = measure_rows(texts, stop_words)
-    counts = np.zeros((len(texts), len(phrases.PHRASE_KINDS)))
-    machine, (data, offsets) = (
-        _automaton(tuple((kind, tuple(some)) for kind, some in listed.items())),
-        string_buffers(texts),
-    )
-    tables = machine.tables()
-    phrases.count_phrases(data, offsets, 0, len(texts), *tables, counts)
-    names, confidence = language.identify(texts, rows, stop_found, list(stop_words))
-    return combine_columns(rows, counts, stop_found, list(stop_words), names, confidence)
+    rows, stop_word_counts = measure_rows(texts, stop_words)
+    phrase_counts = np.zeros((len(texts), len(phrases.PHRASE_KINDS)))
+    data, offsets = string_buffers(texts)
+    automaton = _automaton(tuple((kind, tuple(some)) for kind, some in listed.items()))
+    phrases.count_phrases(data, offsets, 0, len(texts), *automaton.tables(), phrase_counts)
+    languages = list(stop_words)
+    codes, confidence = language.identify(texts, rows, stop_word_counts, languages)
+    return combine_columns(rows, phrase_counts, stop_word_counts, languages, codes, confidence)
 
 
 def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tuple[Float64Array, Int64Array]:
-    """What the kernels measure: float64 [documents, columns], and stop words found, int64 [documents, 2, languages]."""
+    """Return the measurements of the kernels, and the number of stop words of every language.
+
+    The first array is float64 [documents, columns]. The second is int64 [documents, 2, languages]: the number of
+    different stop words, and that of their occurrences.
+    """
     data, offsets = string_buffers(texts)
-    rows, found = np.zeros((len(texts), len(Column))), np.zeros((len(texts), 2, len(stop_words)), np.int64)
-    tables = characters.class_table(), *_stop_table(tuple(map(tuple, stop_words.values())))
-    signal_kernels.measure(data, offsets, 0, len(texts), *tables, rows, found)
-    return rows, found
+    rows, counts = np.zeros((len(texts), len(Column))), np.zeros((len(texts), 2, len(stop_words)), np.int64)
+    tables = characters.class_table(), *_stop_word_table(tuple(map(tuple, stop_words.values())))
+    signal_kernels.measure(data, offsets, 0, len(texts), *tables, rows, counts)
+    return rows, counts
 
 
 def string_buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
-    """Bytes and the n + 1 offsets of a large_string array, where they lie."""
+    """Return the bytes and the n + 1 offsets of a large_string array without a copy."""
     _, offsets, data = texts.buffers()
     if not len(texts) or data is None:
         return np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
@@ -191,24 +198,26 @@ def string_buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
 
 def combine_columns(
     rows: Float64Array,
-    counts: Float64Array,
-    stop_found: Int64Array,
-    languages: list[str],
-    names: StringArray,
+    phrase_counts: Float64Array,
+    stop_word_counts: Int64Array,
+    stop_word_languages: list[str],
+    codes: StringArray,
     confidence: Float64Array,
 ) -> Signals:
-    """The signals of documents in the languages `names`, from what was measured of them."""
+    """Return the signals from their measurements: see `measure_rows`, `phrases.count_phrases`, `language.identify`."""
     columns: dict[str, Any] = {column.name: np.ascontiguousarray(rows[:, column]) for column in Column}
-    columns |= {f"num_{kind}": counts[:, i] for i, kind in enumerate(phrases.PHRASE_KINDS)}
+    columns |= {f"num_{kind}": phrase_counts[:, i] for i, kind in enumerate(phrases.PHRASE_KINDS)}
     columns = {name: c.astype(np.int64) if name.startswith("num_") else c for name, c in columns.items()}
     columns["max_token_length"] = columns["max_token_length"].astype(np.int64)
+    # The kernels counted the stop words of every language; the signals are those of the document's language.
     distinct, total = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-    for i, code in enumerate(languages):
-        mine = names == code
-        distinct[mine], total[mine] = stop_found[mine, 0, i], stop_found[mine, 1, i]
+    for i, code in enumerate(stop_word_languages):
+        in_language = codes == code
+        distinct[in_language] = stop_word_counts[in_language, 0, i]
+        total[in_language] = stop_word_counts[in_language, 1, i]
     ratio = total / np.maximum(columns["num_words"], 1)
     columns |= {"num_stop_words": distinct, "stop_word_ratio": ratio}
-    return Signals(**columns, language=names, language_confidence=confidence)
+    return Signals(**columns, language=codes, language_confidence=confidence)
 
 
 @lru_cache(4)
@@ -217,20 +226,23 @@ def _automaton(listed: tuple[tuple[str, tuple[str, ...]], ...]) -> phrases.Autom
 
 
 @lru_cache(4)
-def _stop_table(lists: tuple[tuple[str, ...], ...]) -> tuple[UInt64Array, Int64Array]:
-    """Open addressing: keys uint64 [size], 0 where free, and the lists each word is on, as bits."""
-    words: dict[str, int] = {}
-    for bit, some in enumerate(lists):
-        for word in some:
-            words[word] = words.get(word, 0) | 1 << bit
+def _stop_word_table(lists: tuple[tuple[str, ...], ...]) -> tuple[UInt64Array, Int64Array]:
+    """Return a hash table with open addressing for `signal_kernels.vocabulary_signals`.
+
+    keys: uint64 [size], 0 in free slots; bits: int64 [size], bit l says that the word is in list l.
+    """
+    word_bits: dict[str, int] = {}
+    for bit, words in enumerate(lists):
+        for word in words:
+            word_bits[word] = word_bits.get(word, 0) | 1 << bit
     size = 4
-    while size < 4 * len(words):
+    while size < 4 * len(word_bits):
         size *= 2
     keys, bits = np.zeros(size, np.uint64), np.zeros(size, np.int64)
-    for word, on in words.items():
+    for word, list_bits in word_bits.items():
         key = signal_kernels.word_key(np.array([ord(character) for character in word], np.uint32))
-        slot = (int(key) >> 20) & (size - 1)
+        slot = (int(key) >> int(SLOT_SHIFT)) & (size - 1)
         while keys[slot]:
             slot = (slot + 1) & (size - 1)
-        keys[slot], bits[slot] = key, on
+        keys[slot], bits[slot] = key, list_bits
     return keys, bits

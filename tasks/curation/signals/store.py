@@ -1,6 +1,6 @@
-"""Signals on disk by the hash of the text they were measured of: moving a threshold measures nothing again.
+"""Store signals on disk by the hash of their text, so that new thresholds need no new measurement.
 
-Nothing depends on this folder: it can be deleted at any time, and is left aside when it cannot be read.
+Nothing depends on this folder: it may be deleted at any time, and it is ignored if it cannot be read.
 """
 
 import hashlib
@@ -26,51 +26,56 @@ FOLDER = Path(".run/signals")
 
 @dataclass(frozen=True, slots=True)
 class WordLists:
-    """What signals are measured with: stop words by language, phrases by kind."""
+    """The lists that signals depend on. stop_words: language -> words; phrases: kind -> phrases."""
 
     stop_words: Mapping[str, Sequence[str]]
     phrases: Mapping[str, Sequence[str]]
 
     def key(self) -> str:
-        """Names these lists and the version of the signals."""
+        """Return a hash of these lists and of the version of the signals."""
         body = json.dumps([signals.VERSION, self.stop_words, self.phrases], sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 class Store:
-    """The signals measured so far with the same lists."""
+    """The signals that were measured with the same lists."""
 
     def __init__(self, lists: WordLists, folder: Path = FOLDER) -> None:
         self.lists, self._folder = lists, folder / lists.key()
         self._table, keys = self._read()
         order = np.argsort(keys[:, 0], kind="stable")
-        self._keys, self._rows = keys[order], order  # sorted, and where each stands in the table
+        self._sorted_keys, self._table_rows = keys[order], order
 
     def measure(self, texts: pa.Array) -> Signals:
-        """The signals of every text, measured where they are not known yet."""
-        keys = digests(texts)
-        place = np.minimum(np.searchsorted(self._keys[:, 0], keys[:, 0]), max(len(self._keys) - 1, 0))
-        known = (self._keys[place] == keys).all(axis=1) if len(self._keys) else np.zeros(len(keys), np.bool_)
-        if not known.any():
-            return self._measured(texts, keys)
-        old = signals.from_table(self._table.take(pa.array(self._rows[place[known]])))
-        new = self._measured(texts.filter(pa.array(~known)), keys[~known])
+        """Return the signals of every text in a large_string array, and measure only the texts that are not stored."""
+        keys = text_hashes(texts)
+        # Search by the lower half of the hash, then compare both halves.
+        index = np.minimum(np.searchsorted(self._sorted_keys[:, 0], keys[:, 0]), max(len(self._sorted_keys) - 1, 0))
+        has_stored = len(self._sorted_keys) > 0
+        is_stored = (self._sorted_keys[index] == keys).all(axis=1) if has_stored else np.zeros(len(keys), np.bool_)
+        if not is_stored.any():
+            return self._measure_and_store(texts, keys)
+        stored = signals.from_table(self._table.take(pa.array(self._table_rows[index[is_stored]])))
+        new = self._measure_and_store(texts.filter(pa.array(~is_stored)), keys[~is_stored])
         rows = np.empty(len(keys), np.int64)
-        rows[known], rows[~known] = np.arange(len(old)), len(old) + np.arange(len(new))
-        return old.followed_by(new).take(rows)
+        rows[is_stored], rows[~is_stored] = np.arange(len(stored)), len(stored) + np.arange(len(new))
+        return stored.followed_by(new).take(rows)
 
-    def _measured(self, texts: pa.Array, keys: UInt64Array) -> Signals:
-        found = measure(texts, self.lists.stop_words, self.lists.phrases)
+    def _measure_and_store(self, texts: pa.Array, keys: UInt64Array) -> Signals:
+        measured = measure(texts, self.lists.stop_words, self.lists.phrases)
         if len(keys):
-            table = found.table().append_column("low", pa.array(keys[:, 0])).append_column("high", pa.array(keys[:, 1]))
+            table = measured.table()
+            table = table.append_column("low", pa.array(keys[:, 0])).append_column("high", pa.array(keys[:, 1]))
             path = self._folder / f"{keys[0, 0]:016x}{keys[-1, 1]:016x}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(f".{threading.get_ident()}.tmp")
-            pq.write_table(table, beside, compression="lz4", use_dictionary=["language"])
-            beside.replace(path)
-        return found
+            # Several threads write at once; a file appears under its name only when it is complete.
+            temporary = path.with_suffix(f".{threading.get_ident()}.tmp")
+            pq.write_table(table, temporary, compression="lz4", use_dictionary=["language"])
+            temporary.replace(path)
+        return measured
 
     def _read(self) -> tuple[pa.Table, UInt64Array]:
+        """Return all stored signals, and the hashes of their texts [n, 2]."""
         paths = sorted(self._folder.glob("*.parquet"))
         try:
             table = pa.concat_tables(pq.read_table(path) for path in paths) if paths else None
@@ -81,8 +86,8 @@ class Store:
         return table, np.stack([table["low"].to_numpy(), table["high"].to_numpy()], axis=1)
 
 
-def digests(texts: pa.Array) -> UInt64Array:
-    """xxh3_128 of each text, uint64 [n, 2]."""
+def text_hashes(texts: pa.Array) -> UInt64Array:
+    """Return the xxh3_128 hash of each text, uint64 [n, 2]."""
     data, offsets = string_buffers(texts)
     view: Any = memoryview(data)  # type: ignore[arg-type]
     hashes = (xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(offsets.tolist()))

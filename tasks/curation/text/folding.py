@@ -33,7 +33,7 @@ _SINGLE = (*_HAN, *_KANA_HANGUL, *_HANGUL_SYLLABLES, *_SOUTH_EAST_ASIA)
 def fold_table() -> UInt32Array:
     """Return uint32 [SIZE]: for each code point the folded one, plus WORD, SINGLE, or neither if it separates words.
 
-    Call this function once before starting threads. Threads that find no table would each build one (about 1 s).
+    Call this function once before starting threads. Threads that find no table would each build one.
     """
     folded = _simplified()[_narrow_and_lower()]
     folded[_SURROGATES] = np.arange(_SURROGATES.start, _SURROGATES.stop)  # not characters; valid UTF-8 has none
