@@ -1,9 +1,10 @@
-"""Every strategy in two processes beside one process: how far the losses are apart, and what a step costs.
+"""Every strategy in two processes, compared with one process: difference of the losses, time and memory of a step.
 
     make bench NAME=distributed
 
-A Llama of 2.6 million parameters on made-up documents in fp32, eight micro-batches a step; the processes are forked and
-talk over gloo. Bytes are what each process keeps of weights, gradients and optimizer states, as far as tensors tell.
+A Llama of 2.6 million parameters trains on random documents in fp32, with eight micro-batches per step. The processes
+are forked and communicate over gloo. `bytes_kept_per_process` counts the weights, gradients and optimizer states that
+one process holds between two steps.
 """
 
 import gc
@@ -47,51 +48,52 @@ SHAPE = {"width": 192, "num_layers": 4, "num_heads": 4}
 def main() -> None:
     """Print a table on stderr and one JSON line last."""
     peers.make_importable("deepspeed", DEEPSPEED)
-    found = {"one process": together("ddp", 1)}
+    results = {"one process": run_processes("ddp", 1)}
     for name in catalog.names(strategies.__name__):
         try:
-            found[name] = together(name, PROCESSES)
-        except RuntimeError as error:  # where an extra is missing the process has said so
+            results[name] = run_processes(name, PROCESSES)
+        except RuntimeError as error:  # an extra is not installed; the process has printed which one
             print(f"{name}: {error}", file=sys.stderr, flush=True)
-    one = found["one process"]["losses"]
+    one = results["one process"]["losses"]
     print(f"{'':12} {'loss difference':>16} {'s/step':>8} {'MB kept':>8}", file=sys.stderr)
     difference = {}
-    for name, told in found.items():
-        difference[name] = max(abs(a - b) for a, b in zip(told["losses"], one, strict=True))
-        row = f"{difference[name]:16.1e} {told['seconds']:8.3f} {told['bytes'] / 1e6:8.1f}"
+    for name, result in results.items():
+        difference[name] = max(abs(a - b) for a, b in zip(result["losses"], one, strict=True))
+        row = f"{difference[name]:16.1e} {result['seconds']:8.3f} {result['bytes'] / 1e6:8.1f}"
         print(f"{name:12} {row}", file=sys.stderr, flush=True)
     del difference["one process"]
     print(json.dumps({
         "max_loss_difference": difference,
-        "seconds_per_step": {name: round(told["seconds"], 4) for name, told in found.items()},
-        "bytes_kept_per_process": {name: told["bytes"] for name, told in found.items()},
+        "seconds_per_step": {name: round(result["seconds"], 4) for name, result in results.items()},
+        "bytes_kept_per_process": {name: result["bytes"] for name, result in results.items()},
         "processes": PROCESSES,
         "final_loss": round(one[-1], 4),
     }))  # fmt: skip
 
 
-def together(strategy: str, count: int) -> dict[str, Any]:
-    """What the first of `count` processes tells. Raises RuntimeError where one of them fails."""
-    with TemporaryDirectory() as room:
-        children = [fork(strategy, Path(room), rank, count) for rank in range(count)]
+def run_processes(strategy: str, count: int) -> dict[str, Any]:
+    """Train in `count` processes and return the result of the first. Raises RuntimeError if one of them fails."""
+    with TemporaryDirectory() as folder:
+        children = [fork(strategy, Path(folder), rank, count) for rank in range(count)]
         if any(os.waitpid(child, 0)[1] for child in children):
             raise RuntimeError("a process failed")
-        told: dict[str, Any] = pickle.loads((Path(room) / "told").read_bytes())
-        return told
+        result: dict[str, Any] = pickle.loads((Path(folder) / "result").read_bytes())
+        return result
 
 
-def fork(strategy: str, room: Path, rank: int, count: int) -> int:
-    """Start a process that trains with the others; its id."""
+def fork(strategy: str, folder: Path, rank: int, count: int) -> int:
+    """Start one of the processes that train together and return its id."""
     child = os.fork()
     if child:
         return child
     try:
         torch.set_num_threads(1)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}  # as torchrun has them
-        dist.init_process_group("gloo", init_method=f"file://{room}/meeting", rank=rank, world_size=count)
-        told = train(strategy, room)
+        # The variables that torchrun sets.
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
+        result = train(strategy, folder)
         if rank == 0:
-            (room / "told").write_bytes(pickle.dumps(told))
+            (folder / "result").write_bytes(pickle.dumps(result))
         dist.barrier()
         os._exit(0)
     except BaseException:
@@ -99,17 +101,17 @@ def fork(strategy: str, room: Path, rank: int, count: int) -> int:
         os._exit(1)
 
 
-def train(strategy: str, room: Path) -> dict[str, Any]:
-    """Losses of all steps, seconds of the median one, bytes kept by this process."""
-    marks, kept = list[float](), 0
+def train(strategy: str, folder: Path) -> dict[str, Any]:
+    """The losses of all steps, the median seconds of a step, and the bytes that this process keeps between steps."""
+    starts, bytes_kept = list[float](), 0
     model = build(Architecture(**SHAPE), Vocabulary(VOCAB), 0)
 
     class Timed(NextToken):
         def batches(self, step: int) -> Sequence[Any]:
-            nonlocal kept
+            nonlocal bytes_kept
             if step == 1:
-                kept = kept_bytes()
-            marks.append(time.perf_counter())
+                bytes_kept = persistent_bytes()
+            starts.append(time.perf_counter())
             return super().batches(step)
 
     params = LoopParams(
@@ -117,28 +119,29 @@ def train(strategy: str, room: Path) -> dict[str, Any]:
         launch=strategies.Launch(strategy=strategy),
     )  # fmt: skip
     with attention.packed(model):
-        log: list[Row] = run(Timed(model, rows(), None, None), params, room / "checkpoints", strategy)
-    seconds = median(after - before for before, after in pairwise(marks))
-    return {"losses": [row["loss"] for row in log], "seconds": seconds, "bytes": kept}
+        log: list[Row] = run(Timed(model, rows(), None, None), params, folder / "checkpoints", strategy)
+    seconds = median(after - before for before, after in pairwise(starts))
+    return {"losses": [row["loss"] for row in log], "seconds": seconds, "bytes": bytes_kept}
 
 
-def kept_bytes() -> int:
-    """Bytes of all large tensors that live between two steps: weights, optimizer states, gradients that are kept."""
-    found = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor) and thing.is_floating_point():
-            storage = local_of(thing).untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
+def persistent_bytes() -> int:
+    """Bytes of all floating-point tensors that exist between two steps: weights, optimizer states, kept gradients."""
+    bytes_by_address = {}  # several tensors can share one storage
+    for value in gc.get_objects():
+        # Not isinstance: it reads `__class__`, which some of these objects compute.
+        if issubclass(type(value), torch.Tensor) and value.is_floating_point():
+            storage = local_of(value).untyped_storage()
+            bytes_by_address[storage.data_ptr()] = storage.nbytes()
+    return sum(bytes_by_address.values())
 
 
 def rows() -> PackedRows:
-    """Documents of 20 to 400 made-up tokens by Zipf's law."""
+    """Rows of documents of 20 to 400 random tokens that follow Zipf's law."""
     import numpy as np
 
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     stream = packing.concatenate(
-        [np.minimum(chance.zipf(1.3, n) + 5, VOCAB - 1) for n in chance.integers(20, 400, 200)], VOCAB
+        [np.minimum(rng.zipf(1.3, n) + 5, VOCAB - 1) for n in rng.integers(20, 400, 200)], VOCAB
     )
     return PackedRows(stream, LENGTH, 8, 1, 0, 0)
 

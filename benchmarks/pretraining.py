@@ -1,4 +1,4 @@
-"""One model, one stream of documents, and the engines that train it: ours, Hugging Face's Trainer, a loop by hand."""
+"""One model, one stream of documents, and the engines that train it: Athanor, Hugging Face's Trainer, a plain loop."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,8 @@ from tasks.training.shape.architecture import Architecture, build
 
 
 @dataclass(frozen=True)
-class World:
-    """What every engine gets: a Llama, and rows of `length` tokens, `rows` of them a step."""
+class Workload:
+    """What every engine trains: a Llama of `shape`, on `rows` rows of `length` tokens per step."""
 
     shape: dict[str, int]
     vocab: int
@@ -38,27 +38,27 @@ class World:
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """The number of tokens in one step."""
         return self.rows * self.length
 
     def model(self) -> Any:
-        """The model with the weights that it begins with."""
+        """The model with its initial weights, which are the same for every engine."""
         return build(Architecture(**self.shape), Vocabulary(self.vocab), 0)
 
     def batches(self) -> PackedRows:
-        """Documents of 20 to 400 made-up tokens in rows: Zipf's law, so that there is something to learn."""
-        chance = np.random.default_rng(0)
-        lengths = chance.integers(20, 400, max(200, self.tokens * self.steps // 200))
-        stream = packing.concatenate([np.minimum(chance.zipf(1.3, n) + 5, self.vocab - 1) for n in lengths], self.vocab)
+        """Rows of documents of 20 to 400 random tokens. They follow Zipf's law, so that there is something to learn."""
+        rng = np.random.default_rng(0)
+        lengths = rng.integers(20, 400, max(200, self.tokens * self.steps // 200))
+        stream = packing.concatenate([np.minimum(rng.zipf(1.3, n) + 5, self.vocab - 1) for n in lengths], self.vocab)
         return PackedRows(stream, self.length, self.rows, self.rows, 0, 0)
 
     def flops_per_token(self) -> float:
-        """As the progress line counts them: forward and backward, causal attention by half a row."""
+        """FLOPs per token, counted as in the progress line: forward and backward pass; attention over half a row."""
         by_weights, by_length = flops_of(self.model())
         return by_weights + by_length * self.length
 
     def now(self) -> float:
-        """CPU seconds of this process on a CPU; on a GPU seconds, with all work done that was asked for."""
+        """CPU seconds of this process on a CPU; seconds on a GPU, after all kernels that were started have ended."""
         if self.device.type == "cpu":
             return time.process_time()
         torch.cuda.synchronize()
@@ -66,77 +66,81 @@ class World:
 
 
 Outcome = tuple[float, float]
-"""Seconds of the fastest step, and the loss of the last one (of the Trainer: the mean of all)."""
+"""Seconds of the fastest step, and the loss of the last step (for the Trainer: the mean loss of all steps)."""
 
 
-def ours(world: World, precision: str, mode: Mode = "off", fp8: bool = False, deterministic: bool = True) -> Outcome:
-    """The stage's own work in the loop, as pretrain runs it. Documents in a row do not see each other."""
-    network, marks = world.model().to(world.device), list[float]()
+def time_athanor(
+    workload: Workload, precision: str, mode: Mode = "off", fp8: bool = False, deterministic: bool = True
+) -> Outcome:
+    """Train with Athanor's loop as the stage pretrain does. Attention isolates the documents of a row."""
+    model, starts = workload.model().to(workload.device), list[float]()
 
     class Timed(NextToken):
         def batches(self, step: int) -> Sequence[Any]:
-            marks.append(world.now())
+            starts.append(workload.now())
             return super().batches(step)
 
-    work = Timed(network, world.batches(), None, None)
-    settings: dict[str, Any] = {"precision": precision, "device": world.device.type, "deterministic": deterministic}
-    params = LoopParams(steps=world.steps, learning_rate=1e-3, **settings)
-    fast = float8_training(network, fp8, world.device), compiled(network, mode, world.steps, world.device)
-    with TemporaryDirectory() as folder, attention.packed(network), fast[0], fast[1]:
+    work = Timed(model, workload.batches(), None, None)
+    settings: dict[str, Any] = {"precision": precision, "device": workload.device.type, "deterministic": deterministic}
+    params = LoopParams(steps=workload.steps, learning_rate=1e-3, **settings)
+    in_float8 = float8_training(model, fp8, workload.device)
+    compilation = compiled(model, mode, workload.steps, workload.device)
+    with TemporaryDirectory() as folder, attention.packed(model), in_float8, compilation:
         rows = run(work, params, Path(folder), "bench")
-    return _fastest(marks), rows[-1]["loss"]
+    return _fastest(starts), rows[-1]["loss"]
 
 
-def trainer(world: World, **arguments: Any) -> Outcome:
-    """Hugging Face's Trainer with its defaults but for `arguments`, on the same rows."""
+def time_trainer(workload: Workload, **arguments: Any) -> Outcome:
+    """Train with Hugging Face's Trainer on the same rows, with its defaults except for `arguments`."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    rows, marks = world.batches(), list[float]()
+    rows, starts = workload.batches(), list[float]()
 
     class Data(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         def __len__(self) -> int:
-            return world.steps * world.rows
+            return workload.steps * workload.rows
 
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            ids = rows.batches(index // world.rows)[0].ids[index % world.rows]
+            ids = rows.batches(index // workload.rows)[0].ids[index % workload.rows]
             return {"input_ids": ids, "labels": ids}
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class RecordStarts(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            marks.append(world.now())
+            starts.append(workload.now())
 
     with TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            folder, per_device_train_batch_size=world.rows, max_steps=world.steps, use_cpu=world.device.type == "cpu",
-            report_to=[], save_strategy="no", logging_strategy="no", learning_rate=1e-3, disable_tqdm=True, **arguments,
+            folder, per_device_train_batch_size=workload.rows, max_steps=workload.steps,
+            use_cpu=workload.device.type == "cpu", report_to=[],
+            save_strategy="no", logging_strategy="no", learning_rate=1e-3, disable_tqdm=True, **arguments,
         )  # fmt: skip
-        done = Trainer(world.model(), settings, train_dataset=Data(), callbacks=[Clock()]).train()
-    return _fastest(marks), done.training_loss
+        output = Trainer(workload.model(), settings, train_dataset=Data(), callbacks=[RecordStarts()]).train()
+    return _fastest(starts), output.training_loss
 
 
-def by_hand(world: World) -> Outcome:
-    """A short loop as nanoGPT's: autocast to bf16, the model compiled, fused AdamW, whole logits."""
-    network, rows, marks = world.model().to(world.device).train(), world.batches(), list[float]()
-    step = _step(network, torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True))
-    for ids in _ids(rows, world):
-        marks.append(world.now())
+def time_plain_loop(workload: Workload) -> Outcome:
+    """Train with a short loop like nanoGPT's: autocast to bf16, compiled model, fused AdamW, full logits."""
+    model, rows, starts = workload.model().to(workload.device).train(), workload.batches(), list[float]()
+    step = _step(model, torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True))
+    for ids in _ids(rows, workload):
+        starts.append(workload.now())
         loss = step(ids)
-    return _fastest(marks), float(loss)
+    return _fastest(starts), float(loss)
 
 
-def _ids(rows: PackedRows, world: World) -> Iterator[torch.Tensor]:
-    return (rows.batches(step)[0].ids.to(world.device, non_blocking=True) for step in range(world.steps))
+def _ids(rows: PackedRows, workload: Workload) -> Iterator[torch.Tensor]:
+    return (rows.batches(step)[0].ids.to(workload.device, non_blocking=True) for step in range(workload.steps))
 
 
-def _step(network: Any, optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
-    forward: Any = torch.compile(network)
+def _step(model: Any, optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    forward: Any = torch.compile(model)
 
     def step(ids: torch.Tensor) -> torch.Tensor:
         with torch.autocast(ids.device.type, torch.bfloat16):
             logits = forward(ids).logits
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
@@ -144,6 +148,6 @@ def _step(network: Any, optimizer: torch.optim.Optimizer) -> Callable[[torch.Ten
     return step
 
 
-def _fastest(marks: Sequence[float]) -> float:
-    """Seconds of the fastest step, from what the clock said at the start of each."""
-    return min(after - before for before, after in pairwise(marks))
+def _fastest(starts: Sequence[float]) -> float:
+    """Seconds of the fastest step, from the times at which the steps started."""
+    return min(after - before for before, after in pairwise(starts))

@@ -1,10 +1,10 @@
-"""kill -9 at fifty moments of every training stage: does the run that goes on end in the bytes of the one never killed?
+"""Fifty kills (SIGKILL) in the training stages: how often does the resumed run end with the same bytes?
 
     make bench NAME=resume
 
-Tiny models on made-up conversations; each kill is drawn from a seed: after a random time, or inside the writing of a
-checkpoint. Afterwards the stage is started again and its model folder and step log are compared by sha256. Children are
-forked, so that a start costs no import.
+Tiny models train on synthetic conversations. A random generator with a fixed seed chooses each kill: after a random
+time, or inside the writing of a checkpoint. Then the stage is started again, and its model folder and step log are
+compared by sha256. The processes are forked, so that a start needs no import.
 """
 
 import hashlib
@@ -46,45 +46,50 @@ STAGES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Print progress on stderr and one JSON line last."""
-    with TemporaryDirectory() as room:
-        data, chance = Path(room) / "data", random.Random(0)
+    with TemporaryDirectory() as folder:
+        data, rng = Path(folder) / "data", random.Random(0)
         for stage in STAGES:
             catalog.find("tasks.training.stages", stage)  # imported before the first fork
-        assert forked(lambda: prepare(data)) == 0, "tokens could not be made"
-        whole = {}
+        assert run_forked(lambda: prepare(data)) == 0, "tokenization failed"
+        expected = {}
         for stage in STAGES:
             start = time.monotonic()
-            assert forked(partial(train, stage, data)) == 0, f"{stage} failed"
-            whole[stage] = (digest(stage, data), time.monotonic() - start)
+            assert run_forked(partial(train, stage, data)) == 0, f"{stage} failed"
+            expected[stage] = (digest(stage, data), time.monotonic() - start)
         equal = kills = number = 0
         while kills < KILLS:
             stage = list(STAGES)[number % len(STAGES)]
-            killed, same = one(stage, Path(room) / str(number), data, chance, whole[stage])
+            killed, same = kill_and_resume(stage, Path(folder) / str(number), data, rng, expected[stage])
             number, kills, equal = number + 1, kills + killed, equal + (killed and same)
             print(f"{kills} kills, {equal} equal ({stage})", file=sys.stderr, flush=True)
     print(json.dumps({"kills": kills, "equal": equal, **cost()}))
 
 
-def one(stage: str, room: Path, data: Path, chance: random.Random, whole: tuple[str, float]) -> tuple[bool, bool]:
-    """One run of `stage` in a copy of `data` that is killed once and goes on: was it killed, is its end the same."""
-    lay_out(room, data, stage)
-    wanted, seconds = whole
-    if chance.random() < 0.5:
-        code = forked(lambda: train(stage, room), kill_after=chance.uniform(0.1, 0.9) * seconds)
+def kill_and_resume(
+    stage: str, folder: Path, data: Path, rng: random.Random, expected: tuple[str, float]
+) -> tuple[bool, bool]:
+    """Run `stage` in `folder`, kill it once and resume it.
+
+    `expected`: the digest of a run without a kill, and its seconds. Returns whether the run was killed before its end,
+    and whether its digest is the expected one.
+    """
+    link_inputs(folder, data, stage)
+    expected_digest, seconds = expected
+    if rng.random() < 0.5:
+        code = run_forked(lambda: train(stage, folder), kill_after=rng.uniform(0.1, 0.9) * seconds)
     else:
-        at = chance.randrange(1, 400)
-        code = forked(lambda: dying_inside_a_write(at, lambda: train(stage, room)))
+        at_write = rng.randrange(1, 400)
+        code = run_forked(lambda: kill_inside_write(at_write, lambda: train(stage, folder)))
     if code == 0:
         return False, True
-    return True, forked(lambda: train(stage, room)) == 0 and digest(stage, room) == wanted
+    return True, run_forked(lambda: train(stage, folder)) == 0 and digest(stage, folder) == expected_digest
 
 
-def forked(work: Callable[[], Any], kill_after: float | None = None) -> int:
-    """Do `work` in a forked child; its exit code, or minus the signal that ended it."""
+def run_forked(work: Callable[[], Any], kill_after: float | None = None) -> int:
+    """Do `work` in a forked process. Return its exit code, or the negative number of the signal that ended it."""
     child = os.fork()
     if child == 0:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # discard stderr: its progress lines
         try:
             work()
         except BaseException:
@@ -96,18 +101,18 @@ def forked(work: Callable[[], Any], kill_after: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def dying_inside_a_write(at: int, work: Callable[[], Any]) -> None:
-    """`work` in a process that kills itself in the middle of writing part `at` of its checkpoints."""
-    plain, count = checkpoint._HashingFile.write, 0
+def kill_inside_write(at_write: int, work: Callable[[], Any]) -> None:
+    """Do `work`, but kill this process in the middle of the `at_write`-th write to a checkpoint."""
+    original, count = checkpoint._HashingFile.write, 0
 
     def write(file: Any, part: bytes) -> int:
         nonlocal count
         count += 1
-        if count == at:
-            plain(file, bytes(part)[: len(part) // 2])
+        if count == at_write:
+            original(file, bytes(part)[: len(part) // 2])
             file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
-        return plain(file, part)
+        return original(file, part)
 
     checkpoint._HashingFile.write = write  # type: ignore[assignment,method-assign]
     work()
@@ -126,17 +131,17 @@ def digest(stage: str, data: Path) -> str:
     return hashlib.sha256("".join(sha256(path) for path in files if path.is_file()).encode()).hexdigest()
 
 
-def lay_out(room: Path, data: Path, stage: str) -> None:
-    """What `stage` reads, by links, and room for what it writes."""
-    (room / "models").mkdir(parents=True)
-    (room / "tokens").symlink_to(data / "tokens")
+def link_inputs(folder: Path, data: Path, stage: str) -> None:
+    """Link the tokens and models that `stage` reads into `folder`, where it writes its own."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "tokens").symlink_to(data / "tokens")
     for model in (data / "models").iterdir():
         if model.name != stage:
-            (room / "models" / model.name).symlink_to(model)
+            (folder / "models" / model.name).symlink_to(model)
 
 
 def prepare(data: Path) -> None:
-    """Curated tables of made-up records, and their tokens."""
+    """Write curated tables of synthetic records, and their tokens."""
     from tasks.tokenization import tasks as tokenization
 
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -148,26 +153,26 @@ def prepare(data: Path) -> None:
         for number in range(200):
             name, split = str(number), "validation" if number % 10 == 0 else "test" if number % 10 == 1 else "train"
             text = " ".join(words[(number * k + k) % 10] for k in range(1, 8))
-            asked: list[Message] = [{"role": "user", "content": f"say {words[number % 10]} {number}"}]
+            messages: list[Message] = [{"role": "user", "content": f"say {words[number % 10]} {number}"}]
             about = {"task": "saying", "answer": words[number % 10], "closing": "."}
             documents.add_row(Document(name, text, name).row("made", split))
             answer: Message = {"role": "assistant", "content": words[number % 10]}
-            conversations.add_row(Conversation(name, [*asked, answer], name, about).row("made", split))
-            pair = Preference(name, asked, words[number % 10] + ".", text, name, "complete", about)
+            conversations.add_row(Conversation(name, [*messages, answer], name, about).row("made", split))
+            pair = Preference(name, messages, words[number % 10] + ".", text, name, "complete", about)
             preferences.add_row(pair.row("made", split))
     params, timings = tokenization.Params(vocab_size=290, sequence_length=64), Timings("tokenization", data / "timings")
-    made = tokenization.make_tokenizer.fn(params, data, timings)
+    tokenizer = tokenization.make_tokenizer.fn(params, data, timings)
     counts = {
-        "documents": tokenization.encode_documents.fn(made, data, timings),
-        "conversations": tokenization.encode_conversations.fn(made, params, data, timings),
-        "preferences": tokenization.encode_preferences.fn(made, data, timings),
-        "prompts": tokenization.encode_prompts.fn(made, data, timings),
+        "documents": tokenization.encode_documents.fn(tokenizer, data, timings),
+        "conversations": tokenization.encode_conversations.fn(tokenizer, params, data, timings),
+        "preferences": tokenization.encode_preferences.fn(tokenizer, data, timings),
+        "prompts": tokenization.encode_prompts.fn(tokenizer, data, timings),
     }
-    tokenization.report.fn(params, made, counts, data, timings)
+    tokenization.report.fn(params, tokenizer, counts, data, timings)
 
 
 def cost() -> dict[str, float]:
-    """CPU seconds of a checkpoint of 10 million parameters with AdamW's state, and its share at the loop's own pace."""
+    """CPU seconds of a checkpoint of 10 million parameters with AdamW, and their share at the default interval."""
     weights = {str(n): torch.randn(1_000_000) for n in range(30)}
     with TemporaryDirectory() as folder:
         with Saver(Path(folder), 2, None) as saver:

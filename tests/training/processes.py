@@ -27,11 +27,8 @@ def _fork(work: Callable[[], Any], folder: Path, rank: int, count: int) -> int:
         return child
     try:
         torch.set_num_threads(1)
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-        }  # the variables that torchrun sets
+        # The variables that torchrun sets.
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
         (folder / str(rank)).write_bytes(pickle.dumps(work()))
         dist.barrier()

@@ -53,5 +53,5 @@ def weights(work: Work) -> list[Tensor]:
     return [p.detach().clone() for p in work.model.parameters()]
 
 
-def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

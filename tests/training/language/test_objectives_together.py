@@ -17,7 +17,7 @@ from tasks.training.loop.params import LoopParams
 from tasks.training.loop.training_loop import run
 from tests.training.language.test_objectives import packed_rows
 from tests.training.models import small_model
-from tests.training.parallel.test_strategies import alike
+from tests.training.parallel.test_strategies import equal_runs
 from tests.training.processes import in_processes
 
 
@@ -59,7 +59,7 @@ def train(
 def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str) -> None:
     one = train(tmp_path / "one", kind)
     for two in in_processes(lambda: train(tmp_path / "two", kind, strategy)):
-        assert alike(one, two)
+        assert equal_runs(one, two)
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw_8bit"])

@@ -1,3 +1,5 @@
+"""Checkpoints: which ones are kept and loaded, and what damage, kills and full disks do to them."""
+
 import errno
 import os
 from pathlib import Path
@@ -23,50 +25,50 @@ def save(folder: Path, *steps: int, keep: int = 2) -> None:
 def test_the_newest_comes_back_and_the_last_two_are_kept(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 30)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000002", "000000030"]
-    found = checkpoint.load_newest(tmp_path)
-    assert found is not None
-    assert found["step"] == 30
-    assert torch.equal(found["w"]["a"], torch.full((1000,), 30.0))
-    assert found["rows"] == [{"step": 30, "loss": 0.5}]
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded["step"] == 30
+    assert torch.equal(loaded["w"]["a"], torch.full((1000,), 30.0))
+    assert loaded["rows"] == [{"step": 30, "loss": 0.5}]
 
 
 def test_no_folder_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "no manifest", "empty manifest"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "empty manifest"])
 def test_a_damaged_one_is_named_and_the_last_good_one_used(
-    tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path, 1, 2)
     newest = tmp_path / "000000002"
     body = bytearray((newest / STATE).read_bytes())
-    if harm == "flip":
+    if damage == "flip":
         body[len(body) // 2] ^= 1
         (newest / STATE).write_bytes(body)
-    elif harm == "cut":
+    elif damage == "cut":
         (newest / STATE).write_bytes(body[: len(body) // 2])
-    elif harm == "no manifest":
+    elif damage == "no manifest":
         (newest / "manifest.json").unlink()
     else:
         (newest / "manifest.json").write_text("")
-    found = checkpoint.load_newest(tmp_path)
-    assert found is not None
-    assert found["step"] == 1
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded["step"] == 1
     assert "000000002" in capsys.readouterr().err
 
 
-def test_a_copy_is_written_beside_while_the_weights_move_on(tmp_path: Path) -> None:
-    moving = state(5)
+def test_a_copy_is_written_while_the_weights_change(tmp_path: Path) -> None:
+    changing_state = state(5)
     with Saver(tmp_path, 2, 1) as saver:
-        saver.save_async(5, moving)
-        moving["w"]["a"].add_(1)
-    found = checkpoint.load_newest(tmp_path)
-    assert found is not None
-    assert found["w"]["a"][0] == 5.0
+        saver.save_async(5, changing_state)
+        changing_state["w"]["a"].add_(1)
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded["w"]["a"][0] == 5.0
 
 
-def test_what_a_kill_left_beside_is_removed(tmp_path: Path) -> None:
+def test_the_unfinished_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     (tmp_path / "000000007.tmp").mkdir(parents=True)
     (tmp_path / "000000007.tmp" / STATE).write_bytes(b"half")
     assert checkpoint.load_newest(tmp_path) is None
@@ -74,7 +76,7 @@ def test_what_a_kill_left_beside_is_removed(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["000000001"]
 
 
-def test_a_full_disk_is_said_and_the_old_one_survives(
+def test_a_full_disk_is_reported_and_the_old_one_survives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path, 1)
@@ -89,9 +91,9 @@ def test_a_full_disk_is_said_and_the_old_one_survives(
     assert "No space left on device" in capsys.readouterr().err
     assert saver.failures
     assert [p.name for p in tmp_path.iterdir()] == ["000000001"]
-    found = checkpoint.load_newest(tmp_path)
-    assert found is not None
-    assert found["step"] == 1
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded["step"] == 1
 
 
 def test_without_an_interval_nothing_is_due_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next start goes on by itself and ends in the bytes of the run that was not killed."""
+"""After kill -9 at any moment, the next start resumes and ends with the bytes of a run that was not killed."""
 
 import os
 import random
@@ -32,7 +32,7 @@ torch.save([weights(work), [tuple(row.values()) for row in rows]], folder / "end
 
 
 def train(folder: Path, seconds: float | None) -> int:
-    """Train in another process, killed after `seconds`; its exit code."""
+    """Train in another process, which is killed after `seconds`. Return its exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TRAINING, str(folder)]
@@ -48,8 +48,8 @@ def train(folder: Path, seconds: float | None) -> int:
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     assert train(tmp_path / "whole", None) == 0
-    chance = random.Random(0)
-    codes = [train(tmp_path / "killed", chance.uniform(0.05, 0.4)) for _ in range(2)]
+    rng = random.Random(0)
+    codes = [train(tmp_path / "killed", rng.uniform(0.05, 0.4)) for _ in range(2)]
     assert -signal.SIGKILL in codes
     assert train(tmp_path / "killed", None) == 0
     assert sha256(tmp_path / "whole/end.pt") == sha256(tmp_path / "killed/end.pt")

@@ -1,4 +1,4 @@
-"""kill -9 inside a rollout, an update and the writing of a checkpoint: the run that goes on ends in the same bytes."""
+"""After kill -9 in a rollout, an update or the writing of a checkpoint, a resumed run ends with the same bytes."""
 
 import os
 import signal
@@ -15,17 +15,17 @@ from tasks.training.stages import dpo, ppo, reward
 from tests.training import tiny
 
 COMMON = {"steps": 12, "warmup_steps": 0, "precision": "fp32", "checkpoint_every": 1, "evaluate_every": 4}
-ANSWERING = {"max_new_tokens": 4, "guard": {"max_kl": None}}
+GENERATION = {"max_new_tokens": 4, "guard": {"max_kl": None}}
 STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "reward": (reward, {"global_batch_size": 8}),
-    "dpo": (dpo, {"global_batch_size": 8, **ANSWERING}),
+    "dpo": (dpo, {"global_batch_size": 8, **GENERATION}),
     "ppo": (ppo, {"reward_model_weight": 0.0, "reward_functions": {"num_characters": 1.0}, "rollout_size": 8,
-                  "num_epochs": 2, **ANSWERING}),
+                  "num_epochs": 2, **GENERATION}),
 }  # fmt: skip
 
 
 def train(stage: str, data: Path, checkpoints: str) -> bytes:
-    """One run; the bytes of its model and of everything it reports."""
+    """Run the stage once. Return the bytes of its model, its report and its step log."""
     module, settings = STAGES[stage]
     params = module.Params(**COMMON, **settings)
     report = module.train(params, data, data / checkpoints, Timings(stage, data / "timings"))
@@ -34,20 +34,20 @@ def train(stage: str, data: Path, checkpoints: str) -> bytes:
     return b"".join(path.read_bytes() for path in [*files, data / f"reports/{stage}/steps.csv"])
 
 
-def killed_in(owner: Any, name: str, at_call: int, work: Callable[[], object]) -> None:
-    """Do `work` in a process that is killed when `owner.name` is called for the `at_call`-th time."""
+def kill_in_call(owner: Any, name: str, at_call: int, work: Callable[[], object]) -> None:
+    """Do `work` in a forked process that is killed when `owner.name` is called for the `at_call`-th time."""
     child = os.fork()
     if child == 0:
         original, calls = getattr(owner, name), 0
 
-        def deadly(*args: Any, **kwargs: Any) -> Any:
+        def call_or_die(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == at_call:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
-        setattr(owner, name, deadly)
+        setattr(owner, name, call_or_die)
         try:
             work()
         finally:
@@ -61,7 +61,7 @@ def killed_in(owner: Any, name: str, at_call: int, work: Callable[[], object]) -
         ("reward", reward.RewardWork, "loss", 7),
         ("dpo", dpo.DpoWork, "loss", 7),
         ("dpo", dpo, "add_reference", 2),  # the reference of train is stored, that of validation is not
-        ("dpo", checkpoint, "write_json", 5),  # state.pt is there, its manifest and name are not
+        ("dpo", checkpoint, "write_json", 5),  # state.pt is written, but neither the manifest nor the final name
         ("ppo", Collector, "_answer", 4),
         ("ppo", Collector, "_advantages", 4),
         ("ppo", ppo.PpoWork, "loss", 8),  # inside the updates of a rollout
@@ -74,5 +74,5 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 ) -> None:
     data = tiny.world(tmp_path)
     whole = train(stage, data, "whole")
-    killed_in(owner, name, at_call, lambda: train(stage, data, "killed"))
+    kill_in_call(owner, name, at_call, lambda: train(stage, data, "killed"))
     assert train(stage, data, "killed") == whole

@@ -1,4 +1,4 @@
-"""torch.optim.Muon as oracle, and what an orthogonal matrix is."""
+"""Muon gives the updates of torch.optim.Muon, and its matrices are nearly orthogonal."""
 
 import torch
 
@@ -8,25 +8,25 @@ SHAPES = [(8, 8), (8, 24), (24, 8), (8, 24), (16, 4)]
 
 
 def weights() -> list[torch.nn.Parameter]:
-    dice = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=dice)) for shape in SHAPES]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
 
 
 def test_steps_equal_those_of_torch() -> None:
-    ours, theirs = weights(), weights()
+    weights_of_muon, weights_of_torch = weights(), weights()
     optimizers = (
-        Muon(ours, lr=0.02, weight_decay=0.1),
-        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        Muon(weights_of_muon, lr=0.02, weight_decay=0.1),
+        torch.optim.Muon(weights_of_torch, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     )
-    dice = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     for _ in range(3):
-        for mine, other in zip(ours, theirs, strict=True):
-            mine.grad = torch.randn(mine.shape, generator=dice)
-            other.grad = mine.grad.clone()
+        for one, other in zip(weights_of_muon, weights_of_torch, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
         for optimizer in optimizers:
             optimizer.step()
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, atol=2e-3, rtol=0)  # of steps of 0.02: both work in bfloat16
+    for one, other in zip(weights_of_muon, weights_of_torch, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=0)  # both multiply in bfloat16; a step is 0.02
 
 
 def test_a_weight_without_gradient_stays() -> None:

@@ -1,4 +1,4 @@
-"""Each optimizer learns, forgets nothing over a checkpoint, and moves a weight as its paper says."""
+"""Each optimizer learns, resumes exactly from a checkpoint, and updates a weight as its paper says."""
 
 import sys
 from pathlib import Path
@@ -53,21 +53,21 @@ def test_a_resumed_run_is_the_run(name: str, tmp_path: Path) -> None:
 
 
 def test_large_states_in_8_bits_come_back_too() -> None:
-    """Tensors of 4096 numbers and more are the ones that bitsandbytes keeps in 8 bits."""
+    """bitsandbytes stores the states of tensors of at least 4096 numbers in 8 bits."""
     states = []
     for restart in (False, True):
         weight = nn.Parameter(torch.linspace(-1, 1, 8192).view(64, 128))
-        one = build("adamw_8bit", weight)
+        optimizer = build("adamw_8bit", weight)
         for step in range(4):
             if restart and step == 2:
-                saved = one.state_dict()
-                one = build("adamw_8bit", weight)
-                one.load_state_dict(saved)
+                saved = optimizer.state_dict()
+                optimizer = build("adamw_8bit", weight)
+                optimizer.load_state_dict(saved)
             weight.grad = weight.detach() * (step + 1)
-            one.param_groups[0]["lr"] = 0.01
-            one.step()
+            optimizer.param_groups[0]["lr"] = 0.01
+            optimizer.step()
         assert any(
-            value.dtype == torch.uint8 for value in one.state[weight].values() if isinstance(value, torch.Tensor)
+            value.dtype == torch.uint8 for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)
         )
         states.append(weight.detach().clone())
     assert torch.equal(*states)
@@ -80,31 +80,33 @@ def build(name: optimizers.Name, weight: nn.Parameter, decay: float = 0.0) -> to
 def test_lion_goes_by_the_sign() -> None:
     weight = nn.Parameter(torch.tensor([[1.0, -2.0]]))
     weight.grad = torch.tensor([[0.3, -5.0]])
-    one = build("lion", weight)
-    one.param_groups[0]["lr"] = 0.1
-    one.step()
+    optimizer = build("lion", weight)
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
     torch.testing.assert_close(weight.detach(), torch.tensor([[0.9, -1.9]]))
 
 
 def test_adafactor_keeps_rows_and_columns() -> None:
     weight = nn.Parameter(torch.ones(6, 4))
     weight.grad = torch.ones(6, 4)
-    one = build("adafactor", weight)
-    one.step()
-    kept = sum(value.numel() for value in one.state[weight].values() if value.ndim)
-    assert kept == 6 + 4
+    optimizer = build("adafactor", weight)
+    optimizer.step()
+    num_state_values = sum(value.numel() for value in optimizer.state[weight].values() if value.ndim)
+    assert num_state_values == 6 + 4
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_norms_do_not_decay(name: optimizers.Name) -> None:
     named = [("a.weight", nn.Parameter(torch.ones(4, 4))), ("norm.weight", nn.Parameter(torch.ones(4)))]
-    made = optimizers.build(name, named, weight_decay=0.1, betas=(0.9, 0.99))
-    decay = {id(p): group["weight_decay"] for one in made for group in one.param_groups for p in group["params"]}
+    built = optimizers.build(name, named, weight_decay=0.1, betas=(0.9, 0.99))
+    decay = {
+        id(p): group["weight_decay"] for optimizer in built for group in optimizer.param_groups for p in group["params"]
+    }
     assert [decay[id(p)] for _, p in named] == [0.1, 0.0]
 
 
 @pytest.mark.parametrize("name", ["lion", "adamw_8bit"])
-def test_without_bitsandbytes_it_is_said(name: optimizers.Name, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bitsandbytes_is_reported(name: optimizers.Name, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(BadParams, match="needs bitsandbytes: pip install"):
         build(name, nn.Parameter(torch.ones(2, 2)))
@@ -112,13 +114,13 @@ def test_without_bitsandbytes_it_is_said(name: optimizers.Name, monkeypatch: pyt
 
 @pytest.mark.parametrize("kind", all_objectives())
 @pytest.mark.parametrize("tied", [True, False])
-def test_muon_is_not_for_tables(kind: str, tied: bool) -> None:
-    """Every embedding and head of every kind of model is AdamW's."""
+def test_muon_does_not_update_embeddings_and_heads(kind: str, tied: bool) -> None:
+    """AdamW updates every embedding and head, in every kind of model."""
     model = small_model(kind, tie_embeddings=tied)
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    tables.add(id(model.get_output_embeddings().weight))
-    made = optimizers.build("muon", list(model.named_parameters()), weight_decay=0.1, betas=(0.9, 0.95))
-    assert isinstance(made[1], Muon)
-    by_muon = {id(p) for group in made[1].param_groups for p in group["params"]}
+    embeddings_and_head = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    embeddings_and_head.add(id(model.get_output_embeddings().weight))
+    built = optimizers.build("muon", list(model.named_parameters()), weight_decay=0.1, betas=(0.9, 0.95))
+    assert isinstance(built[1], Muon)
+    by_muon = {id(p) for group in built[1].param_groups for p in group["params"]}
     assert len(by_muon) >= 2 * 4
-    assert not by_muon & tables
+    assert not by_muon & embeddings_and_head

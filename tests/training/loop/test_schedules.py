@@ -1,3 +1,5 @@
+"""Learning-rate schedules: values computed by hand, and their curve in the report."""
+
 import numpy as np
 import pytest
 
@@ -25,13 +27,13 @@ def test_the_floor_is_reached_by_the_end() -> None:
 
 @pytest.mark.parametrize("name", schedules.SHAPES)
 def test_each_is_drawn_in_the_report(name: schedules.Name) -> None:
-    """However many numbers a stage logs."""
-    given = rates(name, 20, warmup=3)
+    """The learning rate has a panel even if a stage logs more columns than there are panels."""
+    expected = rates(name, 20, warmup=3)
     log = [
         {"step": step + 1, **{f"number_{i}": 0.5 for i in range(12)}, "gradient_norm": 1.0, "learning_rate": rate}
-        for step, rate in enumerate(given)
+        for step, rate in enumerate(expected)
     ]
     axes = curves.figure(log).axes
     assert len(axes) == curves.MAX_PANELS
-    drawn = next(one for one in axes if one.get_title() == "learning rate")
-    assert np.asarray(drawn.lines[0].get_ydata()).tolist() == given
+    panel = next(one for one in axes if one.get_title() == "learning rate")
+    assert np.asarray(panel.lines[0].get_ydata()).tolist() == expected

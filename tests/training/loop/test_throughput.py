@@ -1,4 +1,4 @@
-"""Rates by hand, and where they go."""
+"""Throughput: operations and rates computed by hand, and where a run reports them."""
 
 import time
 from pathlib import Path
@@ -25,9 +25,9 @@ def test_operations_of_a_llama_by_hand() -> None:
     assert throughput.flops_of(small_model()) == (6 * (2 * layer + head), 6 * 32 * 2)
 
 
-def test_frozen_weights_have_no_gradient_to_work_out() -> None:
+def test_frozen_weights_need_no_gradient() -> None:
     model = adapters.attach(small_model(), sft.Params(adapter={"name": "lora", "rank": 1}).adapter, 0)
-    rows = 2 * (4 * 64 + 3 * (32 + 96))  # one row and one column beside every map
+    rows = 2 * (4 * 64 + 3 * (32 + 96))  # for every matrix [n, m], rank 1 adds a row and a column
     frozen = 2 * (4 * 32 * 32 + 3 * 32 * 96) + 300 * 32
     assert throughput.flops_of(model)[0] == 4 * frozen + 6 * rows
 
@@ -55,7 +55,7 @@ def test_the_peak_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.
     assert throughput.cpu_peak(torch.float32, 1, tmp_path) > 1e8
 
 
-def test_the_loop_tells_timings_and_shows_the_newest_loss(
+def test_the_loop_fills_timings_and_shows_the_newest_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)

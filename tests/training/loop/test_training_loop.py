@@ -1,3 +1,5 @@
+"""The training loop: updates by hand, resuming, signals, skipped steps, precision and the step log."""
+
 import math
 import signal
 from pathlib import Path
@@ -35,8 +37,8 @@ def test_accumulation_gives_the_gradients_of_one_batch(tmp_path: Path) -> None:
     """Parts of 5 and 3 examples, weighted 5/8 and 3/8."""
     whole, parts = LinearWork(1), LinearWork(2)
     rows = [run(work, params(), tmp_path / str(work.num_parts), "test") for work in (whole, parts)]
-    for left, right in zip(weights(whole), weights(parts), strict=True):
-        torch.testing.assert_close(left, right)
+    for of_whole, of_parts in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(of_whole, of_parts)
     assert rows[0][-1]["loss"] == pytest.approx(rows[1][-1]["loss"], rel=1e-5)
     assert rows[1][-1]["examples"] == pytest.approx((5 * 5 + 3 * 3) / 8)
 
@@ -48,7 +50,7 @@ def test_clipping_bounds_the_step_but_the_log_has_the_whole_norm(tmp_path: Path)
 
 
 def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
-    """Stopped after any step and gone on: same weights, same log, bit for bit, with dropout."""
+    """A run that fails after step 7 and is resumed has the same weights and step log, bit for bit, with dropout."""
     whole = LinearWork(dropout=0.5)
     rows = run(whole, params(), tmp_path / "whole", "test")
 
@@ -83,7 +85,7 @@ def test_a_signal_waits_for_the_step_and_leaves_a_checkpoint(tmp_path: Path, num
             return super().loss(batch)
 
     class Terminated(BaseException):
-        """As Prefect's TerminationSignal."""
+        """Stands for Prefect's TerminationSignal."""
 
     def terminate(*_: object) -> None:
         raise Terminated
@@ -103,23 +105,23 @@ def test_a_signal_waits_for_the_step_and_leaves_a_checkpoint(tmp_path: Path, num
     assert same(weights(whole), weights(resumed))
 
 
-def test_a_step_that_is_not_finite_is_as_if_it_had_never_been(tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_changes_no_weight(tmp_path: Path) -> None:
     class Poisoned(LinearWork):
-        said: tuple[int, float] = (0, 0.0)
+        skipped_step: tuple[int, float] = (0, 0.0)
 
         def loss(self, batch: Examples):  # type: ignore[no-untyped-def]
             loss, numbers = super().loss(batch)
             return (loss * math.nan if len(self.losses) == 3 else loss), numbers
 
         def skipped(self, step: int, norm: float, batches: object) -> None:
-            self.said = (step, norm)
-            self.kept = weights(self)
+            self.skipped_step = (step, norm)
+            self.weights_before = weights(self)
 
     work = Poisoned()
     run(work, params(steps=4), tmp_path / "poisoned", "test")
-    assert work.said[0] == 4
-    assert math.isnan(work.said[1])
-    assert same(work.kept, weights(work))
+    assert work.skipped_step[0] == 4
+    assert math.isnan(work.skipped_step[1])
+    assert same(work.weights_before, weights(work))
 
 
 def test_divergence_ends_in_one_message(tmp_path: Path) -> None:
@@ -132,24 +134,24 @@ def test_divergence_ends_in_one_message(tmp_path: Path) -> None:
         run(Diverged(), params(steps=50), tmp_path, "test")
 
 
-def test_a_spike_is_skipped_once_enough_has_been_seen(tmp_path: Path) -> None:
+def test_a_spike_is_skipped_after_enough_steps(tmp_path: Path) -> None:
     class Spiking(LinearWork):
-        said: tuple[int, ...] = ()
+        skipped_steps: tuple[int, ...] = ()
 
         def loss(self, batch: Examples):  # type: ignore[no-untyped-def]
             loss, numbers = super().loss(batch)
             return loss * (1e6 if len(self.losses) in (10, 45) else 1), numbers
 
         def skipped(self, step: int, norm: float, batches: object) -> None:
-            self.said += (step,)
+            self.skipped_steps += (step,)
 
     work = Spiking()
     run(work, params(steps=50, learning_rate=1e-4), tmp_path, "test")
-    assert work.said == (46,)
+    assert work.skipped_steps == (46,)
 
 
 def test_keep_best_ends_with_the_lowest_validation_loss(tmp_path: Path) -> None:
-    """Validation loss is the size of the weights, which only decay can lower here: with none it grows."""
+    """The validation loss of LinearWork is the size of its weights, which grows, so the first evaluation is best."""
     work, half = LinearWork(), LinearWork()
     rows = run(work, params(evaluate_every=4, keep_best=True, schedule="constant"), tmp_path / "a", "test")
     best = min((row for row in rows if row["validation_loss"] is not None), key=lambda row: row["validation_loss"])
@@ -161,9 +163,9 @@ def test_bf16_follows_fp32_and_leaves_fp32_weights(tmp_path: Path) -> None:
     low, high = LinearWork(), LinearWork()
     run(low, params(precision="bf16", learning_rate=1e-3), tmp_path / "low", "test")
     run(high, params(learning_rate=1e-3), tmp_path / "high", "test")
-    for left, right in zip(weights(low), weights(high), strict=True):
-        assert left.dtype == torch.float32
-        torch.testing.assert_close(left, right, atol=5e-3, rtol=0.05)
+    for of_bf16, of_fp32 in zip(weights(low), weights(high), strict=True):
+        assert of_bf16.dtype == torch.float32
+        torch.testing.assert_close(of_bf16, of_fp32, atol=5e-3, rtol=0.05)
 
 
 def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:

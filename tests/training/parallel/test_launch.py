@@ -1,4 +1,4 @@
-"""Two processes on one machine: the same losses as one, a dead one does not end the run, mistakes are told as ever."""
+"""Two processes on one machine give the losses of one, survive the death of one, and report a user's mistakes."""
 
 import os
 import shutil
@@ -67,17 +67,17 @@ def test_a_users_mistake_crosses_the_border(ready: Path, tmp_path: Path) -> None
 def test_two_nodes_meet_on_one_machine_and_survive_a_kill(
     ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two torchrun agents with a process each, of which one is killed; the second node joins by the command."""
+    """Two torchrun agents have one process each, and one of these is killed; the second node joins by the command."""
     one = train(ready, tmp_path / "one", steps=40)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        where = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "tasks.training.parallel.launch", str(tmp_path / "stage")]
     killer = threading.Thread(target=kill_one, args=(tmp_path / "stage/key",), daemon=True)
     killer.start()
-    launched = {"launch": {"nodes": 2, "rendezvous": where, "strategy": "fsdp"}, "checkpoint_every": 5}
+    changes = {"launch": {"nodes": 2, "rendezvous": address, "strategy": "fsdp"}, "checkpoint_every": 5}
     with subprocess.Popen(command) as second:
-        two = train(ready, tmp_path / "stage/key", steps=40, **launched)
+        two = train(ready, tmp_path / "stage/key", steps=40, **changes)
         assert second.wait(60) == 0
     assert "a process died in attempt 1" in capfd.readouterr().err
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)

@@ -1,4 +1,8 @@
-"""Two processes, every strategy: losses, norms and weights of one process, and checkpoints that any number takes."""
+"""With two processes, every strategy gives the losses, norms and weights of one process.
+
+A checkpoint can be loaded by any number of processes. Tolerances of losses and gradient norms are relative: a strategy
+changes the order of sums, so results differ by a few units of rounding (6e-8 of the value in fp32).
+"""
 
 import copy
 import importlib.util
@@ -40,7 +44,7 @@ def zero_param(strategy: str, *values: Any) -> Any:
     return pytest.param(strategy, *values, marks=with_deepspeed)
 
 
-HERE = ["ddp", "fsdp", "tensor", *map(zero_param, ZERO)]
+STRATEGIES = ["ddp", "fsdp", "tensor", *map(zero_param, ZERO)]
 PARAMS: dict[str, Any] = {"steps": 8, "learning_rate": 0.01, "warmup_steps": 2, "precision": "fp32", "num_threads": 1,
                           "device": "cpu", "log_every": 1, "evaluate_every": 4, "checkpoint_every": 3}  # fmt: skip
 Log = list[dict[str, Any]]
@@ -49,9 +53,9 @@ Log = list[dict[str, Any]]
 def stream() -> Stream:
     import numpy as np
 
-    chance = np.random.default_rng(0)
-    lengths = chance.integers(5, 20, 40)
-    ids = chance.integers(6, 300, lengths.sum()).astype(np.uint16)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 20, 40)
+    ids = rng.integers(6, 300, lengths.sum()).astype(np.uint16)
     positions = np.concatenate([np.arange(n, dtype=np.uint32) for n in lengths])
     return Stream(ids, positions, (positions > 0).astype(np.uint8))
 
@@ -64,15 +68,15 @@ def train(
     wrapped: Any = nullcontext,
     **changes: Any,
 ) -> Any:
-    """Five micro-batches of one row a step, so that one of two processes has more to do. The log and the weights."""
+    """Train with five micro-batches per step, of which one of two processes has three. Return step log and weights."""
     model = small_model(kind, num_heads=4, num_key_value_heads=2) if kind != "gpt2" else small_model(kind)
     model = adapters.attach(model, sft.Params(adapter=adapter).adapter, seed=0)
-    rows, held_out = (PackedRows(stream(), 32, 5, 1, seed, 0) for seed in (0, 1))
+    rows, validation = (PackedRows(stream(), 32, 5, 1, seed, 0) for seed in (0, 1))
     params = LoopParams(**{**PARAMS, "launch": {"strategy": strategy}, **changes})
     if strategy in ZERO:
-        warnings.simplefilter("ignore")  # in a forked process: DeepSpeed and what it imports are old-fashioned
+        warnings.simplefilter("ignore")  # in a forked process: DeepSpeed calls deprecated functions
     with attention.packed(model), wrapped(model):
-        log = run(NextToken(model, rows, held_out, 4), params, folder, "test")
+        log = run(NextToken(model, rows, validation, 4), params, folder, "test")
     assert type(copy.deepcopy(model)).__name__ == type(small_model(kind) if adapter is None else model).__name__
     assert {type(p) for p in model.parameters()} == {torch.nn.Parameter}
     return log, {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -82,8 +86,10 @@ def column(log: Log, name: str) -> list[float]:
     return [row[name] for row in log if row[name] is not None]
 
 
-def alike(one: tuple[Log, dict[str, Tensor]], other: tuple[Log, dict[str, Tensor]], tolerance: float = 1e-5) -> bool:
-    """Equal losses, gradient norms and weights, up to the order of sums in fp32."""
+def equal_runs(
+    one: tuple[Log, dict[str, Tensor]], other: tuple[Log, dict[str, Tensor]], tolerance: float = 1e-5
+) -> bool:
+    """Whether weights are equal up to the order of sums in fp32; asserts the same of losses and gradient norms."""
     for name, limit in (("loss", tolerance), ("gradient_norm", 10 * tolerance), ("validation_loss", tolerance)):
         assert column(other[0], name) == pytest.approx(column(one[0], name), rel=limit, abs=0), name
     assert one[1].keys() == other[1].keys()
@@ -99,7 +105,7 @@ def alike(one: tuple[Log, dict[str, Tensor]], other: tuple[Log, dict[str, Tensor
 def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str) -> None:
     one = train(tmp_path / "one", kind=kind)
     for two in in_processes(lambda: train(tmp_path / "two", strategy, kind)):
-        assert alike(one, two)
+        assert equal_runs(one, two)
 
 
 @pytest.mark.parametrize(
@@ -119,17 +125,18 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
         zero_param("zero3", {"gradient_checkpointing": True}),
     ],
 )
-def test_ways_of_training(tmp_path: Path, strategy: str, changes: dict[str, Any]) -> None:
+def test_training_options(tmp_path: Path, strategy: str, changes: dict[str, Any]) -> None:
     one = train(tmp_path / "one", **changes)
-    tolerance = 1e-3 if "optimizer" in changes else 1e-5  # Muon multiplies in bf16: parts of a matrix round otherwise
-    assert alike(one, in_processes(lambda: train(tmp_path / "two", strategy, **changes))[0], tolerance)
+    # Muon multiplies in bf16, where shards of a matrix round differently from the whole matrix.
+    tolerance = 1e-3 if "optimizer" in changes else 1e-5
+    assert equal_runs(one, in_processes(lambda: train(tmp_path / "two", strategy, **changes))[0], tolerance)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # torch's
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
 def test_compiled_too(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # all but the last step, to machine code
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # every pass of the compiler but code generation
     monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
 
@@ -137,38 +144,38 @@ def test_compiled_too(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyP
         return compilation.compiled(model, "on", 8, torch.device("cpu"))
 
     two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=wrapped))[0]
-    assert alike(train(tmp_path / "one"), two)
+    assert equal_runs(train(tmp_path / "one"), two)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor"])
 def test_in_eight_bits_too(tmp_path: Path, strategy: str) -> None:
-    """Emulated. A process has scales of its own for its part of a matrix: losses are alike, not the same."""
+    """Float8 is emulated. Each process scales its part of a matrix separately, so losses are close but not equal."""
     one = train(tmp_path / "one", wrapped=float8.converted_to_float8)
     two = in_processes(lambda: train(tmp_path / "two", strategy, wrapped=float8.converted_to_float8))[0]
-    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), abs=0.02)
+    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), rel=4e-3, abs=0)
 
 
-@pytest.mark.parametrize("strategy", HERE)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_in_bf16_too(tmp_path: Path, strategy: str) -> None:
     one = train(tmp_path / "one", precision="bf16")
     two = in_processes(lambda: train(tmp_path / "two", strategy, precision="bf16"))[0]
-    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), abs=0.02)
+    assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), rel=4e-3, abs=0)
     assert {value.dtype for value in two[1].values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("strategy", HERE)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_number_of_processes_may_change_on_the_way(tmp_path: Path, strategy: str) -> None:
-    """Stopped after six of eight steps in two processes and gone on in one, and the other way round."""
+    """A run of eight steps stops after six in two processes and continues in one, and the reverse."""
     whole = train(tmp_path / "whole")
     in_processes(lambda: stopped(tmp_path / "down", strategy))
-    assert alike(whole, train(tmp_path / "down"))
+    assert equal_runs(whole, train(tmp_path / "down"))
     stopped(tmp_path / "up")
-    assert alike(whole, in_processes(lambda: train(tmp_path / "up", strategy))[0])
+    assert equal_runs(whole, in_processes(lambda: train(tmp_path / "up", strategy))[0])
 
 
 def stopped(folder: Path, strategy: str = "ddp") -> None:
-    """The run as it is killed after its checkpoint of step 6."""
+    """Run until a failure after the checkpoint of step 6."""
 
     class Killed(BaseException):
         pass
@@ -243,18 +250,34 @@ STAGES: dict[str, dict[str, Any]] = {
     ],
 )
 def test_preference_stages(tmp_path: Path, strategy: str, stage: str, changes: dict[str, Any]) -> None:
-    def trained(room: str) -> Log:
+    def train_stage(checkpoints: str) -> Log:
         module = catalog.find("tasks.training.stages", stage)
         loop = {"steps": 6, "warmup_steps": 0, "precision": "fp32", "log_every": 1, "num_threads": 1, "device": "cpu"}
         if strategy in ZERO:
             warnings.simplefilter("ignore")
         params = module.Params(**loop, **STAGES[stage], **changes, launch={"strategy": strategy}, evaluate_every=3)
-        report = module.train(params, tmp_path, tmp_path / room, Timings(stage, tmp_path / "timings"))
+        report = module.train(params, tmp_path, tmp_path / checkpoints, Timings(stage, tmp_path / "timings"))
         return list(report.tables["steps"])
 
     tiny.world(tmp_path)
-    one = trained("one")
-    for two in in_processes(lambda: trained("two")):
-        for name in one[0].keys() - {"step", "accuracy"}:  # before the first update margins are 0, or nearly
-            assert column(two, name) == pytest.approx(column(one, name), rel=1e-5, abs=1e-5), name
+    one = train_stage("one")
+    for two in in_processes(lambda: train_stage("two")):
+        # Accuracy counts margins above zero, and before the first update margins are rounding errors around zero.
+        for name in one[0].keys() - {"step", "accuracy"}:
+            relative, absolute = tolerances(stage, name)
+            assert column(two, name) == pytest.approx(column(one, name), rel=relative, abs=absolute), name
     models.verify(tmp_path / "models" / stage)
+
+
+def tolerances(stage: str, name: str) -> tuple[float, float]:
+    """The relative and the absolute tolerance of a column; that of losses and norms is relative alone.
+
+    Other columns (margin, kl, policy_loss) are differences of log-probabilities of about 3. Such a difference has the
+    absolute rounding error of its terms, even where it is near zero itself. The loss of ppo contains one, so its
+    relative error is larger than that of other losses.
+    """
+    if name == "gradient_norm" or (stage, name) == ("ppo", "loss"):
+        return 1e-4, 0.0
+    if name in ("loss", "value_loss", "validation_loss"):
+        return 1e-5, 0.0
+    return 1e-5, 1e-5
