@@ -70,7 +70,7 @@ def prompt_files(folder: Path, rows: list[tuple[str, dict[str, Any]]]) -> None:
     write_prompts(folder, [np.array(prompt(text)) for text, _ in rows], metadata, len(WORDS))
 
 
-def world(data: Path, seed: int = 0) -> Path:
+def write_data(data: Path, seed: int = 0) -> Path:
     """Write an untrained sft model, pairs whose chosen answer ends with a dot, and prompts for the next letter."""
     own = tokenizer()
     own.save_pretrained(data / "tokens/tokenizer")
@@ -99,8 +99,8 @@ class Killed(BaseException):
 
 
 @contextmanager
-def dying(work: type[Any], at_step: int) -> Iterator[None]:
-    """Within the block, a run with this kind of work ends with Killed when it asks for the batches of `at_step`."""
+def fail_at(work: type[Any], at_step: int) -> Iterator[None]:
+    """Within the block, a run with this kind of work fails with Killed before `at_step`; asserts that it does."""
     original = work.batches
 
     def batches(self: Any, step: int) -> Any:

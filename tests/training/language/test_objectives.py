@@ -20,7 +20,7 @@ from tasks.training.language.losses import IGNORED
 from tasks.training.language.rows import PackedBatch, PackedRows
 from tasks.training.stages import pretrain, sft
 from tests.training.models import small_model
-from tests.training.tiny import dying
+from tests.training.tiny import fail_at
 
 LENGTHS = [5, 17, 90, 1, 40]
 SMALL = {"width": 32, "num_layers": 2, "num_heads": 2}
@@ -232,7 +232,7 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(ready: Path, objectiv
     run(ready, **params)
     uninterrupted = sha256(file)
     shutil.rmtree(ready / "checkpoints")
-    with dying(work, at_step=6):
+    with fail_at(work, at_step=6):
         run(ready, **params)
     assert run(ready, from_start=False, **params).tables["steps"][-1]["step"] == 9
     assert sha256(file) == uninterrupted

@@ -72,7 +72,7 @@ def kill_in_call(owner: Any, name: str, at_call: int, work: Callable[[], object]
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, stage: str, owner: Any, name: str, at_call: int
 ) -> None:
-    data = tiny.world(tmp_path)
+    data = tiny.write_data(tmp_path)
     whole = train(stage, data, "whole")
     kill_in_call(owner, name, at_call, lambda: train(stage, data, "killed"))
     assert train(stage, data, "killed") == whole

@@ -259,7 +259,7 @@ def test_preference_stages(tmp_path: Path, strategy: str, stage: str, changes: d
         report = module.train(params, tmp_path, tmp_path / checkpoints, Timings(stage, tmp_path / "timings"))
         return list(report.tables["steps"])
 
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     one = train_stage("one")
     for two in in_processes(lambda: train_stage("two")):
         # Accuracy counts margins above zero, and before the first update margins are rounding errors around zero.

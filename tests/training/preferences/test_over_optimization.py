@@ -38,7 +38,7 @@ def taught() -> object:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """sft knows its task; the pairs call the longer answer better, whatever it says."""
-    data = tiny.world(tmp_path_factory.mktemp("flaw"))
+    data = tiny.write_data(tmp_path_factory.mktemp("flaw"))
     models.save(data / "models/sft", taught(), tiny.tokenizer(), {"stage": "sft"})
     rows = [(x, " ".join([y] * long), y) for long in (3, 5, 7) for x, y in zip(LETTERS, LETTERS[::-1], strict=True)]
     tiny.pair_files(data / "tokens/preferences/train", rows)

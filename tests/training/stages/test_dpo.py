@@ -27,7 +27,7 @@ def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "ipo", "per_token": True}, {"loss": "kto"}, {"label_smoothing": 0.1}])
 def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path: Path, changes: dict[str, Any]) -> None:
-    report = run(tiny.world(tmp_path), **changes)
+    report = run(tiny.write_data(tmp_path), **changes)
     rows = report.tables["steps"]
     assert rows[0]["accuracy"] < 0.6  # at first policy and reference are one
     assert rows[-1]["validation_accuracy"] == 1.0
@@ -36,7 +36,7 @@ def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path: Path, changes: dic
 
 
 def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path: Path) -> None:
-    report = run(tiny.world(tmp_path), steps=1)
+    report = run(tiny.write_data(tmp_path), steps=1)
     assert report.tables["steps"][0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     stored = np.load(tmp_path / "ck/reference-train.npy")
     held = read_pairs(tmp_path / "tokens/preferences/train", 99)
@@ -46,7 +46,7 @@ def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path: Path) -> N
 
 
 def test_a_stored_reference_is_not_computed_again(tmp_path: Path) -> None:
-    held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
+    held = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
     path = tmp_path / "reference.npy"
     np.save(path, np.full((2, 15), 7.0, np.float32))
     assert add_reference(held, None, torch.float32, path, 0).reference[0, 0] == 7.0
@@ -55,17 +55,17 @@ def test_a_stored_reference_is_not_computed_again(tmp_path: Path) -> None:
 
 
 def test_mismatched_answers_belong_to_the_next_prompt(tmp_path: Path) -> None:
-    held = read_pairs(tiny.world(tmp_path) / "tokens/preferences/train", 99)
+    held = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
     assert held.mismatched()[0].tolist() == tiny.answer("c .")
     assert held.mismatched()[14].tolist() == tiny.answer("b .")
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     settings = {"steps": 12, "checkpoint_every": 5, "evaluate_every": 3}
     first = run(tmp_path, "whole", **settings)
     whole = (tmp_path / "models/dpo/model.safetensors").read_bytes()
-    with tiny.dying(dpo.DpoWork, at_step=8):
+    with tiny.fail_at(dpo.DpoWork, at_step=8):
         run(tmp_path, "killed", **settings)
     second = run(tmp_path, "killed", **settings)
     assert (tmp_path / "models/dpo/model.safetensors").read_bytes() == whole
@@ -74,7 +74,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
 def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path: Path) -> None:
-    report = run(tiny.world(tmp_path), adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
+    report = run(tiny.write_data(tmp_path), adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.tables["steps"][-1]["validation_accuracy"] > 0.8
     assert report.counts["num_trainable_parameters"] < tiny.model().num_parameters() / 2
     assert report.tables["curve"][0]["kl"] == pytest.approx(0.0, abs=1e-4)
@@ -83,6 +83,6 @@ def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path: 
 
 
 def test_without_prompts_nobody_guards_and_the_report_says_so(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     report = run(tmp_path, steps=2, prompt_sources=("no such task",))
     assert report.notes[0].startswith("NOT GUARDED")

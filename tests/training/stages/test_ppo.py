@@ -44,14 +44,14 @@ def weights(data: Path) -> Any:
 )
 def test_the_policy_comes_to_do_what_is_paid(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Dots are paid, so there must be more of them."""
-    report = run(tiny.world(tmp_path), **changes)
+    report = run(tiny.write_data(tmp_path), **changes)
     scores = [row["score"] for row in report.tables["steps"]]
     assert scores[-1] > scores[0] + 0.5
     models.load_causal(tmp_path / "models/ppo")
 
 
 def test_every_number_that_is_promised_is_logged(tmp_path: Path) -> None:
-    report = run(tiny.world(tmp_path), steps=2)
+    report = run(tiny.write_data(tmp_path), steps=2)
     promised = {"score", "kl", "kl_coef", "entropy", "clip_share", "value_loss", "explained_variance"}
     promised |= {"answer_length", "finished", "gold"}
     promised |= {f"validation_{name}" for name in ("gold", "exact_match", "score", "kl", "length", "finished")}
@@ -63,7 +63,7 @@ def test_every_number_that_is_promised_is_logged(tmp_path: Path) -> None:
 def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path: Path) -> None:
     """Where gold itself is what is paid, score and gold are the same number."""
     paid = {"tasks.gold:gold": 1.0}
-    report = run(tiny.world(tmp_path), reward_functions=paid, rollout_size=600, max_new_tokens=2, steps=2)
+    report = run(tiny.write_data(tmp_path), reward_functions=paid, rollout_size=600, max_new_tokens=2, steps=2)
     rows = report.tables["steps"]
     assert [row["gold"] for row in rows] == pytest.approx([row["score"] for row in rows])
     assert rows[-1]["gold"] > 0
@@ -71,14 +71,14 @@ def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path: Path) -> None:
 
 def test_before_the_first_update_nothing_differs(tmp_path: Path) -> None:
     """Policy = reference, ratio 1: no KL, no clip."""
-    first = run(tiny.world(tmp_path), steps=1).tables["steps"][0]
+    first = run(tiny.write_data(tmp_path), steps=1).tables["steps"][0]
     assert first["kl"] == pytest.approx(0.0, abs=1e-4)
     assert first["update_kl"] == pytest.approx(0.0, abs=1e-6)
     assert first["clip_share"] == 0.0
 
 
 def test_a_reward_model_is_followed(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     reward.train(
         reward.Params(steps=40, learning_rate=1e-2, warmup_steps=0, precision="fp32", global_batch_size=8),
         tmp_path, tmp_path / "rm", Timings("reward", tmp_path / "timings"),
@@ -89,20 +89,20 @@ def test_a_reward_model_is_followed(tmp_path: Path) -> None:
 
 
 def test_kl_is_dear_where_its_coefficient_is_high(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     runs = [run(tmp_path, f"ck{c}", rewards={"kl_coef": {"initial": c}}).tables["steps"][-1]["kl"] for c in (0.0, 5.0)]
     assert runs[1] < runs[0] / 2
 
 
 def test_an_adaptive_coefficient_rises_while_kl_is_above_its_target(tmp_path: Path) -> None:
-    report = run(tiny.world(tmp_path), rewards={"kl_coef": {"initial": 0.01, "target": 0.01, "horizon": 32}})
+    report = run(tiny.write_data(tmp_path), rewards={"kl_coef": {"initial": 0.01, "target": 0.01, "horizon": 32}})
     coefs = [row["kl_coef"] for row in report.tables["steps"]]
     assert coefs[-1] > coefs[0]
 
 
 def test_an_update_that_strays_too_far_ends_its_rollout(tmp_path: Path) -> None:
     """24 steps of 4 updates are 6 rollouts. The first update strays by nothing, the second by something: then rest."""
-    report = run(tiny.world(tmp_path), num_epochs=4, max_update_kl=1e-9)
+    report = run(tiny.write_data(tmp_path), num_epochs=4, max_update_kl=1e-9)
     assert report.counts["rollouts"] == 12
 
 
@@ -112,7 +112,7 @@ def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path: Path,
 
     from tasks import tokens
 
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     ids = np.array(tiny.ids("<|document|> a b c d e f g h") * 20, np.uint16)
     positions = np.tile(np.arange(9, dtype=np.uint32), 20)
     stream = tokens.Stream(ids, positions, (positions > 0).astype(np.uint8))
@@ -125,7 +125,7 @@ def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path: Path,
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
 def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path: Path) -> None:
-    tiny.prompt_files(tiny.world(tmp_path) / "tokens/prompts/validation", [("a", {})])  # no gold: the last is kept
+    tiny.prompt_files(tiny.write_data(tmp_path) / "tokens/prompts/validation", [("a", {})])  # no gold: the last is kept
     report = run(tmp_path, adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.notes[0].startswith("ppo: NOT GUARDED")
     rows = report.tables["steps"]
@@ -142,9 +142,9 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path, a
     """Killed inside a rollout's updates, before and after one: checkpoints exist between rollouts only."""
     settings = {"steps": 14, "checkpoint_every": 1, "evaluate_every": 3, "guard": {"max_kl": 1e9},
                 "rewards": {"kl_coef": {"initial": 0.01, "target": 0.1, "horizon": 100}}}  # fmt: skip
-    first = run(tiny.world(tmp_path), "whole", **settings)
+    first = run(tiny.write_data(tmp_path), "whole", **settings)
     whole = weights(tmp_path)
-    with tiny.dying(ppo.PpoWork, at_step):
+    with tiny.fail_at(ppo.PpoWork, at_step):
         run(tmp_path, "killed", **settings)
     second = run(tmp_path, "killed", **settings)
     assert weights(tmp_path) == whole
@@ -166,11 +166,11 @@ def test_params_that_cannot_work_are_refused(changes: dict[str, Any], said: str)
 
 def test_prompts_of_no_such_task(tmp_path: Path) -> None:
     with pytest.raises(NothingLeft, match="letters"):
-        run(tiny.world(tmp_path), prompt_sources=("lettres",))
+        run(tiny.write_data(tmp_path), prompt_sources=("lettres",))
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     other = tiny.tokenizer()
     other.add_tokens(["zz"])
     models.save(tmp_path / "models/reward", reward.with_head(tiny.model(), 0), other, {"stage": "reward"})
@@ -183,7 +183,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     """Both make the same rollouts, share the updates and end a rollout together; the first one writes."""
     runs = []
     for count in (1, 2):
-        data = tiny.world(tmp_path / str(count))
+        data = tiny.write_data(tmp_path / str(count))
         params = ppo.Params(
             **{**QUICK, "steps": 8, "micro_batch_size": 8, "max_update_kl": 1e-4, "launch": {"processes": count}}
         )

@@ -26,7 +26,7 @@ def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
 
 
 def test_a_learnable_preference_is_learned_and_measured(tmp_path: Path) -> None:
-    report = run(tiny.world(tmp_path))
+    report = run(tiny.write_data(tmp_path))
     accuracy = report.scores["accuracy"]
     assert (accuracy.value, accuracy.n) == (1.0, 15)
     assert report.scores["accuracy_by_reason"]["style"].value == 1.0
@@ -36,7 +36,7 @@ def test_a_learnable_preference_is_learned_and_measured(tmp_path: Path) -> None:
 
 
 def test_plain_transformers_gives_the_same_scores(tmp_path: Path) -> None:
-    run(tiny.world(tmp_path), steps=5)
+    run(tiny.write_data(tmp_path), steps=5)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models/reward")
     ours, tokenizer = models.load_reward(tmp_path / "models/reward")
     assert (model.config.num_labels, tokenizer.pad_token_id) == (1, 0)
@@ -52,7 +52,7 @@ def test_plain_transformers_gives_the_same_scores(tmp_path: Path) -> None:
 def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path: Path, adapter: dict[str, Any] | str) -> None:
     if "base_bits" in adapter:
         pytest.importorskip("bitsandbytes")
-    report = run(tiny.world(tmp_path), adapter=adapter, learning_rate=3e-2)
+    report = run(tiny.write_data(tmp_path), adapter=adapter, learning_rate=3e-2)
     assert report.scores["accuracy"].value > 0.9
     assert report.counts["num_trainable_parameters"] < report.counts["num_parameters"] / 4
     model, _ = models.load_reward(tmp_path / "models/reward")
@@ -88,30 +88,30 @@ def test_a_ranked_list_scores_each_answer_once_and_weighs_one() -> None:
 
 
 def test_micro_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     runs = [run(tmp_path, f"ck{size}", steps=3, micro_batch_size=size).tables["steps"] for size in (None, 3)]
     for one, two in zip(*runs, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     run(tmp_path, "whole", steps=12, checkpoint_every=5)
     whole = (tmp_path / "models/reward/model.safetensors").read_bytes()
 
-    with tiny.dying(reward.RewardWork, at_step=8):
+    with tiny.fail_at(reward.RewardWork, at_step=8):
         run(tmp_path, "killed", steps=12, checkpoint_every=5)
     run(tmp_path, "killed", steps=12, checkpoint_every=5)
     assert (tmp_path / "models/reward/model.safetensors").read_bytes() == whole
 
 
 def test_without_pairs_there_is_nothing_to_train_on(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     with pytest.raises(NothingLeft, match="longer than 3 tokens"):
         run(tmp_path, max_length=3)
 
 
 def test_a_missing_base_model_is_said(tmp_path: Path) -> None:
-    tiny.world(tmp_path)
+    tiny.write_data(tmp_path)
     with pytest.raises(BadModel, match="nowhere"):
         run(tmp_path, base=str(tmp_path / "nowhere"))
