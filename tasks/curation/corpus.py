@@ -1,4 +1,4 @@
-"""The documents under judgment: what is known of each, and what became of it. The texts themselves stay on disk."""
+"""All documents during curation: their signals and outcomes, one array entry per document. Texts remain on disk."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,58 +17,72 @@ from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, ObjectArr
 from tasks.curation.filtering import KEPT, Bound, ParamsByLanguage
 from tasks.curation.signals.signals import Signals
 
-COLUMNS = ("id", "source", "split")  # what is held in memory of every document, beside its signals
+COLUMNS = ("id", "source", "split")  # columns of data/documents that are in memory for every document
 
 CURATED = pa.schema([*documents.SCHEMA, pa.field("language", pa.string()), pa.field("cluster_size", pa.int64())])
 DROPPED = pa.schema(
     [
         *CURATED,
         pa.field("reason", pa.string(), nullable=False),  # "filter.reason", "exact.duplicate", "minhash.duplicate" ...
-        pa.field("value", pa.float64()),  # what decided, where a value did
-        pa.field("duplicate_of", pa.string()),  # the id kept in its place; of contamination, set/example
+        pa.field("value", pa.float64()),  # the value that decided, null if there is none
+        pa.field("duplicate_of", pa.string()),  # id of the document kept instead; for contamination, set/example
     ]
 )
 
 
 @dataclass
 class Corpus:
-    """One entry per document in every column, in the order of data/documents; `texts` holds those of `text_rows`."""
+    """The state of curation. All arrays have one entry per document, in the order of data/documents.
+
+    columns: the COLUMNS of the document table.
+    reasons: KEPT, or "filter.reason" or the like; values: the deciding value, NaN if there is none.
+    bounds: every bound that documents were compared with.
+    scratch: the folder for files with texts.
+    texts: the texts of the documents `text_rows`, which no step had dropped when `texts` was written.
+    evidence: "set/example" of the held-out text that a document shares, or the id of a document of an earlier run that
+        it repeats; otherwise None.
+    original_rows: the row of the kept document that a document repeats; its own row if it repeats none.
+    replaced: row -> text from which held-out parts were removed.
+    counts: numbers of changes to kept texts, for the report.
+    copies: how often each document is shown to training; None means once. copy_rules: the reasons, for the report.
+    notes: warnings for the report.
+    """
 
     columns: pa.Table
     signals: Signals
     filter_params: ParamsByLanguage
-    reasons: ObjectArray  # KEPT, or why it was dropped
+    reasons: ObjectArray
     values: Float64Array
     bounds: Sequence[Bound]
     scratch: Path
     texts: pa.ChunkedArray
-    text_rows: Int64Array  # the rows not dropped when `texts` was written
+    text_rows: Int64Array
     evidence: ObjectArray
-    original_rows: Int64Array  # the row that each row repeats, itself where none
-    replaced: dict[int, str] = field(default_factory=dict)  # texts of which something held out was cut away
-    counts: Counter[str] = field(default_factory=Counter)  # what was done to texts that stay
-    copies: Int64Array | None = None  # how often each is to be shown; None: once
-    copy_rules: list[dict[str, Any]] = field(default_factory=list)  # by language and cluster size, why
-    notes: list[str] = field(default_factory=list)  # warnings for the report
+    original_rows: Int64Array
+    replaced: dict[int, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    copies: Int64Array | None = None
+    copy_rules: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> BoolArray:
-        """Where nothing has been said against a document so far."""
+        """Which documents have not been dropped so far."""
         return np.asarray(self.reasons == KEPT, np.bool_)
 
     @property
     def filtered(self) -> BoolArray:
-        """Which documents a filter dropped."""
+        """Which documents a filter dropped, in contrast to deduplication or decontamination."""
         filters = {bound.reason.split(".")[0] for bound in self.bounds}
         return np.array([reason.split(".")[0] in filters for reason in self.reasons.tolist()], np.bool_)
 
     @property
     def filter_languages(self) -> StringArray:
-        """The language whose filters judged each document."""
+        """The language whose filters were applied to each document."""
         return filtering.filter_languages(self.signals, self.filter_params)
 
     def remaining(self) -> tuple[Int64Array, pa.ChunkedArray]:
-        """The rows still kept and their texts."""
+        """Return the rows of the documents that are still kept, and their texts."""
         kept = self.kept[self.text_rows]
         if not kept.all():
             path = self.scratch / f"texts-{int(kept.sum())}.arrow"
@@ -76,7 +90,11 @@ class Corpus:
         return self.text_rows, self.texts
 
     def priority(self, rows: Int64Array, prefer: str | None) -> npt.NDArray[Any]:
-        """Which of several copies is kept: what is held out, then what has more of the signal `prefer`, to .01."""
+        """Return a number for each row; of several copies, the one with the greatest number is kept.
+
+        Held-out documents come first, then those with a greater value of the signal `prefer`, rounded to 0.01 so that
+        tiny differences do not outweigh the length, which decides between equal numbers.
+        """
         held_out = split_precedence(self.column("split", rows))
         if prefer is None:
             return held_out
@@ -84,88 +102,97 @@ class Corpus:
         return np.asarray(held_out * (1 + values.max(initial=0)) + values)
 
     def num_bytes(self, rows: Int64Array) -> int:
-        """The size of the texts of some rows, as they came."""
+        """Return the size of the texts of some rows in bytes, as ingested."""
         return int(self.signals.num_bytes[rows].sum())
 
     def column(self, name: str, rows: Int64Array) -> pa.ChunkedArray:
-        """A small column of some rows."""
+        """Return one of the COLUMNS for some rows."""
         return self.columns[name].take(pa.array(rows))
 
     def drop_copies(self, rows: Int64Array, copy_of: Int64Array, reason: str) -> None:
-        """Drop rows[i] where copy_of[i] >= 0: it repeats rows[copy_of[i]]."""
-        copies = copy_of >= 0
-        self.reasons[rows[copies]] = reason
-        self.original_rows[rows[copies]] = rows[copy_of[copies]]
-        for _ in range(2):  # what repeats a copy repeats what that copy repeats
+        """Drop rows[i] if copy_of[i] >= 0, because it repeats rows[copy_of[i]]."""
+        is_copy = copy_of >= 0
+        self.reasons[rows[is_copy]] = reason
+        self.original_rows[rows[is_copy]] = rows[copy_of[is_copy]]
+        # A document may repeat one that was itself dropped as a copy, now or in the step before (an exact copy of a
+        # near-duplicate). Following the reference twice leads to a kept document.
+        for _ in range(2):
             self.original_rows = self.original_rows[self.original_rows]
 
-    def drop_indexed(self, rows: Int64Array, known_as: ObjectArray, reason: str) -> None:
-        """Drop rows[i] where known_as[i] is the id of a document, of this run or an earlier one, that it repeats."""
-        known = np.array([name is not None for name in known_as.tolist()], np.bool_)
-        names = known_as[known]
-        self.reasons[rows[known]], self.evidence[rows[known]] = reason, names
-        here = pc.index_in(pa.array(names.tolist(), pa.string()), self.columns["id"]).fill_null(-1).to_numpy()
-        self.original_rows[rows[known]] = np.where(here < 0, rows[known], here)
+    def drop_indexed(self, rows: Int64Array, duplicate_of: ObjectArray, reason: str) -> None:
+        """Drop rows[i] if duplicate_of[i] is the id of a document, of this or an earlier run, that it repeats."""
+        is_duplicate = np.array([name is not None for name in duplicate_of.tolist()], np.bool_)
+        names, duplicate_rows = duplicate_of[is_duplicate], rows[is_duplicate]
+        self.reasons[duplicate_rows], self.evidence[duplicate_rows] = reason, names
+        original = pc.index_in(pa.array(names.tolist(), pa.string()), self.columns["id"]).fill_null(-1).to_numpy()
+        # A document of an earlier run has no row here; then the id in `evidence` is the only reference.
+        self.original_rows[duplicate_rows] = np.where(original < 0, duplicate_rows, original)
 
     def replace_texts(self, rows: Int64Array, texts: Iterable[pa.Array], reason: str) -> None:
-        """Take `texts` for those of `rows`, all that remain; drop, for `reason`, those of which nothing is left."""
+        """Replace the texts of `rows`, which are all remaining rows, and drop those that became empty, for `reason`."""
         self.texts = text_files.write(self.scratch / f"texts-{reason}.arrow", texts)
-        bare = pc.utf8_trim_whitespace(self.texts)
-        self.reasons[rows[np.asarray(pc.equal(bare, ""), np.bool_)]] = reason
+        stripped = pc.utf8_trim_whitespace(self.texts)
+        self.reasons[rows[np.asarray(pc.equal(stripped, ""), np.bool_)]] = reason
 
     def cluster_sizes(self) -> Int64Array:
-        """How many documents each one's cluster has."""
+        """Return the number of documents in the cluster of each document; 1 without duplicates."""
         return np.bincount(self.original_rows, minlength=len(self.original_rows))[self.original_rows]
 
     def by_reason(self) -> list[tuple[str, int]]:
-        """Reasons and how many documents each dropped, most first."""
+        """Return each reason and the number of documents dropped for it, the most frequent reason first."""
         reasons, counts = np.unique(self.reasons[~self.kept].astype(str), return_counts=True)
         return sorted(zip(reasons.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
 
     def make_divider(self) -> Callable[[tuple[int, pa.Table]], tuple[pa.Table, pa.Table]]:
-        """A function from some documents, and the row of their first, to (kept, dropped): CURATED, DROPPED and copies.
+        """Return a function from (row of the first document, part of data/documents) to (kept, dropped).
 
-        Several threads may call it at once.
+        The tables have the columns of CURATED and DROPPED, and `copies` if the corpus has it. Several threads may call
+        the function at once.
         """
         sizes, kept, duplicate_of = self.cluster_sizes(), self.kept, self._duplicate_of()
-        waiting = kept[self.text_rows]
+        text_kept = kept[self.text_rows]
 
-        def divide(placed: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
-            first, shard = placed
-            part = slice(first, first + shard.num_rows)
-            shard = shard.append_column("language", pa.array(self.signals.language[part].tolist(), pa.string()))
-            shard = shard.append_column("cluster_size", pa.array(sizes[part]))
+        def divide(numbered_part: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
+            first, part = numbered_part
+            rows = slice(first, first + part.num_rows)
+            part = part.append_column("language", pa.array(self.signals.language[rows].tolist(), pa.string()))
+            part = part.append_column("cluster_size", pa.array(sizes[rows]))
             if self.copies is not None:
-                shard = shard.append_column("copies", pa.array(self.copies[part]))
-            rows, gone = np.flatnonzero(kept[part]), np.flatnonzero(~kept[part])
-            dropped = shard.take(pa.array(gone))
-            dropped = dropped.append_column("reason", pa.array(self.reasons[part][gone].tolist(), pa.string()))
-            values = self.values[part][gone]
+                part = part.append_column("copies", pa.array(self.copies[rows]))
+            kept_rows, dropped_rows = np.flatnonzero(kept[rows]), np.flatnonzero(~kept[rows])
+            dropped = part.take(pa.array(dropped_rows))
+            reasons, values = self.reasons[rows][dropped_rows], self.values[rows][dropped_rows]
+            dropped = dropped.append_column("reason", pa.array(reasons.tolist(), pa.string()))
             dropped = dropped.append_column("value", pa.array(values, pa.float64(), mask=np.isnan(values)))
-            dropped = dropped.append_column("duplicate_of", duplicate_of.take(pa.array(first + gone)))
-            return self._current(shard.take(pa.array(rows)), part, waiting), dropped
+            dropped = dropped.append_column("duplicate_of", duplicate_of.take(pa.array(first + dropped_rows)))
+            return self._with_current_texts(part.take(pa.array(kept_rows)), rows, text_kept), dropped
 
         return divide
 
-    def _current(self, table: pa.Table, part: slice, waiting: BoolArray) -> pa.Table:
-        """The rows kept of `part`, with the texts that the steps before have left of them; waiting: which are kept."""
-        begin, end = np.searchsorted(self.text_rows, [part.start, part.stop]).tolist()
-        kept = waiting[begin:end]
-        texts, rows = self.texts.slice(begin, end - begin).filter(pa.array(kept)), self.text_rows[begin:end][kept]
-        mine = [row for row in rows.tolist() if row in self.replaced] if self.replaced else []
-        if mine:
-            new = pa.array([self.replaced[row] for row in mine], pa.large_string())
-            texts = pc.replace_with_mask(texts, pa.array(np.isin(rows, mine)), new)
+    def _with_current_texts(self, table: pa.Table, rows: slice, text_kept: BoolArray) -> pa.Table:
+        """Return `table`, the kept documents of `rows`, with their texts as the steps of curation changed them.
+
+        text_kept: bool [text_rows], which of `texts` belong to kept documents.
+        """
+        # text_rows is sorted, so the texts of the rows are neighbors.
+        begin, end = np.searchsorted(self.text_rows, [rows.start, rows.stop]).tolist()
+        kept = text_kept[begin:end]
+        texts, kept_rows = self.texts.slice(begin, end - begin).filter(pa.array(kept)), self.text_rows[begin:end][kept]
+        replaced_rows = [row for row in kept_rows.tolist() if row in self.replaced] if self.replaced else []
+        if replaced_rows:
+            new_texts = pa.array([self.replaced[row] for row in replaced_rows], pa.large_string())
+            texts = pc.replace_with_mask(texts, pa.array(np.isin(kept_rows, replaced_rows)), new_texts)
         return table.set_column(table.schema.get_field_index("text"), "text", texts)
 
     def _duplicate_of(self) -> pa.Array:
-        alone = self.original_rows == np.arange(len(self.original_rows))
-        ids = self.columns["id"].combine_chunks().take(pa.array(self.original_rows, mask=alone))
+        """Return the id of the document that each one repeats, or else its evidence, or null."""
+        is_original = self.original_rows == np.arange(len(self.original_rows))
+        ids = self.columns["id"].combine_chunks().take(pa.array(self.original_rows, mask=is_original))
         return pc.coalesce(ids, pa.array(self.evidence.tolist(), pa.string()))
 
 
 def with_first_rows(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """Each part with the row of its first document."""
+    """Yield (row of its first document, part) for each part."""
     first = 0
     for part in parts:
         yield first, part
@@ -173,6 +200,9 @@ def with_first_rows(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]
 
 
 def split_precedence(splits: pa.ChunkedArray) -> Int64Array:
-    """Which of several copies is kept: test before validation before train, so that held-out text stays held out."""
+    """Return the position of each split in train, validation, test.
+
+    Of several copies, the one with the greater position is kept, so that held-out text is not lost to training.
+    """
     order: Any = pc.index_in(splits, pa.array(documents.SPLITS))
     return np.asarray(order.to_numpy(), np.int64)

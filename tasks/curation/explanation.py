@@ -1,4 +1,4 @@
-"""One document's signals and verdicts, for a person who asks why it was dropped or kept."""
+"""Explain why one document was dropped or kept: its signals, the verdict of every rule, and its outcome."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,43 +15,49 @@ from tasks.curation.signals.store import WordLists
 from tasks.errors import BadInput
 
 
-def explain(data: Path, name: str, lists: WordLists, filter_params: ParamsByLanguage) -> Iterator[str]:
-    """Lines for a terminal: every signal, then every verdict in order, then what became of it. Raises BadInput."""
-    found = _find(data / "documents", name)
-    texts, metadata = (found[column].combine_chunks() for column in ("text", "metadata"))
+def explain(data: Path, document_id: str, lists: WordLists, filter_params: ParamsByLanguage) -> Iterator[str]:
+    """Yield lines for a terminal: every signal, every verdict in order, and the outcome.
+
+    Raises BadInput if data/documents has no document with this id.
+    """
+    document = _find_document(data / "documents", document_id)
+    texts, metadata = (document[column].combine_chunks() for column in ("text", "metadata"))
     signals = measure(texts, lists.stop_words, lists.phrases)
-    yield from _signals(signals)
+    yield from _signal_lines(signals)
     language = str(filtering.filter_languages(signals, filter_params)[0])
-    yield f"judged as {language}:"
+    yield f"Verdicts of the filters for language {language}:"
     for filter_name, params in filter_params[language].items():
         for reason, verdict in filtering.verdicts(filter_name, params, signals, texts, metadata):
             bound = "" if verdict.bound is None else f", bound {verdict.bound:g}"
             yield f"  {'DROPS' if verdict.dropped[0] else 'passes':7}{reason:48}{verdict.values[0]:.4g}{bound}"
-    yield _outcome(data, name)
+    yield _outcome(data, document_id)
 
 
-def _signals(signals: Signals) -> Iterator[str]:
-    for each in fields(signals):
-        value, about = getattr(signals, each.name)[0], each.metadata
-        shown = value if isinstance(value, str) else f"{value:.4g}"
-        yield f"  {each.name:34}{shown:>10}  {about['meaning']} [{about['unit']}]"
+def _signal_lines(signals: Signals) -> Iterator[str]:
+    for signal in fields(signals):
+        value = getattr(signals, signal.name)[0]
+        text = value if isinstance(value, str) else f"{value:.4g}"
+        yield f"  {signal.name:34}{text:>10}  {signal.metadata['meaning']} [{signal.metadata['unit']}]"
 
 
-def _find(folder: Path, name: str) -> pa.Table:
+def _find_document(folder: Path, document_id: str) -> pa.Table:
+    """Return the table of the one document."""
     for shard in tables.shards(folder, ["id", "text", "metadata"]):
-        found = shard.filter(pc.equal(shard["id"], name))
-        if found.num_rows:
-            return found
-    raise BadInput(f"no document {name!r} in {folder}. Ids stand in the column `id` of its shards.")
+        document = shard.filter(pc.equal(shard["id"], document_id))
+        if document.num_rows:
+            return document
+    raise BadInput(f"no document {document_id!r} in {folder}. The column `id` of its Parquet files contains the ids.")
 
 
-def _outcome(data: Path, name: str) -> str:
+def _outcome(data: Path, document_id: str) -> str:
+    """Return a line on what the last run of curation did with the document."""
     folder = data / "dropped" / "documents"
     if not (folder / "manifest.json").is_file():
-        return "curation has not run yet"
+        return "Curation has not run yet."
     table = tables.read(folder, ["id", "reason", "value", "duplicate_of", "cluster_size"])
-    rows = table.filter(pc.equal(table["id"], name)).to_pylist()
+    rows = table.filter(pc.equal(table["id"], document_id)).to_pylist()
     if not rows:
-        return "kept"
-    of = f", stands behind {rows[0]['duplicate_of']}" if rows[0]["duplicate_of"] else ""
-    return f"dropped: {rows[0]['reason']}{of} (cluster of {rows[0]['cluster_size']})"
+        return "The last run of curation kept this document."
+    row = rows[0]
+    duplicate = f", because of {row['duplicate_of']}" if row["duplicate_of"] else ""
+    return f"dropped: {row['reason']}{duplicate} (documents in its cluster: {row['cluster_size']})"

@@ -1,4 +1,4 @@
-"""What a data engineer wants to see before training: the funnel, drops by reason, signals and bounds, examples."""
+"""The report of curation: what remains after each step, reasons for drops, signals with their bounds, and examples."""
 
 import html
 from collections import Counter
@@ -28,12 +28,22 @@ td.n{{text-align:right;font-variant-numeric:tabular-nums}}img{{max-width:100%}}
 pre{{white-space:pre-wrap;background:#f6f6f4;padding:.6em;margin:.3em 0}}small{{color:#666}}</style>
 <h1>Curation</h1>{body}
 """
-
-Rows = Int64Array
+HEADINGS = {
+    "funnel": "What remains after each step",
+    "reasons": "Documents dropped, by reason",
+    "signals": "Signals and their bounds",
+    "languages": "Languages",
+    "sources": "Sources",
+    "clusters": "Clusters of duplicates, by size",
+    "rehydration": "Copies of documents that had duplicates",
+}
 
 
 def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Counter[str]]) -> Report:
-    """The counts, tables and figures of the stage: kept + dropped = read."""
+    """Return the counts, tables and figures of the stage; kept + dropped = read.
+
+    masked: kind of personal data -> number of replacements; records: conversations or preferences -> outcome -> number.
+    """
     kept, sizes = corpus.kept, corpus.signals.num_bytes
     counts = {"read": len(kept), "kept": int(kept.sum()), "dropped": int((~kept).sum())}
     counts |= {"bytes_read": int(sizes.sum()), "bytes_kept": int(sizes[kept].sum())}
@@ -54,68 +64,70 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
 
 
 def funnel(corpus: Corpus) -> list[dict[str, Any]]:
-    """Documents and bytes that are left behind each filter and step, in order."""
+    """Return the documents and bytes that remain after each filter and each step of curation, in order."""
+    step_of = np.array([reason.split(".")[0] for reason in corpus.reasons.tolist()])
     steps = list(dict.fromkeys(bound.reason.split(".")[0] for bound in corpus.bounds))
-    owner = np.array([reason.split(".")[0] for reason in corpus.reasons.tolist()])
-    known = ["deliveries"] if "deliveries" in owner else ["exact", "minhash"]
-    steps += [*known, *(["repeats"] if "repeats" in owner else []), "contamination"]
-    left, rows = np.ones(len(owner), np.bool_), []
+    steps += ["deliveries"] if "deliveries" in step_of else ["exact", "minhash"]
+    steps += [*(["repeats"] if "repeats" in step_of else []), "contamination"]
+    remaining, rows = np.ones(len(step_of), np.bool_), []
     for step in ["read", *steps]:
-        left &= owner != step
-        size = int(corpus.signals.num_bytes[left].sum())
-        rows.append({"step": step, "documents": int(left.sum()), "bytes": size})
+        remaining &= step_of != step
+        size = int(corpus.signals.num_bytes[remaining].sum())
+        rows.append({"step": step, "documents": int(remaining.sum()), "bytes": size})
     return rows
 
 
 def shares(corpus: Corpus, values: npt.NDArray[Any], name: str) -> list[dict[str, Any]]:
-    """Documents and bytes read and kept for each value of a column, most read first."""
+    """Return documents and bytes read and kept for each value of a column, the most frequent value first."""
     kept, sizes, rows = corpus.kept, corpus.signals.num_bytes, []
     for value in np.unique(values.astype(str)):
-        mine = values.astype(str) == value
-        counts = {"read": int(mine.sum()), "kept": int((mine & kept).sum())}
-        rows.append({name: str(value), **counts, "bytes_kept": int(sizes[mine & kept].sum())})
+        has_value = values.astype(str) == value
+        counts = {"read": int(has_value.sum()), "kept": int((has_value & kept).sum())}
+        rows.append({name: str(value), **counts, "bytes_kept": int(sizes[has_value & kept].sum())})
     return sorted(rows, key=lambda row: (-row["read"], row[name]))
 
 
 def clusters(corpus: Corpus) -> list[dict[str, int]]:
-    """How many clusters of duplicates there are of each size."""
-    heads = corpus.original_rows == np.arange(len(corpus.original_rows))
-    sizes, counts = np.unique(corpus.cluster_sizes()[heads], return_counts=True)
+    """Return the number of clusters of duplicates of each size."""
+    originals = corpus.original_rows == np.arange(len(corpus.original_rows))
+    sizes, counts = np.unique(corpus.cluster_sizes()[originals], return_counts=True)
     return [{"size": int(size), "clusters": int(n)} for size, n in zip(sizes, counts, strict=True)]
 
 
 def draw_funnel(report: Report) -> "Figure":
-    """Bytes left behind each step."""
-    rows = report.tables["funnel"][::-1]
+    """Draw the bytes that remain after each step."""
+    rows = report.tables["funnel"][::-1]  # the lowest bar is drawn first
     figure, axes = _figure(8, 0.4 * len(rows) + 1)
     bars = axes.barh([row["step"] for row in rows], [row["bytes"] / 1e6 for row in rows], color="#4477aa")
     axes.bar_label(bars, [f"{row['documents']:,} documents" for row in rows], padding=3, fontsize=8)
-    axes.set(xlabel="MB left", xlim=(0, 1.3 * max(row["bytes"] / 1e6 for row in rows) or 1))
+    axes.set(xlabel="remaining text (MB)", xlim=(0, 1.3 * max(row["bytes"] / 1e6 for row in rows) or 1))
     return figure
 
 
 def draw_reasons(report: Report) -> "Figure":
-    """Documents dropped for each reason."""
-    rows = report.tables["reasons"][:30][::-1] or [{"reason": "nothing dropped", "documents": 0}]
+    """Draw the number of documents dropped for each reason."""
+    rows = report.tables["reasons"][:30][::-1] or [{"reason": "no document dropped", "documents": 0}]
     figure, axes = _figure(8, 0.26 * len(rows) + 1)
     bars = axes.barh([row["reason"] for row in rows], [row["documents"] for row in rows], color="#cc6677")
     axes.bar_label(bars, padding=3, fontsize=8)
-    axes.set(xlabel="documents dropped")
+    axes.set(xlabel="dropped documents")
     return figure
 
 
 def draw_signals(corpus: Corpus) -> "Figure":
-    """A histogram of each signal that a bound is held against, the bounds of each language drawn in."""
-    wanted = [name for name in dict.fromkeys(bound.signal for bound in corpus.bounds) if name][:MAX_PANELS]
-    lines, seen = -(-max(len(wanted), 1) // 4), set(corpus.signals.language.tolist())
-    figure, _ = _figure(14, 2.2 * lines)
+    """Draw a histogram of each signal that a filter compares with a bound, with the bounds of all languages."""
+    names = [name for name in dict.fromkeys(bound.signal for bound in corpus.bounds) if name][:MAX_PANELS]
+    num_rows, languages = -(-max(len(names), 1) // 4), set(corpus.signals.language.tolist())
+    figure, _ = _figure(14, 2.2 * num_rows)
     figure.clear()
-    for place, name in enumerate(wanted, start=1):
-        axes = figure.add_subplot(lines, 4, place)
+    for position, name in enumerate(names, start=1):
+        axes = figure.add_subplot(num_rows, 4, position)
         values = np.asarray(getattr(corpus.signals, name), np.float64)
         bounds = sorted(
-            {b.bound for b in corpus.bounds if b.signal == name and b.bound is not None and b.language in seen}
+            {b.bound for b in corpus.bounds if b.signal == name and b.bound is not None and b.language in languages}
         )
+        # The axis ends at the 99 % quantile, because a few extreme documents would compress all others into one bin. It
+        # is extended to bounds within reach; a bound such as 100,000 words would compress them, too.
         top = max([float(np.quantile(values, 0.99)), *(1.1 * b for b in bounds if b < 10 * values.max() + 1)]) or 1.0
         counts, edges = np.histogram(np.minimum(values, top), bins=40, range=(0, top))
         axes.stairs(np.log10(1 + counts), edges, fill=True, color="#4477aa")
@@ -129,34 +141,35 @@ def draw_signals(corpus: Corpus) -> "Figure":
 
 
 def markdown(report: Report, page: Path) -> str:
-    """The report in short: the funnel, and the reasons for which most was dropped."""
+    """Return a summary in Markdown: what remains after each step, and the most frequent reasons, languages, sources."""
     counts = report.counts
-    lines = [f"# Curation: {counts['kept']:,} of {counts['read']:,} documents kept", f"The whole report: `{page}`"]
+    lines = [f"# Curation: {counts['kept']:,} of {counts['read']:,} documents kept", f"The complete report: `{page}`"]
     for name in ("funnel", "reasons", "languages", "sources"):
         rows = report.tables[name][:20]
         if rows:
-            lines += ["", f"## {name}", "| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-            lines += ["| " + " | ".join(_plain(value) for value in row.values()) + " |" for row in rows]
+            lines += ["", f"## {HEADINGS[name]}", "| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
+            lines += ["| " + " | ".join(_markdown_cell(value) for value in row.values()) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def write_page(folder: Path, corpus: Corpus, report: Report, documents: Path) -> None:
-    """curation.html: the figures, the tables, and for each reason some dropped documents beside kept ones."""
-    parts = [f'<h2>{name}</h2><img src="{name}.png" alt="{name}">' for name in report.figures]
-    parts += [f"<h2>{name}</h2>{_table(rows)}" for name, rows in report.tables.items() if name != "reasons"]
+    """Write curation.html: the figures, the tables, and for each reason some dropped documents next to kept ones."""
+    parts = [f'<h2>{HEADINGS[name]}</h2><img src="{name}.png" alt="{HEADINGS[name]}">' for name in report.figures]
+    parts += [f"<h2>{HEADINGS[name]}</h2>{_table(rows)}" for name, rows in report.tables.items() if name != "reasons"]
     chosen = {reason: examples(corpus, reason) for reason, _ in corpus.by_reason()}
     texts = _texts(documents, np.unique(np.concatenate([np.empty(0, np.int64), *sum(chosen.values(), ())])))
-    for reason, (dropped, near) in chosen.items():
-        parts.append(f"<h2>{html.escape(reason)}</h2>")
+    for reason, (dropped, kept) in chosen.items():
+        parts.append(f"<h2>Examples of {html.escape(reason)}</h2>")
         parts += [_example(corpus, int(row), texts[int(row)], "dropped") for row in dropped]
-        parts += [_example(corpus, int(row), texts[int(row)], "kept") for row in near]
+        parts += [_example(corpus, int(row), texts[int(row)], "kept") for row in kept]
     (folder / "curation.html").write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 
-def examples(corpus: Corpus, reason: str) -> tuple[Rows, Rows]:
-    """A few rows dropped for a reason, evenly spread, and kept ones to hold beside them.
+def examples(corpus: Corpus, reason: str) -> tuple[Int64Array, Int64Array]:
+    """Return some rows that were dropped for a reason, evenly spaced, and some kept rows to compare them with.
 
-    Those are the nearest to the bound where there is one, and of copies what is kept in their place.
+    If the rule has a bound, these are the kept documents with the values closest to it. For duplicates, they are the
+    documents that were kept instead.
     """
     rows = np.flatnonzero(corpus.reasons == reason)
     dropped = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_EXAMPLES).astype(int))]
@@ -164,22 +177,22 @@ def examples(corpus: Corpus, reason: str) -> tuple[Rows, Rows]:
         values = _values(corpus, bound) if bound.reason == reason and bound.bound is not None else None
         if values is not None:
             kept = np.flatnonzero(corpus.kept & (corpus.filter_languages == bound.language))
-            near = np.argsort(np.abs(values[kept] - (bound.bound or 0.0)), kind="stable")[:NUM_EXAMPLES]
-            return dropped, kept[near]
+            closest = np.argsort(np.abs(values[kept] - (bound.bound or 0.0)), kind="stable")[:NUM_EXAMPLES]
+            return dropped, kept[closest]
     originals = np.unique(corpus.original_rows[dropped])
     return dropped, originals[~np.isin(originals, dropped)]
 
 
 def _values(corpus: Corpus, bound: Bound) -> Float64Array | None:
-    """What is held against a bound, of all documents; None where only their texts would say."""
+    """Return the values of all documents that a rule compares with its bound; None if they need the texts again."""
     if bound.signal:
         return np.asarray(getattr(corpus.signals, bound.signal), np.float64)
     name = bound.reason.split(".")[0]
     params = corpus.filter_params[bound.language][name]
     if filtering.needs_texts(name, params):
         return None
-    nothing = pa.array([], pa.large_string())
-    return dict(filtering.verdicts(name, params, corpus.signals, nothing))[bound.reason].values
+    no_texts = pa.array([], pa.large_string())
+    return dict(filtering.verdicts(name, params, corpus.signals, no_texts))[bound.reason].values
 
 
 def _figure(width: float, height: float) -> tuple["Figure", Any]:
@@ -189,36 +202,39 @@ def _figure(width: float, height: float) -> tuple["Figure", Any]:
     return figure, figure.add_subplot()
 
 
-def _texts(documents: Path, rows: Rows) -> dict[int, tuple[str, str]]:
-    found: dict[int, tuple[str, str]] = {}
+def _texts(documents: Path, rows: Int64Array) -> dict[int, tuple[str, str]]:
+    """Return row -> (id, text) of some documents, given by their sorted rows."""
+    texts: dict[int, tuple[str, str]] = {}
     first = 0
     for shard in tables.shards(documents, ["id", "text"]):
-        mine = rows[(rows >= first) & (rows < first + shard.num_rows)]
-        for row, record in zip(mine.tolist(), shard.take(pa.array(mine - first)).to_pylist(), strict=True):
-            found[row] = (record["id"], record["text"])
+        shard_rows = rows[(rows >= first) & (rows < first + shard.num_rows)]
+        records = shard.take(pa.array(shard_rows - first)).to_pylist()
+        for row, record in zip(shard_rows.tolist(), records, strict=True):
+            texts[row] = (record["id"], record["text"])
         first += shard.num_rows
-    return found
+    return texts
 
 
-def _example(corpus: Corpus, row: int, record: tuple[str, str], verdict: str) -> str:
-    name, text = record
+def _example(corpus: Corpus, row: int, record: tuple[str, str], outcome: str) -> str:
+    """Return one document as HTML: its outcome with the deciding value, its id, and the beginning of its text."""
+    document_id, text = record
     value = "" if np.isnan(corpus.values[row]) else f" at {corpus.values[row]:.4g}"
     value += f", because of {html.escape(corpus.evidence[row])}" if corpus.evidence[row] else ""
-    shown = html.escape(text[:EXAMPLE_CHARACTERS]) + (" ..." if len(text) > EXAMPLE_CHARACTERS else "")
-    return f"<small>{verdict}{value}: {html.escape(name)}</small><pre>{shown}</pre>"
+    excerpt = html.escape(text[:EXAMPLE_CHARACTERS]) + (" ..." if len(text) > EXAMPLE_CHARACTERS else "")
+    return f"<small>{outcome}{value}: {html.escape(document_id)}</small><pre>{excerpt}</pre>"
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "<p>none</p>"
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(map(_cell, row.values())) + "</tr>" for row in rows[:50])
+        return "<p>This table is empty.</p>"
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    body = "".join("<tr>" + "".join(map(_html_cell, row.values())) + "</tr>" for row in rows[:50])
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _plain(value: Any) -> str:
+def _markdown_cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
-def _cell(value: Any) -> str:
+def _html_cell(value: Any) -> str:
     return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f"<td>{html.escape(str(value))}</td>"
