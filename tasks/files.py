@@ -1,15 +1,38 @@
-"""Files that are either complete or absent: written under a temporary name, flushed, renamed.
+"""Files that are either complete or absent, and the schema versions that they state.
 
-The manifest of a folder is written last, so that its presence means that the folder is complete.
+A file is written under a temporary name, flushed and renamed. The manifest of a folder is written last, so that its
+presence means that the folder is complete.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MANIFEST = "manifest.json"
+SCHEMA_VERSION = "schema_version"  # the key under which files state it; a file without it has version 0
+
+
+class Schema(NamedTuple):
+    """The version of a format that is written, and the oldest one that can still be read."""
+
+    version: int
+    oldest: int
+
+
+# Increase `version` whenever a format changes, and `oldest` if the reader does not support the previous format anymore.
+# Version 0 is the format before versions were stated; names and keys were changed at the same time.
+SCHEMAS = {
+    "table": Schema(1, oldest=0),  # folders of Parquet shards: the manifest has the same keys in version 0
+    "tokens": Schema(1, oldest=0),  # in version 0, some counts in the manifest have other names
+    "model": Schema(1, oldest=0),  # athanor.json: in version 0, some params have other names
+    "deliveries": Schema(1, oldest=0),  # the index of earlier deliveries; it cannot be built again from data
+    "report": Schema(1, oldest=1),  # scores and counts have other names in version 0
+    "checkpoint": Schema(1, oldest=1),  # the state has other keys in version 0
+    "signals": Schema(1, oldest=1),  # signals are measured again, which takes seconds
+}
 
 
 def sha256(path: Path) -> str:
@@ -33,3 +56,40 @@ def write_json(path: Path, body: object) -> None:
 def read_json(path: Path) -> Any:
     """Return the parsed content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def with_version(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `body` with the version of its format; `kind` is a key of SCHEMAS."""
+    return {**body, SCHEMA_VERSION: SCHEMAS[kind].version}
+
+
+def version_problem(kind: str, body: Mapping[Any, Any], path: Path) -> str | None:
+    """Return None if this version of the code can read `body`, the content of `path`, else a sentence that says why."""
+    version, schema = body.get(SCHEMA_VERSION, 0), SCHEMAS[kind]
+    if isinstance(version, int) and schema.oldest <= version <= schema.version:
+        return None
+    age = "a newer" if isinstance(version, int) and version > schema.version else "an older"
+    expected = f"{schema.oldest} to {schema.version}" if schema.oldest < schema.version else f"{schema.version}"
+    return (
+        f"{path} was written by {age} version of Athanor: the schema version of this {kind} is {version}, but this "
+        f"version of the code reads {expected}."
+    )
+
+
+def rerun_advice(path: Path) -> str:
+    """Return a sentence that states which stage has to be run again to write `path`, a file below data/."""
+    stage = _writing_stage(path)
+    command = f" (dvc repro --force --single-item {stage})" if stage else ""
+    return f"Run the stage {stage or 'that writes it'} again{command}."
+
+
+def _writing_stage(path: Path) -> str:
+    """data/models/<stage>/..., data/reports/<stage>.json, or the stage that writes one of the data folders."""
+    folders = path.parent.parts
+    if "models" in folders[:-1]:
+        return folders[folders.index("models") + 1]
+    if "reports" in folders:
+        return path.stem
+    stages = {"tokens": "tokenization", "curated": "curation", "dropped": "curation"}
+    stages |= {"raw": "ingestion", "documents": "ingestion"}
+    return next((stage for folder, stage in stages.items() if folder in folders), "")

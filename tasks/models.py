@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import peft
 from tasks.errors import BadModel
-from tasks.files import MANIFEST, read_json, sha256, write_json
+from tasks.files import MANIFEST, read_json, rerun_advice, sha256, version_problem, with_version, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) ->
     with _without_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / ORIGIN, dict(origin))
+    write_json(folder / ORIGIN, with_version("model", origin))
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     write_json(folder / MANIFEST, {str(path.relative_to(folder)): sha256(path) for path in files})
 
@@ -78,7 +78,10 @@ def verify(folder: Path) -> dict[str, Any]:
                 f"{path} is damaged: its sha256 differs from the one in {MANIFEST}. Restore the folder with "
                 "`dvc checkout`, or run the stage that writes it again."
             )
-    return dict(read_json(folder / ORIGIN))
+    origin = dict(read_json(folder / ORIGIN))
+    if problem := version_problem("model", origin, folder / ORIGIN):
+        raise BadModel(f"{problem} {rerun_advice(folder / ORIGIN)}")
+    return origin
 
 
 def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.files import write_json
+from tasks.errors import BadInput
+from tasks.files import SCHEMA_VERSION, read_json, rerun_advice, version_problem, with_version, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ class Report:
             body["counts"] = self.counts
         if self.notes:
             body["notes"] = self.notes
-        write_json(folder / f"{self.stage}.json", body)
+        write_json(folder / f"{self.stage}.json", with_version("report", body))
 
 
 class Timings:
@@ -87,6 +88,15 @@ class Timings:
     def write(self) -> None:
         """Write <folder>/<stage>.json."""
         write_json(self.folder / f"{self.stage}.json", self.values)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the scores, counts and notes of a report. Raises BadInput if its schema version cannot be read."""
+    body = dict(read_json(path))
+    if problem := version_problem("report", body, path):
+        raise BadInput(f"{problem} {rerun_advice(path)}")
+    del body[SCHEMA_VERSION]
+    return body
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.errors import BadInput
-from tasks.files import MANIFEST, read_json, sha256, write_json
+from tasks.files import MANIFEST, read_json, rerun_advice, sha256, version_problem, with_version, write_json
 
 CONTENT_COLUMNS = ("text", "messages", "prompt", "chosen", "rejected")  # the columns that a model is trained on
 
@@ -90,7 +90,7 @@ class Writer:
             self._gather_rows()
             self._write_shard()
             body = {"rows": self.num_rows, "columns": self.schema.names, "shards": self._shards}
-            write_json(self.folder / MANIFEST, body)
+            write_json(self.folder / MANIFEST, with_version("table", body))
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one row: column name -> value."""
@@ -155,11 +155,17 @@ def write(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], compressi
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a complete folder: rows, columns, shards with sha256. Raises BadInput if it is missing."""
+    """Return the manifest of a complete folder: rows, columns, shards with sha256.
+
+    Raises BadInput if it is missing, or if it has a schema version that cannot be read.
+    """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise BadInput(f"{folder} is not a complete table: {MANIFEST} is missing. Run the stage that writes it again.")
-    return dict(read_json(path))
+    body = dict(read_json(path))
+    if problem := version_problem("table", body, path):
+        raise BadInput(f"{problem} {rerun_advice(path)}")
+    return body
 
 
 def read(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:

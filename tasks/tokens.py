@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import BadInput
+from tasks.files import MANIFEST, read_json, rerun_advice, version_problem
 
 Ids = npt.NDArray[np.integer[Any]]
 
@@ -62,7 +63,7 @@ def write_stream(folder: Path, stream: Stream) -> None:
 
 
 def read_stream(folder: Path) -> Stream:
-    """Map a stream; pages are read from disk when they are used. Raises BadInput if a file is missing or damaged."""
+    """Map a stream; pages are read from disk when they are used. Raises BadInput if a file cannot be read."""
     ids, positions, loss_mask = _read(folder, ("ids", "positions", "loss_mask"))
     return Stream(ids, positions, loss_mask)
 
@@ -77,7 +78,7 @@ def write_ragged(folder: Path, lists: Sequence[Sequence[int] | Ids], vocab_size:
 
 
 def read_ragged(folder: Path) -> Ragged:
-    """Map lists of ids. Raises BadInput if a file is missing or damaged."""
+    """Map lists of ids. Raises BadInput if a file cannot be read."""
     ids, offsets = _read(folder, ("ids", "offsets"))
     return Ragged(ids, offsets)
 
@@ -89,7 +90,17 @@ def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
 
 
 def _read(folder: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    _check_version(folder)
     try:
         return [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
     except (OSError, ValueError) as error:
         raise BadInput(f"{folder} holds no readable token files ({error}). Run tokenization again.") from error
+
+
+def _check_version(folder: Path) -> None:
+    """The manifest of data/tokens, two or three levels above, states the schema version of all token files."""
+    for path in (parent / MANIFEST for parent in list(folder.parents)[:3]):
+        if path.is_file():
+            if problem := version_problem("tokens", read_json(path), path):
+                raise BadInput(f"{problem} {rerun_advice(path)}")
+            return

@@ -28,6 +28,7 @@ def test_a_report_is_files(tmp_path: Path) -> None:
         "steps": 3,
         "counts": {"rows": 2},
         "notes": ["look here"],
+        "schema_version": 1,
     }
     assert (tmp_path / "sft/steps.csv").read_text() == "step,loss\n1,2.5\n2,2.0\n"
 

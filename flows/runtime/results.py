@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runtime.environment import RUN
+from tasks import reports
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
@@ -48,10 +49,10 @@ def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, da
             "state": states.get(stage, "up to date"),
             "seconds": usage.get("seconds"),
             "peak_bytes": usage.get("peak_bytes"),
-            **(_numbers(read_json(report)) if report.is_file() else {}),
+            **(_numbers(reports.read(report)) if report.is_file() else {}),
         }
     path = data / "reports" / "evaluation.json"
-    evaluation = read_json(path) if path.is_file() else {}
+    evaluation = reports.read(path) if path.is_file() else {}
     scores = {name: evaluation[name] for name in KEY_SCORES if isinstance(evaluation.get(name), dict)}
     return {"seconds": seconds, "stages": rows, "scores": scores, "notes": evaluation.get("notes", [])}
 

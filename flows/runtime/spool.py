@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from flows.runtime.environment import RUN, home
-from tasks.files import write_json
+from tasks.files import SCHEMA_VERSION, write_json
 from tasks.reports import TIMINGS
 
 RECORD = "record.json"
@@ -233,7 +233,9 @@ def numbers(body: Any, path: str = "") -> dict[str, float]:
     """
     if isinstance(body, Mapping):
         parts = [
-            numbers(part, f"{path}/{key}" if path and key != "value" else path or key) for key, part in body.items()
+            numbers(part, f"{path}/{key}" if path and key != "value" else path or key)
+            for key, part in body.items()
+            if key != SCHEMA_VERSION
         ]
         return {key: value for part in parts for key, value in part.items()}
     return {path: float(body)} if isinstance(body, int | float) else {}

@@ -6,12 +6,13 @@ compared: no test document may be equal to a training document. (inputs.py leave
 training.)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasks import reports
 from tasks.errors import BadInput
 from tasks.evaluation.inputs import SPLIT
 from tasks.files import MANIFEST, read_json, sha256
@@ -29,7 +30,7 @@ def refuse_leakage(data: Path) -> None:
 def check_comparison(data: Path) -> None:
     """Raise BadInput unless curation compared the training data with every test set that evaluation uses."""
     manifest, report = data / "tokens" / MANIFEST, data / "reports" / "curation.json"
-    test = _read(manifest, "tokenization").get("test")
+    test = _read(manifest, "tokenization", read_json).get("test")
     if test is None:
         raise BadInput(f"{manifest} does not state what the test tokens were made from (key `test`). {RERUN}")
     for name, digest in test["files"].items():
@@ -39,7 +40,7 @@ def check_comparison(data: Path) -> None:
                 f"{path} is not the file that tokenization wrote, so that nobody compared it with the training data. "
                 f"Add test data as a source of ingestion, so that curation reads it. {RERUN}"
             )
-    compared = _read(report, "curation").get("compared_with")
+    compared = _read(report, "curation", reports.read).get("compared_with")
     if compared is None:
         raise BadInput(
             f"the training data were not compared with any test data ({report} has no `compared_with`), so that scores "
@@ -67,10 +68,10 @@ def check_documents(folder: Path) -> None:
         )
 
 
-def _read(path: Path, stage: str) -> dict[str, Any]:
+def _read(path: Path, stage: str, read: Callable[[Path], Any]) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{path} is missing; {stage} writes it at its end. {RERUN}")
-    return dict(read_json(path))
+    return dict(read(path))
 
 
 def _describe(test_set: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.evaluation import charts
-from tasks.files import read_json
 from tasks.pipeline_stages import PipelineStage
+from tasks.reports import read as read_report
 
 TEMPLATE = "report.html"
 EVALUATION = "evaluation"  # the stage that writes the page; its own results fill the upper half
@@ -69,7 +69,7 @@ def write(reports: Path, path: Path, stages: Sequence[PipelineStage], reference:
     )
     template_env.filters |= {"number": charts.format_number, "score": is_score, "words": words}
     template_env.globals["interval_chart"] = lambda *args: Markup(charts.interval_chart(*args))
-    body = read_json(reports / f"{EVALUATION}.json")
+    body = read_report(reports / f"{EVALUATION}.json")
     curves = reward_curves(reports / EVALUATION / "over_optimization.csv", reference)
     html = template_env.get_template(TEMPLATE).render(
         result=body,
@@ -91,7 +91,7 @@ def _has_section(reports: Path, stage: PipelineStage) -> bool:
 
 def stage_section(reports: Path, stage: PipelineStage) -> StageSection:
     """The section of one stage, from its report and its step log."""
-    body = read_json(reports / f"{stage.name}.json")
+    body = read_report(reports / f"{stage.name}.json")
     notes = [str(note) for note in body.get("notes", [])]
     rows = read_rows(reports / stage.name / "steps.csv")
     curves = sorted(numeric_columns(rows), key=lambda curve: curve[0] in LAST_CURVES)

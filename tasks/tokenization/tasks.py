@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 from tasks import tables
 from tasks.documents import SPLITS
 from tasks.errors import BadInput, NothingLeft
-from tasks.files import MANIFEST, sha256, write_json
+from tasks.files import MANIFEST, sha256, with_version, write_json
 from tasks.reports import Report, Timings
 
 CountsBySplit = dict[str, dict[str, int]]
@@ -116,7 +116,7 @@ def report(params: Params, tokenizer: Any, counts: dict[str, CountsBySplit], dat
         )
     special = {"document": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     body = {"vocab_size": len(tokenizer), "sequence_length": params.sequence_length, "special": special, **counts}
-    write_json(_folder(data) / MANIFEST, {**body, "test": _test_sets(data)})
+    write_json(_folder(data) / MANIFEST, with_version("tokens", {**body, "test": _test_sets(data)}))
     _make_report(len(tokenizer), counts).write(data / "reports")
     timings.write()
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from tasks import models as folders
 from tasks import tokens
 from tasks.evaluation.inputs import Answer, EvaluationInputs, Prompt, SamplingParams
-from tasks.files import MANIFEST, sha256, write_json
+from tasks.files import MANIFEST, sha256, with_version, write_json
 from tasks.tokenization import bpe
 
 PAD, DOCUMENT, USER, ASSISTANT, END = 0, 1, 3, 4, 5
@@ -101,7 +101,7 @@ def write_comparison(data: Path) -> Path:
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_json(folder / MANIFEST, {"test": {"sets": sets, "files": digests}})
     compared_with = {name: {"examples": 5, "digest": "all", "test": about} for name, about in sets.items()}
-    write_json(data / "reports" / "curation.json", {"compared_with": compared_with})
+    write_json(data / "reports" / "curation.json", with_version("report", {"compared_with": compared_with}))
     return data
 
 

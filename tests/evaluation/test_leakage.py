@@ -10,7 +10,7 @@ from tasks import tables, tokens
 from tasks.curation.corpus import CURATED
 from tasks.errors import BadInput
 from tasks.evaluation import leakage
-from tasks.files import read_json, write_json
+from tasks.files import read_json, with_version, write_json
 from tests.curation.test_curation import CHINESE, PROSE, curate, deliver
 from tests.evaluation import small
 from tests.tokenization.test_tasks import tokenize
@@ -64,7 +64,7 @@ def test_test_tokens_of_another_origin_are_refused(data: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "match"),
     [
-        ("reports/curation.json", {}, "has no `compared_with`.*`contamination` under curation"),
+        ("reports/curation.json", with_version("report", {}), "has no `compared_with`.*`contamination` under curation"),
         ("reports/curation.json", None, "curation.json is missing; curation writes it at its end"),
         ("tokens/manifest.json", {}, "does not state what the test tokens were made from"),
         ("tokens/manifest.json", None, "manifest.json is missing; tokenization writes it at its end"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.evaluation import charts, page
-from tasks.files import write_json
+from tasks.files import with_version, write_json
 from tasks.pipeline_stages import PipelineStage, read_stages
 from tasks.reports import Report, Score, write_csv
 from tests.sources import ROOT
@@ -90,7 +90,8 @@ def test_a_second_stage_of_a_kind_has_its_own_section(reports: Path) -> None:
 
 
 def test_failed_gates_are_the_first_thing_to_read(reports: Path) -> None:
-    write_json(reports / "evaluation.json", {"gates_checked": 2, "gates_failed": 1, "notes": ["GATE FAILED: max_kl"]})
+    body = {"gates_checked": 2, "gates_failed": 1, "notes": ["GATE FAILED: max_kl"]}
+    write_json(reports / "evaluation.json", with_version("report", body))
     page.write(reports, reports / "page.html", STAGES)
     text = (reports / "page.html").read_text(encoding="utf-8")
     assert text.index("1 of 2 gates failed.") < text.index("GATE FAILED: max_kl") < text.index("The stages")

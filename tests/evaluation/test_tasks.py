@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks import catalog
+from tasks import catalog, reports
 from tasks.errors import GateFailed
 from tasks.evaluation import tasks
 from tasks.evaluation.tasks import Params
@@ -66,7 +66,7 @@ def test_the_keys_that_other_code_reads(data: Path) -> None:
 
 def test_every_score_is_described(data: Path) -> None:
     page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
-    scores = set(read_json(data / "reports/evaluation.json")) - {"notes", "gates_checked", "gates_failed"}
+    scores = set(reports.read(data / "reports/evaluation.json")) - {"notes", "gates_checked", "gates_failed"}
     assert not [name for name in scores if f"`{name}`" not in page]
 
 

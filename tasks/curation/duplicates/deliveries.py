@@ -23,7 +23,7 @@ from tasks.curation.duplicates import clusters, exact, minhash
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import CHUNK_ROWS, Texts, byte_lengths
 from tasks.errors import BadInput
-from tasks.files import read_json, write_json
+from tasks.files import read_json, version_problem, with_version, write_json
 
 MANIFEST = "delivery.json"  # written last: a folder without it was left by a killed run and does not count
 NO_ROW = np.iinfo(np.int64).max  # greater than any row, so that np.minimum replaces it
@@ -126,8 +126,8 @@ def add_delivery(
 
 
 def read_deliveries(index: Path) -> list[IndexedDelivery]:
-    """Return the complete deliveries of the index, the oldest first."""
-    manifests = [(path.parent, read_json(path)) for path in sorted(index.glob(f"*/{MANIFEST}"))]
+    """Return the complete deliveries of the index, the oldest first. Raises BadInput as `_check_version`."""
+    manifests = [(path.parent, _check_version(read_json(path), path)) for path in sorted(index.glob(f"*/{MANIFEST}"))]
     return [
         IndexedDelivery(folder, int(folder.name), body["name"], body["content"], body["contract"])
         for folder, body in manifests
@@ -147,6 +147,16 @@ def cluster_roots(documents: HashedDocuments, num_bytes: Int64Array, params: min
     # The near clusters and the groups of equal texts act as two bands, so that union-find joins both relations.
     keys = np.stack([near.roots.astype(np.uint64), groups.astype(np.uint64)])
     return clusters.connect_candidates(keys, np.ones(len(near.roots), np.bool_))
+
+
+def _check_version(body: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the manifest of a delivery. Raises BadInput if its schema version cannot be read."""
+    if problem := version_problem("deliveries", body, path):
+        raise BadInput(
+            f"{problem} Start a new index in another folder (curation.deliveries in params.yaml) and run the stage "
+            "curation again."
+        )
+    return body
 
 
 def check_contract(indexed: dict[str, Any], current: dict[str, Any], location: str, kind: str) -> None:
@@ -270,7 +280,7 @@ def _store(folder: Path, name: str, documents: HashedDocuments, kept_ids: Object
             lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes))
             writer.add_table(pa.table({"shingles": lists}, schema=_SETS_SCHEMA))
     body = {"name": name, "content": documents.content(), "contract": params.contract(), "documents": len(kept_ids)}
-    write_json(folder / MANIFEST, body)
+    write_json(folder / MANIFEST, with_version("deliveries", body))
 
 
 def _key_tables(delivery: IndexedDelivery) -> Iterator[tuple[int, pa.Table]]:

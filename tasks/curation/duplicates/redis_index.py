@@ -8,6 +8,7 @@ write, a single transaction, is complete.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tasks.curation.duplicates.deliveries import NO_ROW, HashedDocuments
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import Texts, byte_lengths
 from tasks.errors import BadInput
+from tasks.files import SCHEMA_VERSION, SCHEMAS, version_problem
 
 NAME = b"athanor"  # the prefix of all keys in the database
 BATCH_DOCUMENTS = 1024  # documents per request
@@ -63,7 +65,15 @@ class _Index:
 
         self._redis, self._params = redis, params
         # SETNX writes the contract of the first delivery only, also if two start at once.
-        redis.setnx(NAME + b":contract", json.dumps(params.contract(), sort_keys=True))
+        version_key = NAME + b":" + SCHEMA_VERSION.encode()
+        if redis.setnx(NAME + b":contract", json.dumps(params.contract(), sort_keys=True)):  # a new index
+            redis.set(version_key, SCHEMAS["deliveries"].version)
+        version = int(redis.get(version_key) or 0)
+        if problem := version_problem("deliveries", {SCHEMA_VERSION: version}, Path("the database")):
+            raise BadInput(
+                f"{problem} Start a new index in another database (curation.deliveries in params.yaml) and run the "
+                "stage curation again."
+            )
         contract = json.loads(redis.get(NAME + b":contract"))
         deliveries.check_contract(contract, params.contract(), "Redis", "database")
         storage = {"type": "redis", "basename": NAME, "redis": options}

@@ -20,6 +20,7 @@ import xxhash
 from tasks.curation.arrays import UInt64Array
 from tasks.curation.signals import signals
 from tasks.curation.signals.signals import Signals, measure, string_buffers
+from tasks.files import SCHEMA_VERSION, SCHEMAS, version_problem
 
 FOLDER = Path(".run/signals")
 
@@ -68,6 +69,7 @@ class Store:
             table = table.append_column("low", pa.array(keys[:, 0])).append_column("high", pa.array(keys[:, 1]))
             path = self._folder / f"{keys[0, 0]:016x}{keys[-1, 1]:016x}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
+            table = table.replace_schema_metadata({SCHEMA_VERSION: str(SCHEMAS["signals"].version)})
             # Several threads write at once; a file appears under its name only when it is complete.
             temporary = path.with_suffix(f".{threading.get_ident()}.tmp")
             pq.write_table(table, temporary, compression="lz4", use_dictionary=["language"])
@@ -78,12 +80,19 @@ class Store:
         """Return all stored signals, and the hashes of their texts [n, 2]."""
         paths = sorted(self._folder.glob("*.parquet"))
         try:
-            table = pa.concat_tables(pq.read_table(path) for path in paths) if paths else None
+            parts = [table for path in paths if _is_readable(table := pq.read_table(path), path)]
+            table = pa.concat_tables(parts) if parts else None
         except (OSError, pa.ArrowInvalid):
             table = None
         if table is None:
             return pa.table({}), np.zeros((0, 2), np.uint64)
         return table, np.stack([table["low"].to_numpy(), table["high"].to_numpy()], axis=1)
+
+
+def _is_readable(table: pa.Table, path: Path) -> bool:
+    """Whether this version of the code can read the stored signals; otherwise they are measured again."""
+    version = int((table.schema.metadata or {}).get(SCHEMA_VERSION.encode(), 0))
+    return version_problem("signals", {SCHEMA_VERSION: version}, path) is None
 
 
 def text_hashes(texts: pa.Array) -> UInt64Array:

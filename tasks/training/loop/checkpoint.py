@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from tasks.files import MANIFEST, read_json, sha256, write_json
+from tasks.files import MANIFEST, read_json, sha256, version_problem, with_version, write_json
 
 STATE = "state.pt"
 MAX_COST = 0.01  # share of the time of a run that saving may take when no interval is given
@@ -46,6 +46,8 @@ def load_newest(folder: Path, identity: str = "") -> dict[str, Any] | None:
 def _problem(path: Path, identity: str) -> str | None:
     try:
         manifest = read_json(path / MANIFEST)
+        if problem := version_problem("checkpoint", manifest, path / MANIFEST):
+            return problem  # checked first: the identity of a run depends on params, whose names may have changed
         if manifest["identity"] != identity:
             return "it was made with other params or data"
         if manifest["sha256"] != sha256(path / STATE):
@@ -130,7 +132,7 @@ def write(path: Path, state: Mapping[str, Any], identity: str = "") -> None:
     temporary.mkdir(parents=True)
     try:
         digest = _write_state(temporary / STATE, state)
-        write_json(temporary / MANIFEST, {"sha256": digest, "identity": identity})
+        write_json(temporary / MANIFEST, with_version("checkpoint", {"sha256": digest, "identity": identity}))
         if path.exists():
             shutil.rmtree(path)
         # Everything inside is on disk by now (both writers call fsync). The rename publishes it at once, and only the
