@@ -30,21 +30,21 @@ def edited(texts: list[str], share: float) -> list[str]:
     return copies
 
 
-def found(texts: list[str], copies: list[str]) -> tuple[float, int]:
+def recall(texts: list[str], copies: list[str]) -> tuple[float, int]:
     """The share of copies in one cluster with their text, and the number of edges whose J is in truth below 0.8."""
     both = texts + copies
     array = pa.array(both, pa.large_string())
     params = minhash.Params()
     banded = minhash.compute_band_keys(array, params)
     sets_of = functools.partial(minhash.shingle_sets, array, params.shingle_size)
-    made = clusters.connect_duplicates(
+    clustering = clusters.connect_duplicates(
         banded.keys, banded.has_shingles, words.byte_lengths(array), sets_of, params.threshold, params.max_bucket
     )
-    together = sum(made.roots[i] == made.roots[len(texts) + i] for i in range(len(texts)))
+    together = sum(clustering.roots[i] == clustering.roots[len(texts) + i] for i in range(len(texts)))
     false = 0
-    for i, j in made.edges.tolist():
-        left, right = (frozenset(shingles.shingles(both[row], params.shingle_size)) for row in (i, j))
-        false += len(left & right) < params.threshold * len(left | right)
+    for i, j in clustering.edges.tolist():
+        one, two = (frozenset(shingles.shingles(both[row], params.shingle_size)) for row in (i, j))
+        false += len(one & two) < params.threshold * len(one | two)
     return together / len(texts), false
 
 
@@ -57,7 +57,7 @@ def duplicates() -> dict[str, float]:
         "traditional": [traditional.convert(text) for text in texts],
         "full-width": [text.translate(WIDE) for text in texts],
     }
-    results = {kind: found(texts, copies) for kind, copies in kinds.items()}
+    results = {kind: recall(texts, copies) for kind, copies in kinds.items()}
     for kind, (share, false) in results.items():
         print(f"{kind:12} copies of {len(texts)} texts: found {share:.4f}, false pairs {false}")
     folded = min(results["traditional"][0], results["full-width"][0])
@@ -71,8 +71,10 @@ def duplicates() -> dict[str, float]:
 def kept() -> dict[str, float]:
     """The share of clean Chinese text that each filter of the profile `zh` keeps."""
     texts = corpora.clean_chinese()
-    _, said = filters.ours(texts, "zh")
-    shares = {f"kept_{name}": sum(not row[i] for row in said) / len(said) for i, name in enumerate(filters.FILTERS)}
+    _, reasons = filters.run_ours(texts, "zh")
+    shares = {
+        f"kept_{name}": sum(not row[i] for row in reasons) / len(reasons) for i, name in enumerate(filters.FILTERS)
+    }
     print(f"of {len(texts)} clean texts " + ", ".join(f"{name} {share:.4f}" for name, share in shares.items()))
     return shares
 

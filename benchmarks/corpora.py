@@ -80,10 +80,10 @@ def _read(path: Path) -> str:
 
 
 def _until(max_bytes: int, texts: Iterator[str]) -> list[str]:
-    taken, total = [], 0
+    first_texts, total = [], 0
     for text in texts:
         total += len(text.encode("utf-8", "replace"))
         if total > max_bytes:
             break
-        taken.append(text)
-    return taken
+        first_texts.append(text)
+    return first_texts

@@ -30,15 +30,15 @@ BYTES, PEER_BYTES, RUNS = 384 << 20, 3 << 20, 4
 
 def texts(max_bytes: int) -> list[str]:
     """A third pages, books, answers; a tenth Chinese; the rest documentation in pieces; shuffled."""
-    made = corpora.english(max_bytes // 3) + corpora.chinese(max_bytes // 10)
-    size = sum(len(text.encode()) for text in made)
+    texts = corpora.english(max_bytes // 3) + corpora.chinese(max_bytes // 10)
+    size = sum(len(text.encode()) for text in texts)
     for document in corpora.documentation(max_bytes * 2):
-        made.extend(filters.pieces(document))
+        texts.extend(filters.pieces(document))
         size += len(document.encode())
         if size > max_bytes:
             break
-    random.Random(0).shuffle(made)
-    return made
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 def deliver(data: Path, some: list[str]) -> int:
@@ -54,10 +54,10 @@ def deliver(data: Path, some: list[str]) -> int:
 
 def curate(data: Path, num_cores: int) -> dict[str, float]:
     """CPU and wall seconds of one run of the stage in a process of its own, and how many documents it kept."""
-    return ended(begun(data, 0, num_cores))
+    return ended(start(data, 0, num_cores))
 
 
-def begun(data: Path, first_core: int, num_cores: int) -> "subprocess.Popen[str]":
+def start(data: Path, first_core: int, num_cores: int) -> "subprocess.Popen[str]":
     """A run of the stage in a process of its own, on some of the cores."""
     shutil.rmtree(data / "run", ignore_errors=True)
     cores = dict.fromkeys(peers.ONE_CORE, str(num_cores))
@@ -67,15 +67,15 @@ def begun(data: Path, first_core: int, num_cores: int) -> "subprocess.Popen[str]
 
 def ended(process: "subprocess.Popen[str]") -> dict[str, float]:
     """What a run says at its end."""
-    said = process.communicate()[0]
+    output = process.communicate()[0]
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)
-    return dict(json.loads(said.strip().splitlines()[-1]))
+    return dict(json.loads(output.strip().splitlines()[-1]))
 
 
 def side_by_side(data: Path, copy: Path) -> float:
     """Wall seconds of the slower one of two runs at once, each on a core of its own."""
-    runs = [begun(data, 0, 1), begun(copy, 1, 1)]
+    runs = [start(data, 0, 1), start(copy, 1, 1)]
     return max(ended(run)["wall"] for run in runs)
 
 
@@ -121,7 +121,7 @@ def main() -> None:
         deliver(few, some[:: max(1, BYTES // PEER_BYTES)])
         curate(few, 1)  # compiles, where nothing is compiled yet
         rounds = [(curate(data, 1), curate(data, 2), {"wall": side_by_side(data, copy)}) for _ in range(RUNS)]
-        one, two, apart = (quickest(list(runs)) for runs in zip(*rounds, strict=True))
+        one, two, separate = (quickest(list(runs)) for runs in zip(*rounds, strict=True))
         document = next((few / "documents").glob("*.parquet"))
         room = Path(folder) / "datatrove"
         peer = peers.run(peers.python("curation", PEERS), Path("benchmarks/curation_peers.py"), document, room)
@@ -134,7 +134,7 @@ def main() -> None:
         "mb_per_cpu_s": rate,
         "vs_datatrove": rate / peer_rate,
         "two_core_speedup": one["wall"] / two["wall"],
-        "two_core_limit": 2 * one["wall"] / apart["wall"],
+        "two_core_limit": 2 * one["wall"] / separate["wall"],
         "cpu_s_on_two_cores": two["seconds"],
         "cpu_s_on_one_core": one["seconds"],
         "documents": len(some),

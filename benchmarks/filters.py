@@ -75,17 +75,17 @@ def single(text: str) -> bool:
 
 def pieces(document: str) -> list[str]:
     """A document cut behind lines, each piece of at least PIECE characters."""
-    made, part, size = [], [], 0
+    pieces_of_text, part, size = [], [], 0
     for line in document.splitlines(keepends=True):
         part.append(line)
         size += len(line)
         if size >= PIECE:
-            made.append("".join(part))
+            pieces_of_text.append("".join(part))
             part, size = [], 0
-    return [*made, "".join(part)]
+    return [*pieces_of_text, "".join(part)]
 
 
-def ours(texts: list[str], language: str) -> tuple[float, list[list[str]]]:
+def run_ours(texts: list[str], language: str) -> tuple[float, list[list[str]]]:
     """CPU seconds (the best of three), and for each document what each filter says first, in datatrove's words."""
     array, profile = pa.array(texts, pa.large_string()), filtering.profile(language)
     languages = {language: filtering.Language(profile=language)}
@@ -94,18 +94,20 @@ def ours(texts: list[str], language: str) -> tuple[float, list[list[str]]]:
     seconds, decisions = [], np.full((len(texts), len(FILTERS)), "", object)
     for _ in range(3):
         start = time.process_time()
-        rows, found = signals.measure_rows(array, {language: profile.stop_words})
+        rows, stop_word_counts = signals.measure_rows(array, {language: profile.stop_words})
         nothing = np.zeros((len(texts), len(phrases.PHRASE_KINDS)))
-        measured = signals.combine_columns(rows, nothing, found, [language], names, np.ones(len(texts)))
-        said = [catalog.find(filtering.FILTERS, name).drop_reasons(measured, filter_params[name]) for name in FILTERS]
+        measured = signals.combine_columns(rows, nothing, stop_word_counts, [language], names, np.ones(len(texts)))
+        reasons_by_filter = [
+            catalog.find(filtering.FILTERS, name).drop_reasons(measured, filter_params[name]) for name in FILTERS
+        ]
         seconds.append(time.process_time() - start)
-    for column, reasons in enumerate(said):
+    for column, reasons in enumerate(reasons_by_filter):
         for reason, verdict in reversed(reasons.items()):
             decisions[verdict.dropped, column] = REASONS[reason]
     return min(seconds), decisions.tolist()
 
 
-def theirs(texts: list[str], language: str, pattern: str) -> Any:
+def run_datatrove(texts: list[str], language: str, pattern: str) -> Any:
     """What datatrove says, and how long it takes."""
     profile = json.dumps(filtering.profile(language).model_dump())
     with tempfile.TemporaryDirectory() as folder:
@@ -118,11 +120,11 @@ def theirs(texts: list[str], language: str, pattern: str) -> Any:
 
 def compare(texts: list[str], language: str) -> dict[str, float]:
     """Rates of both, and on how many documents all three filters say the same for the same reason."""
-    seconds, mine = ours(texts, language)
-    other = theirs(texts, language, characters.word_pattern())
+    seconds, decisions = run_ours(texts, language)
+    other = run_datatrove(texts, language, characters.word_pattern())
     failed = [any(word.startswith("error") for word in row) for row in other["decisions"]]
-    pairs = [(a, b) for a, b, bad in zip(mine, other["decisions"], failed, strict=True) if not bad]
-    for text, a, b in zip(texts, mine, other["decisions"], strict=True):
+    pairs = [(a, b) for a, b, bad in zip(decisions, other["decisions"], failed, strict=True) if not bad]
+    for text, a, b in zip(texts, decisions, other["decisions"], strict=True):
         if a != b and not any(word.startswith("error") for word in b):
             print(f"differs: {a} {b} {text[:80]!r}", file=sys.stderr)
     megabytes = other["bytes"] / 1e6
@@ -145,9 +147,9 @@ def main() -> None:
     if chinese:
         results["zh"] = compare(chinese, "zh")
     part = texts[:: max(1, sum(map(len, texts)) // DEFAULT_BYTES)]
-    default = theirs(part, "en", "")
+    default = run_datatrove(part, "en", "")
     default_rate = default["bytes"] / 1e6 / default["seconds"]
-    seconds, _ = ours(part, "en")
+    seconds, _ = run_ours(part, "en")
     columns = list(results["en"])
     print(" ".join(f"{name:>22}" for name in ("profile", *columns)))
     for name, row in results.items():

@@ -95,16 +95,16 @@ def with_words(pattern: str) -> None:
 def decide(judge: Callable[[Document], Any], document: Document) -> str:
     """What one filter says of one document."""
     try:
-        said = judge(document)
+        decision = judge(document)
     except (ZeroDivisionError, IndexError) as error:
         return f"error: {error}"
-    return "" if said is True else said[1]
+    return "" if decision is True else decision[1]
 
 
 def in_words(reason: str) -> str:
     """A reason that names an n-gram by its characters, by its words."""
     words = {str(span(n)): str(n) for n in range(2, 11)}
-    return re.sub(r"\d+", lambda found: words[found[0]], reason) if "_gram" in reason else reason
+    return re.sub(r"\d+", lambda match: words[match[0]], reason) if "_gram" in reason else reason
 
 
 def main(path: str, profile: str, pattern: str) -> None:
@@ -112,15 +112,15 @@ def main(path: str, profile: str, pattern: str) -> None:
     table = pq.read_table(path)
     texts = table["text"].to_pylist()
     body = yaml.safe_load(table.schema.metadata[b"profile"])
-    asked = filters(profile, body["stop_words"], body["filters"])
+    selected = filters(profile, body["stop_words"], body["filters"])
     if pattern:
         with_words(pattern)
         if profile == "zh":
             with_spaces_of_words()
     documents = [Document(text=text, id="") for text in texts]
-    decide(asked[0].filter, documents[0])
+    decide(selected[0].filter, documents[0])
     start = time.process_time()
-    decisions = [[decide(one.filter, document) for one in asked] for document in documents]
+    decisions = [[decide(one.filter, document) for one in selected] for document in documents]
     seconds = time.process_time() - start
     if profile == "zh":
         decisions = [[in_words(reason) for reason in row] for row in decisions]

@@ -84,9 +84,9 @@ def flawed_pairs() -> Iterator[dict[str, Any]]:
             yield row | {side: record.chosen * t for side, t in zip(("rejected", "chosen"), sorted(times), strict=True)}
 
 
-def train(stage: Any, data: Path, **dials: Any) -> Report:
+def train(stage: Any, data: Path, **changes: Any) -> Report:
     """One stage, its checkpoints in a folder of its own."""
-    params = stage.Params(**{**COMMON, **dials})
+    params = stage.Params(**{**COMMON, **changes})
     name = stage.__name__.rsplit(".", 1)[-1]
     with TemporaryDirectory() as checkpoints:
         report: Report = stage.train(params, data, Path(checkpoints), Timings(name, data / "timings"))

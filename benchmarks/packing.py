@@ -37,10 +37,10 @@ def main() -> None:
         rates = {"ours": 0.0, "trl_bfd": 0.0}
         for number in range(ROUNDS):
             script = Path(__file__).parent / "packing_peers.py"
-            theirs = peers.run(interpreter, script, room, LENGTH, ROWS, STEPS)
-            found = {"ours": ours(room / str(number)), "trl_bfd": theirs["rate"]}
-            rates = {name: max(rates[name], rate) for name, rate in found.items()}
-            print(f"round {number + 1}: {found}", file=sys.stderr, flush=True)
+            trl_result = peers.run(interpreter, script, room, LENGTH, ROWS, STEPS)
+            new_rates = {"ours": run_ours(room / str(number)), "trl_bfd": trl_result["rate"]}
+            rates = {name: max(rates[name], rate) for name, rate in new_rates.items()}
+            print(f"round {number + 1}: {new_rates}", file=sys.stderr, flush=True)
     print(json.dumps({
         "vs_trl_bfd": round(rates["ours"] / rates["trl_bfd"], 3),
         "isolation_error": isolation_error(),
@@ -62,7 +62,7 @@ def conversations() -> list[Any]:
     return [np.r_[1, chance.integers(6, VOCAB, n - 1)] for n in chance.integers(20, 200, 600)]
 
 
-def ours(folder: Path) -> float:
+def run_ours(folder: Path) -> float:
     """Real tokens per CPU-second of the fastest step: packing, rows and loop as sft runs them."""
     from tasks.tokenization import packing
     from tasks.training.language import attention

@@ -40,9 +40,9 @@ def main() -> None:
                 for precision in PRECISIONS:
                     name = f"{stage}_{precision}"
                     sizes = (stage, world, precision, BATCH, ANSWER_LENGTH, EPOCHS, WARMUP[stage], STEPS[stage])
-                    theirs = peers.run(interpreters[stage], scripts / "preference_peers.py", *sizes)
-                    found = {"ours": apart(stage, world, precision), "trl": theirs["rate"]}
-                    rates[name] = {who: max(rate, rates.get(name, {}).get(who, 0.0)) for who, rate in found.items()}
+                    trl_result = peers.run(interpreters[stage], scripts / "preference_peers.py", *sizes)
+                    new_rates = {"ours": rate_in_own_process(stage, world, precision), "trl": trl_result["rate"]}
+                    rates[name] = {who: max(rate, rates.get(name, {}).get(who, 0.0)) for who, rate in new_rates.items()}
         difference = {stage: loss_difference(stage, interpreters[stage], world) for stage in PEERS}
     print(json.dumps(summary(rates, difference)))
 
@@ -50,19 +50,19 @@ def main() -> None:
 def summary(rates: dict[str, dict[str, float]], difference: dict[str, float]) -> dict[str, Any]:
     """What the last line says; the table goes to stderr."""
     print(f"{'':14}{'ours':>9}{'TRL':>9}{'ratio':>8}   per CPU-second", file=sys.stderr)
-    for name, found in rates.items():
-        ratio = found["ours"] / found["trl"]
-        print(f"{name:14}{found['ours']:9.1f}{found['trl']:9.1f}{ratio:8.2f}", file=sys.stderr)
+    for name, pair in rates.items():
+        ratio = pair["ours"] / pair["trl"]
+        print(f"{name:14}{pair['ours']:9.1f}{pair['trl']:9.1f}{ratio:8.2f}", file=sys.stderr)
     ratios = {f"{stage}_vs_trl": rates[f"{stage}_bf16"] for stage in PEERS}
     return {
-        **{name: round(found["ours"] / found["trl"], 3) for name, found in ratios.items()},
+        **{name: round(pair["ours"] / pair["trl"], 3) for name, pair in ratios.items()},
         "max_loss_difference": max(difference.values()),
         "loss_difference": difference,
-        "rates": {name: {who: round(rate, 2) for who, rate in found.items()} for name, found in rates.items()},
+        "rates": {name: {who: round(rate, 2) for who, rate in pair.items()} for name, pair in rates.items()},
     }
 
 
-def apart(stage: str, world: Path, precision: str) -> float:
+def rate_in_own_process(stage: str, world: Path, precision: str) -> float:
     """Our rate, measured in a fresh process: this module with arguments."""
     return float(peers.run(Path(sys.executable), Path("-m"), "benchmarks.preference", stage, world, precision)["rate"])
 
@@ -96,7 +96,7 @@ class Clock:
         work.batches = batches
 
 
-def dials(stage: str, precision: str, unit: int = 1) -> dict[str, Any]:
+def common_params(stage: str, precision: str, unit: int = 1) -> dict[str, Any]:
     """What all our stages are given; `unit` is the updates that one batch takes."""
     steps = (WARMUP[stage] + STEPS[stage]) * unit
     return {"steps": steps, "learning_rate": 1e-5, "precision": precision, "num_threads": 1, "log_every": 1000}
@@ -108,11 +108,11 @@ def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     from tasks.pairs import read_pairs
     from tasks.training.stages import reward
 
-    params = reward.Params(global_batch_size=BATCH, **dials("reward", precision))
+    params = reward.Params(global_batch_size=BATCH, **common_params("reward", precision))
     tokenizer = models.load_tokenizer(world / "tokens/tokenizer")
-    found = read_pairs(world / "tokens/preferences/train", 512)
+    pairs = read_pairs(world / "tokens/preferences/train", 512)
     model = reward.build_model(world / "models/sft", params, tokenizer)
-    return reward.RewardWork(model, found, None, params, tokenizer.pad_token_id), params, 1
+    return reward.RewardWork(model, pairs, None, params, tokenizer.pad_token_id), params, 1
 
 
 def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
@@ -128,26 +128,26 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
         """Asks the reference about each batch when it comes, as a first epoch does."""
 
         def batches(self, step: int) -> Sequence[Any]:
-            indices = step_indices(len(found), BATCH, step, 0).tolist()
-            batch_pairs = reference.PairsWithReference(part(found, indices), np.zeros((2, BATCH), np.float32))
-            self.train = reference.PairsWithReference(found, self.train.reference.copy())
+            indices = step_indices(len(pairs), BATCH, step, 0).tolist()
+            batch_pairs = reference.PairsWithReference(part(pairs, indices), np.zeros((2, BATCH), np.float32))
+            self.train = reference.PairsWithReference(pairs, self.train.reference.copy())
             self.train.reference[:, indices] = reference.reference_log_probs(batch_pairs, frozen, self.pad_id)
             return super().batches(step)
 
-    params = dpo.Params(global_batch_size=BATCH, **dials("dpo", precision))
+    params = dpo.Params(global_batch_size=BATCH, **common_params("dpo", precision))
     model, tokenizer = models.load_causal(world / "models/sft")
-    found = read_pairs(world / "tokens/preferences/train", 512)
+    pairs = read_pairs(world / "tokens/preferences/train", 512)
     frozen = reference.Reference(model, DTYPES[precision])
-    known = reference.PairsWithReference(found, np.zeros((2, len(found)), np.float32))
-    return Referring(model, known, None, None, params, tokenizer.pad_token_id), params, 1
+    with_reference = reference.PairsWithReference(pairs, np.zeros((2, len(pairs)), np.float32))
+    return Referring(model, with_reference, None, None, params, tokenizer.pad_token_id), params, 1
 
 
-def part(found: Any, indices: Sequence[int]) -> Any:
+def part(pairs: Any, indices: Sequence[int]) -> Any:
     """Some of the pairs."""
     from tasks.pairs import Pairs
 
-    answers = {side: [rows[i] for i in indices] for side, rows in found.answers.items()}
-    return Pairs([found.prompts[i] for i in indices], answers, [""] * len(indices), np.arange(len(indices)))
+    answers = {side: [rows[i] for i in indices] for side, rows in pairs.answers.items()}
+    return Pairs([pairs.prompts[i] for i in indices], answers, [""] * len(indices), np.arange(len(indices)))
 
 
 def ppo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
@@ -160,7 +160,7 @@ def ppo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
         num_epochs=EPOCHS,
         max_new_tokens=ANSWER_LENGTH,
         micro_batch_size=BATCH // 2,
-        **dials("ppo", precision, EPOCHS),
+        **common_params("ppo", precision, EPOCHS),
     )
     work = ppo.build(params, world, models.load_tokenizer(world / "tokens/tokenizer"))
     work.validation = None
@@ -174,8 +174,8 @@ def loss_difference(stage: str, interpreter: Path, world: Path) -> float:
     peers.run(interpreter, script, f"{stage}-oracle", world, "fp32", 16, ANSWER_LENGTH, 1, 0, 1, path)
     from benchmarks import preference_oracle
 
-    with np.load(path) as said:
-        return float(getattr(preference_oracle, stage)(said, world))
+    with np.load(path) as trl_values:
+        return float(getattr(preference_oracle, stage)(trl_values, world))
 
 
 if __name__ == "__main__":

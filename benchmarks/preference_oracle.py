@@ -14,28 +14,28 @@ from tasks.training.rl.advantages import gae, whiten
 from tasks.training.rl.policy_losses import policy_loss, value_loss
 
 
-def reward(said: Any, world: Path) -> float:
+def reward(trl_values: Any, world: Path) -> float:
     """The ranking loss with centering, through our scores."""
     model, _ = models.load_reward(world / "models/reward")
-    sequences = [ids[mask == 1] for ids, mask in zip(said["ids"], said["mask"], strict=True)]
+    sequences = [ids[mask == 1] for ids, mask in zip(trl_values["ids"], trl_values["mask"], strict=True)]
     chosen, rejected = reward_scores(model, sequences, pad_id=0).chunk(2)
-    return difference(ranking_loss(chosen, rejected, centering=0.01).mean(), said["loss"])
+    return difference(ranking_loss(chosen, rejected, centering=0.01).mean(), trl_values["loss"])
 
 
-def dpo(said: Any, world: Path) -> float:
+def dpo(trl_values: Any, world: Path) -> float:
     """The DPO loss, through our log-probabilities of policy and reference."""
     sequences, prompt_lengths = [], []
-    for ids, mask in zip(said["ids"], said["mask"], strict=True):
+    for ids, mask in zip(trl_values["ids"], trl_values["mask"], strict=True):
         answer = np.flatnonzero(mask)
         sequences.append(ids[: answer[-1] + 1])
         prompt_lengths.append(int(answer[0]))
     sums = []
     for name in ("moved", "sft"):
         model, _ = models.load_causal(world / "models" / name) if name == "sft" else (moved(world), None)
-        found = log_probabilities(model, sequences, prompt_lengths)
-        sums.append(torch.stack([log_probs.sum() for log_probs in found]))
+        log_probs_by_answer = log_probabilities(model, sequences, prompt_lengths)
+        sums.append(torch.stack([log_probs.sum() for log_probs in log_probs_by_answer]))
     chosen, rejected = (sums[0] - sums[1]).chunk(2)
-    return difference(dpo_loss(chosen, rejected, 0.1).mean(), said["loss"])
+    return difference(dpo_loss(chosen, rejected, 0.1).mean(), trl_values["loss"])
 
 
 def moved(world: Path) -> Any:
@@ -45,23 +45,23 @@ def moved(world: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(world / "models/moved", dtype=torch.float32).eval()
 
 
-def ppo(said: Any, world: Path) -> float:
+def ppo(trl_values: Any, world: Path) -> float:
     """Advantages and returns of the rollout, then policy and value loss of the update."""
-    held = {name: from_numpy(said[name]) for name in said.files}
-    token, state = ~held["padding_mask"], ~held["value_mask"]
-    advantages, returns = gae(held["rewards"], held["values"], state, 1.0, 0.95)
-    gaps = [difference(whiten(advantages, token) * token, said["advantages"] * token.numpy())]
-    gaps.append(difference(returns * state, said["returns"] * state.numpy()))
-    rows = held["rows"]
-    here, known = token[rows], state[rows]
-    new, old, advantage = (held[name][here] for name in ("new_logprobs", "mb_logprobs", "mb_advantage"))
+    tensors = {name: from_numpy(trl_values[name]) for name in trl_values.files}
+    token, state = ~tensors["padding_mask"], ~tensors["value_mask"]
+    advantages, returns = gae(tensors["rewards"], tensors["values"], state, 1.0, 0.95)
+    gaps = [difference(whiten(advantages, token) * token, trl_values["advantages"] * token.numpy())]
+    gaps.append(difference(returns * state, trl_values["returns"] * state.numpy()))
+    rows = tensors["rows"]
+    token_mask, state_mask = token[rows], state[rows]
+    new, old, advantage = (tensors[name][token_mask] for name in ("new_logprobs", "mb_logprobs", "mb_advantage"))
     losses, _ = policy_loss(new, old, advantage, 0.2)
-    gaps.append(difference(losses.mean(), said["loss"]))
-    predicted, old, returned = (held[name][known] for name in ("vpred", "mb_values", "mb_return"))
+    gaps.append(difference(losses.mean(), trl_values["loss"]))
+    predicted, old, returned = (tensors[name][state_mask] for name in ("vpred", "mb_values", "mb_return"))
     values = value_loss(predicted, old, returned, 0.2)
-    return max(*gaps, difference(values.mean(), said["value_loss"]))
+    return max(*gaps, difference(values.mean(), trl_values["value_loss"]))
 
 
-def difference(ours: Tensor, theirs: Any) -> float:
+def difference(value: Tensor, expected: Any) -> float:
     """The largest absolute difference."""
-    return float((ours.detach() - torch.as_tensor(theirs)).abs().max())
+    return float((value.detach() - torch.as_tensor(expected)).abs().max())

@@ -194,8 +194,8 @@ def main() -> None:
             print(json.dumps({"rate": rate(stage, Path(world), room, precision, batch, length, epochs, warmup, steps)}))
             return
         oracles = {"reward-oracle": reward_oracle, "dpo-oracle": dpo_oracle, "ppo-oracle": ppo_oracle}
-        found = oracles[stage](Path(world), room, batch, length)
-        np.savez(path, **{name: value.detach().numpy() for name, value in found.items()})
+        values = oracles[stage](Path(world), room, batch, length)
+        np.savez(path, **{name: value.detach().numpy() for name, value in values.items()})
         print(json.dumps({"written": path}))
 
 

@@ -34,12 +34,12 @@ def main() -> None:
     if not Path("data/models/pretrain/config.json").is_file():
         raise BadInput("there is no data/models/pretrain: do `make run` first")
     seeds = [int(seed) for seed in os.environ.get("SEEDS", "1,2,3,4,5").split(",")]
-    found = {}
+    scores_by_seed = {}
     for seed in seeds:
-        found[seed] = rlhf(seed)
-        print(f"seed {seed}: {json.dumps(found[seed])}", file=sys.stderr, flush=True)
-    held = [seed for seed, scores in found.items() if not scores["failed"]]
-    print(json.dumps({"seeds": len(seeds), "held": len(held), "by_seed": found}))
+        scores_by_seed[seed] = rlhf(seed)
+        print(f"seed {seed}: {json.dumps(scores_by_seed[seed])}", file=sys.stderr, flush=True)
+    passed = [seed for seed, scores in scores_by_seed.items() if not scores["failed"]]
+    print(json.dumps({"seeds": len(seeds), "held": len(passed), "by_seed": scores_by_seed}))
 
 
 def rlhf(seed: int) -> Scores:
@@ -49,10 +49,10 @@ def rlhf(seed: int) -> Scores:
         data = linked(room / "data")
         for stage in STAGES:
             if not (data / "models" / stage / "manifest.json").is_file():
-                dials: Any = params.load(stage)
-                dials = dials.model_copy(update={"seed": seed})
+                stage_params: Any = params.load(stage)
+                stage_params = stage_params.model_copy(update={"seed": seed})
                 report = catalog.find(params.TRAINING, stage).train(
-                    dials, data, room / "checkpoints" / stage, Timings(stage, room / "timings")
+                    stage_params, data, room / "checkpoints" / stage, Timings(stage, room / "timings")
                 )
                 report.write(data / "reports")
         write_json(room / "scores.json", judged(data))
@@ -63,10 +63,10 @@ def rlhf(seed: int) -> Scores:
 def linked(data: Path) -> Path:
     """A data folder with the tokens and the pretrained model of the default run."""
     for part in ("tokens", "models/pretrain"):
-        there = data / part
-        there.parent.mkdir(parents=True, exist_ok=True)
-        if not there.is_symlink():
-            there.symlink_to((Path("data") / part).resolve())
+        link = data / part
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to((Path("data") / part).resolve())
     return data
 
 

@@ -39,7 +39,7 @@ def module_file(module: str) -> Path | None:
     return None
 
 
-def reachable(path: Path, within: str) -> set[Path]:
+def reachable(path: Path, top_folder: str) -> set[Path]:
     """Return `path` and the files below the folder `within` that it imports, directly or indirectly."""
     visited, waiting = set[Path](), [path]
     while waiting:
@@ -47,7 +47,7 @@ def reachable(path: Path, within: str) -> set[Path]:
         if file not in visited:
             visited.add(file)
             paths = [module_file(name) for name in imports(file)]
-            waiting += [path for path in paths if path and path.parts[0] == within]
+            waiting += [path for path in paths if path and path.parts[0] == top_folder]
             if file.name == "__init__.py" and "tasks.catalog" in imports(
                 file
             ):  # it finds the files of its folder by name

@@ -30,8 +30,8 @@ def draw(model: Any, prompts: Any, **changes: Any) -> Any:
 
 
 def test_greedy_answers_are_what_full_forwards_without_cache_and_padding_choose(model: Any) -> None:
-    got = draw(model, PROMPTS, temperature=0.0)
-    for prompt, answer in zip(PROMPTS, got.answers, strict=True):
+    result = draw(model, PROMPTS, temperature=0.0)
+    for prompt, answer in zip(PROMPTS, result.answers, strict=True):
         ids = list(prompt)
         for token in answer:
             logits = model(torch.tensor([ids])).logits[0, -1]
@@ -41,26 +41,26 @@ def test_greedy_answers_are_what_full_forwards_without_cache_and_padding_choose(
 
 def test_sampling_does_not_depend_on_how_prompts_are_batched(model: Any) -> None:
     together = draw(model, PROMPTS * 3)
-    apart = draw(model, PROMPTS * 3, batch_size=1)
-    assert together.answers == apart.answers
+    separately = draw(model, PROMPTS * 3, batch_size=1)
+    assert together.answers == separately.answers
     assert together.answers != draw(model, PROMPTS * 3, generator=torch.Generator().manual_seed(8)).answers
 
 
 def test_rows_end_at_the_end_token_and_say_so(model: Any) -> None:
     ends = list(range(2, 8))
-    got = draw(model, PROMPTS * 4, end_ids=ends)
-    assert any(got.finished)
-    for answer, finished in zip(got.answers, got.finished, strict=True):
+    result = draw(model, PROMPTS * 4, end_ids=ends)
+    assert any(result.finished)
+    for answer, finished in zip(result.answers, result.finished, strict=True):
         assert finished == (answer[-1] in ends)
         assert not set(answer[:-1]) & set(ends)
         assert finished or len(answer) == 9
 
 
 def test_log_probs_while_decoding_equal_those_of_one_padded_forward(model: Any) -> None:
-    got = draw(model, PROMPTS, temperature=0.7)
-    sequences = [prompt + answer for prompt, answer in zip(PROMPTS, got.answers, strict=True)]
+    result = draw(model, PROMPTS, temperature=0.7)
+    sequences = [prompt + answer for prompt, answer in zip(PROMPTS, result.answers, strict=True)]
     again = log_probabilities(model, sequences, [len(p) for p in PROMPTS], temperature=0.7, batch_size=2)
-    for one, two in zip(got.log_probs, again, strict=True):
+    for one, two in zip(result.log_probs, again, strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
 
 
@@ -68,14 +68,14 @@ def test_log_probabilities_against_the_models_own_logits(model: Any) -> None:
     ids = [5, 6, 7, 8, 9]
     table = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = torch.stack([table[2, 8], table[3, 9]]).detach()
-    (got,) = log_probabilities(model, [ids], [3])
-    torch.testing.assert_close(got, expected)
+    (result,) = log_probabilities(model, [ids], [3])
+    torch.testing.assert_close(result, expected)
 
 
 def test_values_are_those_of_the_state_each_token_was_drawn_in(model: Any) -> None:
     head = torch.nn.Linear(16, 1)
-    got = draw(model, PROMPTS, value_head=head)
-    for prompt, answer, values in zip(PROMPTS, got.answers, got.values, strict=True):
+    result = draw(model, PROMPTS, value_head=head)
+    for prompt, answer, values in zip(PROMPTS, result.answers, result.values, strict=True):
         hidden = model.model(torch.tensor([prompt + answer])).last_hidden_state[0]
         expected = head(hidden[len(prompt) - 1 : -1]).squeeze(-1).detach()
         torch.testing.assert_close(values, expected, atol=1e-4, rtol=0)
@@ -83,8 +83,8 @@ def test_values_are_those_of_the_state_each_token_was_drawn_in(model: Any) -> No
 
 def test_tokens_are_heard_as_they_are_drawn(model: Any) -> None:
     heard: list[tuple[int, int]] = []
-    got = draw(model, PROMPTS[:1], on_token=lambda row, token: heard.append((row, token)))
-    assert heard == [(0, token) for token in got.answers[0]]
+    result = draw(model, PROMPTS[:1], on_token=lambda row, token: heard.append((row, token)))
+    assert heard == [(0, token) for token in result.answers[0]]
 
 
 def test_sampling_by_hand() -> None:
@@ -125,15 +125,15 @@ def test_read_only_uint16_arrays_are_prompts_too(model: Any) -> None:
 
 
 def test_generation_stops_where_the_context_is_full(model: Any) -> None:
-    got = draw(model, [[3] * 30], max_new_tokens=9, end_ids=[])
-    assert len(got.answers[0]) == 2
+    result = draw(model, [[3] * 30], max_new_tokens=9, end_ids=[])
+    assert len(result.answers[0]) == 2
 
 
 @pytest.mark.parametrize(
-    ("prompts", "said"), [([[1], []], "a prompt is empty"), ([[3] * 32], "fills the model's context")]
+    ("prompts", "message"), [([[1], []], "a prompt is empty"), ([[3] * 32], "fills the model's context")]
 )
-def test_prompts_that_cannot_be_answered(model: Any, prompts: Any, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_prompts_that_cannot_be_answered(model: Any, prompts: Any, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         draw(model, prompts)
 
 
@@ -144,16 +144,18 @@ def test_learned_prompts_stand_before_every_text(model: Any, kind: str) -> None:
     import peft
 
     torch.manual_seed(0)
-    behind = peft.get_peft_model(
+    prefixed_model = peft.get_peft_model(
         copy.deepcopy(model), getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
     ).eval()
-    got = draw(behind, PROMPTS, temperature=0.0, max_new_tokens=4)
-    assert got.answers != draw(model, PROMPTS, temperature=0.0, max_new_tokens=4).answers
-    again = log_probabilities(behind, [p + a for p, a in zip(PROMPTS, got.answers, strict=True)], [5, 2, 1, 3, 7])
-    for prompt, answer, log_probs, second in zip(PROMPTS, got.answers, got.log_probs, again, strict=True):
+    result = draw(prefixed_model, PROMPTS, temperature=0.0, max_new_tokens=4)
+    assert result.answers != draw(model, PROMPTS, temperature=0.0, max_new_tokens=4).answers
+    again = log_probabilities(
+        prefixed_model, [p + a for p, a in zip(PROMPTS, result.answers, strict=True)], [5, 2, 1, 3, 7]
+    )
+    for prompt, answer, log_probs, second in zip(PROMPTS, result.answers, result.log_probs, again, strict=True):
         ids = list(prompt)
         for token, log_prob in zip(answer, log_probs, strict=True):
-            expected = behind(torch.tensor([ids])).logits[0, -1].detach().log_softmax(-1)
+            expected = prefixed_model(torch.tensor([ids])).logits[0, -1].detach().log_softmax(-1)
             assert token == int(expected.argmax())
             assert float(log_prob) == pytest.approx(float(expected[token]), abs=1e-4)
             ids.append(token)

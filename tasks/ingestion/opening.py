@@ -192,10 +192,10 @@ class _RetryingFile:
             self.close()
             raise
 
-    def seek(self, position: int, whence: int = 0) -> int:
-        if whence == 2:
+    def seek(self, position: int, origin: int = 0) -> int:
+        if origin == 2:
             position += int(self._file_system.size(self._name))
-        self._position = position + (self._position if whence == 1 else 0)
+        self._position = position + (self._position if origin == 1 else 0)
         self.close()
         return self._position
 

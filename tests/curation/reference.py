@@ -14,16 +14,16 @@ SINGLE = re.compile(
 
 
 def words(text: str) -> list[str]:
-    found, word = [], ""
+    words, word = [], ""
     for c in text:
         single, category = bool(SINGLE.match(c)), unicodedata.category(c)[0]
         if not single and (category in "LN" or c == "_" or (word and category == "M")):
             word += c
             continue
-        found += [word] if word else []
-        found += [c] if single else []
+        words += [word] if word else []
+        words += [c] if single else []
         word = ""
-    return found + ([word] if word else [])
+    return words + ([word] if word else [])
 
 
 def repeated(parts: list[str]) -> tuple[int, int]:
@@ -47,16 +47,16 @@ def top(tokens: list[str], n: int) -> int:
 
 
 def duplicate(tokens: list[str], n: int) -> int:
-    seen: set[str] = set()
+    earlier_grams: set[str] = set()
     at, total = 0, 0
     n = span(tokens, n)
     while at + n <= len(tokens):
         gram = "".join(tokens[at : at + n])
-        if gram in seen:
+        if gram in earlier_grams:
             total += len(gram)
             at += n
         else:
-            seen.add(gram)
+            earlier_grams.add(gram)
             at += 1
     return total
 
@@ -66,8 +66,8 @@ def is_capital(character: str) -> bool:
 
 
 def mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / max(len(found), 1)
+    numbers = list(values)
+    return sum(numbers) / max(len(numbers), 1)
 
 
 def signals(text: str) -> dict[str, float]:

@@ -296,16 +296,16 @@ def test_of_several_copies_the_preferred_one_stays(tmp_path: Path) -> None:
 
 
 def test_the_flow_run_shows_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(tasks, "create_markdown_artifact", lambda text, **_: shown.append(text))
+    artifacts: list[str] = []
+    monkeypatch.setattr(tasks, "create_markdown_artifact", lambda text, **_: artifacts.append(text))
     deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path, report=True)
-    assert not shown, "there is no flow run"
+    assert not artifacts, "there is no flow run"
     monkeypatch.setattr(FlowRunContext, "get", lambda: object())
     curate(tmp_path, report=True)
-    assert "# Curation: 3 of 9 documents kept" in shown[0]
-    assert "| gopher_quality.too_few_words | 1 |" in shown[0]
-    assert "curation.html" in shown[0]
+    assert "# Curation: 3 of 9 documents kept" in artifacts[0]
+    assert "| gopher_quality.too_few_words | 1 |" in artifacts[0]
+    assert "curation.html" in artifacts[0]
 
 
 def test_a_server_that_fails_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,5 +332,5 @@ def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path) -> None:
         ("gopher_quality.too_few_words", ["short"], ["en", "other"]),
         ("exact.duplicate", ["en again"], ["en"]),
     ]:
-        found = [sorted(names[row] for row in rows) for rows in reporting.examples(corpus, reason)]
-        assert found == [dropped, kept], reason
+        examples = [sorted(names[row] for row in rows) for rows in reporting.examples(corpus, reason)]
+        assert examples == [dropped, kept], reason

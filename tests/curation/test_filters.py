@@ -19,14 +19,14 @@ from tests.curation.classifier.test_classifier import messages
 SENTENCE = "The keeper of the house went to the sea and had a look at the boats that had come home with the tide."
 
 
-def said(name: str, *texts: str, language: str = "en", **changes: Any) -> list[str]:
+def first_reasons(name: str, *texts: str, language: str = "en", **changes: Any) -> list[str]:
     """The first reason of one filter for each text, "" where it keeps it."""
     profile = filtering.profile(language)
     params = catalog.find(filtering.FILTERS, name).Params(**{**profile.filters.get(name, {}), **changes})
     array = pa.array(texts, pa.large_string())
-    found = signals.measure(array, {language: profile.stop_words}, profile.phrases)
+    measured = signals.measure(array, {language: profile.stop_words}, profile.phrases)
     reasons = np.full(len(texts), "", dtype=object)
-    for reason, verdict in reversed(filtering.verdicts(name, params, found, array)):
+    for reason, verdict in reversed(filtering.verdicts(name, params, measured, array)):
         reasons[verdict.dropped] = reason.removeprefix(f"{name}.")
     return list(reasons)
 
@@ -47,7 +47,7 @@ def said(name: str, *texts: str, language: str = "en", **changes: Any) -> list[s
     ],
 )
 def test_gopher_quality(text: str, reason: str) -> None:
-    assert said("gopher_quality", text) == [reason]
+    assert first_reasons("gopher_quality", text) == [reason]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_gopher_quality(text: str, reason: str) -> None:
 def test_gopher_repetition(text: str, reason: str) -> None:
     off: dict[str, Any] = {f"max_top_{n}_gram_ratio": None for n in (3, 4)} | {"max_top_2_gram_ratio": 0.9}
     changes = {} if reason.startswith("top") else off
-    assert said("gopher_repetition", text, **changes) == [reason]
+    assert first_reasons("gopher_repetition", text, **changes) == [reason]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_gopher_repetition(text: str, reason: str) -> None:
     ],
 )
 def test_fineweb(text: str, reason: str) -> None:
-    assert said("fineweb", text) == [reason]
+    assert first_reasons("fineweb", text) == [reason]
 
 
 @pytest.mark.parametrize(
@@ -101,23 +101,23 @@ def test_fineweb(text: str, reason: str) -> None:
     ],
 )
 def test_spam(text: str, language: str, reason: str) -> None:
-    assert said("spam", text, language=language) == [reason]
+    assert first_reasons("spam", text, language=language) == [reason]
 
 
 def test_length() -> None:
     texts = ("ab", "a b\nc", "x" * 50)
-    assert said("length", *texts) == ["", "", ""]
+    assert first_reasons("length", *texts) == ["", "", ""]
     bounds: dict[str, Any] = {"min_characters": 3, "max_characters": 49, "max_lines": 1}
-    assert said("length", *texts, **bounds) == ["too_few_characters", "too_many_lines", "too_many_characters"]
+    assert first_reasons("length", *texts, **bounds) == ["too_few_characters", "too_many_lines", "too_many_characters"]
 
 
 def test_blocklist(tmp_path: Path) -> None:
     (tmp_path / "domains.txt").write_text("# bad ones\nevil.example\n", encoding="utf-8")
     texts = ("All is well.", "A forbidden\nword here", "unforbidden words", "see http://www.evil.example/x", "坏话在此")
     lists: dict[str, Any] = {"words": ("Forbidden word", "坏话"), "domain_files": (tmp_path / "domains.txt",)}
-    assert said("blocklist", *texts, **lists) == ["", "listed_words", "", "listed_links", "listed_words"]
+    assert first_reasons("blocklist", *texts, **lists) == ["", "listed_words", "", "listed_links", "listed_words"]
     with pytest.raises(BadParams, match="cannot be read"):
-        said("blocklist", "x", word_files=(tmp_path / "none.txt",))
+        first_reasons("blocklist", "x", word_files=(tmp_path / "none.txt",))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_blocklist(tmp_path: Path) -> None:
     ],
 )
 def test_where_a_text_comes_from_is_listed_too(url: str | None, dropped: bool) -> None:
-    dials = {"blocklist": {"domains": ["evil.example"], "urls": ["https://fine.example/bad"]}}
-    filter_params = filtering.params_by_language({"en": Language(profile="en", changes=dials)}, ["blocklist"])
+    changes = {"blocklist": {"domains": ["evil.example"], "urls": ["https://fine.example/bad"]}}
+    filter_params = filtering.params_by_language({"en": Language(profile="en", changes=changes)}, ["blocklist"])
     texts, metadata = pa.array(["All is well."], pa.large_string()), pa.array([json.dumps({"url": url, "x": 1})])
-    found = signals.measure(texts, {"en": ()}, {})
-    reason = filtering.decide(found, filter_params, texts, metadata).reasons[0]
+    measured = signals.measure(texts, {"en": ()}, {})
+    reason = filtering.decide(measured, filter_params, texts, metadata).reasons[0]
     assert reason == ("blocklist.listed_origin" if dropped else filtering.KEPT)
 
 
@@ -147,13 +147,15 @@ def test_c4_keeps_sentences_and_edits() -> None:
     good = [f"This is sentence number {i}." for i in range(5)]
     menu = ["Home", "Please enable Javascript to see this page.", "Two words.", "We respect your privacy policy here."]
     text = "\n".join([*menu, *good, "It was so[12] long ago[edit].", "And then ..."])
-    assert said("c4", text, "\n".join(menu), "\n".join([*good, "Some { code } there."]), "\n".join(good[:4])) == [
+    assert first_reasons(
+        "c4", text, "\n".join(menu), "\n".join([*good, "Some { code } there."]), "\n".join(good[:4])
+    ) == [
         "",
         "too_few_sentences",
         "curly_bracket",
         "too_few_sentences",
     ]
-    assert said("c4", "\n".join([*good, "Lorem ipsum dolor sit amet."])) == ["lorem_ipsum"]
+    assert first_reasons("c4", "\n".join([*good, "Lorem ipsum dolor sit amet."])) == ["lorem_ipsum"]
     filter_params = filtering.params_by_language({"en": Language(profile="en")}, ["c4"])
     (edited,) = filtering.edit_texts(pa.array([text], pa.large_string()), np.array(["en"]), filter_params).to_pylist()
     assert edited == "\n".join([*good, "It was so long ago."])
@@ -164,15 +166,15 @@ def test_quality_model(tmp_path: Path) -> None:
     judge, _ = classifier.train(texts, ~labels, classifier.Params(bits=14))
     judge.save(tmp_path / "model")
     unseen, truth = messages(1, 20)
-    verdicts = said("quality_model", *unseen.to_pylist(), file=tmp_path / "model")
+    verdicts = first_reasons("quality_model", *unseen.to_pylist(), file=tmp_path / "model")
     assert verdicts == ["low_quality" if bad else "" for bad in truth]
-    assert set(said("quality_model", *unseen.to_pylist())) == {""}
+    assert set(first_reasons("quality_model", *unseen.to_pylist())) == {""}
 
 
 def test_a_filter_of_bare_masks_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     module = catalog.find(filtering.FILTERS, "length")
     monkeypatch.setattr(module, "drop_reasons", lambda signals, params: {"odd": signals.num_chars % 2 == 1})
-    assert said("length", "ab", "abc") == ["", "odd"]
+    assert first_reasons("length", "ab", "abc") == ["", "odd"]
 
 
 def test_the_first_reason_of_the_first_filter_wins() -> None:
@@ -180,8 +182,8 @@ def test_the_first_reason_of_the_first_filter_wins() -> None:
     for order in (["spam", "gopher_quality"], ["gopher_quality", "spam"]):
         filter_params = filtering.params_by_language({"en": Language(profile="en")}, order)
         profile = filtering.profile("en")
-        found = signals.measure(text, {"en": profile.stop_words}, profile.phrases)
-        assert filtering.decide(found, filter_params, text).reasons[0].split(".")[0] == order[0]
+        measured = signals.measure(text, {"en": profile.stop_words}, profile.phrases)
+        assert filtering.decide(measured, filter_params, text).reasons[0].split(".")[0] == order[0]
 
 
 def test_profiles_hold_what_was_published() -> None:
@@ -211,7 +213,7 @@ def test_profiles_hold_what_was_published() -> None:
 )
 def test_mistakes_are_named(languages: dict[str, Any], filters: list[str], message: str) -> None:
     with pytest.raises(BadParams, match=message):
-        filtering.params_by_language({code: Language(**dials) for code, dials in languages.items()}, filters)
+        filtering.params_by_language({code: Language(**section) for code, section in languages.items()}, filters)
 
 
 def test_repetition_in_chinese() -> None:
@@ -222,7 +224,7 @@ def test_repetition_in_chinese() -> None:
     )
     chorus = "快来买我们的产品，质量好价格低。"
     phrase = "".join(f"{word}的时候我们" for word in "春夏秋冬雨雪风霜云雾")
-    assert said("gopher_repetition", clean, language="zh") == [""]
-    assert said("gopher_repetition", chorus * 12, language="zh") == ["top_3_gram"]
-    assert said("gopher_repetition", phrase, language="zh") == ["top_2_gram"]
-    assert said("gopher_repetition", clean + clean[:60], language="zh") == ["duplicate_5_gram"]
+    assert first_reasons("gopher_repetition", clean, language="zh") == [""]
+    assert first_reasons("gopher_repetition", chorus * 12, language="zh") == ["top_3_gram"]
+    assert first_reasons("gopher_repetition", phrase, language="zh") == ["top_2_gram"]
+    assert first_reasons("gopher_repetition", clean + clean[:60], language="zh") == ["duplicate_5_gram"]

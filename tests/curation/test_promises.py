@@ -96,8 +96,8 @@ def test_killed_and_run_again_it_writes_the_same_bytes(
 ) -> None:
     killed, reports = started(tmp_path, 3), ["reports"] if module == "tasks.reports" else []
     command = [sys.executable, "-c", KILLED, module, name, str(call), str(killed)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     assert written(killed, *reports) != written(undisturbed, *reports)
     curate(killed, report=bool(reports), deliveries=killed / "index", **EVERY_STEP)
     assert written(killed, *reports) == written(undisturbed, *reports)

@@ -129,9 +129,9 @@ def test_markdown_keeps_the_text_and_takes_the_front_matter(tmp_path: Path) -> N
 
 def test_csv_for_conversations(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('instruction\tinput\toutput\nq\t\t"a\nb"\n')
-    (found,) = csv.read(csv.Params(paths=str(tmp_path), kind="conversations"))
-    assert isinstance(found, Conversation)
-    assert [m["content"] for m in found.messages] == ["q", "a\nb"]
+    (conversation,) = csv.read(csv.Params(paths=str(tmp_path), kind="conversations"))
+    assert isinstance(conversation, Conversation)
+    assert [m["content"] for m in conversation.messages] == ["q", "a\nb"]
 
 
 WORDS = "四月的北京，春风和煦，公园里的桃花开了，许多人带着孩子来看花，老人们坐在长椅上聊天，到处都是欢声笑语。"

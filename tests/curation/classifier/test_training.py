@@ -14,7 +14,7 @@ from tasks.errors import BadInput
 from tasks.files import read_json
 from tasks.reports import Report, Timings
 from tests.curation.classifier.test_classifier import messages
-from tests.curation.test_filters import said
+from tests.curation.test_filters import first_reasons
 
 
 def labeled(path: Path) -> Path:
@@ -41,9 +41,9 @@ def test_written_reported_and_asked_by_the_filters(tmp_path: Path) -> None:
     assert body["spam"]["brier"]["value"] < 0.02
     assert (tmp_path / "reports" / "classifier" / "spam_calibration.csv").is_file()
     texts = ("lunch home today prize home lunch today home", "lunch home today home home lunch today home")
-    assert said("spam", *texts, file=file) == ["classifier", ""]
-    assert said("spam", *texts) == ["", ""]
-    assert said("quality_model", *texts, file=file) == ["", "low_quality"]
+    assert first_reasons("spam", *texts, file=file) == ["classifier", ""]
+    assert first_reasons("spam", *texts) == ["", ""]
+    assert first_reasons("quality_model", *texts, file=file) == ["", "low_quality"]
 
 
 def test_the_same_bytes_again(tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def awkward(seed: int) -> str:
 
 def test_every_signal_is_what_plain_python_says() -> None:
     texts = [awkward(seed) for seed in range(400)] + ["\n", "\n\n", " ", "\r\n", "-", "a", "\n\na\n\n\na\n", "x" * 3000]
-    found = measure(*texts)
+    measured = measure(*texts)
     for row, text in enumerate(texts):
         expected = reference.signals(text)
-        mine = {name: float(getattr(found, name)[row]) for name in expected}
-        assert mine == pytest.approx(expected, abs=1e-12), repr(text)
+        values = {name: float(getattr(measured, name)[row]) for name in expected}
+        assert values == pytest.approx(expected, abs=1e-12), repr(text)
 
 
 def test_equal_however_the_words_are_cut() -> None:
@@ -113,22 +113,22 @@ def test_nothing_is_said_of_an_empty_text() -> None:
 
 def test_links_addresses_and_numbers() -> None:
     text = "see http://a.b and www.c.d (not http://www.e.f twice), me@x.org, @home, "
-    found = measure(text + "138-1234-5678, +1 (555) 123-4567, 2024-01-02")
-    assert (found.num_urls[0], found.num_emails[0], found.num_phones[0]) == (3, 1, 2)
+    measured = measure(text + "138-1234-5678, +1 (555) 123-4567, 2024-01-02")
+    assert (measured.num_urls[0], measured.num_emails[0], measured.num_phones[0]) == (3, 1, 2)
 
 
 def test_phrases_are_found_as_words_in_any_case_and_spacing() -> None:
-    found = measure("FREE\n gift, a freegift, casinos, Casino! 领优惠券吧")
-    assert (found.num_offer[0], found.num_gambling[0]) == (1, 1)
-    found = measure("FREE gift, casino casino 优惠券")
-    assert (found.num_offer[0], found.num_gambling[0]) == (2, 2)
+    measured = measure("FREE\n gift, a freegift, casinos, Casino! 领优惠券吧")
+    assert (measured.num_offer[0], measured.num_gambling[0]) == (1, 1)
+    measured = measure("FREE gift, casino casino 优惠券")
+    assert (measured.num_offer[0], measured.num_gambling[0]) == (2, 2)
 
 
 def test_stop_words_are_those_of_the_language() -> None:
-    found = measure("the cat and the dog and the house of the man went to the sea", "这是我的书，那是你的书，的")
-    assert found.language.tolist() == ["en", "zh"]
-    assert found.num_stop_words.tolist() == [4, 2]
-    assert found.stop_word_ratio.tolist() == pytest.approx([9 / 15, 5 / 11])
+    measured = measure("the cat and the dog and the house of the man went to the sea", "这是我的书，那是你的书，的")
+    assert measured.language.tolist() == ["en", "zh"]
+    assert measured.num_stop_words.tolist() == [4, 2]
+    assert measured.stop_word_ratio.tolist() == pytest.approx([9 / 15, 5 / 11])
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,13 @@ TEXTS = [
 
 def hashes(texts: list[str]) -> list[list[int]]:
     """Token hashes by the kernel."""
-    found: list[list[int]] = []
+    boundaries: list[list[int]] = []
     for _, data, offsets in words.padded_buffers(pa.array(texts, pa.large_string())):
         out = np.empty(int(offsets[-1] - offsets[0]) + 1, np.uint64)
         for i in range(len(offsets) - 1):
             count = words.token_hashes(data, offsets[i], offsets[i + 1], folding.fold_table(), out)
-            found.append(out[:count].tolist())
-    return found
+            boundaries.append(out[:count].tolist())
+    return boundaries
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -80,12 +80,12 @@ def test_pieces_of_slices_and_chunks_are_the_same_texts() -> None:
 
 
 def contents(texts: words.Texts) -> list[str]:
-    found = {}
+    slices = {}
     for first, data, offsets in words.padded_buffers(texts):
         assert len(data) >= offsets[-1] + words.PADDING
         for i in range(len(offsets) - 1):
-            found[first + i] = bytes(data[offsets[i] : offsets[i + 1]]).decode()
-    return [found[i] for i in range(len(texts))]
+            slices[first + i] = bytes(data[offsets[i] : offsets[i + 1]]).decode()
+    return [slices[i] for i in range(len(texts))]
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "".join(map(chr, range(128))), "".join(f"a{chr(i)}B" for i in range(128))])

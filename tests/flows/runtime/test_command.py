@@ -35,8 +35,8 @@ def run(folder: Path, module: str, *arguments: str) -> "subprocess.CompletedProc
     process = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", module, *arguments], cwd=folder, capture_output=True, text=True
     )
-    made = {path.name for path in folder.iterdir()} - {"flows", "tasks", "params.yaml", "dvc.yaml"}
-    assert not made, f"{module} has made {made}"
+    new_files = {path.name for path in folder.iterdir()} - {"flows", "tasks", "params.yaml", "dvc.yaml"}
+    assert not new_files, f"{module} has made {new_files}"
     return process
 
 

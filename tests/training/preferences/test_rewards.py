@@ -36,8 +36,8 @@ def test_k1_and_k3_are_unbiased(estimator: Literal["k1", "k3"]) -> None:
 
 def test_the_score_is_paid_at_the_last_token_and_kl_at_each() -> None:
     mask = tensor([[True, True], [True, False]])
-    got = token_rewards(tensor([10.0, 20.0]), tensor([[1.0, 2.0], [3.0, 9.0]]), mask, 0.5)
-    torch.testing.assert_close(got, tensor([[-0.5, 9.0], [18.5, 0.0]]))
+    rewards = token_rewards(tensor([10.0, 20.0]), tensor([[1.0, 2.0], [3.0, 9.0]]), mask, 0.5)
+    torch.testing.assert_close(rewards, tensor([[-0.5, 9.0], [18.5, 0.0]]))
 
 
 def test_the_coefficient_steers_to_its_target() -> None:
@@ -49,13 +49,13 @@ def test_the_coefficient_steers_to_its_target() -> None:
 
 
 def test_scores_are_clipped_before_the_penalty() -> None:
-    got = shape_scores(tensor([7.0, -7.0, 1.0]), tensor([True, True, False]), 5.0, 2.0)
-    assert got.tolist() == [5.0, -5.0, -1.0]
+    scores = shape_scores(tensor([7.0, -7.0, 1.0]), tensor([True, True, False]), 5.0, 2.0)
+    assert scores.tolist() == [5.0, -5.0, -1.0]
 
 
 def test_reward_functions_are_weighted_and_added() -> None:
-    got = function_scores({"exact_match": 2.0, "num_characters": -0.1}, ["ten.", "nine"], [{"answer": "ten"}] * 2)
-    torch.testing.assert_close(got, tensor([1.6, -0.4]))
+    scores = function_scores({"exact_match": 2.0, "num_characters": -0.1}, ["ten.", "nine"], [{"answer": "ten"}] * 2)
+    torch.testing.assert_close(scores, tensor([1.6, -0.4]))
 
 
 def test_a_function_of_ones_own() -> None:

@@ -24,8 +24,8 @@ def test_by_hand() -> None:
     assert batch.positions.tolist() == [[0, 1, 2, 3, 2]]
     assert (batch.where.tolist(), batch.targets.tolist()) == ([1, 2, 1], [3, 4, 5])
     assert (batch.owner.tolist(), batch.ends.tolist()) == ([0, 0, 1], [3, 4])
-    seen = (batch.mask[0, 0] == 0).int().tolist()
-    assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+    visible = (batch.mask[0, 0] == 0).int().tolist()
+    assert visible == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("own_attention", [False, True])
@@ -39,10 +39,10 @@ def test_log_probs_and_scores_are_those_of_the_sequences_alone(own_attention: bo
     if own_attention:
         for model in (policy, judge):
             model.set_attn_implementation(attention.NAME)
-    got = token_log_probs(answer_logits(policy, answer_states(policy, forked)), forked.targets)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    log_probs = token_log_probs(answer_logits(policy, answer_states(policy, forked)), forked.targets)
+    torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(answer_rewards(judge, forked), scores, atol=1e-5, rtol=0)
-    torch.testing.assert_close(forked.sum_by_answer(got), plain.sum_by_answer(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(forked.sum_by_answer(log_probs), plain.sum_by_answer(expected), atol=1e-5, rtol=0)
 
 
 def test_gradients_are_those_of_the_sequences_alone() -> None:

@@ -29,8 +29,8 @@ def test_where_the_clip_is_in_force_nothing_is_learned() -> None:
 
 def test_value_loss() -> None:
     """Return 1, old 0, clip .2. At .9 the clipped .2 is worse: .64 / 2. At -.1: 1.21 / 2. Unclipped at .9: .01 / 2."""
-    got = value_loss(tensor([0.9, -0.1]), torch.zeros(2), torch.ones(2), 0.2)
-    torch.testing.assert_close(got, tensor([0.32, 0.605]))
+    losses = value_loss(tensor([0.9, -0.1]), torch.zeros(2), torch.ones(2), 0.2)
+    torch.testing.assert_close(losses, tensor([0.32, 0.605]))
     torch.testing.assert_close(value_loss(tensor([0.9]), tensor([0.0]), tensor([1.0]), None), tensor([0.005]))
 
 

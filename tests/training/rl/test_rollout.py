@@ -37,42 +37,44 @@ def collect(kl_coef: Any = 0.1, **changes: Any) -> Any:
 
 
 def test_log_probs_of_policy_and_reference_are_those_of_plain_forwards() -> None:
-    got = collect()
-    for seed, found in ((0, got.log_probs), (1, got.reference)):
-        expected = log_probabilities(tiny.model(seed), got.sequences, got.prompt_lengths)
-        for one, two in zip(found, expected, strict=True):
+    rollout = collect()
+    for seed, log_probs in ((0, rollout.log_probs), (1, rollout.reference)):
+        expected = log_probabilities(tiny.model(seed), rollout.sequences, rollout.prompt_lengths)
+        for one, two in zip(log_probs, expected, strict=True):
             torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
-    kl = sum(float((p - q).sum()) for p, q in zip(got.log_probs, got.reference, strict=True)) / 3
-    assert got.numbers["kl"] == pytest.approx(kl, abs=1e-4)
+    kl = sum(float((p - q).sum()) for p, q in zip(rollout.log_probs, rollout.reference, strict=True)) / 3
+    assert rollout.numbers["kl"] == pytest.approx(kl, abs=1e-4)
 
 
 def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_value() -> None:
-    got = collect(gae_lambda=1.0, kl_coef=0.1)
-    for row, ids in enumerate(got.sequences):
-        paid = -0.1 * (got.log_probs[row] - got.reference[row])
-        paid[-1] += len(ids)
-        to_go = paid.flip(0).cumsum(0).flip(0)
-        torch.testing.assert_close(got.advantages[row], to_go - got.values[row], atol=1e-4, rtol=0)
-        torch.testing.assert_close(got.returns[row], to_go, atol=1e-4, rtol=0)
+    rollout = collect(gae_lambda=1.0, kl_coef=0.1)
+    for row, ids in enumerate(rollout.sequences):
+        rewards = -0.1 * (rollout.log_probs[row] - rollout.reference[row])
+        rewards[-1] += len(ids)
+        to_go = rewards.flip(0).cumsum(0).flip(0)
+        torch.testing.assert_close(rollout.advantages[row], to_go - rollout.values[row], atol=1e-4, rtol=0)
+        torch.testing.assert_close(rollout.returns[row], to_go, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "rloo"])
 def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage: str) -> None:
-    got = collect(critic="none", advantage=advantage, group_size=4)
-    assert len(got.sequences) == 12
-    assert all(len(set(tokens.tolist())) == 1 for tokens in got.advantages)
+    rollout = collect(critic="none", advantage=advantage, group_size=4)
+    assert len(rollout.sequences) == 12
+    assert all(len(set(tokens.tolist())) == 1 for tokens in rollout.advantages)
     for start in (0, 4, 8):
-        assert sum(float(got.advantages[row][0]) for row in range(start, start + 4)) == pytest.approx(0.0, abs=1e-3)
+        assert sum(float(rollout.advantages[row][0]) for row in range(start, start + 4)) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk() -> None:
-    made = collector(critic="own")
-    for parameter in made.model.critic_model.parameters():
+    with_critic = collector(critic="own")
+    for parameter in with_critic.model.critic_model.parameters():
         parameter.data.mul_(0.5)
-    got = made.collect(PROMPTS, torch.Generator().manual_seed(0), 0.1)
-    ids, length = got.sequences[1], got.prompt_lengths[1]
-    hidden = made.model.critic_model.model(torch.tensor([ids])).last_hidden_state[0, length - 1 : -1]
-    torch.testing.assert_close(got.values[1], made.model.value_head(hidden).squeeze(-1).detach(), atol=1e-5, rtol=0)
+    rollout = with_critic.collect(PROMPTS, torch.Generator().manual_seed(0), 0.1)
+    ids, length = rollout.sequences[1], rollout.prompt_lengths[1]
+    hidden = with_critic.model.critic_model.model(torch.tensor([ids])).last_hidden_state[0, length - 1 : -1]
+    torch.testing.assert_close(
+        rollout.values[1], with_critic.model.value_head(hidden).squeeze(-1).detach(), atol=1e-5, rtol=0
+    )
 
 
 def test_scores_are_measured_by_the_references_own() -> None:
@@ -82,11 +84,11 @@ def test_scores_are_measured_by_the_references_own() -> None:
 
 
 def test_a_batch_holds_the_tokens_of_its_answers_in_order() -> None:
-    got = collect()
-    batch = got.batch([2, 0], pad_id=0, device=torch.device("cpu"), dtype=torch.float32)
-    expected = got.sequences[2][got.prompt_lengths[2] :] + got.sequences[0][got.prompt_lengths[0] :]
+    rollout = collect()
+    batch = rollout.batch([2, 0], pad_id=0, device=torch.device("cpu"), dtype=torch.float32)
+    expected = rollout.sequences[2][rollout.prompt_lengths[2] :] + rollout.sequences[0][rollout.prompt_lengths[0] :]
     assert batch.answers.targets.tolist() == expected
-    torch.testing.assert_close(batch.log_probs, torch.cat((got.log_probs[2], got.log_probs[0])))
+    torch.testing.assert_close(batch.log_probs, torch.cat((rollout.log_probs[2], rollout.log_probs[0])))
     assert batch.weight == len(expected)
 
 

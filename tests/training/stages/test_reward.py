@@ -38,13 +38,13 @@ def test_a_learnable_preference_is_learned_and_measured(tmp_path: Path) -> None:
 def test_plain_transformers_gives_the_same_scores(tmp_path: Path) -> None:
     run(tiny.write_data(tmp_path), steps=5)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models/reward")
-    ours, tokenizer = models.load_reward(tmp_path / "models/reward")
+    loaded, tokenizer = models.load_reward(tmp_path / "models/reward")
     assert (model.config.num_labels, tokenizer.pad_token_id) == (1, 0)
     held_out = read_pairs(tmp_path / "tokens/preferences/validation", 99)
     sequences = [held_out.sequence(i, side) for i in range(4) for side in ("chosen", "rejected")]
     ids, _ = pad(sequences, pad_id=0)
     expected = model(input_ids=ids, attention_mask=ids != 0).logits[:, 0].detach()
-    torch.testing.assert_close(reward_scores(ours, sequences, pad_id=0, batch_size=3), expected)
+    torch.testing.assert_close(reward_scores(loaded, sequences, pad_id=0, batch_size=3), expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23

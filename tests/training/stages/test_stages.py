@@ -83,10 +83,10 @@ def test_merged_and_adapter_say_the_same(ready: Path) -> None:
     merged = AutoModelForCausalLM.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(ready / "models/pretrain")
     before = base(ids).logits
-    beside = PeftModel.from_pretrained(base, folder / models.ADAPTER).eval()
+    with_adapter = PeftModel.from_pretrained(base, folder / models.ADAPTER).eval()
     with torch.no_grad():
-        torch.testing.assert_close(merged(ids).logits, beside(ids).logits, atol=1e-5, rtol=1e-4)
-    assert (beside(ids).logits - before).abs().max() > 1e-3
+        torch.testing.assert_close(merged(ids).logits, with_adapter(ids).logits, atol=1e-5, rtol=1e-4)
+    assert (with_adapter(ids).logits - before).abs().max() > 1e-3
 
 
 def test_an_adapter_trains_few_weights_and_leaves_the_base(ready: Path) -> None:
