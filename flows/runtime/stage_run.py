@@ -69,7 +69,7 @@ def _warn_of_untracked_paths(versions: versioning.Versions, stage_params: BaseMo
 def _checkpoint_folder(stage: str, key: str) -> Path:
     """Return the folder of this run's checkpoints; delete those of other params except the newest few."""
     folder = RUN / "checkpoints" / stage
-    others = sorted((p for p in folder.glob("*") if p.name != key), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in others[NUM_KEPT_CHECKPOINTS:]:
+    folders = sorted((p for p in folder.glob("*") if p.name != key), key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in folders[NUM_KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
     return folder / key

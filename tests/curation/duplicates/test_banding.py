@@ -73,9 +73,9 @@ def test_simulated_pairs_are_found(threshold: float) -> None:
     first = generator.integers(0, 1 << 32, (4000, bands * rows), np.uint32)
     is_equal = generator.random(first.shape) < similarity[:, None]
     second = np.where(is_equal, first, first + np.uint32(1))
-    found = (clusters.band_keys(first, bands, rows) == clusters.band_keys(second, bands, rows)).any(axis=0)
-    assert found.mean() >= 0.95
-    assert found.mean() == pytest.approx(recall(similarity, bands, rows).mean(), abs=0.015)
+    is_candidate = (clusters.band_keys(first, bands, rows) == clusters.band_keys(second, bands, rows)).any(axis=0)
+    assert is_candidate.mean() >= 0.95
+    assert is_candidate.mean() == pytest.approx(recall(similarity, bands, rows).mean(), abs=0.015)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_sending_twice_changes_nothing(home: Path) -> None:
     assert len(samples(runs()["sft"])) == 2
 
 
+@pytest.mark.slow
 def test_a_dead_server_costs_a_message_and_the_next_run_sends(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

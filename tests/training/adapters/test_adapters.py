@@ -144,7 +144,8 @@ def test_a_quantized_base(kind: str, section: Any, bits: peft.Bits, tmp_path: Pa
 
 
 def test_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
     with pytest.raises(BadParams, match="pip install bitsandbytes"):
         with_adapter("llama", {"name": "lora", "base_bits": 4})
 

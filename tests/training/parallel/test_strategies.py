@@ -217,7 +217,8 @@ def test_zero_goes_with_adamw_alone(tmp_path: Path, optimizer: str) -> None:
 
 
 def test_without_deepspeed_zero_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else find_spec(name))
     in_processes(lambda: refused_by_zero(tmp_path, "need DeepSpeed: run pip install"))
 
 

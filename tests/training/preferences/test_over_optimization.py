@@ -21,7 +21,7 @@ def right(letter: str) -> str:
     return chr(ord(letter) + 1)
 
 
-def taught() -> object:
+def trained_policy() -> object:
     """A model that answers with the next letter, with and without a dot, by a fair coin."""
     model = tiny.model(width=32, std=0.1)
     sequences = [tiny.prompt(x) + tiny.answer(right(x) + end) for x in LETTERS for end in ("", " .")]
@@ -39,7 +39,7 @@ def taught() -> object:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """sft knows its task; the pairs call the longer answer better, whatever it says."""
     data = tiny.write_data(tmp_path_factory.mktemp("flaw"))
-    models.save(data / "models/sft", taught(), tiny.tokenizer(), {"stage": "sft"})
+    models.save(data / "models/sft", trained_policy(), tiny.tokenizer(), {"stage": "sft"})
     rows = [(x, " ".join([y] * long), y) for long in (3, 5, 7) for x, y in zip(LETTERS, LETTERS[::-1], strict=True)]
     tiny.pair_files(data / "tokens/preferences/train", rows)
     params = reward.Params(steps=60, learning_rate=1e-2, warmup_steps=0, precision="fp32", global_batch_size=16)
@@ -83,8 +83,8 @@ def measured_again(data: Path, model: Any) -> Any:
 
 def test_without_the_flaw_the_same_pressure_raises_gold(world: Path) -> None:
     """Paid for what is asked, a dot at the end: gold and score rise together, and nobody is stopped."""
-    paid = {"reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:right_and_in_style": 1.0}}
-    report = press(world, "honest", steps=40, **paid)
+    rewards = {"reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:right_and_in_style": 1.0}}
+    report = press(world, "honest", steps=40, **rewards)
     assert not any("OVER-OPTIMIZATION" in note for note in report.notes)
     curve = report.tables["curve"]
     assert max(row["gold"] for row in curve) > curve[0]["gold"] + 0.1

@@ -39,25 +39,25 @@ def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path: Path) -> N
     report = run(tiny.write_data(tmp_path), steps=1)
     assert report.tables["steps"][0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     stored = np.load(tmp_path / "ck/reference-train.npy")
-    held = read_pairs(tmp_path / "tokens/preferences/train", 99)
-    expected = log_probabilities(tiny.model(), [held.sequence(2, "rejected")], [len(held.prompts[2])])[0].sum()
+    pairs = read_pairs(tmp_path / "tokens/preferences/train", 99)
+    expected = log_probabilities(tiny.model(), [pairs.sequence(2, "rejected")], [len(pairs.prompts[2])])[0].sum()
     assert stored.shape == (2, 15)
     assert stored[1, 2] == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_stored_reference_is_not_computed_again(tmp_path: Path) -> None:
-    held = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
+    pairs = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
     path = tmp_path / "reference.npy"
     np.save(path, np.full((2, 15), 7.0, np.float32))
-    assert add_reference(held, None, torch.float32, path, 0).reference[0, 0] == 7.0
+    assert add_reference(pairs, None, torch.float32, path, 0).reference[0, 0] == 7.0
     path.write_bytes(b"half a file")
-    assert add_reference(held, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
+    assert add_reference(pairs, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
 
 
 def test_mismatched_answers_belong_to_the_next_prompt(tmp_path: Path) -> None:
-    held = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
-    assert held.mismatched()[0].tolist() == tiny.answer("c .")
-    assert held.mismatched()[14].tolist() == tiny.answer("b .")
+    pairs = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
+    assert pairs.mismatched()[0].tolist() == tiny.answer("c .")
+    assert pairs.mismatched()[14].tolist() == tiny.answer("b .")
 
 
 def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_every_number_that_is_promised_is_logged(tmp_path: Path) -> None:
 
 def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path: Path) -> None:
     """Where gold itself is what is paid, score and gold are the same number."""
-    paid = {"tasks.gold:gold": 1.0}
-    report = run(tiny.write_data(tmp_path), reward_functions=paid, rollout_size=600, max_new_tokens=2, steps=2)
+    functions = {"tasks.gold:gold": 1.0}
+    report = run(tiny.write_data(tmp_path), reward_functions=functions, rollout_size=600, max_new_tokens=2, steps=2)
     rows = report.tables["steps"]
     assert [row["gold"] for row in rows] == pytest.approx([row["score"] for row in rows])
     assert rows[-1]["gold"] > 0
@@ -152,15 +152,15 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path, a
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"advantage": "grpo"}, "group_size must be 2 or more"),
         ({"reward_functions": {}}, "there is no reward"),
         ({"clip_range": 0}, "greater than 0"),
     ],
 )
-def test_params_that_cannot_work_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_params_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ppo.Params(**{**QUICK, **changes})
 
 
