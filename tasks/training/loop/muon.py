@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tasks.training.parallel.precision import has_fast_bf16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, as in Jordan 2024
 NUM_ITERATIONS = 5
 EPS = 1e-7
@@ -67,13 +69,15 @@ class Muon(Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Replace the singular values of each matrix by values near 1. [count, rows, columns], rows <= columns; bfloat16.
+    """Replace the singular values of each matrix by values near 1. [count, rows, columns], rows <= columns.
 
-    This is five steps of a Newton-Schulz iteration (Jordan 2024), for which the precision of bfloat16 is enough. The
-    first division makes all singular values at most 1, which the iteration needs to converge.
+    This is five steps of a Newton-Schulz iteration (Jordan 2024), for which the precision of bfloat16 is enough; the
+    result has that format. Where the hardware has no native bf16, products in bf16 are emulated and many times slower
+    than in fp32, so the iteration then runs in the format of `matrices`. The first division makes all singular values
+    at most 1, which the iteration needs to converge.
     """
     linear, cubic, quintic = COEFFICIENTS
-    result = matrices.bfloat16()
+    result = matrices.bfloat16() if has_fast_bf16(matrices.device) else matrices
     result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
     for _ in range(NUM_ITERATIONS):
         # X <- a X + (b A + c A^2) X with A = X X^T: an odd polynomial, which acts on the singular values alone.

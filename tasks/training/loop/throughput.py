@@ -60,7 +60,8 @@ class Throughput:
             timings["tokens_per_second"] = self._tokens / seconds
             peak = self._peak()
             if peak is not None:
-                timings["peak_share"] = self._flops / seconds / self._processes / peak
+                # A rate above the measured peak means that the measurement was disturbed: the rate is a better bound.
+                timings["peak_share"] = min(1.0, self._flops / seconds / self._processes / peak)
         return timings
 
     def _memory(self) -> float:
@@ -71,7 +72,8 @@ class Throughput:
     def _peak(self) -> float | None:
         if self._device.type == "cuda":
             return gpu_peak(torch.cuda.get_device_name(self._device))
-        return cpu_peak(self._dtype, torch.get_num_threads())
+        # A CPU without native bf16 emulates it far below its fp32 rate, which remains the peak of the hardware.
+        return max(cpu_peak(dtype, torch.get_num_threads()) for dtype in {self._dtype, torch.float32})
 
 
 def flops_of(model: nn.Module) -> tuple[float, float]:

@@ -6,6 +6,7 @@ accumulated in fp32 for the same reason. Modules with `keep_fp32 = True` are not
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +25,34 @@ MIN_SPEED_UP = 1.3  # bf16 is used on a CPU when its products are at least this 
 
 
 def choose(name: Precision, device: torch.device) -> torch.dtype:
-    """The dtype for `name` on `device`; "auto" is bf16 where the hardware supports it. fp16 is refused on a CPU."""
+    """The dtype for `name` on `device`; "auto" is bf16 where the hardware supports it. fp16 is refused on a CPU.
+
+    bf16 on a CPU without it is emulated, which is much slower than fp32: that is printed, with the measured factor.
+    """
     if name == "fp16" and device.type == "cpu":
         raise BadParams("precision fp16 is hundreds of times slower than fp32 on a CPU; use auto, bf16 or fp32")
+    if name == "bf16" and device.type == "cpu" and not has_fast_bf16(device):
+        print(
+            f"warning: precision is bf16, but matrix products on this CPU are {1 / _bf16_speed_up():.1f} times slower "
+            f"in bf16 than in fp32; use precision auto or fp32",
+            file=sys.stderr,
+            flush=True,
+        )
     if name != "auto":
         return DTYPES[name]
+    if has_fast_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies matrices in bf16 natively, and faster than in fp32.
+
+    This is the only place that decides it: whoever may choose a format (precision auto, Muon, benchmarks) asks here.
+    """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if _cpu_speed_up() >= MIN_SPEED_UP else torch.float32
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _bf16_speed_up() >= MIN_SPEED_UP
 
 
 @contextmanager
@@ -69,10 +90,8 @@ def deterministic(device: torch.device, enabled: bool) -> Iterator[None]:
 
 
 @cache
-def _cpu_speed_up() -> float:
-    """How many times faster a bf16 matrix product is than an fp32 one on this CPU. Takes a few milliseconds."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return 0.0
+def _bf16_speed_up() -> float:
+    """How many times faster a bf16 matrix product is than an fp32 one on this CPU, measured in some milliseconds."""
     return matmul_seconds(torch.float32) / matmul_seconds(torch.bfloat16)
 
 
