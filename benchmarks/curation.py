@@ -123,8 +123,8 @@ def main() -> None:
         rounds = [(curate(data, 1), curate(data, 2), {"wall": side_by_side(data, copy)}) for _ in range(RUNS)]
         one, two, separate = (quickest(list(runs)) for runs in zip(*rounds, strict=True))
         document = next((few / "documents").glob("*.parquet"))
-        room = Path(folder) / "datatrove"
-        peer = peers.run(peers.python("curation", PEERS), Path("benchmarks/curation_peers.py"), document, room)
+        workspace = Path(folder) / "datatrove"
+        peer = peers.run(peers.python("curation", PEERS), Path("benchmarks/curation_peers.py"), document, workspace)
     rate = megabytes / one["seconds"]
     peer_rate = peer["bytes"] / 1e6 / peer["seconds"]
     for name in one:

@@ -28,10 +28,10 @@ from datatrove.pipeline.writers import ParquetWriter
 
 def main(documents: str, folder: str) -> None:
     """Run the stages one after another in this process and print."""
-    room = Path(folder)
+    workspace = Path(folder)
 
     def run(name: str, *steps: object, tasks: int = 1) -> None:
-        LocalPipelineExecutor(list(steps), tasks=tasks, workers=1, logging_dir=str(room / "logs" / name)).run()
+        LocalPipelineExecutor(list(steps), tasks=tasks, workers=1, logging_dir=str(workspace / "logs" / name)).run()
 
     start = cpu()
     run(
@@ -40,20 +40,20 @@ def main(documents: str, folder: str) -> None:
         GopherQualityFilter(),
         GopherRepetitionFilter(),
         FineWebQualityFilter(),
-        ParquetWriter(str(room / "filtered")),
+        ParquetWriter(str(workspace / "filtered")),
     )
-    run("signatures", ParquetReader(str(room / "filtered")), MinhashDedupSignature(str(room / "signatures")))
-    run("buckets", MinhashDedupBuckets(str(room / "signatures"), str(room / "buckets")), tasks=14)
-    run("cluster", MinhashDedupCluster(str(room / "buckets"), str(room / "remove")))
+    run("signatures", ParquetReader(str(workspace / "filtered")), MinhashDedupSignature(str(workspace / "signatures")))
+    run("buckets", MinhashDedupBuckets(str(workspace / "signatures"), str(workspace / "buckets")), tasks=14)
+    run("cluster", MinhashDedupCluster(str(workspace / "buckets"), str(workspace / "remove")))
     run(
         "write",
-        ParquetReader(str(room / "filtered")),
-        MinhashDedupFilter(str(room / "remove")),
+        ParquetReader(str(workspace / "filtered")),
+        MinhashDedupFilter(str(workspace / "remove")),
         PIIFormatter(),
-        ParquetWriter(str(room / "out")),
+        ParquetWriter(str(workspace / "out")),
     )
     seconds = cpu() - start
-    kept = sum(pq.read_metadata(path).num_rows for path in (room / "out").glob("*.parquet"))
+    kept = sum(pq.read_metadata(path).num_rows for path in (workspace / "out").glob("*.parquet"))
     size = sum(len(text.encode()) for text in pq.read_table(documents)["text"].to_pylist())
     print(json.dumps({"bytes": size, "seconds": seconds, "kept": kept, "wall": time.monotonic()}))
 

@@ -34,8 +34,8 @@ PRESS: dict[str, Any] = {
 
 def main() -> None:
     """Tables on stderr, one line of JSON on stdout."""
-    with TemporaryDirectory() as room:
-        data = world(Path(room))
+    with TemporaryDirectory() as workspace:
+        data = world(Path(workspace))
         train(sft, data, steps=500, learning_rate=3e-3, global_batch_size=8)
         train(reward, data, steps=150, learning_rate=1e-3)
         blind = train(ppo, data, **PRESS, guard={"max_kl": None, "min_drop": 1e9})

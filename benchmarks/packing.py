@@ -31,14 +31,14 @@ def main() -> None:
     torch.set_num_threads(1)
     interpreter = peers.python("trl-1.16.0", ["trl==1.16.0", *COMMON])
     with TemporaryDirectory() as folder:
-        room = Path(folder)
-        model().save_pretrained(room / "model")
-        (room / "conversations.json").write_text(json.dumps([ids.tolist() for ids in conversations()]))
+        workspace = Path(folder)
+        model().save_pretrained(workspace / "model")
+        (workspace / "conversations.json").write_text(json.dumps([ids.tolist() for ids in conversations()]))
         rates = {"ours": 0.0, "trl_bfd": 0.0}
         for number in range(ROUNDS):
             script = Path(__file__).parent / "packing_peers.py"
-            trl_result = peers.run(interpreter, script, room, LENGTH, ROWS, STEPS)
-            new_rates = {"ours": run_ours(room / str(number)), "trl_bfd": trl_result["rate"]}
+            trl_result = peers.run(interpreter, script, workspace, LENGTH, ROWS, STEPS)
+            new_rates = {"ours": run_ours(workspace / str(number)), "trl_bfd": trl_result["rate"]}
             rates = {name: max(rates[name], rate) for name, rate in new_rates.items()}
             print(f"round {number + 1}: {new_rates}", file=sys.stderr, flush=True)
     print(json.dumps({

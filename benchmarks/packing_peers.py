@@ -1,6 +1,6 @@
 """TRL's SFTTrainer with best-fit packing, in its own environment; prints {"rate": real tokens per CPU-second}.
 
-python packing_peers.py ROOM LENGTH ROWS STEPS
+python packing_peers.py WORKSPACE LENGTH ROWS STEPS
 """
 
 import json
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-room, length, rows, steps = Path(sys.argv[1]), *map(int, sys.argv[2:])
+workspace, length, rows, steps = Path(sys.argv[1]), *map(int, sys.argv[2:])
 marks: list[float] = []
 tokens: list[int] = []
 
@@ -33,11 +33,11 @@ class Timed(SFTTrainer):  # type: ignore[misc]
 backend = Tokenizer(models.WordLevel({"<pad>": 0, "<bos>": 1, "<end>": 5, "a": 6}, unk_token="a"))
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<end>")
 settings = SFTConfig(
-    str(room / "trl"), packing=True, packing_strategy="bfd", max_length=length, per_device_train_batch_size=rows,
+    str(workspace / "trl"), packing=True, packing_strategy="bfd", max_length=length, per_device_train_batch_size=rows,
     max_steps=steps, use_cpu=True, bf16=True, report_to=[], save_strategy="no", logging_strategy="no",
     learning_rate=1e-3, disable_tqdm=True, gradient_checkpointing=False,
 )  # fmt: skip
-data = Dataset.from_list([{"input_ids": ids} for ids in json.loads((room / "conversations.json").read_text())])
-model = AutoModelForCausalLM.from_pretrained(room / "model")
+data = Dataset.from_list([{"input_ids": ids} for ids in json.loads((workspace / "conversations.json").read_text())])
+model = AutoModelForCausalLM.from_pretrained(workspace / "model")
 Timed(model, settings, train_dataset=data, processing_class=tokenizer).train()
 print(json.dumps({"rate": max(n / (b - a) for n, (a, b) in zip(tokens, pairwise(marks), strict=False))}))

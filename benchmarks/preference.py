@@ -33,8 +33,8 @@ def main() -> None:
     scripts = Path(__file__).parent
     interpreters = {stage: peers.python(f"trl-{v}", [f"trl=={v}", *COMMON]) for stage, v in PEERS.items()}
     rates: dict[str, dict[str, float]] = {}
-    with TemporaryDirectory() as room:
-        world = preference_world.make(Path(room))
+    with TemporaryDirectory() as workspace:
+        world = preference_world.make(Path(workspace))
         for _ in range(ROUNDS):
             for stage in PEERS:
                 for precision in PRECISIONS:

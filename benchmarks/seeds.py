@@ -22,7 +22,7 @@ from tasks.evaluation.inputs import EvaluationInputs
 from tasks.files import read_json, write_json
 from tasks.reports import Timings
 
-ROOM = Path(".bench/seeds")
+WORKSPACE = Path(".bench/seeds")
 STAGES = ("sft", "reward", "ppo", "dpo")
 POLICIES = ("sft", "ppo", "dpo")
 METRICS = ("accuracy", "gold", "kl", "reward_accuracy", "over_optimization")
@@ -44,19 +44,19 @@ def main() -> None:
 
 def rlhf(seed: int) -> Scores:
     """What evaluation finds after the four stages with this seed; kept, so that a run that was broken off goes on."""
-    room = ROOM / str(seed)
-    if not (room / "scores.json").is_file():
-        data = linked(room / "data")
+    workspace = WORKSPACE / str(seed)
+    if not (workspace / "scores.json").is_file():
+        data = linked(workspace / "data")
         for stage in STAGES:
             if not (data / "models" / stage / "manifest.json").is_file():
                 stage_params: Any = params.load(stage)
                 stage_params = stage_params.model_copy(update={"seed": seed})
                 report = catalog.find(params.TRAINING, stage).train(
-                    stage_params, data, room / "checkpoints" / stage, Timings(stage, room / "timings")
+                    stage_params, data, workspace / "checkpoints" / stage, Timings(stage, workspace / "timings")
                 )
                 report.write(data / "reports")
-        write_json(room / "scores.json", judged(data))
-    scores: Scores = read_json(room / "scores.json")
+        write_json(workspace / "scores.json", judged(data))
+    scores: Scores = read_json(workspace / "scores.json")
     return scores
 
 

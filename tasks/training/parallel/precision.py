@@ -48,7 +48,7 @@ def choose(name: Precision, device: torch.device) -> torch.dtype:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies matrices in bf16 natively, and faster than in fp32.
 
-    This is the only place that decides it: whoever may choose a format (precision auto, Muon, benchmarks) asks here.
+    This is the only place that decides it. Code that chooses a format (precision auto, Muon, benchmarks) calls it.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

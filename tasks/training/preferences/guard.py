@@ -81,7 +81,7 @@ class Guard:
                 parameter.data.copy_(self.best[name])
 
     def notes(self) -> list[str]:
-        """What a person must be told about this run, loudest first."""
+        """The warnings about this run, the most important first."""
         if not any("gold" in row for row in self.history):
             return [
                 "NOT GUARDED: no prompt carries a gold measure, so the last weights were kept and nobody can say "
