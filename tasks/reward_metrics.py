@@ -50,8 +50,8 @@ def metrics(
 
 
 def correctness(margins: npt.NDArray[Any]) -> FloatArray:
-    """1 if the chosen answer has the higher score, 1/2 for equal scores, else 0: [pairs]."""
-    return np.asarray((np.sign(margins) + 1) / 2, np.float64)
+    """1 if the chosen answer has the higher score, 1/2 for equal scores, else 0: [pairs], in the format of `margins`."""
+    return np.asarray((np.sign(margins) + 1) / 2)
 
 
 def calibration_error(margins: FloatArray) -> tuple[FloatArray, Statistic]:
