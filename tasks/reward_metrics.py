@@ -50,7 +50,7 @@ def metrics(
 
 
 def correctness(margins: npt.NDArray[Any]) -> FloatArray:
-    """1 if the chosen answer has the higher score, 1/2 for equal scores, else 0: [pairs], in the format of `margins`."""
+    """1 if the chosen answer scores higher, 1/2 for equal scores, else 0: [pairs], in the precision of `margins`."""
     return np.asarray((np.sign(margins) + 1) / 2)
 
 
