@@ -4,27 +4,33 @@ The estimate is for the section pretrain of params.yaml, or for the params that 
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import command, params
+from flows.runtime import arguments, command, params
 from tasks.files import MANIFEST, read_json
 from tasks.training import tasks
 
 PUBLISHED_VOCAB_SIZE = 50_257  # of GPT-2 and GPT-3 (arXiv:2005.14165)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the estimate for the command line `arguments`; return the exit code."""
-    return command.guarded(lambda: _print(_parse(arguments)))
+def main(argv: list[str] | None = None) -> int:
+    """Print the estimate for the command line; return the exit code."""
+    return command.guarded(lambda: _print(_parse(argv)))
 
 
 def _print(args: argparse.Namespace) -> None:
-    options = {name: value for name, value in vars(args).items() if name not in ("size", "vocab_size", "data")}
+    not_options = ("size", "vocab_size", "data", "json")
+    options = {name: value for name, value in vars(args).items() if name not in not_options}
     vocab_size = args.vocab_size or _vocab_size(args.size or "", args.data)
-    for line in tasks.estimate(_pretrain_params(args.size), vocab_size, options):
+    pretrain = _pretrain_params(args.size)
+    if args.json:
+        print(json.dumps(tasks.estimate_numbers(pretrain, vocab_size, options), indent=1))
+        return
+    for line in tasks.estimate(pretrain, vocab_size, options):
         print(line)
 
 
@@ -43,8 +49,8 @@ def _vocab_size(size: str, data: Path) -> int:
     return int(tokenization.vocab_size)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m flows.estimate", description=__doc__)
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("flows.estimate", __doc__)
     add = parser.add_argument
     add("--size", help="estimate this size (nano, micro, small, gpt2 ... gpt3) instead of params.yaml's pretrain")
     add(
@@ -63,7 +69,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--price-per-hour", type=_positive(float), help="price of one device per hour, in any currency")
     add("--lora-rank", type=_positive(int), default=8, help="rank of LoRA in the table (default 8)")
     add("--data", type=Path, default=Path("data"), help="folder that contains tokens/ (default data)")
-    return parser.parse_args(arguments)
+    arguments.add_json(parser)
+    return parser.parse_args(argv)
 
 
 def _positive(number_type: Callable[[str], float], maximum: float = float("inf")) -> Callable[[str], float]:

@@ -37,7 +37,18 @@ def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any]) -> 
 
     Raises BadParams, BadModel.
     """
-    # Imported by its name, so that dvc.yaml need not list it: a change of the estimate makes no stage out of date.
-    forecast = importlib.import_module("tasks.training.estimate.forecast")
+    forecast = _forecast()
     lines: Iterator[str] = forecast.lines(params, vocab_size, forecast.Options(**options))
     return lines
+
+
+def estimate_numbers(params: BaseModel, vocab_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same estimate as values of JSON. Raises BadParams, BadModel."""
+    forecast = _forecast()
+    numbers: dict[str, Any] = forecast.numbers(params, vocab_size, forecast.Options(**options))
+    return numbers
+
+
+def _forecast() -> Any:
+    """Import the module by its name, so that dvc.yaml need not list it: its changes make no stage out of date."""
+    return importlib.import_module("tasks.training.estimate.forecast")

@@ -1,5 +1,6 @@
 """`python -m flows.pipeline` and `dvc repro` on a toy project: which stages run, messages, exit codes, Ctrl-C."""
 
+import json
 import signal
 import sqlite3
 import time
@@ -36,6 +37,10 @@ def test_pipeline_and_dvc_repro_run_the_same_stages(project: Project) -> None:
     assert not list(Path(".run/spool").glob("*/record.json"))
     assert project.run("dvc", "repro").count("didn't change") == len(ALL)
     assert "Everything is up to date" in project.run("flows.pipeline")
+    results = json.loads(project.run("flows.pipeline", "--json"))
+    assert sorted(results["stages"]) == ALL
+    assert results["stages"]["total"]["state"] == "up to date"
+    assert results["stages"]["total"]["scores"] == {"mean": 0.5}
     assert project.journal() == []
 
     project.set_params(letters="times: 3")

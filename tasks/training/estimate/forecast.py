@@ -1,7 +1,7 @@
 """The lines of `python -m flows.estimate`: what a pretraining needs on given hardware, and whether it fits."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from tasks.errors import BadParams
@@ -53,6 +53,35 @@ class Options:
 
 def lines(params: Any, vocab_size: int, options: Options) -> Iterator[str]:
     """The estimate for `params`, the Params of pretrain. Raises BadParams, BadModel."""
+    counts, options = _prepare(params, vocab_size, options)
+    yield from _weight_lines(params, counts)
+    yield from _compute_lines(params, counts, options)
+    yield ""
+    yield from _memory_lines(params, counts, options)
+
+
+def numbers(params: Any, vocab_size: int, options: Options) -> dict[str, Any]:
+    """The same estimate as values of JSON: memory in bytes, null for what is unknown. Raises BadParams, BadModel."""
+    counts, options = _prepare(params, vocab_size, options)
+    tokens, flops = _work(params, counts)
+    hours = _hours(flops, options)
+    price = None if hours is None or options.price_per_hour is None else _price(hours, options)
+    memories = {name: {**asdict(m), "total": m.total} for name, m in _memories(params, counts, options)}
+    return {
+        "model": params.base or params.model.kind,
+        "weights": {"total": counts.total, **counts.parts},
+        "tokens": tokens,
+        "flops": flops,
+        "devices": options.gpus,
+        "hours": hours,
+        "price": price,
+        "device_memory_bytes": options.memory_bytes(),
+        "memory_bytes": memories,
+    }
+
+
+def _prepare(params: Any, vocab_size: int, options: Options) -> tuple[WeightCounts, Options]:
+    """The weights of the model, and the options with the devices of the params. Raises BadParams, BadModel."""
     if options.hardware is not None and options.hardware not in HARDWARE:
         raise BadParams(
             f"--hardware {options.hardware} is unknown; there are: {', '.join(HARDWARE)}. "
@@ -61,10 +90,23 @@ def lines(params: Any, vocab_size: int, options: Options) -> Iterator[str]:
     strategy: Any = options.strategy or params.launch.strategy
     options = replace(options, gpus=options.gpus or params.launch.count, strategy=strategy)
     counts = count_checkpoint(params.base) if params.base else count_shape(params.model, vocab_size)
-    yield from _weight_lines(params, counts)
-    yield from _compute_lines(params, counts, options)
-    yield ""
-    yield from _memory_lines(params, counts, options)
+    return counts, options
+
+
+def _work(params: Any, counts: WeightCounts) -> tuple[int, float]:
+    """The tokens that training reads, and its FLOPs."""
+    tokens = params.steps * params.global_batch_size * params.sequence_length
+    return tokens, estimate.flops(counts, tokens, params.sequence_length, params.gradient_checkpointing)
+
+
+def _hours(flops: float, options: Options) -> float | None:
+    """The hours of the training; None if the speed of a device is unknown."""
+    speed = options.speed()
+    return None if speed is None else flops / (speed * options.mfu * (options.gpus or 1)) / 3600
+
+
+def _price(hours: float, options: Options) -> float:
+    return hours * (options.gpus or 1) * (options.price_per_hour or 0.0)
 
 
 def _weight_lines(params: Any, counts: WeightCounts) -> Iterator[str]:
@@ -78,24 +120,20 @@ def _weight_lines(params: Any, counts: WeightCounts) -> Iterator[str]:
 
 
 def _compute_lines(params: Any, counts: WeightCounts, options: Options) -> Iterator[str]:
-    gpus = options.gpus or 1
-    tokens = params.steps * params.global_batch_size * params.sequence_length
-    flops = estimate.flops(counts, tokens, params.sequence_length, params.gradient_checkpointing)
+    tokens, flops = _work(params, counts)
     batches = f"{params.steps:,} steps of {params.global_batch_size} rows of {params.sequence_length}"
     per_weight = f"{tokens / counts.total:.1f} per weight; Chinchilla: {_short(CHINCHILLA * counts.total)}"
     yield ""
     yield f"tokens      {_short(tokens)} ({batches}), {per_weight}"
     yield f"FLOPs       {flops:.3g}"
-    speed = options.speed()
-    if speed is None:
+    speed, hours = options.speed(), _hours(flops, options)
+    if speed is None or hours is None:
         yield "time        unknown: give --hardware NAME, or --flops of one device, for time and price"
         return
-    hours = flops / (speed * options.mfu * gpus) / 3600
-    devices = f"{gpus} x {options.hardware or 'device'}, {options.mfu:.0%} of {speed:.3g} FLOP/s"
+    devices = f"{options.gpus or 1} x {options.hardware or 'device'}, {options.mfu:.0%} of {speed:.3g} FLOP/s"
     yield f"time        {_duration(hours)} on {devices}"
     if options.price_per_hour is not None:
-        price = hours * gpus * options.price_per_hour
-        yield f"price       {price:,.2f} at {options.price_per_hour:g} per device and hour"
+        yield f"price       {_price(hours, options):,.2f} at {options.price_per_hour:g} per device and hour"
 
 
 def _memory_lines(params: Any, counts: WeightCounts, options: Options) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Estimates compared with the models themselves and with published numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,20 @@ def test_a_checkpoint_is_counted_by_its_config(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     assert count_checkpoint(str(tmp_path)) == count(small_model("llama"))
     assert len(Vocabulary(7)) == 7
+
+
+def test_json_contains_the_numbers_of_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--size", "gpt2", "--hardware", "h100", "--price-per-hour", "2"]
+    assert command.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert command.main([*arguments, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert f"{numbers['weights']['total']:,}  = 124M" in text
+    assert f"time        {numbers['hours'] * 60:.1f} minutes" in text
+    assert f"price       {numbers['price']:,.2f}" in text
+    memory = numbers["memory_bytes"]["bf16, adamw"]
+    assert memory["total"] == sum(value for use, value in memory.items() if use != "total")
+    assert f"{memory['total'] / 2**30:10.2f}  fits" in text
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
