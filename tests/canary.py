@@ -40,7 +40,8 @@ def install(packages: Iterable[str], *options: str) -> str:
     """Install `packages`. Return an empty string, or the last errors of pip if they do not resolve."""
     command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", *options]
     process = subprocess.run([*command, *packages], capture_output=True, text=True)
-    errors = [line[:MAX_LINE_WIDTH] for line in process.stderr.splitlines() if line.startswith("ERROR")]
+    lines = process.stderr.splitlines()
+    errors = [line[:MAX_LINE_WIDTH] for line in lines if line.startswith("ERROR") and "Ignored" not in line]
     return "\n    ".join(errors[-3:] or ["pip ended without a message"]) if process.returncode else ""
 
 
