@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 
 ROLES = ("system", "user", "assistant")
+UNTRAINED = "untrained_messages"  # in the metadata: indices of answers that are context only
 
 
 class Message(TypedDict):
@@ -15,6 +16,7 @@ class Message(TypedDict):
 
     role: str
     content: str
+    weight: NotRequired[int]  # 0 for an answer that is context only; not a column of the tables
 
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -49,6 +51,9 @@ class Conversation:
     group: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
+    changes: Mapping[str, int] = field(
+        default_factory=dict, compare=False
+    )  # what was dropped or changed, for the report
 
     def row(self, source: str, split: str) -> dict[str, Any]:
         """Return this conversation as a row of CONVERSATIONS."""
@@ -67,6 +72,9 @@ class Preference:
     reason: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
+    changes: Mapping[str, int] = field(
+        default_factory=dict, compare=False
+    )  # what was dropped or changed, for the report
 
     def row(self, source: str, split: str) -> dict[str, Any]:
         """Return this preference as a row of PREFERENCES."""

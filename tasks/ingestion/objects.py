@@ -25,8 +25,8 @@ def parse_object(text: str, names: Collection[str] = ()) -> dict[str, Any]:
     value = _parse_value(text)
     if not isinstance(value, dict):
         raise UnusableRecord("not_an_object", f"The line is a JSON {type(value).__name__}, not an object with fields.")
-    for name in names:  # counting is fast and settles the common case; only suspicious lines are parsed again
-        if text.count(f'"{name}"') > 1:
+    for name in value:  # counting is fast and settles the common case; only suspicious lines are parsed again
+        if name in names and text.count(f'"{name}"') > 1:
             _check_single_key(text, name)
     return value
 

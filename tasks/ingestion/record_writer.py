@@ -11,7 +11,7 @@ import pyarrow as pa
 from tasks import conversations, documents
 from tasks.conversations import Conversation, Preference
 from tasks.documents import Document
-from tasks.ingestion.records import Record
+from tasks.ingestion.labels import StoredRecord
 from tasks.tables import QUARANTINE, Quarantined, Writer
 
 TABLES = {
@@ -37,9 +37,10 @@ class RecordWriter:
         self._tables = {kind: _BatchedTable(data / folder, schema) for kind, (folder, schema) in TABLES.items()}
         self.num_records: Counter[tuple[str, str]] = Counter()  # by (source, kind); a kind is a key of TABLES
         self.num_by_split: Counter[tuple[str, str, str]] = Counter()  # by (source, kind, split)
+        self.num_by_change: Counter[tuple[str, str]] = Counter()  # what was dropped or changed, by (source, words)
         self.num_by_reason: Counter[tuple[str, str]] = Counter()  # quarantined records by (source, reason)
 
-    def add(self, source: str, record: Record) -> None:
+    def add(self, source: str, record: StoredRecord) -> None:
         """Write one record to its table. Its id becomes unique among all sources: <source>/<id>."""
         if isinstance(record, Quarantined):
             kind, row = "quarantined", record.row(source)
@@ -50,6 +51,8 @@ class RecordWriter:
             row = record.row(source, split)
             row["id"] = f"{source}/{record.id}"
             self.num_by_split[source, kind, split] += 1
+            if not isinstance(record, Document):
+                self.num_by_change.update({(source, words): count for words, count in record.changes.items()})
         self.num_records[source, kind] += 1
         self._tables[kind].add(row, _num_characters(record))
 
@@ -90,7 +93,7 @@ class _BatchedTable:
             self._rows, self._num_characters = [], 0
 
 
-def _num_characters(record: Record) -> int:
+def _num_characters(record: StoredRecord) -> int:
     if isinstance(record, Document):
         return len(record.text)
     if isinstance(record, Conversation):

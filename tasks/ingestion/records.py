@@ -2,47 +2,24 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from tasks.conversations import Conversation, Message, Preference
+from tasks.conversations import UNTRAINED, Conversation, Message, Preference
 from tasks.documents import SPLITS, Document
-from tasks.ingestion import messages
+from tasks.ingestion import chat_formats, preference_formats
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
-from tasks.ingestion.messages import Row
+from tasks.ingestion.fields import Columns, Fields, Row, get_field, normalize_name, require_field, require_text
+from tasks.ingestion.labels import LabeledRow
+from tasks.ingestion.turns import TurnParams
 from tasks.tables import Quarantined
 
-Record = Document | Conversation | Preference | Quarantined
+Record = Document | Conversation | Preference | Quarantined | LabeledRow
 
+_QUESTIONS, _ANSWERS = chat_formats.QUESTION_KEYS, chat_formats.ANSWER_KEYS
 _SPLIT_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation", "val": "validation"}
-
-
-class Fields(BaseModel, frozen=True, extra="forbid"):
-    """The names of the fields in the user's rows. "a.b" is the field b of the object a; "" means that there is none."""
-
-    text: str = Field("text", description="The text of a document.")
-    messages: str = Field("messages", description="A list of messages with role and content, or from and value.")
-    conversations: str = Field("conversations", description="A second name for the list of messages (ShareGPT).")
-    system: str = Field("system", description="The system message.")
-    prompt: str = Field("prompt", description="The user's message, or the messages before the answer.")
-    completion: str = Field("completion", description="The assistant's answer.")
-    response: str = Field("response", description="A second name for the answer.")
-    instruction: str = Field("instruction", description="The user's message in the Alpaca format.")
-    input: str = Field("input", description="Text that is appended to the instruction (Alpaca).")
-    output: str = Field("output", description="The answer to the instruction (Alpaca), or a list of ranked answers.")
-    history: str = Field("history", description="Earlier turns as [question, answer] pairs (Alpaca).")
-    chosen: str = Field("chosen", description="The better answer of a preference, or a transcript that ends with it.")
-    rejected: str = Field(
-        "rejected", description="The worse answer of a preference, or a transcript that ends with it."
-    )
-    answers: str = Field(
-        "answers", description="A ranked list: texts with the best first, or objects with a text and a rank or score."
-    )
-    reason: str = Field("reason", description="Why the chosen answer is better.")
-    group: str = Field("", description="A value that records of one split share, such as a user or a page.")
-    split: str = Field("", description="The split of the record: train, validation or test.")
 
 
 class RowParams(BaseModel, frozen=True, extra="forbid"):
@@ -64,22 +41,42 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
     split: Literal["", "train", "validation", "test"] = Field(
         "", description="The split of all rows; if empty, it is chosen by a hash of the group."
     )
+    turns: TurnParams = Field(
+        default_factory=lambda: TurnParams.model_validate({}),
+        description="What happens to turns that are not a system message and then user and assistant in turn.",
+    )
+    max_pairs_per_list: int = Field(
+        36, ge=1, description="Maximum number of pairs from one ranked list of answers; 36 are all pairs of 9 answers."
+    )
 
     @property
     def names(self) -> frozenset[str]:
         """Names at the top level of a row of which at least one must be present for this kind."""
-        required = {
-            "documents": {"text"},
-            "conversations": {"messages", "conversations", "prompt", "completion", "response", "instruction", "output"},
-            "preferences": {"messages", "prompt", "instruction", "chosen", "rejected", "answers", "output"},
+        keys = {
+            "documents": ("text",),
+            "conversations": ("text", "messages", "conversations", *_QUESTIONS, "input", "context", *_ANSWERS),
+            "preferences": (
+                *("messages", "conversations", *_QUESTIONS, "input", "history"),
+                *("chosen", "rejected", "answers", "output"),
+            ),
         }[self.kind]
-        return frozenset(getattr(self.fields, name).split(".")[0] for name in required)
+        verdicts = preference_formats.VERDICT_COLUMNS if self.kind == "preferences" else ()
+        names = [name for key in keys for name in self.fields.names_of(key)]
+        return frozenset(name.split(".")[0] for name in (*names, *verdicts))
 
     @property
     def columns(self) -> frozenset[str]:
-        """All names at the top level of a row that are read."""
-        names = (*self.fields.model_dump().values(), *self.metadata)
-        return frozenset(name.split(".")[0] for name in names if name)
+        """All names at the top level of a row that are read, in lower case."""
+        names = [name for key in Fields.model_fields for name in self.fields.names_of(key)]
+        if self.kind == "preferences":
+            names += preference_formats.VERDICT_COLUMNS
+        return frozenset(normalize_name(name.split(".")[0]) for name in (*names, *self.metadata) if name)
+
+    def recognizes(self, columns: Iterable[str]) -> bool:
+        """Return whether at least one of the required columns is among `columns`; their case is ignored."""
+        return not self.names.union(map(normalize_name, self.names)).isdisjoint(
+            {*columns, *map(normalize_name, columns)}
+        )
 
 
 def exchange(question: str, answer: str) -> list[Message]:
@@ -107,7 +104,7 @@ def record_id(location: Location) -> str:
 
 def origin(row: Row, location: Location, params: RowParams) -> dict[str, Any]:
     """Return group, metadata and split of a record as keyword arguments."""
-    value = messages.get_field(row, params.fields.group)
+    value = get_field(row, params.fields.group)
     default_group = location.file if params.group_by == "file" else record_id(location)
     group = str(value) if value not in (None, "") else default_group
     return {"group": group, "metadata": _read_metadata(row, params.metadata), "split": _read_split(row, params)}
@@ -115,27 +112,41 @@ def origin(row: Row, location: Location, params: RowParams) -> dict[str, Any]:
 
 def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
     name = params.fields.text
-    text = clean_text(messages.require_text(messages.require_field(row, name), name), name)
+    text = clean_text(require_text(require_field(row, name), name), name)
     yield Document(record_id(location), text, **origin(row, location, params))
 
 
 def _read_conversation(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
-    conversation = messages.read_conversation(row, params.fields)
-    yield Conversation(record_id(location), conversation, **origin(row, location, params))
+    columns = Columns(row, params.fields)
+    conversation, untrained = chat_formats.read_conversation(columns, params.turns)
+    common = origin(row, location, params)
+    if untrained:  # tokenization reads which messages are context only
+        common["metadata"] = {**common["metadata"], UNTRAINED: untrained}
+    yield Conversation(record_id(location), conversation, **common, changes=_nonzero(columns))
 
 
 def _read_preferences(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
-    prompt, pairs = messages.read_preferences(row, params.fields)
+    columns = Columns(row, params.fields)
+    content = preference_formats.read_preferences(columns, params.turns, params.max_pairs_per_list)
     common = origin(row, location, params)
-    reason = messages.get_field(row, params.fields.reason)
-    reason = reason if isinstance(reason, str) else ""
+    reason = get_field(row, params.fields.reason)
+    common["reason"] = reason if isinstance(reason, str) else ""
+    if isinstance(content, preference_formats.LabeledAnswer):
+        yield LabeledRow(record_id(location), location, content, common, _nonzero(columns))
+        return
+    prompt, pairs = content
     if len(pairs) == 1:
-        yield Preference(record_id(location), prompt, *pairs[0], reason=reason, **common)
+        yield Preference(record_id(location), prompt, *pairs[0], **common, changes=_nonzero(columns))
         return
     # Pairs of one list are correlated, so that training keeps them in one batch (InstructGPT, arXiv:2203.02155, 3.5).
     common["metadata"] = {**common["metadata"], "list": record_id(location)}
     for index, pair in enumerate(pairs):
-        yield Preference(f"{record_id(location)}/{index}", prompt, *pair, reason=reason, **common)
+        changes = {} if index else _nonzero(columns)
+        yield Preference(f"{record_id(location)}/{index}", prompt, *pair, **common, changes=changes)
+
+
+def _nonzero(columns: Columns) -> dict[str, int]:
+    return {words: count for words, count in columns.changes.items() if count}
 
 
 _READERS = {"documents": _read_document, "conversations": _read_conversation, "preferences": _read_preferences}
@@ -145,7 +156,7 @@ def _read_split(row: Row, params: RowParams) -> str:
     if params.split or not params.fields.split:
         return params.split
     name = params.fields.split
-    value = messages.require_text(messages.require_field(row, name), name)
+    value = require_text(require_field(row, name), name)
     split = _SPLIT_NAMES.get(value, value)
     if split not in SPLITS:
         raise UnusableRecord("unknown_split", f"The split is {value!r}; expected one of {', '.join(SPLITS)}.", name)
@@ -155,7 +166,7 @@ def _read_split(row: Row, params: RowParams) -> str:
 def _read_metadata(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for name in names:
-        value = messages.get_field(row, name)
+        value = get_field(row, name)
         if value is None:
             continue
         if isinstance(value, str) and name == "metadata":

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_se
 from tasks import catalog
 from tasks.errors import BadInput, NothingLeft
 from tasks.ingestion import splits
+from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
@@ -86,7 +87,7 @@ def ingest(name: str, source: Source, writer: RecordWriter, timings: Timings) ->
     """Read one source to its end. Raises BadInput if it has no record, NothingLeft if all are quarantined."""
     module = cast(catalog.SourceModule, catalog.find(SOURCES, source.source))
     with timings.measure(name), Progress(f"ingestion of {name}", None, "records") as progress:
-        for record in module.read(source.params):
+        for record in pair_labeled_answers(module.read(source.params)):
             writer.add(name, record)
             progress.advance()
     num_kept = sum(writer.num_records[name, kind] for kind in RECORD_KINDS)
@@ -122,6 +123,9 @@ def report(writer: RecordWriter, data: Path, timings: Timings) -> None:
     body.tables["quarantine"] = [
         {"source": source, "reason": reason, "records": n}
         for (source, reason), n in sorted(writer.num_by_reason.items())
+    ]
+    body.tables["changes"] = [
+        {"source": source, "change": words, "times": n} for (source, words), n in sorted(writer.num_by_change.items())
     ]
     body.write(data / "reports")
     timings.write()

@@ -73,9 +73,9 @@ class Encoder:
         """Join <|document|>, then <|role|> content <|end|> for each message, as CHAT_TEMPLATE does."""
         parts, masks = [np.array([self.document])], [np.zeros(1, np.uint8)]
         for message, content in zip(messages, contents, strict=True):
-            is_assistant = int(message["role"] == "assistant")
+            is_target = int(_is_target(message))
             parts += [np.array([self.roles[message["role"]]]), content, np.array([self.end])]
-            masks += [np.zeros(1, np.uint8), np.full(len(content) + 1, is_assistant, np.uint8)]
+            masks += [np.zeros(1, np.uint8), np.full(len(content) + 1, is_target, np.uint8)]
         return np.concatenate(parts), np.concatenate(masks)
 
     def _render_with_mask(self, messages: Sequence[Message]) -> EncodedConversation:
@@ -87,7 +87,7 @@ class Encoder:
         ids = self._render(messages, False)
         mask = np.zeros(len(ids), np.uint8)
         for index, message in enumerate(messages):
-            if message["role"] == "assistant":
+            if _is_target(message):
                 before, after = self._render(messages[:index], True), self._render(messages[: index + 1], False)
                 if not (np.array_equal(ids[: len(before)], before) and np.array_equal(ids[: len(after)], after)):
                     raise BadInput(
@@ -99,7 +99,13 @@ class Encoder:
         return ids, mask
 
     def _render(self, messages: Sequence[Message], add_header: bool) -> IdArray:
+        plain = [{"role": message["role"], "content": message["content"]} for message in messages]
         rendered = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=True, add_generation_prompt=add_header, return_dict=False
+            plain, tokenize=True, add_generation_prompt=add_header, return_dict=False
         )
         return np.array(rendered, np.int64)
+
+
+def _is_target(message: Message) -> bool:
+    """Return whether the model should learn to write a message."""
+    return message["role"] == "assistant" and message.get("weight", 1) != 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks import pairs, tables, tokens
-from tasks.conversations import Message
+from tasks.conversations import UNTRAINED, Message
 from tasks.documents import SPLITS
 from tasks.tokenization import packing
 from tasks.tokenization.chat import Encoder
@@ -62,7 +62,7 @@ def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Pack
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
         conversations, num_bytes, num_dropped = list[Any](), 0, 0
-        for batch in _read_batches(source, split, "messages"):
+        for batch in _read_conversations(source, split):
             encoded = encoder.encode_conversations(batch)
             kept = [item for item in encoded if not params.drop_too_long or len(item[0]) <= params.row_length]
             num_dropped += len(encoded) - len(kept)
@@ -142,6 +142,18 @@ def _read_batches(folder: Path, split: str, column: str) -> Iterator[list[Any]]:
     for table in _read_shards(folder, (column, "split")):
         for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
             yield batch[column].to_pylist()
+
+
+def _read_conversations(folder: Path, split: str) -> Iterator[list[list[Message]]]:
+    """Yield batches of conversations. Answers that are context only, as their metadata say, have the weight 0."""
+    for table in _read_shards(folder, ("messages", "metadata", "split")):
+        for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
+            conversations = batch["messages"].to_pylist()
+            for messages, metadata in zip(conversations, batch["metadata"].to_pylist(), strict=True):
+                if f'"{UNTRAINED}"' in metadata:
+                    for index in json.loads(metadata)[UNTRAINED]:
+                        messages[index]["weight"] = 0
+            yield conversations
 
 
 def _read_table(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:

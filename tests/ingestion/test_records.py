@@ -63,22 +63,6 @@ def test_preferences(row: dict[str, Any], prompt: list[Any]) -> None:
     assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, "a", "b")
 
 
-def test_a_ranked_list_becomes_its_pairs() -> None:
-    answers = [
-        {"text": "worst", "score": 0},
-        {"text": "best", "score": 2},
-        {"text": "x", "score": 1},
-        {"text": "y", "score": 1},
-    ]
-    pairs = read({"prompt": "q", "answers": answers}, kind="preferences")
-    assert all(isinstance(p, Preference) for p in pairs)
-    assert {(p.chosen, p.rejected) for p in pairs if isinstance(p, Preference)} == {
-        ("best", "worst"), ("x", "worst"), ("y", "worst"), ("best", "x"), ("best", "y"),
-    }  # fmt: skip
-    assert [p.metadata for p in pairs if isinstance(p, Preference)] == [{"list": "a.jsonl:7"}] * 5
-    assert len({p.id for p in pairs if isinstance(p, Preference)}) == 5
-
-
 def test_reason_group_split_and_metadata() -> None:
     row = {
         "prompt": "q", "chosen": "a", "rejected": "b", "reason": "style", "pack": {"name": "g"}, "part": "dev",
@@ -97,33 +81,51 @@ def test_documents_and_renamed_fields() -> None:
 
 
 UNUSABLE_ROWS: list[tuple[str, dict[str, Any], str]] = [
-    ("conversations", {}, "missing_field"),
+    ("conversations", {}, "unknown_format"),
     ("conversations", {"prompt": "q"}, "missing_field"),
     ("conversations", {"messages": [Q]}, "missing_field"),
-    ("conversations", {"messages": []}, "missing_field"),
-    ("conversations", {"messages": "q"}, "missing_field"),
-    ("conversations", {"messages": [A, Q, A]}, "bad_roles"),
-    ("conversations", {"messages": [Q, Q, A]}, "bad_roles"),
-    ("conversations", {"messages": [Q, S, A]}, "bad_roles"),
-    ("conversations", {"messages": [Q, {"role": "tool", "content": "x"}, A]}, "bad_roles"),
+    ("conversations", {"messages": []}, "unknown_format"),
+    ("conversations", {"messages": "q"}, "wrong_type"),
+    ("conversations", {"messages": 3}, "wrong_type"),
     ("conversations", {"messages": [Q, {"role": 3, "content": "x"}]}, "bad_roles"),
+    ("conversations", {"messages": [Q, {"role": "narrator", "content": "x"}]}, "bad_roles"),
     ("conversations", {"messages": ["q", "a"]}, "wrong_type"),
     ("conversations", {"messages": [Q, {"role": "assistant"}]}, "missing_field"),
     ("conversations", {"messages": [Q, {"role": "assistant", "content": ""}]}, "empty_text"),
     ("conversations", {"messages": [Q, {"role": "assistant", "content": 3}]}, "wrong_type"),
     ("conversations", {"messages": [Q, {"role": "assistant", "content": "a\0"}]}, "nul"),
+    ("conversations", {"messages": [A]}, "bad_roles"),
+    ("conversations", {"messages": [Q, {**A, "weight": "low"}]}, "wrong_type"),
+    ("conversations", {"messages": [Q, {**A, "value": "b"}]}, "several_values"),
+    ("conversations", {"messages": [{"role": "user", "content": [3]}, A]}, "wrong_type"),
+    ("conversations", {"messages": [Q, A], "system": 3}, "wrong_type"),
     ("conversations", {"instruction": "q", "output": "a", "history": ["q"]}, "wrong_type"),
-    ("preferences", {"prompt": "q"}, "missing_field"),
+    ("conversations", {"instruction": "q", "output": "a", "history": "earlier talk"}, "wrong_type"),
+    ("conversations", {"instruction": "q", "output": ["a", "b"]}, "several_answers"),
+    ("conversations", {"instruction": "q", "output": True}, "wrong_type"),
+    ("conversations", {"instruction": "q", "response": "a", "output": "b"}, "ambiguous"),
+    ("conversations", {"question": "q", "query": "other", "answer": "a"}, "ambiguous"),
+    ("conversations", {"conversation": [Q, A], "dialog": [Q, B]}, "ambiguous"),
+    ("conversations", {"dialog": ["q", "a"]}, "wrong_type"),
+    ("conversations", {"text": "q"}, "unknown_format"),
+    ("conversations", {"prompt": "q", "completion": "a", "label": False}, "not_trained_on"),
+    ("conversations", {"prompt": "q", "completion": "a", "weight": 0}, "not_trained_on"),
+    ("preferences", {"prompt": "q"}, "unknown_format"),
     ("preferences", {"prompt": "q", "chosen": "a"}, "missing_field"),
-    ("preferences", {"chosen": "a", "rejected": "b"}, "missing_field"),
+    ("preferences", {"prompt": "q", "chosen": "a", "rejected": None}, "missing_field"),
+    ("preferences", {"prompt": "q", "chosen": "a", "rejected": ""}, "empty_text"),
+    ("preferences", {"prompt": "q", "chosen": "a", "rejected": 3}, "wrong_type"),
+    ("preferences", {"chosen": "a", "rejected": "b"}, "bad_roles"),
     ("preferences", {"prompt": "q", "chosen": "a", "rejected": "a"}, "no_difference"),
+    ("preferences", {"prompt": "q", "chosen": "a", "rejected": "a "}, "no_difference"),
     ("preferences", {"prompt": "q", "answers": ["a"]}, "no_difference"),
     ("preferences", {"prompt": "q", "answers": ["a", "a"]}, "no_difference"),
     ("preferences", {"prompt": "q", "answers": "a"}, "wrong_type"),
     ("preferences", {"prompt": "q", "answers": [{"rank": 1}]}, "missing_field"),
     ("preferences", {"chosen": [Q, A], "rejected": [Q]}, "bad_roles"),
     ("preferences", {"chosen": [Q, A], "rejected": [S, Q, B]}, "different_prompts"),
-    ("preferences", {"prompt": [Q, A], "chosen": "a", "rejected": "b"}, "bad_roles"),
+    ("preferences", {"prompt": "other", "chosen": [Q, A], "rejected": [Q, B]}, "different_prompts"),
+    ("preferences", {"prompt": [Q, {**A, "content": "c"}], "chosen": "a", "rejected": "b"}, "bad_roles"),
 ]
 
 

@@ -59,7 +59,8 @@ class _RowReader:
     """Joins lines to rows. Lines that were read in search of a closing quote can be put back."""
 
     def __init__(self, lines: Iterator[Line | Quarantined], params: Params) -> None:
-        self._lines, self._required_names = lines, params.names
+        self._lines, self._params = lines, params
+        self._required_names = params.names
         self._put_back: deque[Line | Quarantined] = deque()
         self._delimiter = params.delimiter
         self.header: list[str] = []
@@ -95,7 +96,7 @@ class _RowReader:
 
     def _read_header(self, line: Line) -> list[str]:
         names = [name.strip() for name in self._parse(line.text) or []]
-        if not self._required_names.intersection(names):
+        if not self._params.recognizes(names):
             expected, available = ", ".join(sorted(self._required_names)), ", ".join(names[:10])
             raise UnusableRecord("missing_field", f"The header has no column {expected}; available: {available}.")
         if duplicates := [name for name in names if names.count(name) > 1 and name in self._required_names]:

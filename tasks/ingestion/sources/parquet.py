@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from tasks.ingestion import records
 from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.decompression import MIN_BOMB
+from tasks.ingestion.fields import normalize_name
 from tasks.ingestion.opening import FileParams, InputFile, find_files
 
 SUFFIXES = (".parquet", ".pq")
@@ -51,7 +52,7 @@ def from_batch(batch: pa.RecordBatch, first: Location, params: records.RowParams
     row = first.line or 1
     try:
         rows = batch.to_pylist()
-    except (UnicodeDecodeError, pa.ArrowException, ValueError):
+    except (UnicodeDecodeError, pa.ArrowException, ValueError, OverflowError):
         rows = [_convert_row(batch, index) for index in range(batch.num_rows)]
     for index, values in enumerate(rows):
         location = Location(first.file, row + index)
@@ -91,10 +92,11 @@ def _columns_to_read(table: pq.ParquetFile, params: Params) -> list[str]:
         available = list(table.schema_arrow.names)
     except _DAMAGE as error:
         raise _damaged("The schema", error) from None
-    if not params.names.intersection(available):
+    if not params.recognizes(available):
         detail = f"There is no column {', '.join(sorted(params.names))}; available: {', '.join(available[:10])}."
         raise UnusableRecord("missing_field", detail)
-    return [name for name in available if name in params.columns or "*" in params.metadata]
+    columns = params.columns
+    return [name for name in available if normalize_name(name) in columns or "*" in params.metadata]
 
 
 def _read_row_group(table: _OpenTable, group: int, first: Location, params: Params) -> Iterator[records.Record]:
@@ -129,7 +131,7 @@ def _convert_row(batch: pa.RecordBatch, index: int) -> Mapping[str, Any] | Unusa
         return dict(batch.slice(index, 1).to_pylist()[0])
     except UnicodeDecodeError as error:
         return UnusableRecord("invalid_utf8", f"A value is not valid UTF-8 at byte {error.start}.")
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         return UnusableRecord("wrong_type", str(error).splitlines()[0][:200])
 
 
