@@ -10,12 +10,13 @@ from typing import Any
 
 from tasks.conversations import Message
 from tasks.ingestion.decoding import UnusableRecord
-from tasks.ingestion.fields import Columns, is_absent, parse_json_text, to_text, wrong_type
+from tasks.ingestion.fields import Columns, Row, is_absent, parse_json_text, to_text, wrong_type
 from tasks.ingestion.messages import make_turn, read_messages, read_transcript
 from tasks.ingestion.turns import Turn, TurnParams, arrange, to_messages
 
 QUESTION_KEYS = ("prompt", "instruction")
 ANSWER_KEYS = ("completion", "response", "output")
+INSTANCES = "instances"
 
 
 def read_conversation(columns: Columns, params: TurnParams) -> tuple[list[Message], list[int]]:
@@ -34,6 +35,14 @@ def read_conversation(columns: Columns, params: TurnParams) -> tuple[list[Messag
     untrained = [index for index, turn in enumerate(turns) if turn.role == "assistant" and not turn.is_trained]
     columns.changes["an answer is kept as context and not trained on (weight 0)"] += len(untrained)
     return to_messages(turns), untrained
+
+
+def split_instances(row: Row) -> list[Row]:
+    """Return the rows of Self-Instruct's {instruction, instances: [{input, output}, ...]}, or the row itself."""
+    instances = row.get(INSTANCES)
+    if not isinstance(instances, list) or not instances or not all(isinstance(item, Mapping) for item in instances):
+        return [row]
+    return [{**row, **instance, INSTANCES: None} for instance in instances]
 
 
 def read_prompt(columns: Columns, params: TurnParams) -> list[Turn]:
@@ -71,8 +80,8 @@ def _read_message_columns(columns: Columns, params: TurnParams) -> list[Turn] | 
             )
     if not candidates:
         return None
-    (name, value), *others = candidates
-    if any(parse_json_text(other) != parse_json_text(value) for _, other in others):
+    (name, value), *other_columns = candidates
+    if any(parse_json_text(other) != parse_json_text(value) for _, other in other_columns):
         raise _ambiguous("messages", candidates)
     turns = read_transcript(value, name, params, columns.changes)
     if turns is None:
@@ -118,10 +127,10 @@ def _read_question(columns: Columns, params: TurnParams) -> list[Turn]:
 
 
 def _choose_question(columns: Columns, questions: Sequence[tuple[str, Any]]) -> tuple[str, Any]:
-    """Return the only question; the instruction, if the others are templates that contain it."""
+    """Return the only question; the instruction, if the other_columns are templates that contain it."""
     name, value = questions[0]
-    others = [(n, v) for n, v in questions[1:] if v != value]
-    if not others:
+    other_columns = [(n, v) for n, v in questions[1:] if v != value]
+    if not other_columns:
         return name, value
     instruction = columns.present("instruction")
     if len(instruction) == 1 and isinstance(instruction[0][1], str):
@@ -157,7 +166,9 @@ def _add_system(columns: Columns, turns: list[Turn], params: TurnParams) -> list
     first: list[Turn] = []
     for name, value in columns.present("system"):
         first.append(make_turn("system", value, name, columns.changes))
-    for _, value in columns.present("tools"):
+    for name, value in columns.present("tools"):
+        if is_absent(parse_json_text(value)):
+            continue
         if params.tools != "keep":
             columns.changes["the definitions of tools are dropped"] += 1
             continue
@@ -165,7 +176,7 @@ def _add_system(columns: Columns, turns: list[Turn], params: TurnParams) -> list
         tools = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         num_system = next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))
         texts = [turn.content for turn in (*first, *turns[:num_system]) if turn.content]
-        definitions = f"<tools>\n{tools.strip()}\n</tools>"
+        definitions = make_turn("system", f"<tools>\n{tools.strip()}\n</tools>", name, columns.changes).content
         first, turns = [Turn("system", "\n\n".join([*dict.fromkeys(texts), definitions]))], turns[num_system:]
     return [*first, *turns]
 
@@ -175,8 +186,8 @@ def _read_answer(columns: Columns, answers: Sequence[tuple[str, Any]], params: T
         answers = _read_reference_answers(columns)
     if not answers:
         raise columns.missing("answer (such as completion, response, output, answer)", *ANSWER_KEYS)
-    (name, value), *others = answers
-    if any(other != value for _, other in others):
+    (name, value), *other_columns = answers
+    if any(other != value for _, other in other_columns):
         raise _ambiguous("answers", answers)
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         if len({item.strip() for item in value}) > 1:

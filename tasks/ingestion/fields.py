@@ -212,10 +212,10 @@ class Columns:
         value = self.row.get(name, self.row.get(self._by_name.get(name, name)))
         return None if is_absent(value) else value
 
-    def note_unused(self, columns: Iterable[tuple[str, Any]], beside: str) -> None:
+    def note_unused(self, columns: Iterable[tuple[str, Any]], preferred_name: str) -> None:
         """Count columns that are not read because another one takes precedence."""
         for name, _ in columns:
-            self.changes[f"the column {name!r} is not used beside {beside!r}"] += 1
+            self.changes[f"the column {name!r} is not used beside {preferred_name!r}"] += 1
 
     def missing(self, expected: str, *keys: str, reason: str = "missing_field") -> UnusableRecord:
         """Return the error about a row in which none of the fields `keys` has a value; it names the row's columns."""

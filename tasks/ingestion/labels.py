@@ -34,6 +34,11 @@ class LabeledRow:
         return tuple((message["role"], message["content"]) for message in self.labeled.prompt)
 
     @property
+    def group(self) -> str:
+        """The group of its row."""
+        return str(self.origin.get("group", self.id))
+
+    @property
     def num_characters(self) -> int:
         """The size of the prompt and the answer."""
         return len(self.labeled.answer) + sum(len(content) for _, content in self.key)

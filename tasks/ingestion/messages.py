@@ -21,12 +21,14 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "ipython", "observation", "tool_response", "function_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call", "function-call"), "call"),
 }
+SPEAKERS = ("system", "user", "assistant")
 _TRAINING_KEYS = ("weight", "loss", "train", "trainable")
 _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # the transcripts of Anthropic's HH-RLHF
 _HH_START = re.compile(r"\A\s*Human:.*\n\nAssistant:", re.DOTALL)
 _CHATML_TURN = re.compile(r"<\|im_start\|>([^\n<]*)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
 _HASH_TURN = re.compile(r"(?:\A\s*|\n)\s*### ?(Human|User|Assistant|System):")  # Guanaco
 _HASH_START = re.compile(r"\A\s*### ?(?:Human|User|System):.*\n\s*### ?Assistant:", re.DOTALL)
+_SIMPLE_NAME = re.compile(r"[\w./-]{1,40}", re.ASCII)
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING_PARTS = ("thinking", "reasoning", "redacted_thinking", "thoughts")
 
@@ -35,10 +37,10 @@ def read_transcript(value: Any, name: str, params: TurnParams, changes: Changes)
     """Return the turns of a list of messages, of one message, or of a text that contains a transcript; None if none."""
     if isinstance(value, str) and _is_messages(parsed := parse_json_text(value)):
         value = parsed
+    if isinstance(value, Mapping):
+        value = _transpose(value)
     if isinstance(value, list):
         return read_messages(value, name, params, changes)
-    if isinstance(value, Mapping):
-        return read_messages([value], name, params, changes)
     if not isinstance(value, str):
         return None
     return _split_text(value, name, changes)
@@ -62,6 +64,16 @@ def make_turn(role: str, content: Any, name: str, changes: Changes, is_trained: 
     if len(trimmed) < len(content) and trimmed != content:
         changes["white space at the beginning or end of a message is removed"] += content.strip() != ""
     return Turn(role, trimmed, is_trained)
+
+
+def _transpose(value: Row) -> list[Any]:
+    """Return the messages of an object: one message, or lists of roles and contents (a Sequence of `datasets`)."""
+    columns = [column for column in value.values() if isinstance(column, list)]
+    roles = value.get("role", value.get("from"))
+    if not isinstance(roles, list) or any(len(column) != len(roles) for column in columns):
+        return [value]
+    keys = [key for key, column in value.items() if isinstance(column, list)]
+    return [dict(zip(keys, items, strict=True)) for items in zip(*columns, strict=True)]
 
 
 def _is_messages(value: Any) -> bool:
@@ -95,11 +107,12 @@ def _read_entry(entry: Row, name: str, params: TurnParams, changes: Changes) -> 
     if role is None and isinstance(author, Mapping):
         role = author.get("role")
     if role is None:
-        by_role = [(key, value) for key, value in entry.items() if str(key).strip().lower() in ROLES]
-        if len(by_role) < 2:
+        by_key = [(ROLES.get(str(key).strip().lower()), value) for key, value in entry.items() if value is not None]
+        by_role = dict(by_key)
+        if [key for key, _ in by_key].count("user") != 1 or [key for key, _ in by_key].count("assistant") != 1:
             keys = ", ".join(map(str, entry)) or "none"
             raise UnusableRecord("missing_field", f"A message of {name!r} has no role; its keys are: {keys}.", name)
-        return [make_turn(_standard_role(key, name), value or "", name, changes) for key, value in by_role]
+        return [make_turn(key, by_role[key], name, changes) for key in SPEAKERS if key in by_role]
     standard_role = _standard_role(role, name)
     content = _first_value(entry, ("content", "value", "text"), name)
     is_trained = _is_trained(entry, name)
@@ -185,15 +198,15 @@ def _part_type(part: Any, name: str) -> str:
     kind = part.get("type", part.get("content_type"))
     if kind is None:
         kind = "text" if isinstance(part.get("text"), str) else next((str(k) for k, v in part.items() if v), "empty")
-    return str(kind)
+    return str(kind) if _SIMPLE_NAME.fullmatch(str(kind)) else "other"
 
 
 def _other_part(kind: str, name: str, params: TurnParams, changes: Changes) -> list[str]:
     if params.parts == "quarantine":
-        raise UnusableRecord("not_text", f"turns.parts is `quarantine`, and a part is of type {kind[:40]!r}.", name)
+        raise UnusableRecord("not_text", f"turns.parts is `quarantine`, and a part is of type {kind!r}.", name)
     verb = "dropped" if params.parts == "drop" else "replaced by a placeholder"
-    changes[f"a part of a message that is not text ({kind[:40]}) is {verb}"] += 1
-    return [] if params.parts == "drop" else [f"[{kind[:40].removeprefix('input_').removesuffix('_url')}]"]
+    changes[f"a part of a message that is not text ({kind}) is {verb}"] += 1
+    return [] if params.parts == "drop" else [f"[{kind.removeprefix('input_').removesuffix('_url')}]"]
 
 
 def _add_reasoning(entry: Row, texts: list[str], name: str, params: TurnParams, changes: Changes) -> list[str]:
@@ -260,7 +273,7 @@ def _is_trained(entry: Row, name: str) -> bool:
 
 
 def _standard_role(role: Any, name: str) -> str:
-    standard_role = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    standard_role = ROLES.get(role.strip().rstrip(":").lower()) if isinstance(role, str) else None
     if standard_role is None:
         detail = f"A message has the role {str(role)[:40]!r}; expected system, user, assistant or tool."
         raise UnusableRecord("bad_roles", detail, name)

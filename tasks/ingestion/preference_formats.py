@@ -58,17 +58,17 @@ def _read_chosen_and_rejected(
         detail = f"Several columns have a chosen or a rejected answer: {names}. Name the right ones under `fields`."
         raise UnusableRecord("ambiguous", detail, chosen[0][0] if chosen else rejected[0][0])
     _check_scores(columns)
-    given = read_prompt(columns, params) if _has_prompt(columns) else []
+    stated_prompt = read_prompt(columns, params) if _has_prompt(columns) else []
     if not rejected:
         raise columns.missing("rejected answer", "rejected")
     if chosen:
         better = _read_answer(*chosen[0], params, columns)
-    elif given and given[-1].role == "assistant":  # swift: the last message is the better answer
-        better, given = [given[-1]], given[:-1]
+    elif stated_prompt and stated_prompt[-1].role == "assistant":  # swift: the last message is the better answer
+        better, stated_prompt = [stated_prompt[-1]], stated_prompt[:-1]
     else:
         raise columns.missing("chosen answer", "chosen")
     worse = _read_answer(*rejected[0], params, columns)
-    prompt = _merge_prompts(columns, given, better, worse, rejected[0][0])
+    prompt = _merge_prompts(columns, stated_prompt, better, worse, rejected[0][0])
     return _finish_pair(columns, params, prompt, better[-1].content, worse[-1].content, rejected[0][0])
 
 
@@ -88,18 +88,24 @@ def _read_answer(name: str, value: Any, params: TurnParams, columns: Columns) ->
     return turns
 
 
-def _merge_prompts(columns: Columns, given: list[Turn], better: list[Turn], worse: list[Turn], name: str) -> list[Turn]:
+def _merge_prompts(
+    columns: Columns, stated_prompt: list[Turn], better: list[Turn], worse: list[Turn], name: str
+) -> list[Turn]:
     """Return the messages before the answers, which the row states once, or before each answer, or both."""
     shorter, longer = sorted((better[:-1], worse[:-1]), key=len)
-    if shorter != longer and not (not shorter and given and _is_end_of(longer, given)):
+    if shorter != longer and not (not shorter and stated_prompt and _is_end_of(longer, stated_prompt)):
         detail = "The chosen and the rejected answer do not follow the same messages."
         raise UnusableRecord("different_prompts", detail, name)
-    if given and given[-1].role == "assistant" and given[-1].content in (better[-1].content, worse[-1].content):
+    if (
+        stated_prompt
+        and stated_prompt[-1].role == "assistant"
+        and stated_prompt[-1].content in (better[-1].content, worse[-1].content)
+    ):
         columns.changes["the last message of a prompt is dropped because it is one of the answers"] += 1
-        given = given[:-1]
-    if not longer or _is_end_of(longer, given):
-        return given
-    if not given or _is_end_of(given, longer) or _is_contained(given, longer):
+        stated_prompt = stated_prompt[:-1]
+    if not longer or _is_end_of(longer, stated_prompt):
+        return stated_prompt
+    if not stated_prompt or _is_end_of(stated_prompt, longer) or _is_contained(stated_prompt, longer):
         return longer
     detail = "The prompt of the row and the messages before its answers differ."
     raise UnusableRecord("different_prompts", detail, name)
@@ -109,9 +115,9 @@ def _is_end_of(end: Sequence[Turn], turns: Sequence[Turn]) -> bool:
     return len(end) <= len(turns) and list(turns[len(turns) - len(end) :]) == list(end)
 
 
-def _is_contained(given: Sequence[Turn], turns: Sequence[Turn]) -> bool:
+def _is_contained(stated_prompt: Sequence[Turn], turns: Sequence[Turn]) -> bool:
     contents = {(turn.role, turn.content) for turn in turns}
-    return all((turn.role, turn.content) in contents for turn in given)
+    return all((turn.role, turn.content) in contents for turn in stated_prompt)
 
 
 def _finish_pair(
@@ -211,8 +217,8 @@ def _read_verdict(
         raise UnusableRecord("tie", f"{name!r} is {str(value)[:40]!r}: neither answer is better.", name)
     answers = [_read_answer(n, columns.get(n), params, columns) for n in verdict_format.answers]
     better, worse = answers[better_index], answers[1 - better_index]
-    given = _read_prompt_of_verdict(columns, params) if len(better) == 1 else []
-    prompt = _merge_prompts(columns, given, better, worse, name)
+    stated_prompt = _read_prompt_of_verdict(columns, params) if len(better) == 1 else []
+    prompt = _merge_prompts(columns, stated_prompt, better, worse, name)
     return _finish_pair(columns, params, prompt, better[-1].content, worse[-1].content, name)
 
 

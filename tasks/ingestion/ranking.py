@@ -47,7 +47,11 @@ def parse_score(value: Any, name: str) -> float | None:
         return None
     if not isinstance(value, int | float):
         raise wrong_type(name, value, "a number")
-    return None if math.isnan(value) else float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise UnusableRecord("wrong_type", f"{name!r} has an integer that is too large for a score.", name) from None
+    return None if math.isnan(number) else number
 
 
 def read_ranked_list(value: Any, name: str, is_best_first: bool, changes: Changes) -> list[RankedAnswer]:

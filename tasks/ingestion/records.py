@@ -68,8 +68,7 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
     def columns(self) -> frozenset[str]:
         """All names at the top level of a row that are read, in lower case."""
         names = [name for key in Fields.model_fields for name in self.fields.names_of(key)]
-        if self.kind == "preferences":
-            names += preference_formats.VERDICT_COLUMNS
+        names += preference_formats.VERDICT_COLUMNS if self.kind == "preferences" else (chat_formats.INSTANCES,)
         return frozenset(normalize_name(name.split(".")[0]) for name in (*names, *self.metadata) if name)
 
     def recognizes(self, columns: Iterable[str]) -> bool:
@@ -117,12 +116,15 @@ def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[
 
 
 def _read_conversation(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
-    columns = Columns(row, params.fields)
-    conversation, untrained = chat_formats.read_conversation(columns, params.turns)
-    common = origin(row, location, params)
-    if untrained:  # tokenization reads which messages are context only
-        common["metadata"] = {**common["metadata"], UNTRAINED: untrained}
-    yield Conversation(record_id(location), conversation, **common, changes=_nonzero(columns))
+    rows = chat_formats.split_instances(row)
+    for index, single in enumerate(rows):
+        columns = Columns(single, params.fields)
+        conversation, untrained = chat_formats.read_conversation(columns, params.turns)
+        common = origin(row, location, params)
+        if untrained:  # tokenization reads which messages are context only
+            common["metadata"] = {**common["metadata"], UNTRAINED: untrained}
+        identifier = record_id(location) if len(rows) == 1 else f"{record_id(location)}/{index}"
+        yield Conversation(identifier, conversation, **common, changes=_nonzero(columns))
 
 
 def _read_preferences(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
@@ -172,7 +174,7 @@ def _read_metadata(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(value, str) and name == "metadata":
             value = _parse_json(value)  # some data sets store the object as a string
         if isinstance(value, dict):
-            metadata.update((str(key), _to_json(inner)) for key, inner in value.items())
+            metadata.update((_to_json(str(key)), _to_json(inner)) for key, inner in value.items())
         else:
             metadata[name] = _to_json(value)
     return metadata
@@ -190,10 +192,12 @@ def _to_json(value: Any) -> Any:
     """Return `value` as a JSON value: infinity and NaN become null, dates and other types become strings."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int | bool):
+    if isinstance(value, str):  # JSON text can contain half of a surrogate pair, which cannot be stored
+        return value if value.isascii() else value.encode(errors="replace").decode()
+    if value is None or isinstance(value, int | bool):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _to_json(inner) for key, inner in value.items()}
+        return {_to_json(str(key)): _to_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_to_json(inner) for inner in value]
     return str(value)

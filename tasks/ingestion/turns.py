@@ -126,7 +126,7 @@ def _split_system(turns: list[Turn], params: TurnParams, changes: Changes) -> tu
         _apply(params.second_system, "second_system", f"a second system message is {verb}", changes)
         if params.second_system == "join":
             system = [_join(system[0], turn)]
-    others: list[Turn] = []
+    other_turns: list[Turn] = []
     for turn in turns[num_first:]:
         if turn.role == "system":
             verb = "dropped" if params.late_system == "drop" else "joined to the message of the user"
@@ -134,8 +134,8 @@ def _split_system(turns: list[Turn], params: TurnParams, changes: Changes) -> tu
             if params.late_system == "drop":
                 continue
             turn = replace(turn, role="user")
-        others.append(turn)
-    return system, others
+        other_turns.append(turn)
+    return system, other_turns
 
 
 def _join_same_role(turns: list[Turn], params: TurnParams, changes: Changes) -> list[Turn]:

@@ -49,10 +49,14 @@ FORMATS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "q", "messages": [], "completion": " a"}, "u: q / a: a"),
     ({"prompt": "[1, 2]", "completion": '{"a": 1}'}, 'u: [1, 2] / a: {"a": 1}'),
     ({"dialog": chat("q", "a")["messages"]}, "u: q / a: a"),
+    ({"conversations": {"from": ["human", "gpt"], "value": ["q", "a"]}}, "u: q / a: a"),  # a Sequence of `datasets`
+    ({"instruction": "q", "instances": [{"input": "", "output": "a"}]}, "u: q / a: a"),  # Self-Instruct
+    (chat("q", "a", tools="[]"), "u: q / a: a"),
     (
         {"conversation": [{"human": "q", "assistant": "a"}, {"human": "p", "assistant": "b"}]},
         "u: q / a: a / u: p / a: b",
     ),
+    ({"conversation": [{"assistant": "a", "human": "q"}]}, "u: q / a: a"),
     ({"messages": json.dumps(chat("q", "a")["messages"])}, "u: q / a: a"),
     (chat("q", "a", prompt="q", prompt_id="1"), "u: q / a: a"),  # UltraChat
     ({"text": "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>"}, "u: q / a: a"),
@@ -198,6 +202,12 @@ def test_columns_that_the_user_names_take_precedence() -> None:
     row = {"question": "q", "title": "t", "instruction": "i", "answer": "a"}
     assert turns(row, fields={"prompt": "title"}) == "u: t / a: a"
     assert turns({"talk": {"turns": chat("q", "a")["messages"]}}, fields={"messages": "talk.turns"}) == "u: q / a: a"
+
+
+def test_each_instance_of_an_instruction_is_a_conversation() -> None:
+    row = {"instruction": "q", "instances": [{"input": "1", "output": "a"}, {"input": "2", "output": "b"}]}
+    records = list(from_row(row, Location("a.jsonl", 7), RowParams(kind="conversations")))
+    assert [record.id for record in records if isinstance(record, Conversation)] == ["a.jsonl:7/0", "a.jsonl:7/1"]
 
 
 def test_an_error_names_the_columns() -> None:

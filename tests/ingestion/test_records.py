@@ -136,6 +136,12 @@ def test_a_row_in_no_supported_format(kind: str, row: dict[str, Any], reason: st
     assert (bad.reason, bad.file, bad.line) == (reason, "a.jsonl", 7)
 
 
+def test_metadata_in_a_text_can_be_stored() -> None:
+    (document,) = read({"text": "a", "metadata": '{"note": "\\ud800", "number": NaN}'})
+    assert isinstance(document, Document)
+    assert document.metadata == {"note": "?", "number": None}
+
+
 def test_an_unknown_split_is_quarantined() -> None:
     (bad,) = read({"text": "a", "part": "train2"}, fields={"split": "part"})
     assert isinstance(bad, Quarantined)

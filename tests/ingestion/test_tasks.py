@@ -72,6 +72,22 @@ def test_the_report_counts_by_source_split_and_reason(world: Path) -> None:
     ]
 
 
+def test_the_report_counts_what_was_changed_or_dropped_in_records(world: Path) -> None:
+    question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    chats = [[question, answer], [question, question, answer], [question, answer, question]]
+    Path("raw/c.jsonl").write_text("\n".join(json.dumps({"messages": messages}) for messages in chats))
+    labeled = [{"prompt": "q", "completion": text, "label": text == "good"} for text in ("bad", "good", "worse")]
+    Path("raw/p.jsonl").write_text("\n".join(map(json.dumps, labeled)))
+    ingest({"talk": SOURCES["talk"], "taste": SOURCES["taste"]})
+    assert Path("data/reports/ingestion/changes.csv").read_text().splitlines() == [
+        "source,change,times",
+        "talk,a last message that the assistant does not answer is dropped,1",
+        "talk,consecutive messages of one role (user) are joined,1",
+        "taste,a good and a bad answer to one prompt (KTO rows) are joined to a pair,1",
+    ]
+    assert read_json(Path("data/reports/ingestion.json"))["counts"]["quarantined"] == 1
+
+
 def test_quarantine_says_where(world: Path) -> None:
     ingest(SOURCES)
     first = tables.read(Path("data/documents/quarantine")).to_pylist()[0]

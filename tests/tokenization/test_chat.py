@@ -53,6 +53,19 @@ def test_the_mask_is_on_answers_and_their_ends(messages: list[Message], template
     assert chat_tokenizer.decode(ids[mask == 1]) == "".join(answer + ending for answer in answers)
 
 
+@pytest.mark.parametrize("template", [None, FOREIGN])
+def test_the_mask_leaves_out_answers_with_weight_0(template: str | None) -> None:
+    chat_tokenizer = tokenizer()
+    if template:
+        chat_tokenizer.add_special_tokens({"eos_token": "</s>"})
+        chat_tokenizer.chat_template = template
+    question: Message = {"role": "user", "content": "q"}
+    bad: Message = {"role": "assistant", "content": "bad", "weight": 0}
+    good: Message = {"role": "assistant", "content": "good"}
+    ids, mask = Encoder(chat_tokenizer).encode_conversations([[question, bad, question, good]])[0]
+    assert chat_tokenizer.decode(ids[mask == 1]) == ("good</s>\n" if template else "good<|end|>")
+
+
 def test_prompt_and_answer_make_the_conversation() -> None:
     chat_tokenizer = tokenizer()
     encoder, messages = Encoder(chat_tokenizer), CONVERSATIONS[0]

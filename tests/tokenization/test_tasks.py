@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tasks import tables, tokens
+from tasks.conversations import CONVERSATIONS, UNTRAINED, Conversation, Message
 from tasks.documents import SCHEMA
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json, sha256
@@ -43,6 +44,21 @@ def test_every_record_comes_back_from_the_tokens(tmp_path: Path) -> None:
             ragged = tokens.read_ragged(folder / name)
             assert [tokenizer.decode(ids) for ids in ragged] == [row[name] + "<|end|>" for row in pairs]  # type: ignore[attr-defined]
         assert read_json(folder / "reasons.json") == ["complete"] * len(pairs)
+
+
+def test_answers_that_the_metadata_excludes_are_not_targets(tmp_path: Path) -> None:
+    question: Message = {"role": "user", "content": "say it"}
+    answers: list[Message] = [{"role": "assistant", "content": text} for text in ("bad", "good")]
+    messages = [question, answers[0], question, answers[1]]
+    write_curated(tmp_path)
+    row = Conversation("a", messages, "a", {UNTRAINED: [1]}).row("synthetic", "validation")
+    with tables.Writer(tmp_path / "conversations/curated", CONVERSATIONS) as conversations:
+        conversations.add_row(row)
+        conversations.add_row({**row, "id": "b", "split": "train"})
+    tokenizer = tokenize(tmp_path)
+    stream = tokens.read_stream(tmp_path / "tokens/conversations/validation")
+    assert stream.loss_mask is not None
+    assert tokenizer.decode(stream.ids[stream.loss_mask == 1]) == "good<|end|>"
 
 
 def test_every_prompt_is_written_once_with_its_metadata(tmp_path: Path) -> None:
