@@ -1,0 +1,47 @@
+"""Questions that the assistant cannot answer, and its honest refusal."""
+
+from typing import Any
+
+from tasks.ingestion.skills.patterns import load_patterns
+from tasks.ingestion.skills.turns import Draw, Turn
+
+NAME = "refusal"
+ANSWER = {
+    "en": "I only know numbers, dates, times, units, lists and spelling, so I cannot answer that",
+    "zh": "我只会数字、日期、时间、单位、列表和拼写，这个问题我回答不了",
+}
+_PATTERNS = load_patterns("refusals")
+FILLERS = _PATTERNS["fillers"]
+PATTERNS = _PATTERNS["patterns"]
+TOO_LARGE = _PATTERNS["too_large"]
+
+
+def draw_turn(draw: Draw) -> Turn:
+    """A question outside of every skill; sometimes one that looks like a skill, with numbers that are too large."""
+    rng = draw.rng
+    if rng.random() < 0.15:
+        numbers = {"a": rng.randint(300, 10 ** rng.randint(3, 7)), "b": rng.randint(300, 10 ** rng.randint(3, 7))}
+        return draw.turn(NAME, TOO_LARGE[draw.language], numbers, ANSWER[draw.language], topic="too_large")
+    index = 0 if draw.language == "en" else 1
+    values: dict[str, Any] = {}
+    for name, words in FILLERS.items():
+        choices = _split(words[index])
+        values[name] = draw.value(lambda choices=choices: rng.choice(choices))  # type: ignore[misc]
+    values["thing2"] = rng.choice(_split(FILLERS["thing"][index]))
+    return draw.turn(NAME, PATTERNS[draw.language], values, ANSWER[draw.language], topic="other")
+
+
+def follow_up(turn: Turn, draw: Draw) -> Turn | None:
+    """Asking again does not help."""
+    patterns = {
+        "en": (
+            "(why not|are you sure|please try|try anyway|come on|just guess|but why|please)",
+            "(can you try|I need to know|really)",
+        ),
+        "zh": ("(为什么不能|真的吗|试一试吧|再想想|随便猜一个|求你了|为什么|你确定吗|可是我想知道|你试试看)",),
+    }
+    return draw.turn(NAME, patterns[draw.language], {}, ANSWER[draw.language], follows=True, topic="again")
+
+
+def _split(text: str) -> list[str]:
+    return text.split("|") if "|" in text else text.split()

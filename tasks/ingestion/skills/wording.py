@@ -1,0 +1,135 @@
+"""Questions in many wordings: patterns with alternatives, phrases around them, and the way people type.
+
+A pattern is text with `(a|b|c)` for alternatives (an empty one makes a part optional) and `{name}` for a value. What
+surrounds it ("can you tell me ...", 请问...) and how it is typed (lower case, no punctuation, a misspelled word) is
+drawn apart, so that a few patterns give thousands of questions. One wording in ten is kept for the test split.
+"""
+
+import hashlib
+import random
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from tasks.ingestion.skills.patterns import load_patterns
+
+LANGUAGES = ("en", "zh")
+TEST_SHARE = 0.1  # of the wordings
+
+# What stands before and after a question. `$` marks phrases that only fit before a clause such as "what is ...".
+_PATTERNS = load_patterns("wording")
+BEFORE = _PATTERNS["before"]
+# Before a remark ("thank you") or a question that goes on with the turn before it.
+SHORT_BEFORE = _PATTERNS["short_before"]
+AFTER = _PATTERNS["after"]
+END = _PATTERNS["end"]
+
+_GROUP = re.compile(r"\(([^()]*)\)")
+_FULL_WIDTH = {ord(c): ord(c) + 0xFEE0 for c in string.digits + "+-="}
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A pattern with its alternatives chosen; `for_test` says that only the test split may use it."""
+
+    text: str
+    for_test: bool
+
+
+@cache
+def wordings(patterns: tuple[str, ...]) -> tuple[Wording, ...]:
+    """Every wording of the patterns. Which ones are for the test split depends on their text alone."""
+    texts = dict.fromkeys(text for pattern in patterns for text in _expand(pattern))
+    return tuple(Wording(text, _is_for_test(text)) for text in texts)
+
+
+def _expand(pattern: str) -> list[str]:
+    group = _GROUP.search(pattern)
+    if group is None:
+        return [" ".join(pattern.split())]
+    before, after = pattern[: group.start()], pattern[group.end() :]
+    return [text for choice in group[1].split("|") for text in _expand(before + choice + after)]
+
+
+def _is_for_test(text: str) -> bool:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 < TEST_SHARE
+
+
+def ask(
+    patterns: Sequence[str],
+    values: Mapping[str, object],
+    language: str,
+    rng: random.Random,
+    *,
+    for_test: bool,
+    remark: bool = False,
+    bare: bool = False,
+) -> tuple[str, bool]:
+    """A question in one of the wordings, and whether that wording is for the test split only.
+
+    The train split takes the other wordings only; the test split takes either, half of the time each.
+    """
+    every = wordings(tuple(patterns))
+    if bare:
+        shortest = sorted((one for one in every if not one.for_test), key=lambda one: len(one.text))[:4]
+        return rng.choice(shortest).text.format(**values), False
+    unseen = [wording for wording in every if wording.for_test]
+    use_unseen = bool(for_test and unseen and rng.random() < 0.5)
+    wording = rng.choice(unseen if use_unseen else [one for one in every if not one.for_test] or every)
+    return typed(wording.text, values, language, rng, remark), use_unseen
+
+
+def typed(text: str, values: Mapping[str, object], language: str, rng: random.Random, remark: bool = False) -> str:
+    """`text` as a person may type it, with phrases around it and `values` in it; values are never misspelled.
+
+    `remark`: the text is no question of its own ("thank you", "and plus five"), so that fewer phrases go with it.
+    """
+    if remark:
+        before = rng.choice(SHORT_BEFORE[language]) if rng.random() < 0.15 else ""
+        after = ""
+    else:
+        before = rng.choice(BEFORE[language]) if rng.random() < 0.55 else ""
+        after = rng.choice(AFTER[language]) if rng.random() < 0.3 else ""
+    # A sentence that goes on after a phrase begins with a small letter, or not.
+    if before and language == "en" and rng.random() < 0.7:
+        text = text[:1].lower() + text[1:]
+    text = before + text + after + rng.choice(END[language])
+    if language == "en":
+        text = _careless(text, rng)
+    question = text.format(**values)
+    if language == "en" and rng.random() < 0.04:
+        question = question.upper() if rng.random() < 0.5 else question.title()
+    if rng.random() < 0.05:
+        question = question.translate(_FULL_WIDTH)
+    return question.strip()
+
+
+def _careless(text: str, rng: random.Random) -> str:
+    """Lower case, missing punctuation, a misspelled word: each now and then."""
+    if rng.random() < 0.45:
+        text = text.lower()
+    if rng.random() < 0.25:
+        text = re.sub(r"[,.:!]", "", text)
+    if rng.random() < 0.1:
+        text = text.replace("what's", "whats").replace("What's", "Whats").replace("'", "")
+    if rng.random() < 0.1:
+        text = _misspelled(text, rng)
+    return text
+
+
+def _misspelled(text: str, rng: random.Random) -> str:
+    """One letter of one longer word dropped, doubled or swapped with its neighbor; values are left alone."""
+    words = list(re.finditer(r"(?<![{\w])[A-Za-z]{4,}(?![}\w])", text))
+    if not words:
+        return text
+    word = rng.choice(words)
+    place = rng.randrange(word.start() + 1, word.end() - 1)
+    slip = rng.choice(("drop", "double", "swap"))
+    if slip == "drop":
+        return text[:place] + text[place + 1 :]
+    if slip == "double":
+        return text[:place] + text[place] + text[place:]
+    return text[:place] + text[place + 1] + text[place] + text[place + 2 :]

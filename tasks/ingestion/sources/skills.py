@@ -1,0 +1,113 @@
+"""Conversations about what a small assistant can really learn, in Chinese and English, with answers that are verified.
+
+Every answer is computed by rules. Values, ranges of numbers and wordings are held out by construction: the test split
+asks about values that training never sees, half of the time in wordings that training never uses. A conversation has
+one to four exchanges; follow-ups ("and plus five?") need the exchange before them.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, Field, NonNegativeFloat
+
+from tasks.conversations import Conversation
+from tasks.ingestion import records
+from tasks.ingestion.skills import SKILLS
+from tasks.ingestion.skills.turns import Draw, Turn
+
+CLOSING = {"en": ".", "zh": "。"}
+# Relative frequencies, by what each skill needs: answers that are calculated have few trained tokens.
+DEFAULT_SHARES = {
+    "arithmetic": 5.0, "calendar": 2.0, "letters": 2.0, "lists": 3.0, "number_words": 3.0, "refusal": 3.5,
+    "small_talk": 2.5, "units": 1.5,
+}  # fmt: skip
+EXERCISES = {"arithmetic": 5.0, "lists": 3.0, "letters": 2.0, "number_words": 1.5, "units": 2.0, "calendar": 1.5}
+
+
+class Params(BaseModel, frozen=True, extra="forbid"):
+    """How many conversations, how long, and how often each skill."""
+
+    num_conversations: int = Field(40_000, ge=0, description="Conversations of all splits.")
+    max_turns: int = Field(4, ge=1, le=8, description="Exchanges of one conversation, at most.")
+    follow_up_share: float = Field(0.6, ge=0, le=1, description="Share of later turns that need the turn before them.")
+    shares: dict[str, NonNegativeFloat] = Field(
+        DEFAULT_SHARES, description="How often each skill begins a turn, relative."
+    )
+    exercise_share: float = Field(
+        0.4, ge=0, le=1, description="Share of train conversations that are rows of bare exercises."
+    )
+    validation_share: float = Field(0.03, ge=0, lt=1, description="Share of conversations for validation.")
+    test_share: float = Field(0.05, ge=0, lt=1, description="Share of conversations for the test split.")
+    seed: int = Field(0, ge=0, description="Seed of all choices.")
+
+
+def read(params: Params) -> Iterator[records.Record]:
+    """All conversations; the same params give the same records."""
+    rng = random.Random(f"skills conversations {params.seed}")
+    for index in range(params.num_conversations):
+        place = rng.random()
+        split = (
+            "test"
+            if place < params.test_share
+            else "validation"
+            if place < params.test_share + params.validation_share
+            else "train"
+        )
+        yield _conversation(index, split, params, rng)
+
+
+def _conversation(index: int, split: str, params: Params, rng: random.Random) -> Conversation:
+    if split == "train" and rng.random() < params.exercise_share:
+        return _exercises(index, rng)
+    draw = Draw(rng, rng.choice(("en", "zh")), split == "test")
+    turns = [_first(draw, params)]
+    for _ in range(rng.choices(range(params.max_turns), [3, *[1.5] * (params.max_turns - 1)])[0]):
+        if rng.random() < 0.06:  # people change the language
+            draw = Draw(rng, "zh" if draw.language == "en" else "en", draw.for_test)
+        turns.append(_next(turns[-1], draw, params))
+    messages = [
+        message for turn in turns for message in records.exchange(turn.question, turn.answer + CLOSING[turn.language])
+    ]
+    id = f"skills-{index}"
+    return Conversation(id, messages, id, _metadata(turns), split)
+
+
+def _exercises(index: int, rng: random.Random) -> Conversation:
+    """Many short questions of one skill: answers that take calculation are learned from many of them."""
+    draw = Draw(rng, rng.choice(("en", "zh")), False, bare=True)
+    (name,) = rng.choices(list(EXERCISES), list(EXERCISES.values()))
+    turns = [SKILLS[name].draw_turn(draw) for _ in range(rng.randint(6, 10))]
+    messages = [
+        message for turn in turns for message in records.exchange(turn.question, turn.answer + CLOSING[turn.language])
+    ]
+    id = f"skills-{index}"
+    return Conversation(id, messages, id, _metadata(turns), "train")
+
+
+def _first(draw: Draw, params: Params) -> Turn:
+    (name,) = draw.rng.choices(list(params.shares), list(params.shares.values()))
+    turn: Turn = SKILLS[name].draw_turn(draw)
+    return turn
+
+
+def _next(turn: Turn, draw: Draw, params: Params) -> Turn:
+    follows: Turn | None = None
+    if draw.language == turn.language and draw.rng.random() < params.follow_up_share:
+        follows = SKILLS[turn.skill].follow_up(turn, draw)
+    return follows or _first(draw, params)
+
+
+def _metadata(turns: list[Turn]) -> dict[str, Any]:
+    """What the gold measure judges the last answer by, and the groups in which results are reported."""
+    last = turns[-1]
+    return {
+        "task": "skills",
+        "skill": last.skill,
+        "language": last.language,
+        "turn": len(turns),
+        "follow_up": last.is_follow_up,
+        "unseen_wording": last.unseen_wording,
+        "answer": last.answer,
+        "closing": CLOSING[last.language],
+    }
