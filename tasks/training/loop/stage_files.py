@@ -52,9 +52,16 @@ def finish(
     origin = {
         "stage": name,
         "kind": type(params).__module__.rsplit(".", 1)[-1],
-        "base": None if base is None else str(base),
+        "base": None if base is None else _place_independent(base, data),
         "params": params.model_dump(mode="json"),
     }
     with timings.measure("save"):
         models.save(data / "models" / name, model, tokenizer, origin)
     return curves.report(name, rows, counts, notes)
+
+
+def _place_independent(base: str | Path, data: Path) -> str:
+    """The name of a base model, without the place of the data folder: the same run gives the same bytes anywhere."""
+    if isinstance(base, Path) and base.is_relative_to(data):
+        return f"data/{base.relative_to(data).as_posix()}"
+    return str(base)
