@@ -55,7 +55,7 @@ class Line:
 def read_lines(file: InputFile, params: FileParams) -> Iterator[Line | Quarantined]:
     """Yield every line of `file`; a line that cannot be read is yielded as Quarantined."""
     with file.open() as opened:
-        pieces = _join_chunks(read_chunks(opened, file.name, params.max_ratio))
+        pieces = join_chunks(read_chunks(opened, file.name, params.max_ratio))
         yield from _LineDecoder(file.name, params).read(pieces)
 
 
@@ -115,7 +115,7 @@ def _repair_gbk(text: str) -> str:
         return text
 
 
-def _join_chunks(chunks: Iterator[bytes | Damage]) -> Iterator[bytes | Damage]:
+def join_chunks(chunks: Iterator[bytes | Damage]) -> Iterator[bytes | Damage]:
     """Join chunks to pieces of at least MIN_PIECE_BYTES: enough to detect the encoding, and fast to split."""
     pending: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Parse one JSON object or array. Input that could crash the native parser is rejected before it is parsed.
+"""Parse one JSON object. Input that could crash the native parser is rejected before it is parsed.
 
 orjson is fast, but deeply nested input can overflow its stack, which ends the process instead of raising an exception.
 It also keeps the last of two equal keys silently, so that one of two texts would be lost.
@@ -17,6 +17,7 @@ from tasks.ingestion.decoding import UnusableRecord
 MAX_DEPTH = 200  # real records have fewer than ten levels; some native parsers overflow the stack at a few thousand
 # The possessive quantifier prevents backtracking, which would take quadratic time on a string that is never closed.
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_NOT_FINITE = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}")  # json.dump writes the first two; 1e400 is infinite
 _BRACKET = re.compile(r"[\[\]{}]")
 
 
@@ -31,21 +32,26 @@ def parse_object(text: str, names: Collection[str] = ()) -> dict[str, Any]:
     return value
 
 
-def parse_array(text: str) -> list[Any]:
-    """Return the values of the array in `text`. Raises UnusableRecord."""
-    value = _parse_value(text)
-    if not isinstance(value, list):
-        raise UnusableRecord("invalid_json", f"The file is a JSON {type(value).__name__}, not an array of objects.")
-    return value
-
-
 def _parse_value(text: str) -> Any:
     _check_depth(text)
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        if _NOT_FINITE.search(text) and (value := _parse_python_json(text)) is not None:
+            return value
         reason = "lone_surrogate" if "surrogate" in error.msg else "invalid_json"
         raise UnusableRecord(reason, f"The JSON is invalid at character {error.pos}: {error.msg}.") from None
+    if isinstance(value, dict) and any(isinstance(v, float) and abs(v) >= 2**63 for v in value.values()):
+        return _parse_python_json(text) or value  # orjson reads integers of more than 64 bits as floats
+    return value
+
+
+def _parse_python_json(text: str) -> Any:
+    """Parse JSON as Python writes it: with NaN, Infinity and integers of any size. Return None if it is invalid."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _check_depth(text: str) -> None:

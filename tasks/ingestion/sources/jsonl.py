@@ -1,17 +1,25 @@
-"""JSON Lines (one object per line) and .json files that are one array: documents, conversations or preferences."""
+"""JSON Lines (one object per line) and .json files of any layout: documents, conversations or preferences."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from tasks.ingestion import objects, records
-from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines, read_lines
+from pydantic import Field
+
+from tasks.ingestion import json_values, objects, records
+from tasks.ingestion.decoding import Line, Location, UnusableRecord, read_lines
 from tasks.ingestion.opening import FileParams, InputFile, find_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
+_RECORD_MARKS = "\ufeff\x1e"  # a byte order mark where files were joined; the record separator of RFC 7464
 
 
 class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
     """Which files to read, and the names of the fields of their objects."""
+
+    records: str = Field(
+        "", description="The field that holds the list of records if a file is one object, such as `data`; or empty."
+    )
 
 
 def read(params: Params) -> Iterator[records.Record]:
@@ -21,40 +29,54 @@ def read(params: Params) -> Iterator[records.Record]:
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
-    """Yield the records of one file; blank lines are ignored."""
-    lines, names = read_lines(file, params), params.names
-    for line in lines:
-        if not isinstance(line, Line):
-            yield line
-        elif line.text and not line.text.isspace():
-            if line.location.line == 1 and line.text.rstrip() in ("[", "[{"):
-                yield from _read_array(line, lines, params)
-            else:
-                yield from _read_object(line, names, params)
-
-
-def _read_object(line: Line, names: frozenset[str], params: Params) -> Iterator[records.Record]:
-    try:
-        row = objects.parse_object(line.text, names)
-    except UnusableRecord as error:
-        yield line.location.quarantine(error)
-    else:
-        yield from records.from_row(row, line.location, params)
-
-
-def _read_array(first: Line, rest: Iterator[Line | Quarantined], params: Params) -> Iterator[records.Record]:
-    """Yield the records of an array that spans several lines. All of it may be as long as one line may be."""
-    document = join_lines(first, rest, params.max_line_bytes)
-    yield from document.unreadable
-    try:
-        values = objects.parse_array(document.text)
-    except UnusableRecord as error:
-        yield first.location.quarantine(document.too_long or error)
+    """Yield the records of one file, whose layout is recognized from its start; blank lines are ignored."""
+    layout = json_values.detect_layout(file, params)
+    if layout in ("lines", "empty"):
+        for line in read_lines(file, params):
+            yield from _read_line(line, params)
         return
-    for index, value in enumerate(values):
-        location = Location(f"{first.location.file}[{index}]")
-        if isinstance(value, dict):
-            yield from records.from_row(value, location, params)
+    is_empty = True
+    for value in json_values.split_values(file, params):
+        is_empty = False
+        yield from _read_object(value.text, value.location, params) if not isinstance(value, Quarantined) else [value]
+    if is_empty:
+        yield Location(file.name).quarantine(UnusableRecord("empty_file", "The array in the file has no records."))
+
+
+def _read_line(line: Line | Quarantined, params: Params) -> Iterator[records.Record]:
+    if isinstance(line, Quarantined):
+        yield line
+        return
+    text = line.text.strip().lstrip(_RECORD_MARKS)
+    if text:
+        # A comma after the object is left where an array was divided into lines.
+        yield from _read_object(text.removesuffix(",") if text.endswith("},") else text, line.location, params)
+
+
+def _read_object(text: str, location: Location, params: Params) -> Iterator[records.Record]:
+    try:
+        row = objects.parse_object(text, params.names)
+        rows = _inner_rows(row, params.records)
+    except UnusableRecord as error:
+        yield location.quarantine(error)
+        return
+    if rows is None:
+        yield from records.from_row(row, location, params)
+        return
+    for number, inner in enumerate(rows, 1):
+        inner_location = Location(f"{location.file}:{location.line}", number)
+        if isinstance(inner, dict):
+            yield from records.from_row(inner, inner_location, params)
         else:
-            detail = f"The entry is a JSON {type(value).__name__}, not an object."
-            yield location.quarantine(UnusableRecord("not_an_object", detail))
+            detail = f"The record is a JSON {type(inner).__name__}, not an object."
+            yield inner_location.quarantine(UnusableRecord("not_an_object", detail))
+
+
+def _inner_rows(row: dict[str, Any], name: str) -> list[Any] | None:
+    """Return the list of records in an object, None if the object itself is the record."""
+    if not name:
+        return None
+    if not isinstance(row.get(name), list):
+        detail = f"The object has no list {name!r} (param `records`); available: {', '.join(list(row)[:10])}."
+        raise UnusableRecord("missing_field", detail, name)
+    return list(row[name])
