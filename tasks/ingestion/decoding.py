@@ -1,7 +1,7 @@
 """Decode files line by line. A line that cannot be decoded is quarantined; all other lines are kept.
 
-A line ends with LF, or with CR in a file that has no LF. A CR before the LF is removed. U+2028 and U+0085 do not end a
-line, because JSON strings may contain them. Memory is bounded by one chunk and `max_line_bytes`, for files of any size.
+A line ends with LF, CRLF or CR, also where a file has several of them. U+2028 and U+0085 do not end a line, because
+JSON strings may contain them. Memory is bounded by one chunk and `max_line_bytes`, for files of any size.
 """
 
 import re
@@ -172,10 +172,11 @@ class _LineDecoder:
         encoding, length = encodings.detect_byte_order_mark(piece)
         if not self._encoding:
             self._encoding = encoding or encodings.detect_utf16(piece[: encodings.SAMPLE_BYTES])
-        if self._code_unit_bytes == 1 and b"\n" not in piece and b"\r" in piece.rstrip(b"\r"):
-            self._line_end = b"\r"
-        else:
-            self._line_end = b"\n" if self._code_unit_bytes == 1 else "\n".encode(self._encoding)
+        line_feed, carriage_return = (
+            end.encode(self._encoding if self._code_unit_bytes > 1 else "ascii") for end in "\n\r"
+        )
+        is_mac = line_feed not in piece and carriage_return in piece.rstrip(carriage_return)
+        self._line_end = carriage_return if is_mac else line_feed
         self._offset = length
         return piece[length:]
 
@@ -232,7 +233,13 @@ class _LineDecoder:
             yield location.quarantine(error)
             return
         self._is_blank = self._is_blank and not text.strip()
-        yield Line(location, text)
+        if "\r" not in text:
+            yield Line(location, text)
+            return
+        for part in text.split("\r"):  # line ends of classic Mac OS among others
+            yield Line(Location(self._name, self._line_number - 1, location.offset), part)
+            self._line_number += 1
+        self._line_number -= 1
 
     def _decode_line(self, content: bytes) -> str:
         try:

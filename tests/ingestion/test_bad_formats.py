@@ -90,8 +90,8 @@ CSV_CASES = {
     "too many columns": (b"text,id\none,1,1\ntwo,2\n", ["two"], ["wrong_columns"]),
     "too few columns": (b"text,id\none\ntwo,2\n", ["two"], ["wrong_columns"]),
     "empty value": (b"text,id\n,1\ntwo,2\n", ["two"], ["missing_field"]),
-    "no such column": (b"body,id\none,1\n", [], ["missing_field"]),
-    "column twice": (b"text,text\none,1\n", [], ["duplicate_key"]),
+    "no such column": (b"body,id\none,1\n", [], ["missing_field"] * 2),  # the header and its row
+    "column twice": (b"text,text\none,1\n", [], ["duplicate_key"] * 2),
     "semicolons": (b"text;id\none;1\n", ["one"], []),
     "invalid line": ("text,id\n一,1\n".encode() + b"a\xff,2\ntwo,3\n", ["一", "two"], ["invalid_utf8"]),
 }

@@ -246,3 +246,12 @@ def test_reading_does_not_grow_with_the_file(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert count == 10_000
     assert peak < 6 << 20
+
+
+def test_line_ends_of_several_kinds(tmp_path: Path) -> None:
+    content = b'{"text": "one"}\r{"text": "two"}\r\n{"text": "three"}\n{"text": 4}\n'
+    (tmp_path / "a.jsonl").write_bytes(content)
+    *kept, bad = jsonl.read(jsonl.Params(paths=str(tmp_path)))
+    assert [getattr(row, "text", "") for row in kept] == ["one", "two", "three"]
+    assert isinstance(bad, Quarantined)
+    assert bad.line == 4

@@ -1,7 +1,9 @@
 """CSV and TSV files with a header: documents, conversations or preferences.
 
-A quote that is never closed would make the rest of the file one value. So a row that spans several lines must end
-within MAX_ROW_LINES; otherwise only its first line is quarantined, and reading continues with the second.
+Rows are read as RFC 4180 defines them: a quoted value may have any number of lines, up to max_row_bytes. A quote that
+is never closed would make the rest of the file one value; then only the first line of the row is quarantined, and
+reading continues with the second. Common deviations are recognized where RFC 4180 fails: Spark's \\" within quotes, a
+space before a quote, quotes as characters of tab-separated values, and empty values beyond the last column.
 """
 
 import csv
@@ -17,8 +19,8 @@ from tasks.ingestion.opening import FileParams, InputFile, find_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".csv", ".tsv")
-DELIMITERS = ",\t;|"
-MAX_ROW_LINES = 200
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+MAX_ATTEMPTS = 4  # to end a row; a valid row needs one, because its quotes are paired only at its end
 
 
 class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
@@ -27,8 +29,11 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
     delimiter: str = Field(
         "",
         max_length=1,
-        description="The character between values; if empty, the one of comma, tab, semicolon and bar that is most "
-        "frequent in the header.",
+        description="The character between values; if empty, the one of comma, tab, semicolon and bar with which the "
+        "header has the columns that are read, or else the most frequent one.",
+    )
+    max_row_bytes: int = Field(
+        8 << 20, gt=0, description="Maximum size in bytes of a row whose quoted values span several lines."
     )
 
 
@@ -60,75 +65,146 @@ class _RowReader:
 
     def __init__(self, lines: Iterator[Line | Quarantined], params: Params) -> None:
         self._lines, self._params = lines, params
-        self._required_names = params.names
         self._put_back: deque[Line | Quarantined] = deque()
         self._delimiter = params.delimiter
         self.header: list[str] = []
-        csv.field_size_limit(params.max_line_bytes)
+        csv.field_size_limit(max(params.max_row_bytes, params.max_line_bytes))
 
     def read(self) -> Iterator[_CsvRow | Quarantined]:
-        """Yield every row after the header; nothing if the header cannot be used."""
+        """Yield every row after the header; every row is quarantined if the header cannot be used."""
+        header_error: UnusableRecord | None = None
         while (line := self._next_line()) is not None:
             if isinstance(line, Quarantined):
                 yield line
-            elif line.text and not line.text.isspace():
+            elif not line.text or line.text.isspace():
+                continue
+            elif header_error:
+                yield line.location.quarantine(header_error)
+            elif not self.header:
                 try:
-                    values = self._read_row(line)
+                    self._read_header(line)
+                except UnusableRecord as error:
+                    header_error = error
+                    yield line.location.quarantine(error)
+            else:
+                try:
+                    yield _CsvRow(line.location, self._read_row(line))
                 except UnusableRecord as error:
                     yield line.location.quarantine(error)
-                    if not self.header:
-                        return
-                else:
-                    yield from [_CsvRow(line.location, values)] if values else []
 
-    def _read_row(self, line: Line) -> list[str]:
-        """Return the values of the row that starts with `line`; an empty list if it is the header."""
-        if not self.header:
-            self._delimiter = self._delimiter or max(DELIMITERS, key=line.text.count)
-            self.header = self._read_header(line)
-            return []
-        values = self._parse(line.text)
-        if values is None:
-            values = self._read_multiline_row(line)
-        if len(values) != len(self.header):
-            raise UnusableRecord("wrong_columns", f"The row has {len(values)} columns, the header {len(self.header)}.")
-        return values
+    @property
+    def _dialect(self) -> str:
+        """The dialect in which the file is read, for messages."""
+        name = DELIMITERS.get(self._delimiter, f"the character {self._delimiter!r}")
+        return f"The file is read as values between {name}, with quotes as in RFC 4180 (param `delimiter`)."
 
-    def _read_header(self, line: Line) -> list[str]:
-        names = [name.strip() for name in self._parse(line.text) or []]
-        if not self._params.recognizes(names):
-            expected, available = ", ".join(sorted(self._required_names)), ", ".join(names[:10])
-            raise UnusableRecord("missing_field", f"The header has no column {expected}; available: {available}.")
-        if duplicates := [name for name in names if names.count(name) > 1 and name in self._required_names]:
+    def _read_header(self, line: Line) -> None:
+        """Set the delimiter and the names of the columns. A line such as `sep=;` before the header is Excel's."""
+        text = line.text.lstrip()
+        if text.lower().startswith("sep=") and len(text.rstrip("\r\n")) == 5:
+            self._delimiter = self._delimiter or text[4]
+            return
+        if not self._delimiter:
+            candidates = sorted(DELIMITERS, key=line.text.count, reverse=True)
+            fitting = [d for d in candidates if self._is_recognized(self._split_header(line.text, d))]
+            self._delimiter = (fitting or candidates)[0]
+        names = self._split_header(line.text, self._delimiter)
+        required = self._params.names
+        if not self._is_recognized(names):
+            expected, available = ", ".join(sorted(required)), ", ".join(names[:10])
+            detail = (
+                f"The header has no column {expected}; available: {available}. The first line must name the columns; "
+                f"`fields` in params.yaml maps other names. {self._dialect}"
+            )
+            raise UnusableRecord("missing_field", detail)
+        if duplicates := [name for name in names if names.count(name) > 1 and name in required]:
             raise UnusableRecord("duplicate_key", f"The header has {duplicates[0]!r} more than once.", duplicates[0])
-        return names
+        self.header = names
 
-    def _read_multiline_row(self, first: Line) -> list[str]:
+    def _is_recognized(self, names: list[str]) -> bool:
+        return self._params.recognizes(names)
+
+    def _split_header(self, text: str, delimiter: str) -> list[str]:
+        try:
+            values = next(csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"))
+        except (csv.Error, StopIteration):
+            values = text.split(delimiter)
+        return [name.strip() for name in values]
+
+    def _read_row(self, first: Line) -> list[str]:
+        """Return the values of the row that starts with `first`."""
+        values, is_unclosed = self._parse(first.text)
+        if values is not None:
+            return values
+        if is_unclosed:
+            values = self._read_multiline_row(first)
+        if values is None and self._delimiter == "\t":  # many programs write no quotes in tab-separated files
+            values = self._fit(first.text.split("\t"))
+        if values is not None:
+            return values
+        if is_unclosed:
+            limit = self._params.max_row_bytes
+            detail = f"A quote is opened and not closed within {limit} bytes (param `max_row_bytes`). {self._dialect}"
+            raise UnusableRecord("unclosed_quote", detail)
+        columns = next(csv.reader([first.text], delimiter=self._delimiter))
+        detail = f"The row has {len(columns)} columns, the header {len(self.header)}. {self._dialect}"
+        raise UnusableRecord("wrong_columns", detail)
+
+    def _read_multiline_row(self, first: Line) -> list[str] | None:
         """Return a row with line ends within quotes. If there is none, all lines but the first are put back.
 
         A row can only end where the number of quotes is even, so that the row is parsed only there.
         """
         following: list[Line | Quarantined] = []
-        texts = [first.text]
-        num_quotes_odd = first.text.count('"') % 2
-        while len(following) < MAX_ROW_LINES and (line := self._next_line()) is not None:
+        texts, size, num_attempts = [first.text], len(first.text), 0
+        num_quotes, num_escaped = first.text.count('"'), first.text.count('\\"')
+        while size < self._params.max_row_bytes and (line := self._next_line()) is not None:
             following.append(line)
             if isinstance(line, Quarantined):
                 break
             texts.append(line.text)
-            num_quotes_odd = (num_quotes_odd + line.text.count('"')) % 2
-            values = None if num_quotes_odd else self._parse("\n".join(texts))
-            if values is not None and len(values) == len(self.header):
+            size += len(line.text) + 1
+            if '"' not in line.text:
+                continue
+            num_quotes += line.text.count('"')
+            num_escaped += line.text.count('\\"')
+            if num_quotes % 2 and (num_quotes - num_escaped) % 2:
+                continue
+            values, _ = self._parse("\n".join(texts))
+            if values is not None:
                 return values
+            num_attempts += 1
+            if num_attempts == MAX_ATTEMPTS:
+                break
         self._put_back.extendleft(reversed(following))
-        raise UnusableRecord("unclosed_quote", "A quote is opened and not closed where the row could end.")
+        return None
 
-    def _parse(self, text: str) -> list[str] | None:
-        """Return the values of one row, None if a quote is not closed."""
-        try:
-            return next(csv.reader([text], delimiter=self._delimiter, strict=True))
-        except csv.Error:
-            return None
+    def _parse(self, text: str) -> tuple[list[str] | None, bool]:
+        """Return the values of one row, None if it is not one; and whether a quote is not closed in it."""
+        is_unclosed = False
+        variants = [(text, False)]
+        if '\\"' in text:
+            variants.append((text.replace('\\"', '""'), False))  # as Spark writes quotes
+        if f'{self._delimiter} "' in text:
+            variants.append((text, True))
+        for variant, skips_space in variants:
+            try:
+                # `strict` reports what follows a closing quote; the end of a value that is not closed has no other sign
+                reader = csv.reader([variant], delimiter=self._delimiter, strict=True, skipinitialspace=skips_space)
+                values = self._fit(next(reader))
+            except csv.Error as error:
+                is_unclosed = is_unclosed or "unexpected end" in str(error)
+                continue
+            if values is not None:
+                return values, False
+        return None, is_unclosed
+
+    def _fit(self, values: list[str]) -> list[str] | None:
+        """Return the values without empty ones beyond the last column; None if their number is not that of columns."""
+        num_columns = len(self.header)
+        while len(values) > num_columns and not values[-1].strip():
+            values = values[:-1]
+        return values if len(values) == num_columns else None
 
     def _next_line(self) -> Line | Quarantined | None:
         return self._put_back.popleft() if self._put_back else next(self._lines, None)
