@@ -1,4 +1,4 @@
-"""Chinese is treated as Chinese: copies with small edits, other characters or other widths are found.
+"""Chinese near-duplicates with small edits, in the other script or in other widths; clean text that is kept.
 
 make bench NAME=chinese
 """

@@ -1,4 +1,4 @@
-"""Real text to measure on: public data beside the project where there is some, and what is on every machine."""
+"""Real text for benchmarks: public data in ../shared/data where it exists, and the installed documentation."""
 
 import gzip
 import itertools

@@ -1,11 +1,11 @@
-"""The whole stage, Parquet in, Parquet out, every step on: MB per CPU-second, beside datatrove, and on two cores.
+"""The whole curation stage, Parquet to Parquet: MB per CPU-second, beside datatrove, and on two cores.
 
     make bench NAME=curation
 
-Ours: language, spam, Gopher, FineWeb, exact and near duplicates, contamination, personal data, report data; each run
-starts without stored signals. CPU seconds after everything is imported and compiled. A run on one core is kept on one
-core, whatever threads it has; of several runs the quickest counts, for the machine may have other work. How much two
-cores can give at most is measured by two runs at once, on one core each, that share nothing but the machine.
+All steps are on: language, spam, Gopher, FineWeb, exact and near-duplicates, contamination, personal data and
+the report; each run starts without stored signals. CPU seconds count after imports and compilation. A run on one core
+is pinned to it. Of several runs the fastest counts, because the machine may do other work. The limit of two cores is
+measured by two runs at once, each on its own core, that share only the machine.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""The pieces of datatrove for what curation does, end to end; run in the environment of `benchmarks.curation`.
+"""The steps of datatrove that correspond to curation, end to end; run in the environment of `benchmarks.curation`.
 
 python curation_peers.py DOCUMENTS.parquet FOLDER -> {"bytes", "seconds", "kept"}
 
-Parquet in, Parquet out: Gopher quality and repetition, FineWeb, MinHash in four stages, PII masking. Left out, in its
-favor: language (its models are downloads), exact duplicates, contamination, spam.
+Parquet in, Parquet out: Gopher quality and repetition, FineWeb, MinHash, PII masking. Not included, which
+favors datatrove: language (its models are downloads), exact duplicates, contamination, spam.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Gopher quality, Gopher repetition and FineWeb beside datatrove: speed, and whether every decision is the same.
+"""Gopher quality, Gopher repetition and FineWeb beside datatrove: speed and equality of every decision.
 
     make bench NAME=filters
 
-CPU seconds of one core, all three filters asked of every document, from text in memory. Both split words by the same
-regular expression; datatrove's default (spaCy) is timed on a part. Chinese n-grams have as many characters as n words
-of a dictionary have, so datatrove is asked for such n. We measure every other signal of the kernel as well.
+CPU seconds of one core for all three filters on texts in memory. Both sides split words by the same regular expression;
+datatrove's default (spaCy) is timed on a part of the texts. A Chinese n-gram has as many characters as n words of a
+dictionary have, so datatrove gets this number as its n. Athanor's kernel measures all other signals as well.
 """
 
 import json
