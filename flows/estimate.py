@@ -28,9 +28,9 @@ def _print(args: argparse.Namespace) -> None:
     vocab_size = args.vocab_size or _vocab_size(args.size or "", args.data)
     pretrain = _pretrain_params(args.size)
     if args.json:
-        print(json.dumps(tasks.estimate_numbers(pretrain, vocab_size, options), indent=1))
+        print(json.dumps(tasks.estimate_numbers(pretrain, vocab_size, options, args.data), indent=1))
         return
-    for line in tasks.estimate(pretrain, vocab_size, options):
+    for line in tasks.estimate(pretrain, vocab_size, options, args.data):
         print(line)
 
 

@@ -32,19 +32,20 @@ def write_report(report: Report, data: Path, timings: Timings) -> None:
     timings.write()
 
 
-def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any]) -> Iterator[str]:
+def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any], data: Path) -> Iterator[str]:
     """Return the lines of an estimate for the Params of pretrain; `options`: fields of forecast.Options.
 
-    Raises BadParams, BadModel.
+    A `base` that is a stage is read from `data`/models. Raises BadParams, BadModel.
     """
     forecast = _forecast()
-    lines: Iterator[str] = forecast.lines(params, vocab_size, forecast.Options(**options))
+    lines: Iterator[str] = forecast.lines(forecast.find_base(params, data), vocab_size, forecast.Options(**options))
     return lines
 
 
-def estimate_numbers(params: BaseModel, vocab_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def estimate_numbers(params: BaseModel, vocab_size: int, options: Mapping[str, Any], data: Path) -> dict[str, Any]:
     """Return the same estimate as values of JSON. Raises BadParams, BadModel."""
     forecast = _forecast()
+    params = forecast.find_base(params, data)
     numbers: dict[str, Any] = forecast.numbers(params, vocab_size, forecast.Options(**options))
     return numbers
 

@@ -16,7 +16,7 @@ def code_of(stage: str) -> set[Path]:
     """Return every file of tasks/ that a run of `stage` imports, and its flow."""
     starts = [f"flows.{stage}"]
     if params.is_training(stage):
-        starts = ["flows.training", f"tasks.training.stages.{stage}"]
+        starts = ["flows.training", f"tasks.training.stages.{params.named_stages().get(stage, stage)}"]
     elif (ROOT / "tasks" / stage).is_dir():
         # Every file of the package, because plug-ins are found by name and not imported.
         starts += [str(path.with_suffix("")).replace("/", ".") for path in files(f"tasks/{stage}")]

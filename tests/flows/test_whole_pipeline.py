@@ -1,5 +1,6 @@
 """The real stages with tiny params: pipeline and `dvc repro` run the same stages and write the same bytes, once."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def hashes(project: Project) -> dict[str, dict[str, str]]:
     return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in lock["stages"].items()}
 
 
-def stages_run(output: str) -> set[str]:
-    return {stage for stage in STAGES if f"\n{stage} ..." in f"\n{output}"}
+def stages_run(output: str, stages: set[str] = STAGES) -> set[str]:
+    return {stage for stage in stages if f"\n{stage} ..." in f"\n{output}"}
 
 
 @pytest.mark.slow
@@ -54,3 +55,32 @@ def test_pipeline_and_dvc_repro_write_the_same_bytes(tiny_project: Project) -> N
     assert stages_run(tiny_project.run("dvc", "repro")) == set()
     assert "Everything is up to date" in tiny_project.run("flows.pipeline")
     assert {stage for stage in STAGES if hashes(tiny_project)[stage] != first[stage]} == {"dpo", "evaluation"}
+
+    add_second_round(tiny_project)
+    assert stages_run(tiny_project.run("flows.pipeline"), {*STAGES, "mid"}) == {"mid", "evaluation"}
+    assert stages_run(tiny_project.run("dvc", "repro"), {*STAGES, "mid"}) == set()
+    assert {stage for stage in STAGES if hashes(tiny_project)[stage] != first[stage]} == {"dpo", "evaluation"}
+    assert '"stage": "mid"' in (tiny_project.root / "data/models/mid/athanor.json").read_text(encoding="utf-8")
+    scores = json.loads((tiny_project.root / "data/reports/evaluation.json").read_text(encoding="utf-8"))
+    assert "mid" in scores["exact_match"]
+
+
+def add_second_round(project: Project) -> None:
+    """Add the stage `mid`, a second round of sft after sft, as docs/evaluation.md describes it."""
+    params, dvc_file = project.root / "params.yaml", project.root / "dvc.yaml"
+    section = "mid: { stage: sft, base: sft, global_batch_size: 4, micro_batch_size: 4, steps: 2, warmup_steps: 1 }\n"
+    params.write_text(params.read_text(encoding="utf-8") + section, encoding="utf-8")
+    text = dvc_file.read_text(encoding="utf-8")
+    block = text[text.index("  sft:\n") : text.index("  reward:\n")].replace("data/models/pretrain", "data/models/BASE")
+    changes = {
+        "  sft:": "  mid:", "training sft": "training mid", "[sft]": "[mid]", "models/sft": "models/mid",
+        "reports/sft": "reports/mid", "models/BASE": "models/sft",
+    }  # fmt: skip
+    for old, new in changes.items():
+        assert old in block
+        block = block.replace(old, new)
+    text = text.replace("  reward:\n", f"{block}  reward:\n")
+    added = "data/models/mid, data/reports/mid, data/reports/mid.json, "
+    evaluation = text.index("  evaluation:\n")
+    text = text[:evaluation] + text[evaluation:].replace("data/tokens, ", f"data/tokens, {added}", 1)
+    dvc_file.write_text(text, encoding="utf-8")

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tasks.errors import BadParams
 from tasks.training.estimate import estimate
 from tasks.training.estimate.counting import WeightCounts, count_checkpoint, count_shape
 from tasks.training.estimate.estimate import BasePrecision, Memory, MicroBatch, Strategy
+from tasks.training.loop import stage_files
 
 GIB, MIB = 1 << 30, 1 << 20
 CHINCHILLA = 20  # tokens per weight, arXiv:2203.15556
@@ -49,6 +51,13 @@ class Options:
     def speed(self) -> float | None:
         """The peak FLOP/s of one device, if they are known."""
         return self.flops or (HARDWARE[self.hardware][1] if self.hardware else None)
+
+
+def find_base(params: Any, data: Path) -> Any:
+    """The Params of pretrain with the folder of their base, if it is the name of a stage below `data`/models."""
+    if params.base is None:
+        return params
+    return params.model_copy(update={"base": str(stage_files.find_model(params.base, data))})
 
 
 def lines(params: Any, vocab_size: int, options: Options) -> Iterator[str]:

@@ -196,6 +196,18 @@ def test_without_arguments_it_reads_params_yaml(tmp_path: Path, capsys: pytest.C
     assert "vocabulary 500" in capsys.readouterr().out
 
 
+def test_a_base_may_be_the_name_of_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_model("llama").save_pretrained(tmp_path / "data/models/first")
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("pretrain: {base: first}\n")
+    assert command.main(["--vocab-size", "300", "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["weights"]["total"] == count(small_model("llama")).total
+    assert numbers["model"] == "data/models/first"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
