@@ -38,7 +38,10 @@ QUARANTINE = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A record that cannot be read: its location and the reason, but never its content."""
+    """A record that cannot be read: its location and the reason, but never its content.
+
+    `num_records` is greater than 1 where records are lost together, such as the rest of a damaged row group.
+    """
 
     file: str
     reason: str
@@ -46,6 +49,7 @@ class Quarantined:
     line: int | None = None
     offset: int | None = None
     field: str | None = None
+    num_records: int = 1
 
     def row(self, source: str) -> dict[str, Any]:
         """Return this record as a row of QUARANTINE."""

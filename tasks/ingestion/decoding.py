@@ -39,9 +39,9 @@ class Location:
     line: int | None = None
     offset: int | None = None
 
-    def quarantine(self, error: UnusableRecord) -> Quarantined:
-        """Return the record at this location as one that cannot be used."""
-        return Quarantined(self.file, error.reason, error.detail, self.line, self.offset, error.field)
+    def quarantine(self, error: UnusableRecord, num_records: int = 1) -> Quarantined:
+        """Return the record at this location, or so many from it on, as ones that cannot be used."""
+        return Quarantined(self.file, error.reason, error.detail, self.line, self.offset, error.field, num_records)
 
 
 @dataclass(frozen=True, slots=True)

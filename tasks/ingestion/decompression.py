@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from tasks.ingestion import file_types
+
 CHUNK = 1 << 20
 # Compressed bytes that zstandard receives at once. Its decompressobj has no limit on the output of one call, and an RLE
 # block turns 4 bytes into 128 KiB, so 2 KiB of input produce at most 64 MiB.
@@ -52,15 +54,19 @@ class _CompressedInput:
         return content
 
 
-def read_chunks(file: BinaryIO, name: str, max_ratio: float) -> Iterator[bytes | Damage]:
+def read_chunks(
+    file: BinaryIO, name: str, max_ratio: float, *, is_archive: bool = False
+) -> Iterator[bytes | Damage]:
     """Yield the content of `file` in chunks of a few MiB, decompressed as its first bytes or its name indicate.
 
     Damage is yielded, never raised. After damage, a gzip file continues with its next intact member; the other formats
-    end. Beyond MIN_BOMB the stream ends if it is more than `max_ratio` times as large as its compressed input.
+    end. A file that is no text, such as an image, is named as what it is, unless `is_archive`. Beyond MIN_BOMB the
+    stream ends if it is more than `max_ratio` times as large as its compressed input.
     """
     source = _CompressedInput(file)
     format_name = _detect_format(source.peek(), name)
     total = 0
+    is_first = True
     for content in _DECOMPRESSORS[format_name](source):
         if isinstance(content, str):
             prefix = "truncated" if content == _TRUNCATED else "damaged"
@@ -73,6 +79,11 @@ def read_chunks(file: BinaryIO, name: str, max_ratio: float) -> Iterator[bytes |
             )
             yield Damage("decompression_bomb", detail, total)
             return
+        if is_first and not is_archive:
+            is_first = False
+            if description := file_types.identify(content[: file_types.START_BYTES], name):
+                yield Damage("unsupported_format", description, 0)
+                return
         yield content
 
 
@@ -108,6 +119,10 @@ def _read_gzip(source: _CompressedInput) -> Iterator[bytes | str]:
             pending = pending.lstrip(b"\0")  # zero padding between members, as tar on tapes writes it
             if not pending:
                 continue
+            if pending.startswith(b"WARC/"):  # records that were appended without compression
+                yield pending
+                yield from _read_plain(source)
+                return
             member = zlib.decompressobj(31)  # 31: a gzip header, and a window of 32 KiB
         try:
             content = member.decompress(pending, CHUNK)

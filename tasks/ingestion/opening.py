@@ -1,9 +1,10 @@
 """Find and open files: paths, folders, globs; local or at any fsspec address. Retry after network failures."""
 
 import glob
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -11,8 +12,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 from pydantic import BaseModel, Field, field_validator
 
 from tasks.errors import BadInput
+from tasks.ingestion import containers
+from tasks.tables import Quarantined
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+_CONTROL_FILES = ("_metadata", "_common_metadata", "_SUCCESS")  # that Spark and Hive write beside data
 MAX_ATTEMPTS, FIRST_WAIT = 5, 1.0  # wait in seconds before the second attempt; it doubles each time
 _NETWORK_MODULES = ("aiohttp", "botocore", "aiobotocore", "urllib3", "requests", "httpx", "httpcore", "huggingface_hub")
 _NOT_NETWORK = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -56,17 +60,24 @@ class FileParams(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One file: the name that the user knows, and a function that opens it as bytes."""
+    """One file: the name that the user knows, and a function that opens it as bytes.
+
+    key: what identifies it if it is reached by several names. error: why it cannot be opened. is_named: whether
+    `paths` names it, and not its folder.
+    """
 
     name: str
     open: Callable[[], BinaryIO]
+    key: str = ""
+    error: str = ""
+    is_named: bool = False
 
 
 def find_files(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
     """Return the files of `paths`, each once, sorted by name within each path.
 
-    A folder contributes its files with one of `suffixes`, compressed or not. Raises BadInput if a path does not exist
-    or has no such file.
+    A folder contributes its files with one of `suffixes`, compressed or not, and its archives; links to folders are
+    followed once. Raises BadInput if a path does not exist or has no such file.
     """
     files: dict[str, InputFile] = {}
     for path in paths:
@@ -76,13 +87,44 @@ def find_files(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFil
                 f"{path} contains no file to read. Expected a name that ends in {', '.join(suffixes)}, alone or "
                 f"followed by {', '.join(COMPRESSED)}. Add a file, or correct `paths` in params.yaml."
             )
-        files.update((file.name, file) for file in matches)
+        for file in matches:
+            files.setdefault(file.key or file.name, file)
     return list(files.values())
+
+
+def read_files(params: FileParams, suffixes: tuple[str, ...]) -> Iterator[InputFile | Quarantined]:
+    """Yield the files of `params.paths`, and the members of archives in place of the archives.
+
+    Each file must be read before the next one is requested. A file or member that cannot be read is yielded as
+    Quarantined. Raises BadInput if a path does not exist or has no file.
+    """
+    for file in find_files(params.paths, suffixes):
+        if file.error:
+            yield Quarantined(file.name, "unreadable_file", file.error)
+        elif containers.is_archive(file.name):
+            yield from _read_archive(file, suffixes, params.max_ratio)
+        else:
+            yield file
+
+
+def _read_archive(file: InputFile, suffixes: tuple[str, ...], max_ratio: float) -> Iterator[InputFile | Quarantined]:
+    num_members = 0
+    for member in containers.read_members(file.name, file.open, max_ratio):
+        num_members += 1
+        if isinstance(member, Quarantined):
+            yield member
+        elif _has_suffix(member[0], suffixes):
+            yield InputFile(_printable(member[0]), member[1])
+        elif file.is_named:  # in a folder, another source may read the member
+            detail = f"The member of the archive does not end in {', '.join(suffixes)}; its own source reads it."
+            yield Quarantined(_printable(member[0]), "other_format", detail)
+    if not num_members:
+        yield Quarantined(file.name, "empty_file", "The archive has no members.")
 
 
 def contains_files(folder: str, suffixes: tuple[str, ...]) -> bool:
     """Return whether a local folder has a file with one of `suffixes`, compressed or not."""
-    return next(_find_local(folder, suffixes), None) is not None
+    return any(not containers.is_archive(file.name) for file in _find_local(folder, suffixes))
 
 
 def retry(action: Callable[[], Result], name: str) -> Result:
@@ -127,15 +169,55 @@ def _without_compression(name: str) -> str:
 def _find_local(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
     location = Path(path)
     if location.is_dir():
-        files = sorted(p for p in location.rglob("*") if p.is_file() and _has_suffix(p.name, suffixes))
-    elif location.exists():
+        for file in _walk(location):
+            name = file.name.lower()
+            is_wanted = _has_suffix(name, suffixes) or (containers.is_archive(name) and not name.startswith("."))
+            if is_wanted and file.stem not in _CONTROL_FILES and (file.is_file() or file.is_symlink()):
+                yield _local_file(file)
+        return
+    if location.exists():
         files = [location]
     elif glob.has_magic(path):
         files = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
     else:
         raise BadInput(f"{path} does not exist. Put the file or folder there, or correct `paths` in params.yaml.")
     for file in files:
-        yield InputFile(file.as_posix(), partial(_open_local, file))
+        yield replace(_local_file(file), is_named=True)
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted. Links to folders are followed once, so that loops end."""
+    files: list[Path] = []
+    visited: set[tuple[int, int]] = set()
+    pending, links = [folder], list[Path]()
+    while pending or links:  # folders before links, so that a folder is known by its own name
+        current = pending.pop() if pending else links.pop(0)
+        status = current.stat()
+        if (status.st_dev, status.st_ino) in visited or not os.access(current, os.R_OK | os.X_OK):
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for entry in sorted(current.iterdir()):
+            if not entry.is_dir():
+                files.append(entry)
+            elif entry.is_symlink():
+                links.append(entry)
+            else:
+                pending.append(entry)
+    return sorted(files)
+
+
+def _local_file(path: Path) -> InputFile:
+    error = ""
+    if not path.exists():
+        error = "The link leads to no file. Correct or remove it."
+    elif not os.access(path, os.R_OK):
+        error = "Access to the file is denied. Change its permissions."
+    return InputFile(_printable(path.as_posix()), partial(_open_local, path), os.path.realpath(path), error)
+
+
+def _printable(name: str) -> str:
+    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 are written as \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _open_local(path: Path) -> BinaryIO:
@@ -154,7 +236,7 @@ def _find_remote(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
         if glob.has_magic(path_there):
             return sorted(str(name) for name in file_system.glob(path_there))
         if file_system.isdir(path_there):
-            return sorted(str(name) for name in file_system.find(path_there) if _has_suffix(str(name), suffixes))
+            return sorted(name for name in map(str, file_system.find(path_there)) if _has_suffix(name, suffixes))
         return [path_there] if file_system.exists(path_there) else []
 
     names = retry(find_names, path)

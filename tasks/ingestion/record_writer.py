@@ -44,7 +44,7 @@ class RecordWriter:
         """Write one record to its table. Its id becomes unique among all sources: <source>/<id>."""
         if isinstance(record, Quarantined):
             kind, row = "quarantined", record.row(source)
-            self.num_by_reason[source, record.reason] += 1
+            self.num_by_reason[source, record.reason] += record.num_records
             self.first_quarantined.setdefault(source, record)
         else:
             kind, split = _KIND_OF_CLASS[type(record)], record.split or self._choose_split(record.group)
@@ -53,7 +53,7 @@ class RecordWriter:
             self.num_by_split[source, kind, split] += 1
             if not isinstance(record, Document):
                 self.num_by_change.update({(source, words): count for words, count in record.changes.items()})
-        self.num_records[source, kind] += 1
+        self.num_records[source, kind] += record.num_records if isinstance(record, Quarantined) else 1
         self._tables[kind].add(row, _num_characters(record))
 
     def __enter__(self) -> "RecordWriter":

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tasks.ingestion import records
 from tasks.ingestion.decoding import Line, Location, UnusableRecord, read_lines
-from tasks.ingestion.opening import FileParams, InputFile, find_files
+from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".csv", ".tsv")
@@ -39,8 +39,8 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
 
 def read(params: Params) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in find_files(params.paths, SUFFIXES):
-        yield from read_file(file, params)
+    for file in read_files(params, SUFFIXES):
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:

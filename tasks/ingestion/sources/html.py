@@ -8,7 +8,7 @@ from tasks.documents import Document
 from tasks.ingestion import records, web
 from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.decompression import Damage, read_chunks
-from tasks.ingestion.opening import FileParams, InputFile, find_files
+from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".html", ".htm", ".xhtml")
@@ -24,11 +24,15 @@ class Params(FileParams, frozen=True, extra="forbid"):
 
 def read(params: Params) -> Iterator[records.Record]:
     """Yield one document per file. Raises BadInput if a path is missing."""
-    for file in find_files(params.paths, SUFFIXES):
-        try:
-            yield _read_page(file, params)
-        except UnusableRecord as error:
-            yield Location(file.name).quarantine(error)
+    for file in read_files(params, SUFFIXES):
+        yield file if isinstance(file, Quarantined) else _read_file(file, params)
+
+
+def _read_file(file: InputFile, params: Params) -> Document | Quarantined:
+    try:
+        return _read_page(file, params)
+    except UnusableRecord as error:
+        return Location(file.name).quarantine(error)
 
 
 def _read_page(file: InputFile, params: Params) -> Document | Quarantined:

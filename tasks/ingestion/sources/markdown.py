@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from tasks.documents import Document
 from tasks.ingestion import records
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text, join_lines, read_lines
-from tasks.ingestion.opening import FileParams, InputFile, find_files
+from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.tables import Quarantined
 
 SUFFIXES = (".md", ".markdown", ".mdx")
 # Front matter is parsed with regular expressions instead of a YAML parser, because aliases in YAML let one kilobyte
@@ -22,8 +23,8 @@ class Params(FileParams, frozen=True, extra="forbid"):
 
 def read(params: Params) -> Iterator[records.Record]:
     """Yield one document per file. Raises BadInput if a path is missing."""
-    for file in find_files(params.paths, SUFFIXES):
-        yield from read_file(file, params)
+    for file in read_files(params, SUFFIXES):
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:

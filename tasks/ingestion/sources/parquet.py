@@ -1,17 +1,19 @@
 """Parquet files: documents, conversations or preferences. Damage costs its row group, an invalid value its row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.ingestion import records
+from tasks.ingestion import columns, records
 from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.decompression import MIN_BOMB
 from tasks.ingestion.fields import normalize_name
-from tasks.ingestion.opening import FileParams, InputFile, find_files
+from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.tables import Quarantined
 
 SUFFIXES = (".parquet", ".pq")
 BATCH_ROWS = 1024
@@ -29,32 +31,32 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
 
 def read(params: Params) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in find_files(params.paths, SUFFIXES):
-        yield from read_file(file, params)
+    for file in read_files(params, SUFFIXES):
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield the records of one file. `line` of a quarantined record is the number of its row, from 1."""
     with file.open() as opened:
         try:
-            table = _open(opened, params)
+            table = _open(opened, file.name, params)
         except UnusableRecord as error:
             yield Location(file.name).quarantine(error)
             return
+        if table.unusable:
+            yield Location(file.name).quarantine(table.unusable, max(1, table.file.metadata.num_rows))
+            return
         row = 1
         for group in range(table.file.num_row_groups):
-            yield from _read_row_group(table, group, Location(file.name, row), params)
-            row += table.file.metadata.row_group(group).num_rows
+            num_rows = table.file.metadata.row_group(group).num_rows
+            yield from _read_row_group(table, group, Location(file.name, row), num_rows, params)
+            row += num_rows
 
 
 def from_batch(batch: pa.RecordBatch, first: Location, params: records.RowParams) -> Iterator[records.Record]:
     """Yield the records of a batch whose first row is at `first`."""
     row = first.line or 1
-    try:
-        rows = batch.to_pylist()
-    except (UnicodeDecodeError, pa.ArrowException, ValueError, OverflowError):
-        rows = [_convert_row(batch, index) for index in range(batch.num_rows)]
-    for index, values in enumerate(rows):
+    for index, values in enumerate(columns.read_rows(batch)):
         location = Location(first.file, row + index)
         if isinstance(values, UnusableRecord):
             yield location.quarantine(values)
@@ -67,9 +69,11 @@ class _OpenTable:
     file: pq.ParquetFile
     columns: list[str]
     num_bytes: int  # of the file
+    partition: dict[str, str]  # the values in the names of its folders, as Hive writes them: lang=en
+    unusable: UnusableRecord | None = None
 
 
-def _open(opened: Any, params: Params) -> _OpenTable:
+def _open(opened: Any, name: str, params: Params) -> _OpenTable:
     num_bytes = opened.seek(0, 2)
     if not num_bytes:
         raise UnusableRecord("empty_file", "The file has no bytes.")
@@ -83,33 +87,59 @@ def _open(opened: Any, params: Params) -> _OpenTable:
         )
     except _DAMAGE as error:
         raise _damaged("The footer", error) from None
-    return _OpenTable(file, _columns_to_read(file, params), num_bytes)
-
-
-def _columns_to_read(table: pq.ParquetFile, params: Params) -> list[str]:
-    """Return the columns that params name. Raises UnusableRecord if none of the required ones exists."""
     try:
-        available = list(table.schema_arrow.names)
+        available = list(file.schema_arrow.names)
     except _DAMAGE as error:
         raise _damaged("The schema", error) from None
-    if not params.recognizes(available):
+    folders = [part.partition("=") for part in name.split("/")[:-1] if part.count("=") == 1]
+    present = {normalize_name(column) for column in available}
+    partition = {
+        key: unquote(value)
+        for key, _, value in folders
+        if normalize_name(key) in params.columns and normalize_name(key) not in present
+    }
+    try:
+        return _OpenTable(file, _columns_to_read(available, params), num_bytes, partition)
+    except UnusableRecord as error:
+        return _OpenTable(file, [], num_bytes, partition, error)
+
+
+def _columns_to_read(available: list[str], params: Params) -> list[str]:
+    """Return the columns that params name. Raises UnusableRecord if none of the required ones exists, or one twice."""
+    full_names = {*params.fields.model_dump().values(), *params.metadata}  # a column may have a point in its name
+    to_read = [
+        name
+        for name in available
+        if normalize_name(name) in params.columns or name in full_names or "*" in params.metadata
+    ]
+    if not params.recognizes(to_read) and not any(name in full_names and "." in name for name in to_read):
         detail = f"There is no column {', '.join(sorted(params.names))}; available: {', '.join(available[:10])}."
-        raise UnusableRecord("missing_field", detail)
-    columns = params.columns
-    return [name for name in available if normalize_name(name) in columns or "*" in params.metadata]
+        raise UnusableRecord("missing_field", f"{detail} `fields` in params.yaml maps other names.")
+    if duplicates := [name for name in to_read if available.count(name) > 1]:
+        detail = f"The file has {available.count(duplicates[0])} columns of the name {duplicates[0]!r}; rename one."
+        raise UnusableRecord("duplicate_key", detail, duplicates[0])
+    return to_read
 
 
-def _read_row_group(table: _OpenTable, group: int, first: Location, params: Params) -> Iterator[records.Record]:
-    row = first.line or 1
+def _read_row_group(
+    table: _OpenTable, group: int, first: Location, num_rows: int, params: Params
+) -> Iterator[records.Record]:
+    """Yield the records of a row group. Where it is damaged, the rest of its `num_rows` rows is quarantined."""
+    start = row = first.line or 1
     try:
         batch_rows = _batch_rows(table.file.metadata.row_group(group), table.num_bytes, params)
-        for batch in table.file.iter_batches(batch_rows, [group], table.columns, use_threads=False):
-            yield from from_batch(batch, Location(first.file, row), params)
+        batches = table.file.iter_batches(batch_rows, [group], table.columns, use_threads=False)
+        while (batch := next(batches, None)) is not None:
+            for name, value in table.partition.items():
+                batch = batch.append_column(name, pa.array([value] * batch.num_rows))
+            first_in_batch = Location(first.file, row)
             row += batch.num_rows
+            yield from from_batch(batch, first_in_batch, params)
     except UnusableRecord as error:
-        yield Location(first.file, row).quarantine(error)
+        yield Location(first.file, row).quarantine(error, max(1, start + num_rows - row))
     except _DAMAGE as error:
-        yield Location(first.file, row).quarantine(_damaged(f"Row group {group} from row {row} on", error))
+        damage = _damaged(f"Row group {group} from row {row} on", error)
+        yield Location(first.file, row).quarantine(damage, max(1, start + num_rows - row))
 
 
 def _batch_rows(group: Any, file_bytes: int, params: Params) -> int:
@@ -124,15 +154,6 @@ def _batch_rows(group: Any, file_bytes: int, params: Params) -> int:
         raise UnusableRecord("decompression_bomb", detail)
     is_dictionary = BATCH_ROWS < size < MAX_DICTIONARY_ROW_BYTES * group.num_rows
     return DICTIONARY_BATCH_ROWS if is_dictionary else BATCH_ROWS
-
-
-def _convert_row(batch: pa.RecordBatch, index: int) -> Mapping[str, Any] | UnusableRecord:
-    try:
-        return dict(batch.slice(index, 1).to_pylist()[0])
-    except UnicodeDecodeError as error:
-        return UnusableRecord("invalid_utf8", f"A value is not valid UTF-8 at byte {error.start}.")
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        return UnusableRecord("wrong_type", str(error).splitlines()[0][:200])
 
 
 def _damaged(part: str, error: BaseException) -> UnusableRecord:

@@ -1,16 +1,23 @@
-"""Plain text files: a file, paragraph or line is a document; a line with separators a conversation or preference."""
+"""Plain text files: a file, paragraph or line is a document; a line with separators a conversation or preference.
+
+PDF, Word and EPUB files are read as documents if the extra `office` is installed; otherwise they are quarantined with
+the command that installs it.
+"""
 
 from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
-from tasks.ingestion import records
+from tasks.ingestion import office, records
 from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines, read_lines
-from tasks.ingestion.opening import FileParams, InputFile, find_files
+from tasks.ingestion.file_types import START_BYTES
+from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".txt", ".text")
+# In a folder, these are read or named as what they are, because a user who gives a folder expects all texts in it.
+DOCUMENT_SUFFIXES = (*office.SUFFIXES, ".doc", ".odt", ".rtf", ".mobi")
 COLUMNS = {
     "documents": ("text",),
     "conversations": ("prompt", "completion"),
@@ -33,12 +40,15 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
 
 def read(params: Params) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in find_files(params.paths, SUFFIXES):
-        yield from read_file(file, params)
+    for file in read_files(params, (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ()))):
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield the records of one file. A line that cannot be read is quarantined and left out of its document."""
+    if params.kind == "documents" and (office_kind := _detect_office(file)):
+        yield from _read_office(file, office_kind, params)
+        return
     lines = read_lines(file, params)
     if params.kind != "documents" or params.per == "line":
         for line in lines:
@@ -47,6 +57,33 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
         yield from _read_whole_file(lines, Location(file.name), params)
     else:
         yield from _read_paragraphs(lines, params)
+
+
+def _detect_office(file: InputFile) -> str:
+    with file.open() as opened:
+        return office.detect_kind(opened.read(START_BYTES), file.name)
+
+
+def _read_office(file: InputFile, kind: str, params: Params) -> Iterator[records.Record]:
+    """Yield the document of a PDF, Word or EPUB file, or its paragraphs or lines."""
+    location = Location(file.name)
+    try:
+        with file.open() as opened:
+            content = opened.read(params.max_line_bytes + 1)
+        if len(content) > params.max_line_bytes:
+            raise UnusableRecord("too_long", f"The file has more than max_line_bytes = {params.max_line_bytes} bytes.")
+        text = office.extract_text(content, kind, params.max_ratio)
+    except UnusableRecord as error:
+        yield location.quarantine(error)
+        return
+    lines = (Line(Location(file.name, number), line) for number, line in enumerate(text.split("\n"), 1))
+    if params.per == "file":
+        yield from _read_whole_file(lines, location, params)
+    elif params.per == "paragraph":
+        yield from _read_paragraphs(lines, params)
+    else:
+        for line in lines:
+            yield from _read_line(line, params)
 
 
 def _read_line(line: Line, params: Params) -> Iterator[records.Record]:

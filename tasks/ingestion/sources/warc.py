@@ -1,6 +1,7 @@
 """Web archives as documents: the main text of the pages in WARC files, and the texts in WET files."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 
 from pydantic import Field
@@ -10,10 +11,11 @@ from tasks.ingestion import records, web
 from tasks.ingestion.archives import WarcReader, WarcRecord
 from tasks.ingestion.decoding import UnusableRecord, clean_text
 from tasks.ingestion.decompression import read_chunks
-from tasks.ingestion.opening import FileParams, find_files
+from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".warc", ".wet")
+_CRAWL_TYPES = ("warcinfo", "request", "metadata", "revisit", "continuation")
 _HTML_TYPES, _TEXT_TYPE = ("text/html", "application/xhtml+xml"), "text/plain"
 
 
@@ -27,21 +29,34 @@ class Params(FileParams, frozen=True, extra="forbid"):
 
 def read(params: Params) -> Iterator[records.Record]:
     """Yield one document per page. Raises BadInput if a path is missing."""
-    for file in find_files(params.paths, SUFFIXES):
-        with file.open() as opened:
-            reader = WarcReader(file.name, read_chunks(opened, file.name, params.max_ratio), params.max_line_bytes)
-            is_empty = True
-            for record in reader.read():
-                is_empty = False
-                if isinstance(record, Quarantined):
-                    yield record
-                elif read_content := _CONTENT_READERS.get(record.fields.get("warc-type", "")):
-                    try:
-                        yield _to_document(record, *read_content(record, params))
-                    except UnusableRecord as error:
-                        yield record.location.quarantine(error)
-            if is_empty:
-                yield Quarantined(file.name, "empty_file", "The file has no record.", None, 0)
+    for file in read_files(params, SUFFIXES):
+        yield from [file] if isinstance(file, Quarantined) else _read_file(file, params)
+
+
+def _read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+    num_by_type: Counter[str] = Counter()
+    with file.open() as opened:
+        reader = WarcReader(file.name, read_chunks(opened, file.name, params.max_ratio), params.max_line_bytes)
+        for record in reader.read():
+            kind = "" if isinstance(record, Quarantined) else record.fields.get("warc-type", "").lower()
+            num_by_type[kind] += 1
+            if isinstance(record, Quarantined):
+                yield record
+            elif read_content := _CONTENT_READERS.get(kind):
+                try:
+                    yield _to_document(record, *read_content(record, params))
+                except UnusableRecord as error:
+                    yield record.location.quarantine(error)
+            elif kind not in _CRAWL_TYPES:
+                expected = ", ".join((*_CONTENT_READERS, *_CRAWL_TYPES))
+                detail = f"The WARC-Type is {kind[:60]!r}; expected one of {expected}."
+                yield record.location.quarantine(UnusableRecord("unknown_type", detail, "WARC-Type"))
+    if not num_by_type:
+        yield Quarantined(file.name, "empty_file", "The file has no record.", None, 0)
+    elif set(num_by_type) <= set(_CRAWL_TYPES):
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(num_by_type.items()))
+        detail = f"The file has no page, only records about the crawl: {counts}. Add its WARC or WET files."
+        yield Quarantined(file.name, "no_page", detail, None, 0)
 
 
 def _to_document(record: WarcRecord, text: str, metadata: dict[str, str]) -> Document:
