@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import ftfy
 
-from tasks.ingestion import encodings
+from tasks.ingestion import charsets, encodings
 from tasks.ingestion.decompression import Damage, read_chunks
 from tasks.ingestion.opening import FileParams, InputFile
 from tasks.tables import Quarantined
 
 MIN_PIECE_BYTES = 1 << 20
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+_CP932_PRIVATE = re.compile("[\uf8f0-\uf8f3]")  # as which Python decodes the bytes 80, a0 and fd to ff
 # "Mojibake": the characters that appear if UTF-8 was decoded as Latin-1 or Windows-1252, and as GBK.
 _LATIN_MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0178\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]")
 _GBK_MOJIBAKE = re.compile("[锛銆鐨鈥]")
@@ -140,7 +141,7 @@ class _LineDecoder:
 
     def __init__(self, name: str, params: FileParams) -> None:
         self._name, self._max_bytes = name, params.max_line_bytes
-        self._encoding = "" if params.encoding == "auto" else params.encoding
+        self._encoding = "" if params.encoding == "auto" else charsets.codec_name(params.encoding)
         self._line_end = b"\n"
         self._line_number, self._offset = 1, 0
         self._unfinished: list[bytes] = []  # parts of the line whose end has not been read yet
@@ -158,7 +159,7 @@ class _LineDecoder:
                 continue
             if is_first:
                 piece, is_first = self._start(piece), False
-            if not self._encoding and not piece.isascii():
+            if not self._encoding and (not piece.isascii() or b"\x1b$" in piece):
                 self._encoding = encodings.detect_encoding(piece)
             for content in self._split(piece):
                 yield from self._finish_line(content)
@@ -243,7 +244,7 @@ class _LineDecoder:
 
     def _decode_line(self, content: bytes) -> str:
         try:
-            text = content.decode(self._encoding or "ascii")
+            text = content.decode(self._encoding or "ascii", charsets.STRICT)
         except UnicodeDecodeError as error:
             if self._encoding in ("utf-8", ""):
                 # Python's UTF-8 codec refuses surrogates, which some programs write as three bytes (CESU-8).
@@ -251,6 +252,9 @@ class _LineDecoder:
                 raise UnusableRecord(reason, f"The line is not valid UTF-8 at byte {error.start}.") from None
             detail = f"The line is not valid {self._encoding}, the encoding of the file, at byte {error.start}."
             raise UnusableRecord("invalid_encoding", detail) from None
+        if self._encoding == "cp932" and (private := _CP932_PRIVATE.search(text)):
+            detail = f"The line is not valid cp932, the encoding of the file, at character {private.start()}."
+            raise UnusableRecord("invalid_encoding", detail)
         if "\0" in text:
             detail = f"The line contains a NUL character at character {text.index(chr(0))}."
             raise UnusableRecord("nul", detail)

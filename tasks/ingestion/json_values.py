@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.ingestion import encodings
+from tasks.ingestion import charsets, encodings
 from tasks.ingestion.decoding import Location, UnusableRecord, join_chunks
 from tasks.ingestion.decompression import Damage, read_chunks
 from tasks.ingestion.opening import FileParams, InputFile
@@ -190,7 +190,7 @@ class _Splitter:
 
 def _read_text(file: InputFile, params: FileParams) -> Iterator[str | Damage]:
     """Yield the decoded text of a file in pieces. An invalid byte becomes one of U+DC80 to U+DCFF."""
-    encoding = "" if params.encoding == "auto" else params.encoding
+    encoding = "" if params.encoding == "auto" else charsets.codec_name(params.encoding)
     decoder: codecs.IncrementalDecoder | None = None
     is_first = True
     with file.open() as opened:

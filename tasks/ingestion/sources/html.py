@@ -11,7 +11,7 @@ from tasks.ingestion.decompression import Damage, read_chunks
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
-SUFFIXES = (".html", ".htm", ".xhtml")
+SUFFIXES = (".html", ".htm", ".xhtml", ".mhtml", ".mht")
 
 
 class Params(FileParams, frozen=True, extra="forbid"):
@@ -49,6 +49,7 @@ def _read_page(file: InputFile, params: Params) -> Document | Quarantined:
     content = b"".join(chunks)
     if not content.strip():
         raise UnusableRecord("empty_file", "The file contains nothing but white space.")
-    encoding = "" if params.encoding == "auto" else params.encoding
+    content, charset = web.unpack_saved_page(content)
+    encoding = charset if params.encoding == "auto" else params.encoding
     text, metadata = web.extract_text(web.decode_page(content, encoding))
     return Document(file.name, text, file.name, metadata)
