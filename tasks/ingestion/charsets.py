@@ -29,7 +29,10 @@ _SUPERSETS = {
     **dict.fromkeys(("mac", "macintosh", "x-mac-roman"), "mac_roman"),
     "x-mac-cyrillic": "mac_cyrillic",
 }
-ERRORS, STRICT = "whatwg", "whatwg_strict"  # names of error handlers: the first one yields U+FFFD, the second one raises
+ERRORS, STRICT = (
+    "whatwg",
+    "whatwg_strict",
+)  # names of error handlers: the first one yields U+FFFD, the second one raises
 
 
 def codec_name(charset: str) -> str:

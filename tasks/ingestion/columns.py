@@ -67,9 +67,9 @@ def _find_struct_converter(kind: pa.StructType) -> Convert | None:
         return _transpose  # how `datasets` stores a list of messages (its feature Sequence)
     if not converters:
         return None
-    return lambda value: value and {
-        name: converters[name](item) if name in converters else item for name, item in value.items()
-    }
+    return lambda value: (
+        value and {name: converters[name](item) if name in converters else item for name, item in value.items()}
+    )
 
 
 def _transpose(value: dict[str, list[Any] | None] | None) -> list[dict[str, Any]] | None:

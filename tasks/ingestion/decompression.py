@@ -54,9 +54,7 @@ class _CompressedInput:
         return content
 
 
-def read_chunks(
-    file: BinaryIO, name: str, max_ratio: float, *, is_archive: bool = False
-) -> Iterator[bytes | Damage]:
+def read_chunks(file: BinaryIO, name: str, max_ratio: float, *, is_archive: bool = False) -> Iterator[bytes | Damage]:
     """Yield the content of `file` in chunks of a few MiB, decompressed as its first bytes or its name indicate.
 
     Damage is yielded, never raised. After damage, a gzip file continues with its next intact member; the other formats

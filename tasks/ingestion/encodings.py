@@ -195,7 +195,7 @@ def _western_share(sample: bytes) -> float:
 
 
 def _detect_other(sample: bytes) -> str:
-    """Return an encoding of classic Mac OS, or one for Cyrillic, Greek, Hebrew, Arabic, Turkish or Central European text, or else utf-8."""
+    """Return an encoding for Western text of classic Mac OS, Cyrillic, Greek, Hebrew or the like, or else utf-8."""
     mac_text = sample.decode("mac_roman")
     if len(_WESTERN.findall(mac_text)) >= MIN_WESTERN_SHARE * sum(c > "\x7f" for c in mac_text):
         return "mac_roman"

@@ -105,7 +105,7 @@ def test_a_bad_byte_in_one_line_of_json_does_not_change_the_encoding() -> None:
 
 def test_pages_as_browsers_save_and_show_them(tmp_path: Path) -> None:
     saved = (
-        b"From: <Saved by Blink>\r\nMIME-Version: 1.0\r\nContent-Type: multipart/related;boundary=\"B\"\r\n\r\n--B\r\n"
+        b'From: <Saved by Blink>\r\nMIME-Version: 1.0\r\nContent-Type: multipart/related;boundary="B"\r\n\r\n--B\r\n'
         b"Content-Type: text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
         b"<html><body><article><p>=E4=B8=AD=E6=96=87 is a language that many people read and write.</p>"
         b"</article></body></html>\r\n--B--"
