@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import ftfy
 
-from tasks.ingestion import charsets, encodings
-from tasks.ingestion.decompression import Damage, read_chunks
+from tasks.ingestion.files import charsets, encodings
+from tasks.ingestion.files.decompression import Damage, read_chunks
 from tasks.ingestion.opening import FileParams, InputFile
 from tasks.tables import Quarantined
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from pydantic import BaseModel, Field, field_validator
 
 from tasks.errors import BadInput
-from tasks.ingestion import containers
+from tasks.ingestion.files import containers
 from tasks.tables import Quarantined
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from tasks.ingestion import decompression
+from tasks.ingestion.files import decompression
 from tasks.ingestion.sources import csv, jsonl, markdown, text
 from tasks.tables import Quarantined
 from tests.ingestion.world import read

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingestion import charsets, encodings, web
+from tasks.ingestion.files import charsets, encodings
+from tasks.ingestion.formats import web
 from tasks.ingestion.sources import html, text
 from tests.ingestion.world import read
 

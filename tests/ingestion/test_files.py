@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.ingestion import containers
+from tasks.ingestion.files import containers
 from tasks.ingestion.sources import html, jsonl, parquet, text, warc
 from tasks.tables import Quarantined
 from tests.ingestion.world import outcome, read
@@ -124,7 +124,7 @@ def test_paths_that_lead_out_of_an_archive(ending: str, name: str, tmp_path: Pat
 @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
 def test_a_bomb_in_an_archive_is_stopped(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "MIN_BOMB", 1 << 20)
-    monkeypatch.setattr("tasks.ingestion.decompression.MIN_BOMB", 1 << 20)
+    monkeypatch.setattr("tasks.ingestion.files.decompression.MIN_BOMB", 1 << 20)
     content = archive(ending, {"a.txt": b"one", "b.txt": b"\n" * (8 << 20)})
     kept, reasons = read(text, tmp_path / f"a{ending}", content, max_ratio=100)
     assert kept == ["one"]

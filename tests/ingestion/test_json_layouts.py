@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ingestion.json_values import _Splitter
+from tasks.ingestion.formats.json_values import _Splitter
 from tasks.ingestion.sources import jsonl
 from tests.ingestion.world import outcome, read
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from tasks.documents import Document
-from tasks.ingestion import records, web
+from tasks.ingestion import records
 from tasks.ingestion.decoding import Location, UnusableRecord
-from tasks.ingestion.decompression import Damage, read_chunks
+from tasks.ingestion.files.decompression import Damage, read_chunks
+from tasks.ingestion.formats import web
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.ingestion import json_values, objects, records
+from tasks.ingestion import records
 from tasks.ingestion.decoding import Line, Location, UnusableRecord, read_lines
+from tasks.ingestion.formats import json_values, objects
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 

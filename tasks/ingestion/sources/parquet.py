@@ -8,10 +8,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.ingestion import columns, records
+from tasks.ingestion import records
 from tasks.ingestion.decoding import Location, UnusableRecord
-from tasks.ingestion.decompression import MIN_BOMB
 from tasks.ingestion.fields import normalize_name
+from tasks.ingestion.files.decompression import MIN_BOMB
+from tasks.ingestion.formats import columns
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 

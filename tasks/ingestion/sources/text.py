@@ -9,9 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.ingestion import office, records
+from tasks.ingestion import records
 from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines, read_lines
-from tasks.ingestion.file_types import START_BYTES
+from tasks.ingestion.files.file_types import START_BYTES
+from tasks.ingestion.formats import office
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 

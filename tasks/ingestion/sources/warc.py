@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from tasks.documents import Document
-from tasks.ingestion import records, web
-from tasks.ingestion.archives import WarcReader, WarcRecord
+from tasks.ingestion import records
 from tasks.ingestion.decoding import UnusableRecord, clean_text
-from tasks.ingestion.decompression import read_chunks
+from tasks.ingestion.files.decompression import read_chunks
+from tasks.ingestion.formats import web
+from tasks.ingestion.formats.archives import WarcReader, WarcRecord
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, BinaryIO, cast
 
-from tasks.ingestion.decompression import CHUNK, MIN_BOMB, Damage, read_chunks
+from tasks.ingestion.files.decompression import CHUNK, MIN_BOMB, Damage, read_chunks
 from tasks.tables import Quarantined
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -149,8 +149,8 @@ class _Borrowed(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         return self._file.read(size)
 
-    def seek(self, position: int, whence: int = 0) -> int:
-        return self._file.seek(position, whence)
+    def seek(self, position: int, origin: int = 0) -> int:
+        return self._file.seek(position, origin)
 
     def tell(self) -> int:
         return self._file.tell()

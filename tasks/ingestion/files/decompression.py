@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from tasks.ingestion import file_types
+from tasks.ingestion.files import file_types
 
 CHUNK = 1 << 20
 # Compressed bytes that zstandard receives at once. Its decompressobj has no limit on the output of one call, and an RLE

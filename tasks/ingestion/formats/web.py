@@ -5,8 +5,8 @@ import logging
 import re
 from typing import Any
 
-from tasks.ingestion import charsets, encodings
 from tasks.ingestion.decoding import UnusableRecord, clean_text
+from tasks.ingestion.files import charsets, encodings
 
 _DECLARED = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]{2,20})", re.IGNORECASE)
 _DECLARED_XML = re.compile(rb"\A\s*<\?xml[^>]{0,200}encoding\s*=\s*[\"']([\w-]{2,20})", re.IGNORECASE)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.ingestion.decoding import Location, UnusableRecord
-from tasks.ingestion.decompression import Damage
+from tasks.ingestion.files.decompression import Damage
 from tasks.tables import Quarantined
 
 MAX_HEADER_BYTES = 1 << 16

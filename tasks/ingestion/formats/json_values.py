@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.ingestion import charsets, encodings
 from tasks.ingestion.decoding import Location, UnusableRecord, join_chunks
-from tasks.ingestion.decompression import Damage, read_chunks
+from tasks.ingestion.files import charsets, encodings
+from tasks.ingestion.files.decompression import Damage, read_chunks
 from tasks.ingestion.opening import FileParams, InputFile
 from tasks.tables import Quarantined
 

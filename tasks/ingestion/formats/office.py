@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from tasks.ingestion import file_types, web
 from tasks.ingestion.decoding import UnusableRecord
-from tasks.ingestion.decompression import MIN_BOMB
+from tasks.ingestion.files import file_types
+from tasks.ingestion.files.decompression import MIN_BOMB
+from tasks.ingestion.formats import web
 
 SUFFIXES = (".pdf", ".docx", ".epub")
 _HYPHEN = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
