@@ -51,7 +51,7 @@ def identify(start: bytes, name: str) -> str:
 
 
 def _identify_zip(start: bytes, name: str) -> tuple[str, str]:
-    """Word, Excel, PowerPoint, OpenDocument and EPUB files are ZIP archives, distinguished by their members or names."""
+    """Distinguish Word, Excel, PowerPoint, OpenDocument and EPUB files by their members or names."""
     if b"mimetypeapplication/epub" in start or name.lower().endswith(".epub"):
         return "an EPUB book", _OFFICE
     for mark, ending, kind, fix in (
