@@ -15,11 +15,11 @@ def curation(params: tasks.Params, data: Path = Path("data")) -> None:
     corpus = tasks.filter_documents(params, data, timings)
     tasks.deduplicate(corpus, params, timings)
     tasks.remove_repeated_passages(corpus, params, timings)
-    index = tasks.decontaminate(corpus, params, data, timings)
+    comparison = tasks.decontaminate(corpus, params, data, timings)
     tasks.rehydrate(corpus, params, data, timings)
-    masked = tasks.write_documents(corpus, index, params, data, timings)
-    records = tasks.curate_records(index, params, data, timings)
-    tasks.write_report(corpus, index, masked, records, data, timings)
+    masked = tasks.write_documents(corpus, params, data, timings)
+    records = tasks.curate_records(comparison, params, data, timings)
+    tasks.write_report(corpus, comparison, masked, records, data, timings)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Curation of conversations and preferences: drop repeated records, and train records that reveal held-out ones."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from tasks import tables
 from tasks.curation.arrays import Int64Array, ObjectArray
-from tasks.curation.contamination import contamination
+from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.duplicates import exact
 from tasks.documents import SPLITS
 
@@ -28,12 +29,19 @@ def held_out_examples(folder: Path, name: str) -> contamination.EvaluationSet:
     table = tables.read(folder)
     held_out = np.flatnonzero(_precedence(table) > 0)
     rows = table.take(pa.array(held_out))
-    texts = pa.array(_training_texts(rows)[0], pa.large_string())  # of a preference, the side of the chosen answer
+    texts = pa.array(_dialogues(rows)[0], pa.large_string())  # of a preference, the side of the chosen answer
     return contamination.EvaluationSet(name, tuple(rows["id"].to_pylist()), texts)
 
 
+def survey(folder: Path, index: contamination.Index) -> boilerplate.Survey:
+    """Count in how many train records of the table in `folder` each n-gram of the index occurs."""
+    table = tables.read(folder)
+    train = _training_texts(table.take(pa.array(np.flatnonzero(_precedence(table) == 0))))
+    return boilerplate.survey(train.texts, index, None, train.prompts)
+
+
 def curate(
-    raw: Path, curated: Path, dropped: Path, params: Params, index: contamination.Index | None = None
+    raw: Path, curated: Path, dropped: Path, params: Params, comparison: leaks.Comparison | None = None
 ) -> Counter[str]:
     """Divide the table in `raw` into `curated` and `dropped`. Return the numbers of records read, kept, and per reason.
 
@@ -46,8 +54,8 @@ def curate(
     evidence = np.full(table.num_rows, "", object)
     if params.exact_duplicates:
         _mark_repeated(table, reasons, evidence)
-    if params.contamination and index is not None:
-        _mark_contaminated(table, index, reasons, evidence)
+    if params.contamination and comparison is not None:
+        _mark_contaminated(table, comparison, reasons, evidence)
     kept = reasons == ""
     tables.write(curated, table.schema, [table.filter(pa.array(kept))])
     marked = table.append_column(_required_string("drop_reason"), pa.array(reasons.tolist(), pa.string()))
@@ -66,15 +74,15 @@ def _mark_repeated(table: pa.Table, reasons: ObjectArray, evidence: ObjectArray)
 
 
 def _mark_contaminated(
-    table: pa.Table, index: contamination.Index, reasons: ObjectArray, evidence: ObjectArray
+    table: pa.Table, comparison: leaks.Comparison, reasons: ObjectArray, evidence: ObjectArray
 ) -> None:
     """Write reason and evidence of train records that share n-grams with the index."""
     rows = np.flatnonzero((_precedence(table) == 0) & (reasons == ""))
-    train = table.take(pa.array(rows))
-    for texts in _training_texts(train):
-        for hit in contamination.scan_records(pa.array(texts, pa.large_string()), index):
-            reasons[rows[hit.row]] = "contamination"
-            evidence[rows[hit.row]] = f"{hit.set_name}/{hit.example_id}"
+    train = _training_texts(table.take(pa.array(rows)))
+    counted = boilerplate.survey(train.texts, comparison.index, None, train.prompts)
+    for leak in leaks.find(train.texts, comparison, counted, train.prompts):
+        row = rows[train.records[leak.row]]
+        reasons[row], evidence[row] = "contamination", f"{leak.hits[0].set_name}/{leak.hits[0].example_id}"
 
 
 def _full_texts(table: pa.Table) -> list[list[str]]:
@@ -85,8 +93,36 @@ def _full_texts(table: pa.Table) -> list[list[str]]:
     return [prompts, table["chosen"].to_pylist(), table["rejected"].to_pylist()]
 
 
-def _training_texts(table: pa.Table) -> list[list[str]]:
-    """Return columns of the texts that a model trains on: one for conversations, one per side of preferences."""
+@dataclass(frozen=True, slots=True)
+class _TrainingTexts:
+    """The texts of records that a model trains on: row of the record and number of the prompt of each, by prompt."""
+
+    texts: pa.Array
+    records: Int64Array
+    prompts: Int64Array
+
+
+def _training_texts(table: pa.Table) -> _TrainingTexts:
+    """Return the texts that a model trains on: the dialogue, for both sides of a preference, and the system prompt.
+
+    A system prompt that two records have is an instruction to the assistant, and common text; it is left out.
+    """
+    name = "messages" if "messages" in table.column_names else "prompt"
+    messages = table[name].to_pylist()
+    prompts = [_join(each[:-1] if name == "messages" else each) for each in messages]
+    systems = ["\n".join(part["content"] for part in each if part["role"] == "system") for each in messages]
+    num_records = Counter(systems)
+    columns = [*_dialogues(table), [system if num_records[system] == 1 else "" for system in systems]]
+    texts = [column[row] for row in range(len(messages)) for column in columns]
+    records = np.repeat(np.arange(len(messages)), len(columns))
+    number_of: dict[str, int] = {}
+    numbers = np.array([number_of.setdefault(prompt, len(number_of)) for prompt in prompts], np.int64)[records]
+    order = np.argsort(numbers, kind="stable")
+    return _TrainingTexts(pa.array(texts, pa.large_string()).take(pa.array(order)), records[order], numbers[order])
+
+
+def _dialogues(table: pa.Table) -> list[list[str]]:
+    """Return columns of what user and assistant say: one for conversations, one per side of preferences."""
     if "messages" in table.column_names:
         return [[_join(messages) for messages in table["messages"].to_pylist()]]
     prompts = [_join(prompt) for prompt in table["prompt"].to_pylist()]
@@ -97,7 +133,7 @@ def _training_texts(table: pa.Table) -> list[list[str]]:
 
 
 def _join(messages: list[dict[str, str]]) -> str:
-    return "\n".join(message["content"] for message in messages)
+    return "\n".join(message["content"] for message in messages if message["role"] != "system")
 
 
 def _join_with_roles(messages: list[dict[str, str]]) -> str:

@@ -45,6 +45,7 @@ class Corpus:
     replaced: row -> text from which held-out parts were removed.
     counts: numbers of changes to kept texts, for the report.
     copies: how often each document is shown to training; None means once. copy_rules: the reasons, for the report.
+    boilerplate: passages that many texts share, which are no evidence of contamination, for the report.
     notes: warnings for the report.
     """
 
@@ -63,6 +64,7 @@ class Corpus:
     counts: Counter[str] = field(default_factory=Counter)
     copies: Int64Array | None = None
     copy_rules: list[dict[str, Any]] = field(default_factory=list)
+    boilerplate: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -35,6 +35,7 @@ HEADINGS = {
     "languages": "Languages",
     "sources": "Sources",
     "clusters": "Clusters of duplicates, by size",
+    "boilerplate": "Passages that many texts share, which are no evidence of contamination",
     "rehydration": "Copies of documents that had duplicates",
 }
 
@@ -57,6 +58,8 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     report.tables["languages"] = shares(corpus, corpus.signals.language, "language")
     report.tables["sources"] = shares(corpus, corpus.columns["source"].to_numpy(), "source")
     report.tables["clusters"] = clusters(corpus)
+    if corpus.boilerplate:
+        report.tables["boilerplate"] = corpus.boilerplate
     if corpus.copy_rules:
         report.tables["rehydration"] = corpus.copy_rules
     report.figures = {"funnel": draw_funnel(report), "reasons": draw_reasons(report), "signals": draw_signals(corpus)}

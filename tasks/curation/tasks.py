@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -21,8 +22,7 @@ from tasks import catalog, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
 from tasks.curation.classifier import training
-from tasks.curation.contamination import contamination
-from tasks.curation.contamination.contamination import Index
+from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
 from tasks.curation.duplicates import deliveries, exact, minhash, redis_index, rehydration, repeated_lines
@@ -81,9 +81,9 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         description="Settings for the removal of training text that shares n-grams with held-out text; null skips it.",
     )
     contaminated: Literal["drop", "cut"] = Field(
-        "drop",
-        description="Drop contaminated documents, or cut the shared passages out of them. Contaminated conversations "
-        "and preferences are always dropped.",
+        "cut",
+        description="Cut the shared passages out of contaminated documents, where enough remains, or drop them as a "
+        "whole. Contaminated conversations and preferences are always dropped.",
     )
     repeated_records: bool = Field(True, description="Drop conversations and preferences that repeat another one.")
     pii: Pii | None = Field(
@@ -189,8 +189,8 @@ def remove_repeated_passages(corpus: Corpus, params: Params, timings: Timings) -
 
 
 @task(cache_policy=NO_CACHE)
-def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> Index | None:
-    """Index all held-out text. Drop train documents that share n-grams with it, or replace their texts."""
+def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> leaks.Comparison | None:
+    """Index all held-out text. Cut what train documents share with it, or drop them."""
     if params.contamination is None:
         return None
     with timings.measure("contamination"):
@@ -202,16 +202,27 @@ def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) 
         sets += [conversations.held_out_examples(data / name / "raw", name) for name in RECORDS]
         index = contamination.build_index(sets, params.contamination)
         with _progress("contamination", corpus.num_bytes(rows)) as progress:
-            for hit in contamination.scan(texts, index, ~held_out, params.threads(), progress.advance):
-                corpus.evidence[rows[hit.row]] = f"{hit.set_name}/{hit.example_id}"
-                remaining = None
-                if params.contaminated == "cut":
-                    remaining = contamination.remove_ngrams(texts[hit.row].as_py(), index)
-                if remaining is None:
-                    corpus.reasons[rows[hit.row]] = "contamination.shared_run"
-                else:
-                    corpus.replaced[int(rows[hit.row])] = remaining
-    return index
+            survey = boilerplate.survey(texts, index, ~held_out, None, params.threads(), progress.advance)
+        of_records = [conversations.survey(data / name / "raw", index) for name in RECORDS]
+        comparison = leaks.Comparison(index, boilerplate.recognize(index, [survey, *of_records]))
+        _remove_leaks(corpus, rows, leaks.find(texts, comparison, survey), params)
+        corpus.boilerplate = comparison.common.passages(index)
+        corpus.counts["boilerplate_passages"] = len(corpus.boilerplate)
+    return comparison
+
+
+def _remove_leaks(corpus: Corpus, rows: Int64Array, contaminated: Iterable[leaks.Leak], params: Params) -> None:
+    """Cut the shared passages out of documents `rows`, or drop the documents."""
+    for leak in contaminated:
+        row, remaining = int(rows[leak.row]), None
+        corpus.evidence[row] = f"{leak.hits[0].set_name}/{leak.hits[0].example_id}"
+        if params.contamination and params.contaminated == "cut":
+            remaining = leaks.remove_passages(corpus.texts[leak.row].as_py(), leak.hits, params.contamination)
+        if remaining is None:
+            corpus.reasons[row] = "contamination.shared_run"
+        else:
+            corpus.replaced[row] = remaining
+            corpus.counts["contamination_cut"] += 1
 
 
 @task(cache_policy=NO_CACHE)
@@ -231,7 +242,7 @@ def rehydrate(corpus: Corpus, params: Params, data: Path, timings: Timings) -> N
 
 
 @task(cache_policy=NO_CACHE)
-def write_documents(corpus: Corpus, index: Index | None, params: Params, data: Path, timings: Timings) -> Counter[str]:
+def write_documents(corpus: Corpus, params: Params, data: Path, timings: Timings) -> Counter[str]:
     """Write curated/ and dropped/documents/ with personal data masked. Return the number of masks of each type."""
     masked: Counter[str] = Counter()
     divide = corpus.make_divider()
@@ -270,13 +281,15 @@ def write_documents(corpus: Corpus, index: Index | None, params: Params, data: P
 
 
 @task(cache_policy=NO_CACHE)
-def curate_records(index: Index | None, params: Params, data: Path, timings: Timings) -> dict[str, Counter[str]]:
+def curate_records(
+    comparison: leaks.Comparison | None, params: Params, data: Path, timings: Timings
+) -> dict[str, Counter[str]]:
     """Drop repeated and contaminated conversations and preferences. Return the counts by table and reason."""
-    settings = conversations.Params(exact_duplicates=params.repeated_records, contamination=index is not None)
+    settings = conversations.Params(exact_duplicates=params.repeated_records, contamination=comparison is not None)
     with timings.measure("records"):
         return {
             name: conversations.curate(
-                data / name / "raw", data / name / "curated", data / "dropped" / name, settings, index
+                data / name / "raw", data / name / "curated", data / "dropped" / name, settings, comparison
             )
             for name in RECORDS
         }
@@ -285,7 +298,7 @@ def curate_records(index: Index | None, params: Params, data: Path, timings: Tim
 @task(cache_policy=NO_CACHE)
 def write_report(
     corpus: Corpus,
-    index: Index | None,
+    comparison: leaks.Comparison | None,
     masked: Counter[str],
     records: dict[str, Counter[str]],
     data: Path,
@@ -295,8 +308,8 @@ def write_report(
     with timings.measure("report"):
         report = reporting.build(corpus, masked, records)
         report.notes += corpus.notes
-        if index is not None:
-            report.scores["compared_with"] = _compared_with(index, data)
+        if comparison is not None:
+            report.scores["compared_with"] = _compared_with(comparison.index, data)
         report.write(data / "reports")
         reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents")
         _create_artifact(report, data / "reports" / "curation" / "curation.html")
@@ -345,7 +358,7 @@ def _mask(table: pa.Table, params: Pii | None) -> tuple[pa.Table, dict[str, int]
     return table.set_column(table.schema.get_field_index("text"), "text", texts), counts
 
 
-def _compared_with(index: Index, data: Path) -> dict[str, dict[str, Any]]:
+def _compared_with(index: contamination.Index, data: Path) -> dict[str, dict[str, Any]]:
     """Return size and digest of each evaluation set, and the digest of its curated test split.
 
     Evaluation compares the latter with the test data that it uses.

@@ -7,7 +7,7 @@ from typing import Any
 from tasks import tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
 from tasks.curation import conversations
-from tasks.curation.contamination import contamination
+from tasks.curation.contamination import boilerplate, contamination, leaks
 
 LONG = "a decorator that remembers the results of a function by its arguments so that it runs only once for each"
 
@@ -27,8 +27,10 @@ def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: boo
         for row in rows:
             writer.add_row(row)
     index = contamination.build_index([conversations.held_out_examples(folder / "raw", "held")], contamination.Params())
+    common = boilerplate.recognize(index, [conversations.survey(folder / "raw", index)])
+    comparison = leaks.Comparison(index, common)
     counts = conversations.curate(
-        folder / "raw", folder / "curated", folder / "dropped", conversations.Params(**params), index
+        folder / "raw", folder / "curated", folder / "dropped", conversations.Params(**params), comparison
     )
     kept, dropped = tables.read(folder / "curated"), tables.read(folder / "dropped")
     assert counts["read"] == len(rows) == kept.num_rows + dropped.num_rows
@@ -97,3 +99,39 @@ def test_the_same_input_gives_the_same_bytes_and_an_empty_table_is_fine(tmp_path
         manifests = [json.loads((tmp_path / folder / part / "manifest.json").read_text()) for folder in ("one", "two")]
         assert manifests[0] == manifests[1]
     assert curated(tmp_path / "empty", PREFERENCES, []) == ([], {})
+
+
+SYSTEM = "You are Ada, the friendly assistant of the Example Town library, and you never give legal or medical advice."
+
+
+def chat(id: str, system: str, question: str, answer: str, split: str = "train") -> dict[str, Any]:
+    row = conversation(id, question, answer, split)
+    return row | {"messages": [{"role": "system", "content": system}, *row["messages"]]}
+
+
+def test_a_shared_system_prompt_is_no_leak_but_the_same_dialogue_below_another_one_is(tmp_path: Path) -> None:
+    rows = [
+        chat("held", SYSTEM, "When do you open?", "At eight.", "test"),
+        chat("other", SYSTEM, "Where do I pay?", "At the desk."),
+        chat("same", "Answer briefly.", "when do you open", "At eight."),
+        chat("secret", f"An example: {LONG}", "Hi", "Hello"),
+        conversation("held-long", "What is it?", LONG, "test"),
+    ]
+    kept, dropped = curated(tmp_path, CONVERSATIONS, rows)
+    assert kept == ["held", "other", "held-long"]
+    assert dropped == {"same": "contamination: held/held", "secret": "contamination: held/held-long"}
+
+
+def test_a_template_of_prompts_is_no_leak_in_small_sets(tmp_path: Path) -> None:
+    template = (
+        "Translate the following sentence into Chinese, and answer with the translation only, without explanation:"
+    )
+    rows = [
+        conversation(f"{i}", f"{template} {i} {i * i}", f"answer {i}", "test" if i < 3 else "train") for i in range(9)
+    ]
+    assert curated(tmp_path, CONVERSATIONS, rows)[1] == {}
+
+
+def test_many_answers_to_a_held_out_prompt_are_leaks(tmp_path: Path) -> None:
+    rows = [conversation(f"{i}", LONG, f"answer {i}", "train" if i else "test") for i in range(30)]
+    assert len(curated(tmp_path, CONVERSATIONS, rows)[1]) == 29

@@ -72,12 +72,12 @@ def curate(data: Path, report: bool = False, **changes: Any) -> dict[str, str]:
     corpus = tasks.filter_documents.fn(params, data, timings, data / "run")
     tasks.deduplicate.fn(corpus, params, timings)
     tasks.remove_repeated_passages.fn(corpus, params, timings)
-    index = tasks.decontaminate.fn(corpus, params, data, timings)
+    comparison = tasks.decontaminate.fn(corpus, params, data, timings)
     tasks.rehydrate.fn(corpus, params, data, timings)
-    masked = tasks.write_documents.fn(corpus, index, params, data, timings)
-    records = tasks.curate_records.fn(index, params, data, timings)
+    masked = tasks.write_documents.fn(corpus, params, data, timings)
+    records = tasks.curate_records.fn(comparison, params, data, timings)
     if report:
-        tasks.write_report.fn(corpus, index, masked, records, data, timings)
+        tasks.write_report.fn(corpus, comparison, masked, records, data, timings)
     kept = [name for name in tables.read(data / "curated")["id"].to_pylist() if "#" not in name]
     dropped = tables.read(data / "dropped" / "documents").to_pylist()
     assert len(kept) + len(dropped) == tables.manifest(data / "documents")["rows"]

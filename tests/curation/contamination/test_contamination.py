@@ -7,7 +7,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from tasks.curation.contamination import contamination
+from tasks.curation.contamination import contamination, leaks
 from tasks.curation.contamination.contamination import EvaluationSet, Params
 from tasks.curation.text import words
 
@@ -19,11 +19,12 @@ def strings(*texts: str) -> pa.Array:
     return pa.array(texts, pa.large_string())
 
 
-def hits(texts: list[str], examples: list[str], **params: int) -> list[tuple[int, str, str]]:
+def hits(texts: list[str], examples: list[str], **params: float) -> list[tuple[int, str, str]]:
     index = contamination.build_index(
-        [EvaluationSet("quiz", tuple(f"q{i}" for i in range(len(examples))), strings(*examples))], Params(**params)
+        [EvaluationSet("quiz", tuple(f"q{i}" for i in range(len(examples))), strings(*examples))],
+        Params.model_validate(params),
     )
-    return [(hit.row, hit.set_name, hit.example_id) for hit in contamination.scan(strings(*texts), index)]
+    return [(leak.row, leak.hits[0].set_name, leak.hits[0].example_id) for leak in leaks.scan(strings(*texts), index)]
 
 
 def run(text: str, start: int, size: int) -> str:
@@ -54,12 +55,13 @@ def test_short_texts_are_compared_whole() -> None:
     assert hits(["", "..."], ["", "!"]) == []
 
 
-def test_runs_in_many_examples_are_formulas() -> None:
-    formula = "below is an instruction that describes a task please write a fitting response now"
-    examples = [f"{formula} case{i}x" for i in range(5)]
-    assert hits([f"{formula} something else"], examples, max_occurrences=4) == [(0, "quiz", "q4")][1:]
-    assert hits([f"{formula} something else"], examples, max_occurrences=5)[0][0] == 0
-    assert hits([examples[3]], examples, max_occurrences=1) == [(0, "quiz", "q3")]
+def test_passages_of_many_examples_are_boilerplate_but_copies_of_an_example_are_not() -> None:
+    template = "below is an instruction that describes a task please write a fitting response now"
+    examples = [f"{template} case{i}x" for i in range(12)]
+    assert hits([f"{template} something else"], examples[:3]) == [(0, "quiz", "q0")]
+    assert hits([f"{template} something else"], examples[:4]) == []  # more than 3, and more than half of the examples
+    assert hits([f"{template} something else"], examples[:4] + ["another"] * 20, max_occurrences=3) == []
+    assert hits([examples[3]], examples) == [(0, "quiz", "q3")]
 
 
 def test_every_planted_leak_is_found_and_named() -> None:
@@ -81,7 +83,7 @@ def test_hash_collisions_drop_nothing() -> None:
     """The examples of the index are replaced by others, so that equal hashes stand for different words."""
     index = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params())
     other = EvaluationSet("quiz", ("q0",), strings(ENGLISH.replace("o", "0")))
-    assert list(contamination.scan(strings(ENGLISH), dataclasses.replace(index, sets=(other,)))) == []
+    assert list(leaks.scan(strings(ENGLISH), dataclasses.replace(index, sets=(other,)))) == []
 
 
 def numbers(count: int, seed: int) -> list[str]:
@@ -96,21 +98,28 @@ def test_records_with_long_instructions_are_not_mistaken() -> None:
     held_out = sorted(set(numbers(30, 1)))
     train = [text for text in numbers(600, 2) if text not in held_out]
     index = contamination.build_index([EvaluationSet("quiz", tuple(held_out), strings(*held_out))], Params())
-    assert contamination.scan_records(strings(*train), index) == []
-    matches = contamination.scan_records(strings(*train, held_out[7], held_out[7].upper() + "."), index)
-    assert [(hit.row, hit.example_id) for hit in matches] == [(len(train), held_out[7]), (len(train) + 1, held_out[7])]
+    assert list(leaks.scan(strings(*train), index)) == []
+    contaminated = leaks.scan(strings(*train, held_out[7], held_out[7].upper() + "."), index)
+    assert [(leak.row, leak.hits[0].example_id) for leak in contaminated] == [
+        (len(train), held_out[7]),
+        (len(train) + 1, held_out[7]),
+    ]
 
 
-def test_cut_leaves_the_rest() -> None:
-    index = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], Params(margin=6, max_cuts=1))
+def after_cut(text: str, **params: float) -> str | None:
+    settings = Params.model_validate(params)
+    index = contamination.build_index([EvaluationSet("quiz", ("q0",), strings(ENGLISH))], settings)
+    (leak,) = leaks.scan(strings(text), index)
+    return leaks.remove_passages(text, leak.hits, settings)
+
+
+def test_a_cut_leaves_the_rest_where_enough_of_it_remains() -> None:
     leak = run(ENGLISH, 2, 15)
-    assert (
-        contamination.remove_ngrams(f"A long beginning, {leak} and a long ending.", index)
-        == "A long begin\nlong ending."
-    )
-    assert contamination.remove_ngrams("nothing here", index) == "nothing here"
-    assert contamination.remove_ngrams(f"{leak} {'filler ' * 20} {leak}", index) is None
-    assert contamination.remove_ngrams(leak, index) is None
+    text = f"A long beginning, {leak} and a long ending."
+    assert after_cut(text, margin=6, min_remaining=0) == "A long begin\nlong ending."
+    assert after_cut(text, margin=6, min_remaining=0.3) is None  # 24 of 113 characters would remain
+    assert after_cut(f"{leak} {'filler ' * 20} {leak}", margin=6, min_remaining=0, max_cuts=1) is None
+    assert after_cut(leak, min_remaining=0) is None
 
 
 def test_sets_are_described() -> None:
@@ -130,7 +139,9 @@ def test_no_examples_and_no_texts() -> None:
 def test_many_hits_and_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "CHUNK_ROWS", 3)
     texts = [f"{ENGLISH} {i}" if i % 3 else "clean" for i in range(100)]
-    assert [row for row, _, _ in hits(texts, [ENGLISH])] == [i for i in range(100) if i % 3]
+    assert [row for row, _, _ in hits(texts, [ENGLISH], max_occurrences=100, max_share=1)] == [
+        i for i in range(100) if i % 3
+    ]
 
 
 def test_starts_are_the_tokens_of_the_contract() -> None:
