@@ -24,7 +24,7 @@ BOILERPLATE = (
     "All rights reserved. No part of this page may be copied without the written permission of the example library.",
     "You are a professional translator. Translate the following sentence into Chinese, keep the tone of the original, "
     "and answer with the translation only, without any explanation.",
-    "The reader who borrows a book must bring it back before the leaves fall, as the old sign above the door has it.",
+    "The reader who borrows a book must bring it back before the leaves fall, as the old sign in the hall reads.",
     "本网站所有内容均由示例镇图书馆提供，未经书面许可不得转载或者用于任何商业用途，违者必究，责任编辑小艾。",
 )
 
@@ -64,11 +64,10 @@ def measure(documents: list[str], questions: list[str], held_out: list[str], rng
     example_of_row = {leak.row: leak.hits[0].example_id for leak in contaminated}
     num_correct = sum(example_of_row.get(row) == names[leak] for leak, row in enumerate(rows))
     print(f"{len(documents)} documents, {texts.nbytes / 1e6:.0f} MB, compared with {len(index.entries)} n-grams")
-    print(
-        f"correct {num_correct} of {LEAKS}, other hits {len(contaminated) - num_correct}, before planting {len(rows_before)}"
-    )
+    others = len(contaminated) - num_correct
+    print(f"correct {num_correct} of {LEAKS}, other hits {others}, before planting {len(rows_before)}")
     rate = texts.nbytes / 1e6 / min(seconds)
-    return {"leaks_found": num_correct, "others": len(contaminated) - num_correct, "mb_per_cpu_s": rate}
+    return {"leaks_found": num_correct, "others": others, "mb_per_cpu_s": rate}
 
 
 def main() -> None:

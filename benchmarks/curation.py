@@ -98,7 +98,7 @@ def stage(data: Path, first_core: int, num_cores: int) -> None:
     tasks.remove_repeated_passages.fn(corpus, params, timings)
     held_out = tasks.decontaminate.fn(corpus, params, data, timings)
     tasks.rehydrate.fn(corpus, params, data, timings)
-    tasks.write_documents.fn(corpus, held_out, params, data, timings)
+    tasks.write_documents.fn(corpus, params, data, timings)
     tasks.curate_records.fn(held_out, params, data, timings)
     body: dict[str, Any] = {"seconds": used() - start, "wall": time.perf_counter() - wall, **timings.values}
     print(json.dumps(body | {"kept": int(corpus.kept.sum())}))
