@@ -23,13 +23,17 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text as a source yields it. If `split` is empty, ingestion chooses the split by `group`."""
+    """One text as a source yields it. If `split` is empty, ingestion chooses the split by `group`.
+
+    changes: what was changed or dropped while it was read, in plain words -> how often. It is counted, not stored.
+    """
 
     id: str
     text: str
     group: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
+    changes: Mapping[str, int] = field(default_factory=dict)
 
     def row(self, source: str, split: str) -> dict[str, str]:
         """Return this document as a row of SCHEMA."""

@@ -51,7 +51,7 @@ class RecordWriter:
             row = record.row(source, split)
             row["id"] = f"{source}/{record.id}"
             self.num_by_split[source, kind, split] += 1
-            if not isinstance(record, Document):
+            if record.changes:
                 self.num_by_change.update({(source, words): count for words, count in record.changes.items()})
         self.num_records[source, kind] += record.num_records if isinstance(record, Quarantined) else 1
         self._tables[kind].add(row, _num_characters(record))

@@ -1,6 +1,6 @@
 """Web archives as documents: the main text of the pages in WARC files, and the texts in WET files."""
 
-import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,13 +10,15 @@ from tasks.documents import Document
 from tasks.ingestion import records
 from tasks.ingestion.decoding import UnusableRecord, clean_text
 from tasks.ingestion.files.decompression import read_chunks
-from tasks.ingestion.formats import web
+from tasks.ingestion.formats import http, web
 from tasks.ingestion.formats.archives import WarcReader, WarcRecord
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
 SUFFIXES = (".warc", ".wet")
 _CRAWL_TYPES = ("warcinfo", "request", "metadata", "revisit", "continuation")
+_STATUSES = ("", "200", "203")  # none: a file without HTTP header; 203: a proxy changed the page
+_UNKNOWN_TYPES = ("application/octet-stream", "unknown/unknown", "application/unknown", "*/*")
 _HTML_TYPES, _TEXT_TYPE = ("text/html", "application/xhtml+xml"), "text/plain"
 
 
@@ -63,36 +65,43 @@ def _read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
 def _to_document(record: WarcRecord, text: str, metadata: dict[str, str]) -> Document:
     url = record.fields.get("warc-target-uri", "").strip("<>")
     metadata = {"url": url, "date": record.fields.get("warc-date", ""), **metadata}
+    changes = {}
+    if truncated := record.fields.get("warc-truncated"):
+        metadata["truncated"] = truncated
+        changes["the crawler stored only a part of the page"] = 1
+    if record.stated_length is not None:
+        changes["a wrong Content-Length of a WARC record is corrected"] = 1
     warc_id = record.fields.get("warc-record-id", "").strip("<>").removeprefix("urn:uuid:")
-    return Document(f"{record.location.file}:{record.location.offset}", text, _host(url) or warc_id, metadata)
+    identifier = f"{record.location.file}:{record.location.offset}"
+    return Document(identifier, text, _site(url) or warc_id, metadata, changes=changes)
 
 
 def _read_page(record: WarcRecord, params: Params) -> tuple[str, dict[str, str]]:
-    """Return main text and metadata of an HTTP response. warcio removes chunked transfer encoding and compression."""
-    from warcio.archiveiterator import ArchiveIterator
-    from warcio.exceptions import ArchiveLoadFailed
-
-    try:
-        response = next(iter(ArchiveIterator(io.BytesIO(record.raw))))
-        headers = response.http_headers
-        body = response.content_stream().read(params.max_page_bytes + 1)
-    except (ArchiveLoadFailed, StopIteration, OSError, ValueError, EOFError) as error:
-        raise UnusableRecord("damaged_warc", f"{type(error).__name__}: {str(error)[:200]}") from None
-    if len(body) > params.max_page_bytes:
-        raise UnusableRecord("too_long", f"The page has more than max_page_bytes = {params.max_page_bytes} bytes.")
-    if headers is not None and headers.get_statuscode() != "200":
-        raise UnusableRecord("http_error", f"The server responded with status {headers.get_statuscode()[:3]}, not 200.")
-    header = (headers.get_header("Content-Type") if headers is not None else record.fields.get("content-type")) or ""
-    content_type, _, rest = header.partition(";")
-    charset = rest.lower().partition("charset=")[2].split(";")[0].strip(" \"'")
-    content_type = content_type.strip().lower()
+    """Return main text and metadata of an HTTP response, or of a file that was stored without its header."""
+    is_truncated = "warc-truncated" in record.fields
+    response = http.parse_response(record.content, params.max_page_bytes, is_truncated)
+    if response.status not in _STATUSES:
+        detail = f"The server responded with status {response.status}; expected {' or '.join(_STATUSES[1:])}."
+        raise UnusableRecord("http_error", detail)
+    content_type = response.content_type if response.status else _content_type(record.fields.get("content-type", ""))
     if content_type not in (*_HTML_TYPES, _TEXT_TYPE):
-        expected = ", ".join((*_HTML_TYPES, _TEXT_TYPE))
-        raise UnusableRecord("not_a_page", f"The content type is {content_type[:60]!r}; expected one of {expected}.")
-    page = web.decode_page(body, charset)
+        identified = _content_type(record.fields.get("warc-identified-payload-type", ""))
+        if identified in (*_HTML_TYPES, _TEXT_TYPE):
+            content_type = identified
+        elif content_type in ("", *_UNKNOWN_TYPES) and http.is_html(response.body):
+            content_type = _HTML_TYPES[0]
+        else:
+            expected = ", ".join((*_HTML_TYPES, _TEXT_TYPE))
+            detail = f"The content type is {content_type[:60]!r}; expected one of {expected}."
+            raise UnusableRecord("not_a_page", detail)
+    page = web.decode_page(response.body, response.charset)
     if content_type == _TEXT_TYPE:
         return _clean_nonempty(page), {}
     return web.extract_text(page, record.fields.get("warc-target-uri", "").strip("<>"))
+
+
+def _content_type(field: str) -> str:
+    return field.partition(";")[0].strip().lower()
 
 
 def _read_wet_text(record: WarcRecord, params: Params) -> tuple[str, dict[str, str]]:
@@ -115,6 +124,8 @@ _CONTENT_READERS = {"response": _read_page, "resource": _read_page, "conversion"
 """WARC-Type -> reader. `response` and `resource` are in WARC files, `conversion` in WET files."""
 
 
-def _host(url: str) -> str:
-    """Return the host, which is the group: pages of one site share texts and must be in the same split."""
-    return url.partition("://")[2].split("/")[0].split("?")[0].lower()
+def _site(url: str) -> str:
+    """Return the host without port and `www.`, which is the group: pages of one site share texts and one split."""
+    host = re.sub(r"^[a-z][a-z0-9+.-]{0,20}://", "", url.strip().lower())
+    host = re.split(r"[/?#]", host, maxsplit=1)[0].rpartition("@")[2]
+    return re.sub(r":\d{0,5}$", "", host).removeprefix("www.")
