@@ -90,7 +90,7 @@ def judged(data: Path) -> Scores:
         },
         "sampled_exact_match": {name: sampled(inputs, name) for name in inputs.policies},
         "gold_gain_standard_errors": {n: round(g, 1) for n, g in scores["gold_gain_standard_errors"].items()},
-        "failed": gates.failures(scores, strict),
+        "failed": gates.check(scores, strict).failed,
     }
 
 

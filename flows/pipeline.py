@@ -13,6 +13,8 @@ from prefect import flow, runtime
 from flows.runtime import command, embedded, params, results, spool, stage_run, tracking, versioning
 from tasks.errors import GateFailed
 
+INGESTION = "ingestion"
+
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline(to: str | None = None) -> dict[str, str]:
@@ -49,8 +51,8 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     params.check_names()
     states: dict[str, str] = {}
     try:
-        if versioning.stale(to):
-            states = embedded.flow_run(lambda: params.load_all(versioning.stages(to)), lambda: pipeline(to))
+        if stale := versioning.stale(to):
+            states = embedded.flow_run(lambda: check_params(to, stale), lambda: pipeline(to))
         elif not as_json:
             print("Everything is up to date.")
     except GateFailed:
@@ -59,6 +61,13 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     results.show(versioning.stages(to), states, time.perf_counter() - start, as_json)
     if not as_json:
         results.show_places()
+
+
+def check_params(to: str | None, stale: list[str]) -> None:
+    """Raise BadParams or BadInput for what would fail later: wrong params, and files that ingestion would not find."""
+    checked = params.load_all(versioning.stages(to))
+    if INGESTION in stale:
+        params.check_files(checked[INGESTION])
 
 
 def _tags(session: spool.Session) -> dict[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ORIGIN = "athanor.json"
 ADAPTER = "adapter"
+LEFT_OUT = "left_out.json"  # alone in the folder of a stage that had no data
 
 Objective = Literal["causal", "masked", "span"]  # predict the next token, masked tokens, corrupted spans
 MODEL_KINDS: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
@@ -65,8 +66,22 @@ def _rank() -> int:
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
+def write_left_out(folder: Path, reason: str, base: str | Path | None) -> None:
+    """State in the model folder of a stage that it was left out; later stages start from its `base`, if it has one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(folder / LEFT_OUT, {"reason": reason, "base": None if base is None else str(base)})
+
+
+def left_out(folder: Path) -> str | None:
+    """Why the stage of a model folder was left out; None if it was not."""
+    return str(read_json(folder / LEFT_OUT)["reason"]) if (folder / LEFT_OUT).is_file() else None
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Check every file against the manifest; return the content of athanor.json. Raises BadModel, naming the file."""
+    if reason := left_out(folder):
+        raise BadModel(f"{folder} contains no model, because its stage was left out: {reason}.")
     if not (folder / MANIFEST).is_file():
         raise BadModel(f"{folder} is not a complete model: {MANIFEST} is missing. Run the stage that writes it again.")
     for name, digest in read_json(folder / MANIFEST).items():

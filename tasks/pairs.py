@@ -1,11 +1,11 @@
 """Preference pairs and prompts as token files: what tokenization writes, and preference training and evaluation read.
 
 A folder of pairs holds the lists of ids prompt/, chosen/ and rejected/, one of each per pair, with reasons.json and
-lists.json. A folder of prompts holds lists of ids and metadata.json. Every prompt ends with the header of the
-assistant's message, and every answer with the end token.
+lists.json. A folder of prompts holds lists of ids, metadata.json and sources.json. Every prompt ends with the header of
+the assistant's message, and every answer with the end token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -137,27 +137,41 @@ class Prompts:
 
 
 def write_prompts(
-    folder: Path, ids: Sequence[tokens.Ids], metadata: Sequence[Mapping[str, Any]], vocab_size: int
+    folder: Path,
+    ids: Sequence[tokens.Ids],
+    metadata: Sequence[Mapping[str, Any]],
+    vocab_size: int,
+    sources: Sequence[str] = (),
+    preference_sources: Collection[str] = (),
 ) -> None:
-    """Write a folder of prompts; each mapping in `metadata` includes `text`, the user's last message."""
+    """Write a folder of prompts; each mapping in `metadata` includes `text`, the user's last message.
+
+    sources: the source of each prompt. preference_sources: the sources that have preferences, in any split.
+    """
     tokens.write_ragged(folder, ids, vocab_size)
     write_json(folder / "metadata.json", list(metadata))
+    by_prompt = list(sources or [""] * len(ids))
+    write_json(folder / "sources.json", {"of_prompts": by_prompt, "with_preferences": sorted(preference_sources)})
 
 
-def read_prompts(folder: Path, max_length: int | None = None, sources: Sequence[str] = ()) -> Prompts:
+def read_prompts(folder: Path, max_length: int | None = None, sources: Sequence[str] | None = ()) -> Prompts:
     """Read a folder of prompts, without those longer than `max_length` tokens.
 
-    sources: read only prompts whose metadata name one of these as their `task`; empty reads all. Raises BadInput if
-    files are missing, NothingLeft if no prompt remains.
+    sources: read only prompts of these; empty reads all; None reads those of the sources that have preferences, because
+    a reward model knows only these, or all if no source has any. Raises BadInput if files are missing, NothingLeft if
+    no prompt remains.
     """
     ids, metadata = tokens.read_ragged(folder), read_json(folder / "metadata.json")
-    of_sources = [i for i, about in enumerate(metadata) if not sources or about.get("task") in sources]
+    known = read_json(folder / "sources.json")
+    source_names = known["of_prompts"]
+    requested = known["with_preferences"] if sources is None else sources
+    of_sources = [i for i, name in enumerate(source_names) if not requested or name in requested]
     kept = [i for i in of_sources if max_length is None or len(ids[i]) <= max_length]
     if not kept:
-        available = ", ".join(sorted({str(about.get("task")) for about in metadata})) or "none"
+        available = ", ".join(sorted(set(source_names))) or "none"
         limit = "" if max_length is None else f", and none of these has at most {max_length} tokens"
         raise NothingLeft(
             f"no prompt can be used in {folder}: of {len(metadata)} prompts, {len(of_sources)} come from the requested "
-            f"sources (requested: {', '.join(sources) or 'any'}; available: {available}){limit}"
+            f"sources (requested: {', '.join(requested) or 'any'}; available: {available}){limit}"
         )
     return Prompts([ids[i] for i in kept], [metadata[i] for i in kept], len(of_sources) - len(kept))

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tasks import yaml_files
 from tasks.errors import BadInput
 
 DVC_FILE, PARAMS_FILE = Path("dvc.yaml"), Path("params.yaml")
@@ -81,7 +82,7 @@ def _paths(entries: Sequence[Any] | None) -> list[PurePosixPath]:
 
 def _read_mapping(file: Path) -> Mapping[str, Any]:
     try:
-        body = yaml.safe_load(file.read_text(encoding="utf-8"))
+        body, _ = yaml_files.read(file)
     except FileNotFoundError:
         raise BadInput(f"there is no {file} in {Path.cwd()}. Run the command in the folder of the project.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

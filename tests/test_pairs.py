@@ -39,10 +39,12 @@ def test_nothing_left_and_nothing_there(tmp_path: Path) -> None:
 
 
 def test_prompts_of_some_sources_without_the_longest(tmp_path: Path) -> None:
-    metadata = [{"task": task, "text": task} for task in ("numbers", "letters", "numbers")]
-    write_prompts(tmp_path, [np.array(ids) for ids in ([1, 2], [3], [4])], metadata, 100)
+    sources = ["numbers", "letters", "numbers"]
+    metadata = [{"text": source} for source in sources]
+    write_prompts(tmp_path, [np.array(ids) for ids in ([1, 2], [3], [4])], metadata, 100, sources, {"letters"})
     prompts = read_prompts(tmp_path, 1, ["numbers"])
     assert ([ids.tolist() for ids in prompts.ids], prompts.num_too_long) == ([[4]], 1)
     assert len(read_prompts(tmp_path)) == 3
+    assert [ids.tolist() for ids in read_prompts(tmp_path, sources=None).ids] == [[3]]  # of those with preferences
     with pytest.raises(NothingLeft, match="requested: numbres; available: letters, numbers"):
         read_prompts(tmp_path, 9, ["numbres"])

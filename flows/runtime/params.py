@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
@@ -11,14 +12,22 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flows.runtime import renamed_keys
-from tasks import catalog
-from tasks.errors import BadParams
+from flows.runtime import checks, renamed_keys
+from flows.runtime.data_kinds import mapping as _mapping
+from tasks import catalog, yaml_files
+from tasks.errors import BadInput, BadParams
 
 FILE = Path("params.yaml")
 TRAINING = "tasks.training.stages"
 # Stages that run only after the user has added their block to dvc.yaml, and the module of their Params.
 OPTIONAL = {"classifier": "tasks.curation.classifier.training"}
+
+# What pydantic calls the types of values, as patterns, and what YAML calls them.
+YAML_NAMES = {
+    r"a valid dictionary( or instance of \w+)?": "a mapping (`key: value`)",
+    r"a valid (tuple|list)": "a list (`[a, b]`)",
+    r"a valid string": "a text",
+}
 
 Location = tuple[str | int, ...]
 
@@ -32,7 +41,7 @@ def stages(file: Path = FILE) -> list[str]:
 def named_stages(file: Path = FILE) -> dict[str, str]:
     """Return name -> kind of the sections with `stage: <kind>`: further training stages with a name of their own."""
     try:
-        body = yaml.safe_load(file.read_text(encoding="utf-8"))
+        body, _ = yaml_files.read(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}  # `_parse` reports what is wrong with the file
     sections = body.items() if isinstance(body, Mapping) else ()
@@ -65,7 +74,15 @@ def section(stage: str, body: Mapping[str, Any], place: str) -> BaseModel:
 def load_all(names: Iterable[str], file: Path = FILE) -> dict[str, BaseModel]:
     """Return the Params of the stages `names`, all validated before any of them runs. Raises BadParams."""
     body, root = _parse(file)
-    return {stage: _validate(stage, body, root, file) for stage in names}
+    loaded, errors = dict[str, BaseModel](), list[str]()
+    for stage in names:
+        try:
+            loaded[stage] = _validate(stage, body, root, file)
+        except BadParams as error:
+            errors.append(str(error))
+    if errors:
+        raise BadParams("\n".join(errors))
+    return loaded
 
 
 def check_names(file: Path = FILE) -> None:
@@ -82,6 +99,15 @@ def check_names(file: Path = FILE) -> None:
             errors.append(f"{_where(file, root, location)}: no {kind} {name!r}; {catalog.suggest(name, names)}")
     if errors:
         raise BadParams("\n".join(errors))
+
+
+def check_files(ingestion: Any, file: Path = FILE) -> None:
+    """Raise BadInput for the files of `ingestion`, the Params of that stage, that do not exist."""
+    _, root = _parse(file)
+    missing = importlib.import_module("tasks.ingestion.tasks").missing_files(ingestion)
+    locations = [(("ingestion", "sources", name, "paths"), problem) for name, problem in missing]
+    if locations:
+        raise BadInput("\n".join(f"{_where(file, root, location)}: {problem}" for location, problem in locations))
 
 
 def flatten(params: BaseModel) -> dict[str, Any]:
@@ -124,15 +150,13 @@ def _is_package(name: str) -> bool:
 def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     """Return the content of `file` and its YAML nodes, which know their lines. Raises BadParams."""
     try:
-        text = file.read_text(encoding="utf-8")
+        body, root = yaml_files.read(file)
     except FileNotFoundError:
         raise BadParams(f"there is no {file} in {Path.cwd()}. Run the command in the folder of the project.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadParams(f"{file} cannot be read: {error}") from error
-    try:
-        body, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise BadParams(f"{file} is not valid YAML: {_one_line(error)}") from error
+        raise BadParams(f"{file} is not valid YAML: {_yaml_problem(error)}") from error
     if not isinstance(body, dict) or root is None:
         raise BadParams(f"{file} must contain one section per stage: {', '.join(stages(file))}")
     _refuse_duplicates(root, (), file)
@@ -143,6 +167,8 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
         if key not in names:
             where = _where(file, root, (key,))
             raise BadParams(f"{where}: no stage has this name; {catalog.suggest(str(key), names)}")
+    if lines := [f"{_where(file, root, (name,))}: {text}" for name in named_stages(file) for text in checks.name(name)]:
+        raise BadParams("\n".join(lines))
     return body, root
 
 
@@ -174,13 +200,6 @@ def _catalog_names(body: Mapping[str, Any]) -> Iterable[tuple[Location, str, str
             yield (stage, "launch", "strategy"), "tasks.training.parallel.strategies", str(launch["strategy"])
 
 
-def _mapping(value: Any, *keys: str) -> Mapping[str, Any]:
-    """Return the mapping at `keys` below `value`; empty if there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
 def _validate(stage: str, body: Mapping[str, Any], root: yaml.Node, file: Path) -> BaseModel:
     check_stage(stage, stages(file))
     if stage not in body:
@@ -192,10 +211,14 @@ def _validate(stage: str, body: Mapping[str, Any], root: yaml.Node, file: Path) 
         section_body = {key: value for key, value in section_body.items() if key != "stage"}
     params = model(kind)
     try:
-        return params.model_validate(section_body)
+        valid = params.model_validate(section_body)
     except ValidationError as error:
         lines = [_describe(e, location, params, stage, root, file) for location, e in _leaves(error, ())]
         raise BadParams("\n".join(dict.fromkeys(lines))) from error
+    problems = checks.problems(checks.section_of(stage, kind, valid, body, named_stages(file)))
+    if lines := [f"{_where(file, root, (stage, *location))}: {text}" for location, text in problems]:
+        raise BadParams("\n".join(dict.fromkeys(lines)))
+    return valid
 
 
 def _leaves(error: ValidationError, prefix: Location) -> Iterable[tuple[Location, Any]]:
@@ -216,7 +239,13 @@ def _describe(mistake: Any, location: Location, model: type[BaseModel], stage: s
         return f"{where}: unknown key; " + (catalog.suggest(str(location[-1]), names) if names else "remove it")
     if mistake["type"] == "missing":
         return f"{where}: is missing and has no default"
+    if location and location[-1] == "[key]":  # pydantic's mark for a key that is not text
+        return f"{where}: the name {location[-2]!r} is not text in YAML; write it in quotes: '{location[-2]}'"
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    for pattern, name in YAML_NAMES.items():
+        message = re.sub(pattern, name, message)
+    if isinstance(mistake["input"], bool) and mistake["type"] in ("literal_error", "string_type"):
+        message += " (YAML reads on, off, yes and no as true or false, unless they are in quotes)"
     received = "" if isinstance(mistake["input"], Mapping) else f", not {mistake['input']!r}"
     return f"{where}: {message}{received}"
 
@@ -293,5 +322,11 @@ def _dotted(location: Location) -> str:
     return ".".join(str(part) for part in location)
 
 
-def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return str(error)
+    if "cannot start any token" in problem:
+        problem += " (YAML is indented by spaces, not tabs)"
+    context = getattr(error, "context", None)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" + (f" ({context})" if context else "")

@@ -25,7 +25,12 @@ def run_alone(stage: str, flow: Any) -> None:
             with tracking.following():
                 run(flow, versions, session)
 
-        embedded.flow_run(lambda: params.load(stage), work)
+        def check() -> None:
+            checked = params.load(stage)
+            if stage == "ingestion":
+                params.check_files(checked)
+
+        embedded.flow_run(check, work)
 
 
 def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> None:

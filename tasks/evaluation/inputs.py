@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from tasks import gold
-from tasks.errors import BadInput
+from tasks.errors import NothingLeft
 from tasks.pairs import read_pairs_if_any, read_prompts
 from tasks.tokens import Ragged, Stream, read_ragged, read_stream
 
@@ -27,6 +27,10 @@ SPLIT = "test"
 MAX_CACHED_BYTES = 1 << 30  # of weights; with more than this, at most two models stay in memory
 
 T = TypeVar("T")
+
+
+class NotMeasured(Exception):
+    """A metric cannot be measured on the data of this run; the message is the reason."""
 
 
 class SamplingParams(BaseModel, frozen=True, extra="forbid"):
@@ -85,10 +89,14 @@ class MetricResult:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     figures: dict[str, "Figure"] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    not_measured: str = ""  # the reason why the metric could not be measured
 
 
 class EvaluationInputs:
-    """The test data below `data` and what the models generate and score on them."""
+    """The test data below `data` and what the models generate and score on them.
+
+    Where something is missing, because a stage was left out for lack of data, its first use raises NotMeasured.
+    """
 
     def __init__(self, data: Path, params: SamplingParams) -> None:
         self.data, self.params = data, params
@@ -103,16 +111,35 @@ class EvaluationInputs:
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """The models that answer the test prompts, the reference first."""
-        return (self.reference, *(name for name in self.params.policies if name != self.reference))
+        """The models that answer the test prompts, the reference first, without stages that were left out."""
+        others = [name for name in self.params.policies if name != self.reference and not self.left_out(name)]
+        return (self.reference, *others)
+
+    def left_out(self, name: str) -> str | None:
+        """Why the stage `name` has trained no model; None if it has."""
+        from tasks import models
+
+        return models.left_out(self.data / "models" / name)
+
+    def _model_folder(self, name: str) -> Path:
+        if reason := self.left_out(name):
+            raise NotMeasured(f"the stage {name} was left out ({reason})")
+        return self.data / "models" / name
 
     def stream(self, split: str = SPLIT) -> Stream:
         """The packed documents of a split. Only the n-gram baselines read the split `train`."""
-        return read_stream(self.data / "tokens" / "documents" / split)
+        stream = read_stream(self.data / "tokens" / "documents" / split)
+        if not len(stream.ids):
+            raise NotMeasured(f"the split {split!r} contains no document")
+        return stream
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer of the reference model, which all policies share."""
+        """The tokenizer of the run, which all policies share."""
+        from tasks import models
+
+        if self.left_out(self.reference):
+            return models.load_tokenizer(self.data / "tokens" / "tokenizer")
         return self._load_causal(self.reference)[1]
 
     @cached_property
@@ -130,13 +157,13 @@ class EvaluationInputs:
         """The pretraining objective of data/models/<name>: "causal", "masked" or "span"."""
         from tasks import models
 
-        return models.objective(self.data / "models" / name)
+        return models.objective(self._model_folder(name))
 
     def load_pretrained(self, name: str) -> tuple[Any, Any]:
         """Load the model data/models/<name> of any objective, and its tokenizer. Nothing is cached."""
         from tasks import models
 
-        folder = self.data / "models" / name
+        folder = self._model_folder(name)
         model, tokenizer = models.load_pretrained(folder, models.objective(folder))
         return model.to(self.device).eval(), tokenizer
 
@@ -148,7 +175,7 @@ class EvaluationInputs:
             cached = self._models
             while len(cached) >= 2 and sum(_num_bytes(model) for model, _ in cached.values()) > MAX_CACHED_BYTES:
                 cached.pop(next(iter(cached)))
-            model, tokenizer = models.load_causal(self.data / "models" / name)
+            model, tokenizer = models.load_causal(self._model_folder(name))
             self._models[name] = (model.to(self.device).eval(), tokenizer)
         return self._models[name]
 
@@ -174,13 +201,15 @@ class EvaluationInputs:
         """The prompts of the split `test` that do not occur in the split `train`."""
         folder = self.data / "tokens" / "prompts"
         training_prompts = {tuple(row) for row in _lists(read_ragged(folder / "train"))}
-        test = read_prompts(folder / SPLIT)
+        try:
+            test = read_prompts(folder / SPLIT)
+        except NothingLeft:
+            raise NotMeasured(f"the split {SPLIT!r} contains no prompt") from None
         rows = [(ids.tolist(), metadata) for ids, metadata in zip(test.ids, test.metadata, strict=True)]
         prompts = [Prompt(ids, str(about["text"]), about) for ids, about in rows if tuple(ids) not in training_prompts]
         if not prompts:
-            raise BadInput(
-                f"every prompt of {folder / SPLIT} also occurs in {folder / 'train'}, so that no prompt is left to "
-                "measure with: add conversations to the sources of ingestion in params.yaml."
+            raise NotMeasured(
+                "the split 'test' contains no prompt to measure with: each of them also occurs in the split 'train'"
             )
         return prompts
 
@@ -238,7 +267,7 @@ class EvaluationInputs:
     def _reward_model(self) -> Any:
         from tasks import models
 
-        return models.load_reward(self.data / "models" / self.params.reward_model)[0].to(self.device).eval()
+        return models.load_reward(self._model_folder(self.params.reward_model))[0].to(self.device).eval()
 
 
 def evenly_spaced(items: Sequence[T], max_items: int) -> list[T]:

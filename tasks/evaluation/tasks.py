@@ -1,6 +1,6 @@
 """Evaluation as Prefect tasks: every metric reads the same inputs; the report, the page and the gates follow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +10,9 @@ from pydantic import BaseModel, BeforeValidator, Field, create_model
 
 from tasks import catalog
 from tasks.errors import GateFailed
-from tasks.evaluation.gates import Gates, failures, num_active
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, SamplingParams
+from tasks.evaluation import gates
+from tasks.evaluation.gates import Gates
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, SamplingParams
 from tasks.pipeline_stages import PipelineStage
 from tasks.reports import Report, Timings
 
@@ -66,9 +67,12 @@ def open_inputs(params: Params, data: Path, stages: Sequence[PipelineStage]) -> 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
 def measure(name: str, params: BaseModel, inputs: EvaluationInputs, timings: Timings) -> MetricResult:
-    """Measure one metric."""
+    """Measure one metric. If the data or the models that it needs do not exist, the result says so."""
     with timings.measure(name):
-        result: MetricResult = catalog.find(METRICS, name).measure(inputs, params)
+        try:
+            result: MetricResult = catalog.find(METRICS, name).measure(inputs, params)
+        except NotMeasured as reason:
+            result = MetricResult(not_measured=str(reason))
     return result
 
 
@@ -85,14 +89,32 @@ def write_report(
         report.tables |= result.tables
         report.figures |= result.figures
         report.notes += result.notes
-    failed_gates = failures(report.scores, params.gates, params.reference)
-    report.notes = [f"GATE FAILED: {sentence}" for sentence in failed_gates] + report.notes
-    report.scores |= {"gates_checked": num_active(params.gates), "gates_failed": len(failed_gates)}
+    names = [name for name, _ in params.active_metrics()]
+    unmeasured = {name: result.not_measured for name, result in zip(names, results, strict=True) if result.not_measured}
+    outcome = gates.check(report.scores, params.gates, params.reference, unmeasured)
+    report.notes = [
+        *(f"GATE FAILED: {sentence}" for sentence in outcome.failed),
+        *report.notes,
+        *(f"gate that does not apply: {sentence}" for sentence in outcome.not_applicable),
+        *_notes_on_unmeasured(unmeasured),
+    ]
+    report.scores |= {
+        "gates_checked": outcome.num_checked,
+        "gates_failed": len(outcome.failed),
+        "gates_not_applicable": len(outcome.not_applicable),
+    }
     with timings.measure("report"):
         report.write(data / "reports")
         page.write(data / "reports", data / "reports" / "evaluation" / "report.html", stages, params.reference)
     timings.write()
-    return failed_gates
+    return outcome.failed
+
+
+def _notes_on_unmeasured(unmeasured: Mapping[str, str]) -> Iterator[str]:
+    """Yield one note for each reason, with the metrics that it concerns."""
+    for reason in dict.fromkeys(unmeasured.values()):
+        metrics = ", ".join(name for name, why in unmeasured.items() if why == reason)
+        yield f"not measured: {metrics}, because {reason}"
 
 
 @task(cache_policy=NO_CACHE)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_se
 
 from tasks import catalog
 from tasks.errors import BadInput, NothingLeft
-from tasks.ingestion import splits
+from tasks.ingestion import opening, splits
 from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
 from tasks.progress import Progress
@@ -69,6 +69,18 @@ class Params(BaseModel, frozen=True, extra="forbid"):
             name: {"source": str(name), **(entry or {})} if isinstance(entry, Mapping | None) else entry
             for name, entry in entries.items()
         }
+
+
+def missing_files(params: Params) -> Iterator[tuple[str, str]]:
+    """Yield the name of each source of which a local file, folder or glob matches nothing, and what is wrong."""
+    for name, source in params.sources.items():
+        suffixes = getattr(catalog.find(SOURCES, source.source), "SUFFIXES", ())
+        for path in getattr(source.params, "paths", ()):
+            if "://" not in path:
+                try:
+                    opening.find_files([path], suffixes)
+                except BadInput as error:
+                    yield name, str(error)
 
 
 @contextmanager

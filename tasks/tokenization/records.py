@@ -109,24 +109,30 @@ def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
     `reference` (a good answer).
     """
     encoder, counts = Encoder(tokenizer), CountsBySplit()
+    preferences = _read_shards(data / "preferences/curated", ("source",))
+    preference_sources = {name for table in preferences for name in pc.unique(table["source"]).to_pylist()}
     for split in SPLITS:
-        distinct: dict[str, tuple[list[Message], dict[str, Any]]] = {}
-        for prompt, metadata in _read_prompts(data, split):
-            distinct.setdefault(json.dumps(prompt), (prompt, metadata))
-        id_lists = _encode_in_batches(encoder.encode_prompts, [prompt for prompt, _ in distinct.values()])
-        metadata_of_prompts = [metadata for _, metadata in distinct.values()]
-        pairs.write_prompts(folder / split, id_lists, metadata_of_prompts, encoder.vocab_size)
+        distinct: dict[str, tuple[list[Message], dict[str, Any], str]] = {}
+        for prompt, metadata, source in _read_prompts(data, split):
+            distinct.setdefault(json.dumps(prompt), (prompt, metadata, source))
+        id_lists = _encode_in_batches(encoder.encode_prompts, [prompt for prompt, _, _ in distinct.values()])
+        metadata_of_prompts = [metadata for _, metadata, _ in distinct.values()]
+        sources = [source for _, _, source in distinct.values()]
+        pairs.write_prompts(
+            folder / split, id_lists, metadata_of_prompts, encoder.vocab_size, sources, preference_sources
+        )
         counts[split] = {"num_prompts": len(id_lists), "num_tokens": sum(len(ids) for ids in id_lists)}
     return counts
 
 
-def _read_prompts(data: Path, split: str) -> Iterator[tuple[list[Message], dict[str, Any]]]:
-    """Yield every prompt with its metadata, first of conversations, then of preferences."""
-    for row in _read_table(data / "conversations/curated", split, ("messages", "metadata")).to_pylist():
+def _read_prompts(data: Path, split: str) -> Iterator[tuple[list[Message], dict[str, Any], str]]:
+    """Yield every prompt with its metadata and source, first of conversations, then of preferences."""
+    for row in _read_table(data / "conversations/curated", split, ("messages", "metadata", "source")).to_pylist():
         *prompt, answer = row["messages"]
-        yield prompt, _prompt_metadata(row, prompt, answer["content"])
-    for row in _read_table(data / "preferences/curated", split, ("prompt", "chosen", "metadata")).to_pylist():
-        yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"])
+        yield prompt, _prompt_metadata(row, prompt, answer["content"]), row["source"]
+    columns = ("prompt", "chosen", "metadata", "source")
+    for row in _read_table(data / "preferences/curated", split, columns).to_pylist():
+        yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
 
 
 def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: str) -> dict[str, Any]:

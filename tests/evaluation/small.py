@@ -12,6 +12,7 @@ from tasks import models as folders
 from tasks import tokens
 from tasks.evaluation.inputs import Answer, EvaluationInputs, Prompt, SamplingParams
 from tasks.files import MANIFEST, sha256, with_version, write_json
+from tasks.pairs import write_prompts
 from tasks.tokenization import bpe
 
 PAD, DOCUMENT, USER, ASSISTANT, END = 0, 1, 3, 4, 5
@@ -76,8 +77,8 @@ def write_project(data: Path) -> Path:
         facts = [metadata(word) for word in words] + [
             {"text": f"what is {word}?", "reference": f"{word} is a number"} for word in words
         ]
-        tokens.write_ragged(folder / "prompts" / split, [prompt_ids(fact["text"]) for fact in facts], VOCAB_SIZE)
-        write_json(folder / "prompts" / split / "metadata.json", facts)
+        ids = [np.array(prompt_ids(fact["text"])) for fact in facts]
+        write_prompts(folder / "prompts" / split, ids, facts, VOCAB_SIZE)
     pairs = folder / "preferences" / "test"
     sides: dict[str, Callable[[str], list[int]]] = {
         "prompt": prompt_ids,

@@ -13,7 +13,7 @@ from tasks import corruption
 from tasks import models as folders
 from tasks.errors import BadModel, BadParams
 from tasks.evaluation import denoising
-from tasks.evaluation.inputs import EvaluationInputs, SamplingParams
+from tasks.evaluation.inputs import EvaluationInputs, NotMeasured, SamplingParams
 from tasks.evaluation.metrics import denoising_loss, masked_accuracy, perplexity, pseudo_perplexity
 from tests.evaluation import small
 
@@ -104,9 +104,8 @@ def test_each_metric_is_for_its_kind(masked: EvaluationInputs, span: EvaluationI
         for kind, inputs in (("causal", causal), ("masked", masked), ("span", span))
     }
     assert measured == {"causal": [False] * 3, "masked": [True, True, False], "span": [False, False, True]}
-    finding = perplexity.measure(masked, perplexity.Params())
-    assert "objective is masked" in finding.notes[0]
-    assert finding.scores == {}
+    with pytest.raises(NotMeasured, match="objective is masked"):
+        perplexity.measure(masked, perplexity.Params())
     with pytest.raises(BadModel, match="needs the kind decoder"):
         masked.model("pretrain")
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluation.gates import Gates, failures
+from tasks.evaluation.gates import Gates, check
 from tasks.reports import Score
 
 
@@ -26,13 +26,13 @@ def scores() -> dict[str, Any]:
 
 
 def test_only_over_optimization_is_refused_by_default(scores: dict[str, Any]) -> None:
-    assert failures(scores, Gates()) == []
-    assert failures({}, Gates()) == []
+    assert check(scores, Gates()).failed == []
+    assert check({}, Gates()).failed == []
     scores["over_optimized"]["ppo"] = 1
-    assert failures(scores, Gates()) == [
+    assert check(scores, Gates()).failed == [
         "refuse_over_optimization: the reward model's score of ppo rose while its gold reward fell"
     ]
-    assert failures(scores, Gates(refuse_over_optimization=False)) == []
+    assert check(scores, Gates(refuse_over_optimization=False)).failed == []
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,29 @@ def test_only_over_optimization_is_refused_by_default(scores: dict[str, Any]) ->
 )
 def test_a_failed_gate_says_its_numbers(scores: dict[str, Any], gates: Gates, expected: list[str]) -> None:
     (name,) = gates.model_dump(exclude_defaults=True) if expected else ("",)
-    assert failures(scores, gates) == [f"{name}: {sentence}" for sentence in expected]
+    assert check(scores, gates).failed == [f"{name}: {sentence}" for sentence in expected]
 
 
 def test_below_bigram(scores: dict[str, Any]) -> None:
     scores["bigram_perplexity"] = score(99)
-    assert failures(scores, Gates(below_bigram=True)) == [
+    assert check(scores, Gates(below_bigram=True)).failed == [
         "below_bigram: the perplexity 100.0 is not below that of the bigram model, 99.0"
     ]
 
 
-def test_what_was_not_measured_has_not_passed() -> None:
-    gates = Gates(
-        min_unigram_ratio=8, min_exact_match=0.9, min_reward_accuracy=0.9, min_gold_gain=2, max_kl=2, below_bigram=True
-    )
-    sentences = failures({}, gates)
-    assert len(sentences) == 5
-    assert all("was not measured" in sentence for sentence in sentences)
+def test_what_was_not_measured_does_not_apply_or_fails_as_params_say() -> None:
+    """Six gates; two of them share a metric, and so a sentence."""
+    minima = {"min_unigram_ratio": 8, "min_exact_match": 0.9, "min_reward_accuracy": 0.9, "min_gold_gain": 2}
+    gates = Gates(**minima, max_kl=2, below_bigram=True, refuse_over_optimization=False)
+    outcome = check({}, gates, unmeasured={"reward_accuracy": "there are no preferences"})
+    assert (outcome.num_checked, outcome.failed, len(outcome.not_applicable)) == (0, [], 5)
+    assert all("was not measured: " in sentence for sentence in outcome.not_applicable)
+    expected = "min_reward_accuracy: reward_accuracy was not measured: there are no preferences"
+    assert expected in outcome.not_applicable
+    strict = check({}, gates.model_copy(update={"when_not_measured": "fail"}))
+    assert (strict.num_checked, len(strict.failed), strict.not_applicable) == (6, 5, [])
+
+
+def test_the_kl_of_the_reference_alone_is_no_measurement() -> None:
+    outcome = check({"kl": {"sft": score(0)}}, Gates(max_kl=2))
+    assert outcome.not_applicable == ["max_kl: kl was not measured: there is no model to compare with sft"]

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from tasks import tokens
-from tasks.errors import BadInput
 from tasks.evaluation import scoring
-from tasks.evaluation.inputs import EvaluationInputs, SamplingParams
+from tasks.evaluation.inputs import EvaluationInputs, NotMeasured, SamplingParams
 from tasks.evaluation.metrics import kl, multiple_choice, perplexity, samples
 from tests.evaluation import small
 
@@ -148,5 +147,5 @@ def test_prompts_that_occur_in_training_are_left_out(tmp_path: Path) -> None:
     assert texts == [f"say {word}" for word in small.WORDS[1:]]
     test_prompts = tokens.read_ragged(prompts / "test")
     tokens.write_ragged(prompts / "train", [test_prompts[i].tolist() for i in range(16)], small.VOCAB_SIZE)
-    with pytest.raises(BadInput, match=r"every prompt of .* also occurs in .*add conversations"):
+    with pytest.raises(NotMeasured, match="no prompt to measure with: each of them also occurs in the split 'train'"):
         _ = EvaluationInputs(data, SamplingParams(policies=small.POLICIES)).prompts

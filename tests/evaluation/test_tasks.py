@@ -66,7 +66,8 @@ def test_the_keys_that_other_code_reads(data: Path) -> None:
 
 def test_every_score_is_described(data: Path) -> None:
     page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
-    scores = set(reports.read(data / "reports/evaluation.json")) - {"notes", "gates_checked", "gates_failed"}
+    gates = {"gates_checked", "gates_failed", "gates_not_applicable"}
+    scores = set(reports.read(data / "reports/evaluation.json")) - {"notes", *gates}
     assert not [name for name in scores if f"`{name}`" not in page]
 
 
@@ -100,13 +101,19 @@ def test_answers_without_gold_reward_are_still_compared(tmp_path: Path) -> None:
     path = data / "tokens/prompts/test/metadata.json"
     write_json(path, [{"text": fact["text"]} for fact in read_json(path)])
     small.write_comparison(data)
-    failed = evaluate(data, Params.model_validate({**SMALL, "gates": {"min_gold_gain": 2, "min_exact_match": 0.9}}))
+    gates = {"min_gold_gain": 2, "min_exact_match": 0.9}
+    params = Params.model_validate({**SMALL, "metrics": {**SMALL["metrics"], "gold": {}}, "gates": gates})
+    assert evaluate(data, params) == []
     body = read_json(data / "reports/evaluation.json")
     assert set(body["kl"]) == {"sft", "ppo", "dpo"}
     assert set(body["win_rate"]["ppo_vs_sft"]) == {"reward"}
     assert "gold" not in body
-    assert len(failed) == 2
-    assert all("was not measured" in sentence for sentence in failed)
+    assert (body["gates_checked"], body["gates_failed"], body["gates_not_applicable"]) == (1, 0, 2)
+    assert [note for note in body["notes"] if note.startswith("gate that does not apply: min_gold_gain: gold was not")]
+    assert "not measured: accuracy, bleu, gold, because no test prompt has a right answer" in " ".join(body["notes"])
+    strict = Params.model_validate({**params.model_dump(), "gates": {**gates, "when_not_measured": "fail"}})
+    failed = evaluate(data, strict)
+    assert [sentence.split(":")[0] for sentence in failed] == ["min_exact_match", "min_gold_gain"]
     assert "say one" in (data / "reports/evaluation/report.html").read_text(encoding="utf-8")
 
 

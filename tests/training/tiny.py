@@ -67,7 +67,8 @@ def pair_files(folder: Path, rows: list[tuple[str, str, str]], reasons: list[str
 def prompt_files(folder: Path, rows: list[tuple[str, dict[str, Any]]]) -> None:
     """Write prompts with the metadata of each."""
     metadata = [{"text": text, **about} for text, about in rows]
-    write_prompts(folder, [np.array(prompt(text)) for text, _ in rows], metadata, len(WORDS))
+    ids = [np.array(prompt(text)) for text, _ in rows]
+    write_prompts(folder, ids, metadata, len(WORDS), [str(about.get("task", "")) for _, about in rows])
 
 
 def write_data(data: Path, seed: int = 0) -> Path:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tasks import gold
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -19,7 +19,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """exact_match by model; exact_match_gain of each policy over the reference; a table of the wrong answers."""
     if not inputs.verifiable:
-        return MetricResult(notes=["no test prompt contains the right answer: exact match was not measured"])
+        raise NotMeasured("no test prompt has a right answer that can be verified")
     correct, wrong_answers = {}, []
     for name in inputs.policies:
         answers = inputs.answers(name, greedy=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from tasks import gold
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.reports import Score
 
 
@@ -25,7 +25,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """bleu and chrf, each by model and direction, such as "zh-en"."""
     if not inputs.verifiable:
-        return MetricResult()
+        raise NotMeasured("no test prompt has a right answer that can be verified")
     references = [str(prompt.metadata["answer"]) for prompt in inputs.prompts]
     directions = [str(prompt.metadata.get("direction", "all")) for prompt in inputs.prompts]
     result = MetricResult({"bleu": {}, "chrf": {}})

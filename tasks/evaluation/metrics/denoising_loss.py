@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from tasks.corruption import SpanCorruption, corrupt_spans, draw_spans, sentinel_ids
 from tasks.errors import BadParams
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -45,7 +45,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         )
     chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
     if not chunks:
-        return MetricResult(notes=["the split 'test' contains no document: the denoising loss was not measured"])
+        raise NotMeasured("the split 'test' contains no document")
     examples = []
     for index, chunk in enumerate(chunks):
         # A generator per chunk keeps the spans of a chunk the same whatever other chunks are read.

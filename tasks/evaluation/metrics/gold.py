@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from tasks import gold
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.reports import Score
 
 MAX_STANDARD_ERRORS = 999.0
@@ -28,7 +28,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """gold, gold_greedy, correct_sampled and in_style_sampled by model; gold_gain and its standard errors by policy."""
     if not inputs.verifiable:
-        return MetricResult(notes=["no test prompt contains what the gold reward needs: gold was not measured"])
+        raise NotMeasured("no test prompt has a right answer that can be verified")
     sampled = {name: gold_rewards(inputs, name, greedy=False) for name in inputs.policies}
     gains = {name: sampled[name] - sampled[inputs.reference] for name in sampled if name != inputs.reference}
     greedy = {name: gold_rewards(inputs, name, greedy=True) for name in inputs.policies}

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from tasks.corruption import Masking, mask_tokens
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -37,7 +37,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     model, tokenizer = inputs.load_pretrained(params.model)
     chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
     if not chunks:
-        return MetricResult(notes=["the split 'test' contains no document: masked accuracy was not measured"])
+        raise NotMeasured("the split 'test' contains no document")
     masked_ids, labels = [], []
     for index, chunk in enumerate(chunks):
         maskable = np.arange(len(chunk.ids)) > 0  # the first token may be the marker of a document's beginning

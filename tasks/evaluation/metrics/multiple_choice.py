@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, evenly_spaced
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
 
 Question = tuple[list[int], list[str]]  # the prompt, and the options with the right one first
 
@@ -39,7 +39,9 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
                 num_correct = _num_correct(inputs, name, questions, params)
                 scores.setdefault(kind, {})[name] = intervals.proportion(num_correct, len(questions))
     chance = 1 / params.num_options
-    return MetricResult({"multiple_choice": {**scores, "chance": chance}}) if scores else MetricResult()
+    if not scores:
+        raise NotMeasured(f"there are fewer than {params.num_options} test prompts with different answers")
+    return MetricResult({"multiple_choice": {**scores, "chance": chance}})
 
 
 def _num_correct(inputs: EvaluationInputs, name: str, questions: list[Question], params: Params) -> int:

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from tasks.errors import BadInput
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, evenly_spaced
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
 from tasks.evaluation.ngram import KneserNey, Unigram
 from tasks.reports import Score
 from tasks.tokens import Stream
@@ -40,21 +39,15 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
-    """perplexity, unigram_perplexity, bigram_perplexity, uniform_perplexity, bits_per_byte. Raises BadInput."""
+    """perplexity, unigram_perplexity, bigram_perplexity, uniform_perplexity, bits_per_byte. Raises NotMeasured."""
     from tasks.evaluation.scoring import stream_nats
 
     objective = inputs.objective(params.model)
     if objective != "causal":
-        return MetricResult(
-            notes=[f"perplexity was not measured: {params.model} does not predict the next token, because its "
-                   f"objective is {objective}"]
-        )  # fmt: skip
+        raise NotMeasured(f"{params.model} does not predict the next token, because its objective is {objective}")
     stream, model = inputs.stream(), inputs.model(params.model)
     if stream.num_rows(params.sequence_length) == 0:
-        raise BadInput(
-            "the split 'test' contains no document, so that perplexity cannot be measured. Increase "
-            "ingestion.test_share in params.yaml, or add documents."
-        )
+        raise NotMeasured("the split 'test' contains no document with at least two tokens")
     rows = choose_rows(stream, params)
     nats = np.concatenate(stream_nats(model, stream, rows, params.sequence_length, params.batch_size))
     contexts, targets, documents, is_target = targets_of_rows(stream, rows, params.sequence_length)

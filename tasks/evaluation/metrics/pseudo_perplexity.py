@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -34,7 +34,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     model, tokenizer = inputs.load_pretrained(params.model)
     chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
     if not chunks:
-        return MetricResult(notes=["the split 'test' contains no document: pseudo-perplexity was not measured"])
+        raise NotMeasured("the split 'test' contains no document")
     sums = dict.fromkeys(sorted({chunk.document for chunk in chunks}), (0.0, 0))  # document -> nats, tokens
     for chunk in chunks:
         is_masked = np.eye(len(chunk.ids), dtype=bool)[1:]  # one row for each token except the first

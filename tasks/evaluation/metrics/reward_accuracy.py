@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from tasks import reward_metrics
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, Pair, evenly_spaced
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, Pair, evenly_spaced
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """reward_accuracy, reward_margin and the other metrics of tasks/reward_metrics.py, with the prefix `reward_`."""
     pairs = evenly_spaced(inputs.pairs, params.num_pairs)
     if not pairs:
-        return MetricResult(notes=["the split 'test' contains no preference: the reward model was not measured"])
+        raise NotMeasured("the split 'test' contains no preference")
     margins = _margins(inputs, pairs)
     lengths = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
     reasons = [pair.reason for pair in pairs]

@@ -24,7 +24,8 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     if inputs.verifiable:
         prompts += evenly_spaced(inputs.open_prompts, params.num_prompts)
     rows = [_row(prompt) for prompt in prompts]
-    for name in (*params.extra_models, *inputs.policies) if prompts else ():
+    extra_models = [name for name in params.extra_models if not inputs.left_out(name)]
+    for name in (*extra_models, *inputs.policies) if prompts else ():
         for row, answer in zip(rows, inputs.generate_answers(name, prompts), strict=True):
             row[name] = answer.text + ("" if answer.finished else " …")
     return MetricResult(tables={"samples": rows})

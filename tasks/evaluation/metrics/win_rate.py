@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from tasks.errors import BadInput
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, evenly_spaced
+from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
 from tasks.evaluation.judge import JudgeParams, judge_in_both_orders
 from tasks.evaluation.metrics.gold import gold_rewards
 from tasks.reports import Score
@@ -33,9 +33,14 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """win_rate by pair of models and judge: wins, ties and the length-controlled win rate."""
     result = MetricResult({"win_rate": {}})
+    if len(inputs.policies) < 2:
+        raise NotMeasured(f"there is no model to compare with {inputs.reference}")
+    has_reward_model = not inputs.left_out(inputs.params.reward_model)
     for opponent, model in combinations(inputs.policies, 2):
         length_differences = _lengths(inputs, model) - _lengths(inputs, opponent)
-        wins_by_judge = {"reward": compare(inputs.sampled_rewards(model), inputs.sampled_rewards(opponent))}
+        wins_by_judge = {}
+        if has_reward_model:
+            wins_by_judge["reward"] = compare(inputs.sampled_rewards(model), inputs.sampled_rewards(opponent))
         if inputs.verifiable:
             model_gold, opponent_gold = (gold_rewards(inputs, name, greedy=False) for name in (model, opponent))
             wins_by_judge["gold"] = compare(model_gold, opponent_gold)

@@ -21,6 +21,8 @@ from tasks.ingestion.distributions import Distribution, installed_distributions
 from tasks.ingestion.docstrings import DocumentedObject, UnparsablePython, docstring_share, documented_objects
 from tasks.tables import Quarantined
 
+KINDS = ("documents", "conversations")  # of records that this source yields
+
 MIN_DOCSTRING_SHARE = 0.15  # of the bytes of a file; below it, the docstrings are not worth the time of parsing
 TURN_BYTES = 16_384
 MIN_ANSWER_CHARACTERS, MAX_ANSWER_CHARACTERS = 20, 300

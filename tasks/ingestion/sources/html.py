@@ -12,6 +12,7 @@ from tasks.ingestion.formats import web
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
+KINDS = ("documents",)  # of records that this source yields
 SUFFIXES = (".html", ".htm", ".xhtml", ".mhtml", ".mht")
 
 

@@ -9,6 +9,8 @@ from tasks.ingestion.decoding import Location, UnusableRecord, clean_text, join_
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
+KINDS = ("documents",)  # of records that this source yields
+
 SUFFIXES = (".md", ".markdown", ".mdx")
 # Front matter is parsed with regular expressions instead of a YAML parser, because aliases in YAML let one kilobyte
 # expand to a gigabyte.

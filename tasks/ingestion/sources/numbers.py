@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeFloat
 from tasks.conversations import Conversation, Preference
 from tasks.ingestion import numerals, records
 
+KINDS = ("conversations", "preferences")  # of records that this source yields
+
 Reason = Literal["correct", "language", "complete", "style"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

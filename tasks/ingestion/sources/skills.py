@@ -16,6 +16,8 @@ from tasks.ingestion import records
 from tasks.ingestion.skills import SKILLS
 from tasks.ingestion.skills.turns import Draw, Turn
 
+KINDS = ("conversations",)  # of records that this source yields
+
 CLOSING = {"en": ".", "zh": "。"}
 # Relative frequencies, by what each skill needs: answers that are calculated have few trained tokens.
 DEFAULT_SHARES = {

@@ -15,6 +15,8 @@ from tasks.ingestion.formats.archives import WarcReader, WarcRecord
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
 
+KINDS = ("documents",)  # of records that this source yields
+
 SUFFIXES = (".warc", ".wet")
 _CRAWL_TYPES = ("warcinfo", "request", "metadata", "revisit", "continuation")
 _STATUSES = ("", "200", "203")  # none: a file without HTTP header; 203: a proxy changed the page

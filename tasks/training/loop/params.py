@@ -23,7 +23,10 @@ class LoopParams(BaseModel, frozen=True, extra="forbid"):
         None, gt=0, description="Learning rate of embeddings and head; null uses learning_rate."
     )
     schedule: schedules.Name = Field("cosine", description="Shape of the learning rate after the warm-up.")
-    warmup_steps: int = Field(50, ge=0, description="Steps in which the learning rate rises linearly from zero.")
+    warmup_steps: int | None = Field(
+        None, ge=0, description="Steps in which the learning rate rises linearly from zero; null is 50, or half of a "
+        "run of less than 100 steps.",
+    )  # fmt: skip
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Final learning rate as a share of the peak.")
     optimizer: optimizers.Name = Field(
         "adamw", description="muon updates the matrices of the blocks by Muon and the rest by AdamW."
@@ -58,6 +61,11 @@ class LoopParams(BaseModel, frozen=True, extra="forbid"):
         None, ge=1, description="Steps between two checkpoints; null spends at most 1 % of the time on them."
     )
     keep_checkpoints: int = Field(2, ge=1, description="Number of checkpoints that are kept on disk during a run.")
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """`warmup_steps`, or its default for a run of this length."""
+        return min(50, self.steps // 2) if self.warmup_steps is None else self.warmup_steps
 
 
 def resolve_device(name: Device) -> torch.device:

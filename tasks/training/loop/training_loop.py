@@ -153,7 +153,7 @@ class _Run:
 
     def _set_learning_rate(self) -> float:
         p = self.params
-        share = schedules.factor(p.schedule, self.step, p.steps, p.warmup_steps, p.min_learning_rate_ratio)
+        share = schedules.factor(p.schedule, self.step, p.steps, p.num_warmup_steps, p.min_learning_rate_ratio)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = p.learning_rate * share * group["factor"]

@@ -72,9 +72,10 @@ class Params(LoopParams, frozen=True, extra="forbid"):
         1.0, gt=0, description="Weight of a chosen answer relative to a rejected one; used by the loss kto."
     )
     max_new_tokens: int = Field(32, ge=1, description="Maximum tokens of an answer that is generated for validation.")
-    prompt_sources: tuple[str, ...] = Field(
-        (), description="Measure only on prompts from these sources (`task` in their metadata); empty uses all."
-    )
+    prompt_sources: tuple[str, ...] | None = Field(
+        None, description="Measure only on prompts from these sources of ingestion; empty uses all, null those of the "
+        "sources that have preferences.",
+    )  # fmt: skip
     validation_pairs: int | None = Field(
         500, ge=1, description="Maximum number of validation pairs per evaluation; null uses all."
     )

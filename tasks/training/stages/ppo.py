@@ -68,9 +68,10 @@ class Params(LoopParams, frozen=True, extra="forbid"):
         {}, description="Reward functions with their weights: exact_match, num_characters or your own "
         "package.module:function.",
     )  # fmt: skip
-    prompt_sources: tuple[str, ...] = Field(
-        (), description="Answer only prompts from these sources (`task` in their metadata); empty uses all."
-    )
+    prompt_sources: tuple[str, ...] | None = Field(
+        None, description="Answer only prompts from these sources of ingestion; empty uses all, null those of the "
+        "sources that have preferences, because the reward model knows only these.",
+    )  # fmt: skip
     max_prompt_length: int = Field(256, ge=1, description="Maximum tokens of a prompt; longer prompts are not used.")
     max_new_tokens: int = Field(32, ge=1, description="Maximum tokens of an answer.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers in a rollout.")
@@ -136,6 +137,10 @@ class Params(LoopParams, frozen=True, extra="forbid"):
         if not self.reward_model_weight and not self.reward_functions:
             raise ValueError("there is no reward: set reward_model_weight above 0, or add reward_functions")
         return self
+
+    def sources(self) -> tuple[str, ...] | None:
+        """The argument `sources` of read_prompts: without a reward model, null means all sources."""
+        return () if self.prompt_sources is None and not self.reward_model_weight else self.prompt_sources
 
 
 class PpoWork(Work):
@@ -308,7 +313,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
 def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     """Everything that PPO works with, as files under `data` and `params` say."""
     tokens = stage_files.tokens_folder(params.data, data)
-    train = read_prompts(tokens / "prompts/train", params.max_prompt_length, params.prompt_sources)
+    train = read_prompts(tokens / "prompts/train", params.max_prompt_length, params.sources())
     base = stage_files.base_model(params.base, "sft", data)
     policy, own = models.load_causal(base)
     models.fit_vocabulary(policy, own, tokenizer, base)
@@ -342,7 +347,7 @@ def _validation(
     params: Params, tokens: Path, tokenizer: Any, reference: Reference, score: Scorer
 ) -> PolicyValidation | None:
     try:
-        prompts = read_prompts(tokens / "prompts/validation", params.max_prompt_length, params.prompt_sources)
+        prompts = read_prompts(tokens / "prompts/validation", params.max_prompt_length, params.sources())
     except NothingLeft:
         return None
     return PolicyValidation(

@@ -63,7 +63,7 @@ def load_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "line 2: toy.steps: expected a valid integer, unable to parse string as an integer, not 'many'",
         ),
         ("toy:\n\n  steps: 0\n", "line 3: toy.steps: expected greater than or equal to 1, not 0"),
-        ("toy:\n  inner: 3\n", "line 2: toy.inner: expected a valid dictionary or instance of Inner, not 3"),
+        ("toy:\n  inner: 3\n", "line 2: toy.inner: expected a mapping (`key: value`), not 3"),
         (
             "toy:\n  chosen: {min_words: -1}",
             "line 2: toy.chosen.min_words: expected greater than or equal to 0, not -1",
