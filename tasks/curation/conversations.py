@@ -1,4 +1,6 @@
-"""Curation of conversations and preferences: drop repeated records, and train records that reveal held-out ones."""
+"""Curation of conversations and preferences: mask personal data, drop repeated records, and train records that reveal
+held-out ones.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
 from tasks import tables
 from tasks.curation.arrays import Int64Array, ObjectArray
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.duplicates import exact
+from tasks.curation.privacy import pii
+from tasks.curation.privacy.pii import Params as Pii
 from tasks.documents import SPLITS
 
+TEXT_COLUMNS = ("messages", "prompt", "chosen", "rejected")
 PRECEDENCE = {split: rank for rank, split in enumerate(SPLITS)}  # of equal records, test wins over validation and train
 
 
@@ -22,6 +28,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
     exact_duplicates: bool = Field(True, description="Drop records that repeat another one.")
     contamination: bool = Field(True, description="Drop train records that share n-grams with held-out ones.")
+    pii: Pii | None = Field(None, description="Settings for the masking of personal data; null skips it.")
 
 
 def held_out_examples(folder: Path, name: str) -> contamination.EvaluationSet:
@@ -45,23 +52,41 @@ def curate(
 ) -> Counter[str]:
     """Divide the table in `raw` into `curated` and `dropped`. Return the numbers of records read, kept, and per reason.
 
-    A dropped record has two more columns: `drop_reason` ("exact.duplicate" or "contamination") and `drop_evidence`
-    (the id of the record that it repeats, or the set and the id of the example that it reveals). Only records of the
-    train split can be contaminated.
+    A dropped record has two more columns: `drop_reason` ("exact.duplicate", "contamination" or "pii.same_answers") and
+    `drop_evidence` (the id of the record that it repeats, or the set and the id of the example that it reveals). Only
+    records of the train split can be contaminated. Kept records are masked, which the keys "masked_<type>" count.
     """
     table = tables.read(raw)
     reasons = np.full(table.num_rows, "", object)
     evidence = np.full(table.num_rows, "", object)
+    masked, num_masked = _masked(table, params.pii)
     if params.exact_duplicates:
-        _mark_repeated(table, reasons, evidence)
+        _mark_repeated(masked, reasons, evidence)
+    if num_masked and "chosen" in table.column_names:  # a pair may have differed in personal data only
+        was_pair = np.asarray(pc.not_equal(table["chosen"], table["rejected"]), np.bool_)
+        reasons[was_pair & np.asarray(pc.equal(masked["chosen"], masked["rejected"]), np.bool_)] = "pii.same_answers"
     if params.contamination and comparison is not None:
         _mark_contaminated(table, comparison, reasons, evidence)
     kept = reasons == ""
-    tables.write(curated, table.schema, [table.filter(pa.array(kept))])
+    tables.write(curated, table.schema, [masked.filter(pa.array(kept))])
     marked = table.append_column(_required_string("drop_reason"), pa.array(reasons.tolist(), pa.string()))
     marked = marked.append_column(_required_string("drop_evidence"), pa.array(evidence.tolist(), pa.string()))
     tables.write(dropped, marked.schema, [marked.filter(pa.array(~kept))])
-    return Counter({"read": table.num_rows, "kept": int(kept.sum()), **Counter(reasons[~kept].tolist())})
+    if not kept.all():
+        num_masked = _masked(table.filter(pa.array(kept)), params.pii)[1]  # without those of dropped records
+    counts = {f"masked_{pii_type}": n for pii_type, n in num_masked.items()}
+    return Counter({"read": table.num_rows, "kept": int(kept.sum()), **Counter(reasons[~kept].tolist()), **counts})
+
+
+def _masked(table: pa.Table, params: Pii | None) -> tuple[pa.Table, Counter[str]]:
+    """Return the table with personal data masked, and the number of masks of each type."""
+    totals: Counter[str] = Counter()
+    for column, name in enumerate(table.column_names):
+        if params is not None and name in TEXT_COLUMNS and table.num_rows:
+            values, counts = pii.mask_column(table[name].combine_chunks(), params)
+            totals += counts
+            table = table.set_column(column, table.schema.field(column), values)
+    return table, totals
 
 
 def _mark_repeated(table: pa.Table, reasons: ObjectArray, evidence: ObjectArray) -> None:

@@ -87,7 +87,9 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     )
     repeated_records: bool = Field(True, description="Drop conversations and preferences that repeat another one.")
     pii: Pii | None = Field(
-        Pii.model_validate({}), description="Settings for the masking of personal data; null skips it."
+        Pii.model_validate({}),
+        description="Settings for the masking of personal data in documents, conversations and preferences; null "
+        "skips it.",
     )
     num_threads: int = Field(0, ge=0, description="Number of threads; 0 means one per core.")
 
@@ -284,8 +286,10 @@ def write_documents(corpus: Corpus, params: Params, data: Path, timings: Timings
 def curate_records(
     comparison: leaks.Comparison | None, params: Params, data: Path, timings: Timings
 ) -> dict[str, Counter[str]]:
-    """Drop repeated and contaminated conversations and preferences. Return the counts by table and reason."""
-    settings = conversations.Params(exact_duplicates=params.repeated_records, contamination=comparison is not None)
+    """Mask personal data, and drop repeated and contaminated records. Return the counts by table and reason."""
+    settings = conversations.Params(
+        exact_duplicates=params.repeated_records, contamination=comparison is not None, pii=params.pii
+    )
     with timings.measure("records"):
         return {
             name: conversations.curate(

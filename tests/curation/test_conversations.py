@@ -8,6 +8,7 @@ from tasks import tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
 from tasks.curation import conversations
 from tasks.curation.contamination import boilerplate, contamination, leaks
+from tasks.curation.privacy import pii
 
 LONG = "a decorator that remembers the results of a function by its arguments so that it runs only once for each"
 
@@ -21,7 +22,7 @@ def preference(id: str, question: str, chosen: str, rejected: str, split: str = 
     return Preference(id, [{"role": "user", "content": question}], chosen, rejected, id, "style").row("test", split)
 
 
-def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: bool) -> tuple[list[str], dict[str, str]]:
+def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: Any) -> tuple[list[str], dict[str, str]]:
     """Return the kept ids, and the reason and evidence of each dropped id."""
     with tables.Writer(folder / "raw", schema) as writer:
         for row in rows:
@@ -135,3 +136,29 @@ def test_a_template_of_prompts_is_no_leak_in_small_sets(tmp_path: Path) -> None:
 def test_many_answers_to_a_held_out_prompt_are_leaks(tmp_path: Path) -> None:
     rows = [conversation(f"{i}", LONG, f"answer {i}", "train" if i else "test") for i in range(30)]
     assert len(curated(tmp_path, CONVERSATIONS, rows)[1]) == 29
+
+
+def test_personal_data_are_masked_and_counted(tmp_path: Path) -> None:
+    """The pair "differ" differs in a telephone number only: once it is masked, nothing can be learned."""
+    settings: dict[str, Any] = {"pii": pii.Params(), "contamination": False}
+    rows = [
+        chat("a", "Write to ann@example.com.", "My number is 139 1234 5678", "Thanks, 139.1234.5678"),
+        conversation("b", "Hi", "Hello"),
+    ]
+    assert curated(tmp_path / "c", CONVERSATIONS, rows, **settings)[0] == ["a", "b"]
+    messages = tables.read(tmp_path / "c" / "curated")["messages"].to_pylist()
+    assert [message["content"] for message in messages[0]] == [
+        "Write to <email>.",
+        "My number is <mobile>",
+        "Thanks, <mobile>",
+    ]
+    pairs = [
+        preference("p", "Who?", "ann@example.com", "nobody"),
+        preference("differ", "Tel?", "139 1234 5678", "139 1234 5679"),
+    ]
+    kept, dropped = curated(tmp_path / "p", PREFERENCES, pairs, **settings)
+    assert (kept, dropped) == (["p"], {"differ": "pii.same_answers: "})
+    counts = conversations.curate(
+        tmp_path / "p" / "raw", tmp_path / "x", tmp_path / "y", conversations.Params(**settings)
+    )
+    assert counts == {"read": 2, "kept": 1, "pii.same_answers": 1, "masked_email": 1}

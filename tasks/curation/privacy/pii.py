@@ -4,10 +4,10 @@ A compiled pass over the bytes marks the few spans with an "@", with enough digi
 of an IPv6 address. Patterns and checksums decide there. Personal data is counted, but neither logged nor stored.
 """
 
-import datetime
-import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,45 +17,16 @@ from pydantic import BaseModel, Field
 
 from tasks.curation.arrays import Int64Array
 from tasks.curation.privacy.pii_kernels import mark_candidates
+from tasks.curation.privacy.pii_patterns import COMPILED, CONTEXT, PII_TYPES, is_valid
 from tasks.curation.text.words import Texts, chunks, padded_buffers
-
-PII_TYPES = ("email", "ip", "phone", "mobile", "identity", "card")
-
-_IDENTITY_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-_IDENTITY_CHECKS = "10X98765432"  # GB 11643-1999, as ISO 7064 mod 11-2
-
-# Prefixes of card numbers, and the lengths that numbers with these prefixes have.
-_ISSUERS = {
-    "3[47]": (15,),
-    "3[0689]": (14,),
-    "35|6[0-9]": (16, 17, 18, 19),  # JCB; UnionPay, Discover, Maestro
-    "4": (13, 16, 19),
-    "5[1-5]|2[2-7]": (16,),
-}
-
-# Patterns match bytes, so that \w and \d are ASCII only and Chinese characters may adjoin a number. Of matches that
-# begin at the same byte the longest wins, then the first of this table.
-_START, _END = rb"(?<![\w.])", rb"(?!\w|\.\d)"
-_BYTE = rb"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-_IPV6 = rb"(?<![\w.:])[23fF][\dA-Fa-f]{3}(?::[\dA-Fa-f]{0,4}){2,7}(?:(?<=[\dA-Fa-f])|(?<=::))(?!\w|:\w)"
-_PATTERNS = {
-    "email": rb"(?<![\w.%+-])[A-Za-z0-9][\w.%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![\w-])",
-    "identity": rb"(?<!\w)[1-9]\d{16}[\dXx](?!\w)",
-    "card": _START + rb"(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{5}|\d{13,19})" + _END,
-    "mobile": _START + rb"(?:(?:\+|00)?86[ -]?)?1[3-9]\d([ -]?)\d{4}\1\d{4}" + _END,
-    "ip": _START + _BYTE + rb"(?:\." + _BYTE + rb"){3}" + _END + rb"|" + _IPV6,
-    "phone": _START
-    + rb"(?:\+\d{1,3}(?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){2,5}"  # with a country code
-    + rb"|(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[ .-]\d{4}"  # North America
-    + rb"|(?:\(0\d{2,3}\) ?|0\d{2,3}[- ])\d{7,8}|[48]00-\d{3,4}-\d{3,4}"  # China
-    + rb"|0\d{2,4} \d{3,4} \d{3,4})"  # elsewhere, with a trunk prefix
-    + _END,
-}
-
 
 _FULL_WIDTH = re.compile(rb"\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]")  # full-width ASCII, U+FF01 to U+FF5E
 _FULL_WIDTH_OFFSET = 0xFEE0
 
+
+_FULL_WIDTH_BRACKET = "（".encode()
+_AT = re.compile(rb"@|[(\[{][aA][tT][)\]}]")
+_BEFORE_AT = re.compile(rb'(?:[\w.%+-]|[\xc3-\xc9][\x80-\xbf])*(?: ?|"[\w .+-]{1,40}")$')
 
 Span = tuple[int, int]
 """(begin, end) in bytes."""
@@ -98,6 +69,23 @@ def mask(texts: Texts, params: Params) -> tuple[Texts, dict[str, Int64Array]]:
     return pc.replace_with_mask(texts, pa.array(is_changed), pa.array(list(changed.values()), texts.type)), counts
 
 
+def mask_column(values: pa.Array, params: Params) -> tuple[pa.Array, Counter[str]]:
+    """Return a column of strings, or of lists of messages, masked, and the number of masks of each type.
+
+    Of a message, the content is masked.
+    """
+    if not pa.types.is_list(values.type):
+        masked, counts = mask(values, params)
+        return masked, Counter({pii_type: n for pii_type, each in counts.items() if (n := int(each.sum()))})
+    messages = values.flatten()  # without what an offset or a null hides
+    contents, totals = mask_column(messages.field("content"), params)
+    fields = [contents if field.name == "content" else messages.field(field.name) for field in messages.type]
+    structs = pa.StructArray.from_arrays(fields, fields=list(messages.type))
+    sizes = pc.fill_null(pc.list_value_length(values), 0)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, structs, type=values.type, mask=pc.is_null(values)), totals
+
+
 def find_pii(text: str, params: Params) -> list[tuple[str, str]]:
     """Return (type, matched text) of all personal data in one text, for tests and for the explanation of a document."""
     return [
@@ -112,12 +100,34 @@ def find_replacements(text: bytes, spans: Iterable[Span], params: Params) -> Ite
     position = 0
     for begin, end in spans:
         # A span ends behind its last digit; the patterns look at what follows, such as ".5".
-        low, high = max(begin, position), min(end + 2, len(text))
+        high = min(end + 2, len(text))
+        has_at = _AT.search(text, begin, end) is not None
+        low = max(_first_byte(text, begin, has_at), position)
         find = _find_full_width if _FULL_WIDTH.search(text, low, high) else _find
-        for replacement in sorted(find(text, low, high, params), key=lambda match: (match[0], -match[1])):
+        replacements = list(find(text, low, high, has_at, params))
+        if len(replacements) > 1:
+            replacements.sort(key=lambda match: (match[0], -match[1]))
+        for replacement in replacements:
             if replacement[0] >= position:
                 position = replacement[1]
                 yield replacement
+
+
+def _first_byte(text: bytes, begin: int, has_at: bool) -> int:
+    """Return where personal data may begin whose marked span begins at `begin`.
+
+    The kernel knows neither letters with accents, nor quotes and spaces before an "@", nor the letters of a passport
+    number, nor a full-width bracket.
+    """
+    if has_at:
+        match = _BEFORE_AT.search(text, max(0, begin - CONTEXT), begin)
+        return begin if match is None else match.start()
+    if text[begin - 3 : begin] == _FULL_WIDTH_BRACKET:
+        return begin - 3
+    first = begin
+    while first > max(0, begin - 2) and text[first - 1 : first].isalpha():
+        first -= 1
+    return first
 
 
 def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[Span]]]:
@@ -133,19 +143,21 @@ def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[Span]]]:
                 yield start + first + row, text, (spans - offsets[row]).tolist()
 
 
-def _find(text: bytes, low: int, high: int, params: Params) -> Iterator[Replacement]:
-    """Yield all matches between two bytes that pass the check of their type."""
-    for pii_type, pattern in _COMPILED.items():
-        if pii_type in params.masks:
+def _find(text: bytes, low: int, high: int, has_at: bool, params: Params) -> Iterator[Replacement]:
+    """Yield all matches between two bytes that pass the check of their type; of a span with "@", only addresses."""
+    for name, pii_type, min_bytes, pattern in COMPILED:
+        if (pii_type == "email") == has_at and high - low >= min_bytes and pii_type in params.masks:
             matches = pattern.finditer(text, low, high)
-            yield from ((m.start(), m.end(), pii_type) for m in matches if _is_valid(pii_type, m.group(), params))
+            yield from ((m.start(), m.end(), pii_type) for m in matches if is_valid(name, m, params.public_ips_only))
 
 
-def _find_full_width(text: bytes, low: int, high: int, params: Params) -> Iterator[Replacement]:
+def _find_full_width(text: bytes, low: int, high: int, has_at: bool, params: Params) -> Iterator[Replacement]:
     """As `_find`, for spans with full-width characters, which are converted to ASCII first."""
-    start = max(low - 1, 0)  # the patterns look at the byte before a number
+    start = max(low - CONTEXT, 0)  # the patterns look at what is before a number
+    while start > 0 and text[start] & 0xC0 == 0x80:  # not within a character
+        start -= 1
     ascii_text, origins = _to_ascii(text[start:high])
-    for begin, end, pii_type in _find(ascii_text, low - start, len(ascii_text), params):
+    for begin, end, pii_type in _find(ascii_text, bisect_left(origins, low - start), len(ascii_text), has_at, params):
         yield start + origins[begin], start + origins[end], pii_type
 
 
@@ -166,50 +178,3 @@ def _replace(text: bytes, replacements: list[Replacement], params: Params) -> st
         parts += [text[position:begin], params.masks[pii_type].encode()]
         position = end
     return b"".join([*parts, text[position:]]).decode()
-
-
-def _is_valid(pii_type: str, match: bytes, params: Params) -> bool:
-    """Whether a match passes the check of its type: range, checksum or number of digits."""
-    if pii_type == "ip":
-        return _is_address(match.decode(), params.public_ips_only)
-    check = _CHECKS.get(pii_type)
-    return check is None or check(re.sub(rb"[^0-9Xx]", b"", match).decode())
-
-
-def _is_address(text: str, public_only: bool) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_global or not public_only
-    except ValueError:
-        return False
-
-
-def is_identity_number(number: str) -> bool:
-    """Whether 18 digits (the last may be X) are a Chinese identity number: a date of birth and the check digit."""
-    total = sum(int(digit) * weight for digit, weight in zip(number, _IDENTITY_WEIGHTS, strict=False))
-    try:
-        birth = datetime.date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
-    except ValueError:
-        return False
-    return 1850 <= birth.year <= 2100 and number[17].upper() == _IDENTITY_CHECKS[total % 11]
-
-
-def is_card_number(number: str) -> bool:
-    """Whether digits are a payment card number: a known issuer, its length, and Luhn's check digit (ISO/IEC 7812)."""
-    digits = [int(digit) for digit in reversed(number)]
-    # Every second digit from the right counts double; of a product with two digits, their sum counts.
-    total = sum(digits[0::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    is_issued = any(re.match(issuer, number) and len(number) in lengths for issuer, lengths in _ISSUERS.items())
-    return is_issued and len(set(number)) > 1 and total % 10 == 0
-
-
-def _is_phone_number(number: str) -> bool:
-    """Whether the number of digits is possible (at most 15, ITU-T E.164), and not nearly all digits are equal."""
-    return 7 <= len(number) <= 15 and len(set(number)) > 2
-
-
-_CHECKS: dict[str, Callable[[str], bool]] = {
-    "identity": is_identity_number,
-    "card": is_card_number,
-    "phone": _is_phone_number,
-}
-_COMPILED = {pii_type: re.compile(pattern) for pii_type, pattern in _PATTERNS.items()}

@@ -13,7 +13,10 @@ from tasks.curation.text.words import BYTES, OFFSETS
 # Numba reads constants of a module as constants. `byte | LOWER_CASE` turns ASCII capitals into small letters.
 LOWER_CASE = 0x20
 AT, COLON, PERCENT, PLUS, HYPHEN, DOT, UNDERSCORE = (ord(character) for character in "@:%+-._")
-SPACE, OPEN_BRACKET, CLOSE_BRACKET = (ord(character) for character in " ()")
+SPACE, OPEN_BRACKET, CLOSE_BRACKET, QUOTE = (ord(character) for character in ' ()"')
+CLOSE_SQUARE, OPEN_BRACE, CLOSE_BRACE = (ord(character) for character in "]{}")
+SMALL_T, LETTERS_BEYOND_ASCII = ord("t"), 0xC3
+MAX_DOMAIN = 64  # bytes after "(at)", or after the "@" before a domain in another script
 ZERO, NINE, SMALL_A, SMALL_F, SMALL_X, SMALL_Z = (ord(character) for character in "09afxz")
 
 # Full-width ASCII has 3 bytes. U+FF01 to U+FF3F ("!" to "_") are EF BC 81 to EF BC BF.
@@ -32,6 +35,14 @@ def _is_email_byte(byte: np.uint8) -> bool | np.bool_:
     """Whether a byte may be part of an e-mail address beside the "@"."""
     lower = byte | LOWER_CASE
     return SMALL_A <= lower <= SMALL_Z or ZERO <= byte <= NINE or byte in (DOT, HYPHEN, UNDERSCORE, PLUS, PERCENT)
+
+
+@kernel(f"boolean({BYTES}, int64)", inline="always")
+def _is_written_at(data: UInt8Array, i: int) -> bool:
+    """Whether "(at)", "[at]" or "{at}" is at i."""
+    close = data[i + 3]
+    is_at = data[i + 1] | LOWER_CASE == SMALL_A and data[i + 2] | LOWER_CASE == SMALL_T
+    return bool(is_at and close in (CLOSE_BRACKET, CLOSE_SQUARE, CLOSE_BRACE))
 
 
 @kernel(f"Tuple((int64, boolean))({BYTES}, int64, int64)")
@@ -102,7 +113,14 @@ def mark_candidates(data: UInt8Array, offsets: Int64Array, out: Int64Array) -> i
                 while stop < end and _is_email_byte(data[stop]):
                     stop += 1
                 # An address has at least one byte before the "@" and three behind it, such as "b.c".
-                i, stop = stop, stop if begin < i and stop > i + 3 else begin
+                if stop == i + 1 and begin < i and stop < end and data[stop] >= LETTERS_BEYOND_ASCII:
+                    i, stop = stop, min(end, stop + MAX_DOMAIN)  # a domain in another script, or no address
+                elif begin == i and i > offsets[row] and data[i - 1] == QUOTE:
+                    i = stop  # a quoted local part
+                else:
+                    i, stop = stop, stop if begin < i and stop > i + 3 else begin
+            elif byte == OPEN_BRACKET and _is_written_at(data, i):
+                i, stop = i + 4, min(end, i + MAX_DOMAIN)
             elif ZERO <= byte <= NINE or byte in (PLUS, OPEN_BRACKET):
                 last, is_long_enough = _scan_number(data, i, end)
                 # Digits before an "@" belong to an e-mail address, which the "@" marks.
@@ -119,6 +137,8 @@ def mark_candidates(data: UInt8Array, offsets: Int64Array, out: Int64Array) -> i
             elif byte == COLON:
                 stop = _ipv6_end(data, i, offsets[row], end)
                 begin, i = (i - 4, stop) if stop > i else (stop, i + 1)
+            elif byte | LOWER_CASE == OPEN_BRACE and _is_written_at(data, i):  # a square bracket, or a brace
+                i, stop = i + 4, min(end, i + MAX_DOMAIN)
             else:
                 i += 1
             if stop > begin:

@@ -26,6 +26,16 @@ FOUND = [
     ("身份证１１０１０５１９４９１２３１００２Ｘ号", "身份证<identity>号"),
     ("卡号６２２２０２１２３４５６７８９４ 和 138１２３４５６７８", "卡号<card> 和 <mobile>"),
     ("a@b.com" * 1 + " " + "c@d.org", "<email> <email>"),
+    ("ask ann (at) example [dot] org or ben[at]example.net", "ask <email> or <email>"),
+    ('märi@example.com, ann@例子.中国, "ann b"@example.org', "<email>, <email>, <email>"),
+    ("座机：010-6234 5678、（021）62345678、(0755)12345678", "座机：<phone>、<phone>、<phone>"),
+    ("139.1234.5678 139 1234 5678 (86)13912345678 ０１３９１２３４５６７８", "<mobile> <mobile> <mobile> <mobile>"),
+    ("電話 2345 6789；+852 9123 4567；852-2345 6789", "電話 <phone>；<phone>；<phone>"),
+    ("台北 02-2345-6789, 0912-345-678, +886 912 345 678", "台北 <phone>, <mobile>, <phone>"),
+    ("06 12 34 56 78 or +49 30 901820", "<phone> or <phone>"),
+    ("身份证 110105 19491231 002X，老身份证110105491231002", "身份证 <identity>，老身份证<identity>"),
+    ("护照 G12345678，QQ：123456789", "护照 <passport>，QQ：<account>"),
+    ("host 5.9.12.34, [93.184.216.34], 5.9.12.34:443, IP 203.0.113.7", "host <ip>, [<ip>], <ip>:443, IP <ip>"),
 ]
 
 LEFT = [
@@ -41,6 +51,14 @@ LEFT = [
     "fe80::1 and fd00:12::7 and 2001:db8::1",  # not public
     "at 2024:10:11, 12:30:45; 2600:1:2:3:4:5:6:7:8:9; dead::beef; std::vector 2a00:z::1 32::2",
     "１２３４５６７８ and １．２",
+    "version 1.2.3.4, v4.16.3.2, section 8.1.2.3, 3.5.7.11是素数, 版本号 1.3.8.12, 5.0.17.1",
+    "Chrome/120.0.99.109 and driver 131.0.15.36 and 12.1.200.3 版本",
+    "ISBN 978-7-111-40701-0, ISBN：9787111407010, ISBN 7 111 40701 0, 书号 7-111-40701-2",
+    "订单号13912345678 and order no. 13912345678 and 编号 139 1234 5678",
+    "git@example.com:team/project.git, ann@example.com:/srv/git, ssh://git@example.com/project, noreply@example.com",
+    "IBAN DE89 3704 0044 0532 0130 00, GB82 WEST 1234 5698 7654 32",
+    "lodash@4.17.21 @angular/core@17.0.1 torch@git+https a@b.T",
+    "scores 555-123-4567-890, +25 30 35 40, +1 234 567, 1990-1995, 面积 1234 5678 平方米",
     "20170809091249",  # a date and a time, though Luhn agrees
     "table 1 2 3 4 5 6 7 8 9 10 11 12",
     "",
@@ -63,7 +81,7 @@ def test_left(text: str) -> None:
 
 
 def test_counts_by_type_and_text_and_untouched_neighbors() -> None:
-    texts = pa.chunked_array([["clean", "a@b.com and c@d.com"], ["é 8.8.8.8 é", "a@b.com"]], pa.large_string())
+    texts = pa.chunked_array([["clean", "a@b.com and c@d.com"], ["é 93.184.216.34 é", "a@b.com"]], pa.large_string())
     result, counts = pii.mask(texts, PARAMS)
     assert result.to_pylist() == ["clean", "<email> and <email>", "é <ip> é", "<email>"]
     assert counts["email"].tolist() == [0, 2, 0, 1]
