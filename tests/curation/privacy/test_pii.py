@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from tasks.curation.privacy import pii
+from tasks.curation.privacy import pii, pii_patterns
 
 PARAMS = pii.Params()
 
@@ -86,7 +86,7 @@ def test_counts_by_type_and_text_and_untouched_neighbors() -> None:
     assert result.to_pylist() == ["clean", "<email> and <email>", "é <ip> é", "<email>"]
     assert counts["email"].tolist() == [0, 2, 0, 1]
     assert counts["ip"].tolist() == [0, 0, 1, 0]
-    assert set(counts) == set(pii.PII_TYPES)
+    assert set(counts) == set(pii_patterns.PII_TYPES)
 
 
 def test_masks_and_types_are_params() -> None:
