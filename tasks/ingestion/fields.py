@@ -99,6 +99,12 @@ def normalize_name(name: object) -> str:
     return str(name).strip().lower()
 
 
+def find_column(row: Row, name: str) -> str:
+    """Return the name of the only column that is `name` apart from its case and outer white space, or else `name`."""
+    columns = [column for column in row if normalize_name(column) == normalize_name(name)]
+    return str(columns[0]) if len(columns) == 1 else name
+
+
 def get_field(row: Row, name: str) -> Any:
     """Return the value of a field, None if there is none. "a.b" is the field b of the object a."""
     if name in row or "." not in name:

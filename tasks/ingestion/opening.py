@@ -216,8 +216,9 @@ def _local_file(path: Path) -> InputFile:
 
 
 def _printable(name: str) -> str:
-    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 are written as \\xff."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a name as one line of valid Unicode: other bytes and control characters are written as \\xff and \\n."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(ascii(c)[1:-1] if c < " " else c for c in name)
 
 
 def _open_local(path: Path) -> BinaryIO:

@@ -11,7 +11,16 @@ from tasks.conversations import UNTRAINED, Conversation, Message, Preference
 from tasks.documents import SPLITS, Document
 from tasks.ingestion import chat_formats, preference_formats
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
-from tasks.ingestion.fields import Columns, Fields, Row, get_field, normalize_name, require_field, require_text
+from tasks.ingestion.fields import (
+    Columns,
+    Fields,
+    Row,
+    find_column,
+    get_field,
+    normalize_name,
+    require_field,
+    require_text,
+)
 from tasks.ingestion.labels import LabeledRow
 from tasks.ingestion.turns import TurnParams
 from tasks.tables import Quarantined
@@ -111,6 +120,8 @@ def origin(row: Row, location: Location, params: RowParams) -> dict[str, Any]:
 
 def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
     name = params.fields.text
+    if name not in row:
+        name = find_column(row, name)
     text = clean_text(require_text(require_field(row, name), name), name)
     yield Document(record_id(location), text, **origin(row, location, params))
 

@@ -29,10 +29,8 @@ _SUPERSETS = {
     **dict.fromkeys(("mac", "macintosh", "x-mac-roman"), "mac_roman"),
     "x-mac-cyrillic": "mac_cyrillic",
 }
-ERRORS, STRICT = (
-    "whatwg",
-    "whatwg_strict",
-)  # names of error handlers: the first one yields U+FFFD, the second one raises
+# Error handlers: the first one yields U+FFFD, the second one raises, the third one yields a surrogate as a mark.
+ERRORS, STRICT, MARK = "whatwg", "whatwg_strict", "whatwg_mark"
 
 
 def codec_name(charset: str) -> str:
@@ -80,5 +78,14 @@ def _raise(error: UnicodeError) -> tuple[str, int]:
     raise error
 
 
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if repaired := _repair(error):
+        return repaired
+    if isinstance(error, UnicodeDecodeError):
+        return "\udc80", error.end
+    raise error
+
+
+codecs.register_error(MARK, _mark)
 codecs.register_error(ERRORS, _replace)
 codecs.register_error(STRICT, _raise)

@@ -1,11 +1,12 @@
 """Split a JSON file of any layout into its records: arrays, single objects, and objects one after another.
 
-The text is split at brackets outside of strings, so that memory is bounded by one chunk and one record, and an invalid
-record costs only itself. A raw line end within a string is invalid JSON: it ends the record, and the next record
-begins at the next line that starts with an opening brace.
+Python's parser finds the end of each record, so that memory is bounded by one chunk and one record. Where a record is
+invalid, the next one is searched for: at a bracket that begins a line or follows a record, and before the key with
+which the records begin. So an invalid record costs only itself, also where a bracket or quote of it is missing.
 """
 
 import codecs
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +20,15 @@ from tasks.tables import Quarantined
 
 Layout = Literal["array", "lines", "values", "empty"]
 START_CHARACTERS = 1 << 20  # of the file, from which its layout is recognized
-_STRUCTURE = re.compile(r'["{}\[\],]')
-# The possessive quantifiers prevent backtracking, which would take quadratic time.
-_STRING_REST = re.compile(r'(?:[^"\\\n\r]|\\.)*+')
-_INVALID_BYTE = re.compile("[\udc80-\udcff]")
+MAX_LOOKAHEAD = 32  # an error so close to the end of the text may be that of a value that is not complete yet
+MAX_LINES = 100  # of the start of a file
+PIECE_CHARACTERS = 1 << 15  # examined at once, because an error of Python's parser counts all lines before it
+OVERLAP = 1024  # characters that are searched again, because the start of a record may lie across two chunks
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str)  # only the end of each value is needed
 _BLANK = " \t\r\n\ufeff\x1e"
+_SEPARATORS = re.compile(r"[\s,\[\]\ufeff\x1e]*+")  # between records, and the brackets of the array
+_FIRST_KEY = re.compile(r'\{\s{0,200}"([^"\\\x00-\x1f]{1,200})"\s{0,9}:')
+_INVALID_BYTE = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,8 @@ class JsonValue:
 def detect_layout(file: InputFile, params: FileParams) -> Layout:
     """Return how the records of a file are arranged, judged by its first characters.
 
-    An array begins with a bracket that is followed by an object, by its end or by a line end; in a file of one object
-    per line, the first line is complete.
+    A file that begins with a bracket is an array, unless its first line is a complete one and others follow. In a file
+    of one object per line, the first line is complete, or else most of the others are.
     """
     start = ""
     for piece in _read_text(file, params):
@@ -48,10 +53,14 @@ def detect_layout(file: InputFile, params: FileParams) -> Layout:
     text = start.lstrip(_BLANK)
     if not text:
         return "empty"
-    if re.match(r"\[\s*+(?:[{\]]|\Z)|\[[ \t]*\r?\n", text):
+    first, line_end, rest = text.partition("\n")
+    if text[0] == "[" and not (rest.strip(_BLANK) and _is_complete(first)):
         return "array"
-    first, line_end, _ = text.partition("\n")
-    return "values" if line_end and not _is_complete(first) else "lines"
+    if not line_end or text[0] not in "{[" or _is_complete(first.removesuffix(",")):
+        return "lines"
+    others = [line.rstrip("\r") for line in rest.split("\n")[:MAX_LINES] if line.strip(_BLANK)]
+    # Most lines are objects, and only the first one is damaged.
+    return "lines" if 0 < len(others) < 2 * sum(map(_is_complete, others)) else "values"
 
 
 def split_values(file: InputFile, params: FileParams) -> Iterator[JsonValue | Quarantined]:
@@ -86,9 +95,15 @@ def _check(text: str, size: int, location: Location, max_size: int) -> JsonValue
 
 
 def _is_complete(line: str) -> bool:
-    """Return whether every bracket of a line is closed in it."""
-    splitter = _Splitter(len(line))
-    return any(True for _ in splitter.feed(line)) and not splitter.is_inside
+    """Return whether a line is one JSON object or array."""
+    if line[:1] not in ("{", "["):
+        return False
+    try:
+        return _DECODER.raw_decode(line)[1] == len(line.rstrip(_BLANK))
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
 
 
 class _Splitter:
@@ -96,96 +111,85 @@ class _Splitter:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._parts: list[str] = []
-        self._size = 0
-        self._depth = 0  # of brackets within the value
-        self._in_string = self._is_broken = False
-        self._carry = ""  # a backslash at the end of a chunk
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether a value has begun and not ended."""
-        return bool(self._size)
+        self._pending: list[str] = []  # text that has not been examined yet, or is the start of a value
+        self._num_pending = self._num_needed = 0  # characters of it, and how many the next attempt needs
+        self._broken: list[str] | None = None  # the text of an invalid value, whose end is searched for
+        self._num_broken = 0
+        self._last_start = ""  # the start of the last valid value, which shows how values begin
+        self._next_start = re.compile("")  # where the record after an invalid one starts
 
     def feed(self, chunk: str) -> Iterator[tuple[str, int]]:
         """Yield the values that end in `chunk`."""
-        chunk, self._carry = self._carry + chunk, ""
-        start = position = 0
-        while position < len(chunk):
-            if self._is_broken:
-                position = self._find_next_line(chunk, position)
-                self._add(chunk[start:position])
-                start = position
-                if not self._is_broken:
-                    yield self._take()
-            elif self._in_string:
-                position = self._skip_string(chunk, position)
-            elif token := _STRUCTURE.search(chunk, position):
-                position = token.end()
-                if ends_at := self._apply(token[0], token.start()):
-                    is_closed = token[0] in "}]" and ends_at == "closed"
-                    self._add(chunk[start : position if is_closed else token.start()])
-                    start = position
-                    if self._has_content():
-                        yield self._take()
-                    self._parts, self._size = [], 0
-            else:
+        for start in range(0, len(chunk), PIECE_CHARACTERS):
+            yield from self._feed(chunk[start : start + PIECE_CHARACTERS])
+
+    def _feed(self, chunk: str, is_end: bool = False) -> Iterator[tuple[str, int]]:
+        self._pending.append(chunk)
+        self._num_pending += len(chunk)
+        if self._num_pending < self._num_needed and not is_end:
+            return  # each attempt has twice as much text, so that the time is linear in the length of a value
+        text = "".join(self._pending)
+        position = 0
+        while True:
+            if self._broken is not None:
+                found = self._next_start.search(text, position)
+                cut = found.end() if found else len(text) if is_end else max(position, len(text) - OVERLAP)
+                self._keep(text[position:cut])
+                position = cut
+                if not found and not is_end:
+                    break
+                yield "".join(self._broken).strip(_BLANK), self._num_broken
+                self._broken, self._num_broken = None, 0
+            position = _SEPARATORS.match(text, position).end()  # type: ignore[union-attr]  # it also matches ""
+            if position == len(text):
                 break
-        self._add(chunk[start : len(chunk) - len(self._carry)])
+            end = self._find_end(text, position, is_end)
+            if end is None:
+                break
+            if end:
+                self._last_start = text[position : position + OVERLAP // 2]
+                yield text[position:end], end - position
+                position = end
+            else:
+                self._start_broken(text, position)
+                position += 1
+        self._pending, self._num_pending = [text[position:]], len(text) - position
+        self._num_needed = 0 if self._broken is not None else 2 * self._num_pending
 
     def finish(self) -> Iterator[tuple[str, int]]:
         """Yield what has begun and not ended."""
-        self._add(self._carry)
-        if self._has_content():
-            yield self._take()
+        yield from self._feed("", is_end=True)
 
-    def _apply(self, token: str, position: int) -> str:
-        """Return "closed" if the token ends an object, "separator" if it stands between values, otherwise ""."""
-        if token == '"':
-            self._in_string = True
-        elif token == "{" or (token == "[" and self._depth):
-            self._depth += 1
-        elif token in "}]" and self._depth:
-            self._depth -= 1
-            return "" if self._depth else "closed"
-        elif not self._depth:
-            return "separator"  # the brackets of an array of records, and the commas in it
-        return ""
+    def _find_end(self, text: str, position: int, is_end: bool) -> int | None:
+        """Return where the value ends that starts at `position`: 0 if it is invalid, None if it needs more text."""
+        try:
+            end = _DECODER.raw_decode(text, position)[1]
+            is_cut = end == len(text) and text[position] not in '{"'  # a number may go on
+        except json.JSONDecodeError as error:
+            end = 0
+            is_cut = error.pos >= len(text) - MAX_LOOKAHEAD or error.msg.startswith("Unterminated string")
+        except RecursionError:
+            end, is_cut = 0, False
+        return None if is_cut and not is_end and len(text) - position <= self._max_size else end
 
-    def _skip_string(self, chunk: str, position: int) -> int:
-        end = _STRING_REST.match(chunk, position).end()  # type: ignore[union-attr]  # it also matches ""
-        if end == len(chunk):
-            return end
-        if chunk[end] == "\\":
-            if end + 1 == len(chunk):
-                self._carry = "\\"
-                return len(chunk)
-            self._is_broken, self._in_string = True, False  # a backslash before a line end
-            return end + 1
-        self._is_broken, self._in_string = chunk[end] != '"', False
-        return end + (chunk[end] == '"')
+    def _start_broken(self, text: str, position: int) -> None:
+        """Search for the end of the invalid value at `position` from now on."""
+        key = _FIRST_KEY.match(text, position) or _FIRST_KEY.match(self._last_start)
+        indentation = text[text.rfind("\n", 0, position) + 1 : position]
+        starts = [rf"[\n\r]{indentation}(?=\{{)"] if not indentation.strip(_BLANK) else []
+        after = r'[\n\r},\]"]\s{0,200}'
+        starts.append(rf'{after}(?=\{{\s{{0,200}}"{re.escape(key[1])}"\s{{0,9}}:)' if key else rf"{after}(?=\{{)")
+        self._next_start = re.compile("|".join(starts))
+        self._broken, self._num_broken = [], 0
+        self._keep(text[position])
 
-    def _find_next_line(self, chunk: str, position: int) -> int:
-        """Return where the line of the next record starts, after which the splitter is no longer in a broken one."""
-        if match := re.compile(r"[\n\r]\s*+(?=\{)").search(chunk, position):
-            self._is_broken, self._depth = False, 0
-            return match.end()
-        return len(chunk)
-
-    def _add(self, text: str) -> None:
-        self._size += len(text)
-        if self._size <= self._max_size:
-            self._parts.append(text)
+    def _keep(self, text: str) -> None:
+        self._num_broken += len(text)
+        assert self._broken is not None
+        if self._num_broken <= self._max_size:
+            self._broken.append(text)
         else:
-            self._parts = [""]
-
-    def _has_content(self) -> bool:
-        return self._size > self._max_size or any(part.strip(_BLANK) for part in self._parts)
-
-    def _take(self) -> tuple[str, int]:
-        value = "".join(self._parts).strip(_BLANK), self._size
-        self._parts, self._size = [], 0
-        return value
+            self._broken = [""]
 
 
 def _read_text(file: InputFile, params: FileParams) -> Iterator[str | Damage]:
@@ -207,9 +211,7 @@ def _read_text(file: InputFile, params: FileParams) -> Iterator[str | Damage]:
                 continue
             if decoder is None:
                 encoding = encoding or encodings.detect_encoding(piece)
-                decoder = codecs.getincrementaldecoder(encoding)(
-                    "replace" if encoding.startswith("utf-16") or encoding.startswith("utf-32") else "surrogateescape"
-                )
+                decoder = codecs.getincrementaldecoder(encoding)(charsets.MARK)
             yield decoder.decode(piece)
         if decoder is not None:
             yield decoder.decode(b"", final=True)

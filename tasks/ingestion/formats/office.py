@@ -1,6 +1,7 @@
 """Extract the text of PDF, Word and EPUB files with the libraries of the extra `office` (pypdf, python-docx)."""
 
 import io
+import logging
 import re
 import zipfile
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def _check_size(content: bytes, max_ratio: float) -> None:
 def _extract_pdf(content: bytes) -> str:
     import pypdf
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # damage is reported as the reason of the file
     reader = pypdf.PdfReader(io.BytesIO(content))
     if reader.is_encrypted and not reader.decrypt(""):
         raise UnusableRecord("encrypted", "The PDF is encrypted. Save it without a password.")

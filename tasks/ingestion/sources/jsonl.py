@@ -1,6 +1,7 @@
 """JSON Lines (one object per line) and .json files of any layout: documents, conversations or preferences."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -62,7 +63,8 @@ def _read_object(text: str, location: Location, params: Params) -> Iterator[reco
         yield location.quarantine(error)
         return
     if rows is None:
-        yield from records.from_row(row, location, params)
+        for record in records.from_row(row, location, params):
+            yield _suggest_records(record, row) if isinstance(record, Quarantined) else record
         return
     for number, inner in enumerate(rows, 1):
         inner_location = Location(f"{location.file}:{location.line}", number)
@@ -71,6 +73,15 @@ def _read_object(text: str, location: Location, params: Params) -> Iterator[reco
         else:
             detail = f"The record is a JSON {type(inner).__name__}, not an object."
             yield inner_location.quarantine(UnusableRecord("not_an_object", detail))
+
+
+def _suggest_records(record: Quarantined, row: dict[str, Any]) -> Quarantined:
+    """Add to the message about an object that has a list of objects how the items of the list are read."""
+    lists = [name for name, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if record.reason != "missing_field" or not lists:
+        return record
+    names = " or ".join(f"`records: {name}`" for name in lists[:3])
+    return replace(record, detail=f"{record.detail} If the items of a list in it are the records, set {names}.")
 
 
 def _inner_rows(row: dict[str, Any], name: str) -> list[Any] | None:

@@ -108,11 +108,7 @@ def _open(opened: Any, name: str, params: Params) -> _OpenTable:
 def _columns_to_read(available: list[str], params: Params) -> list[str]:
     """Return the columns that params name. Raises UnusableRecord if none of the required ones exists, or one twice."""
     full_names = {*params.fields.model_dump().values(), *params.metadata}  # a column may have a point in its name
-    to_read = [
-        name
-        for name in available
-        if normalize_name(name) in params.columns or name in full_names or "*" in params.metadata
-    ]
+    to_read = [name for name in available if normalize_name(name) in params.columns or name in full_names]
     if not params.recognizes(to_read) and not any(name in full_names and "." in name for name in to_read):
         detail = f"There is no column {', '.join(sorted(params.names))}; available: {', '.join(available[:10])}."
         raise UnusableRecord("missing_field", f"{detail} `fields` in params.yaml maps other names.")
