@@ -140,7 +140,12 @@ def find(package: str, name: str) -> ModuleType:
     available = names(package)
     if name not in available:
         raise BadParams(f"no {contract.kind} {name!r}; {suggest(name, available)}")
-    module = importlib.import_module(f"{package}.{name}")
+    try:
+        module = importlib.import_module(f"{package}.{name}")
+    except (ImportError, SyntaxError) as error:
+        raise BadParams(
+            f"the {contract.kind} {name!r} cannot be imported from {package}: {type(error).__name__}: {error}"
+        ) from error
     if problems := violations(module, contract):
         raise BadParams(f"{module.__file__} is not a complete {contract.kind}: {'; '.join(problems)}")
     return module

@@ -84,3 +84,42 @@ def add_second_round(project: Project) -> None:
     evaluation = text.index("  evaluation:\n")
     text = text[:evaluation] + text[evaluation:].replace("data/tokens, ", f"data/tokens, {added}", 1)
     dvc_file.write_text(text, encoding="utf-8")
+
+
+INCOMPLETE = "from pydantic import BaseModel\n\nclass Params(BaseModel, frozen=True, extra='forbid'):\n    pass\n"
+PLUG_INS = [
+    (
+        "curation/filters",
+        "filters",
+        ["own"],
+        INCOMPLETE,
+        "own.py is not a complete filter: it needs the function `",
+    ),
+    (
+        "evaluation/metrics",
+        "metrics",
+        {"own": {}},
+        INCOMPLETE,
+        "own.py is not a complete metric: it needs the function",
+    ),
+    ("evaluation/metrics", "metrics", {"own": {}}, "def measure(:", "the metric 'own' cannot be imported from tasks.e"),
+    ("ingestion/sources", "sources", {"own": {}}, "import nowhere", "No module named 'nowhere'"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_incomplete_plug_in_is_refused_before_any_work(tiny_project: Project) -> None:
+    """The message is one line without traceback, and no folder is created."""
+    params = tiny_project.root / "params.yaml"
+    default = params.read_text(encoding="utf-8")
+    for package, key, names, text, message in PLUG_INS:
+        tiny_project.write(f"tasks/{package}/own.py", text)
+        body = yaml.safe_load(default)
+        body[package.split("/")[0]][key] = names
+        params.write_text(yaml.safe_dump(body), encoding="utf-8")
+        output = tiny_project.run("flows.pipeline", code=2)
+        assert message in output
+        assert "Traceback" not in output
+        assert not list((tiny_project.root / "data").glob("d*"))
+        (tiny_project.root / f"tasks/{package}/own.py").unlink()
