@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field, NonNegativeFloat
 
-from tasks.conversations import Conversation
+from tasks.conversations import Conversation, Preference
 from tasks.ingestion import records
 from tasks.ingestion.skills import SKILLS
+from tasks.ingestion.skills.rejections import CLOSING, Reason, reject
 from tasks.ingestion.skills.turns import Draw, Turn
 
-KINDS = ("conversations",)  # of records that this source yields
+KINDS = ("conversations", "preferences")  # of records that this source yields
 
-CLOSING = {"en": ".", "zh": "。"}
 # Relative frequencies, by what each skill needs: answers that are calculated have few trained tokens.
 DEFAULT_SHARES = {
     "arithmetic": 5.0, "calendar": 2.0, "letters": 2.0, "lists": 3.0, "number_words": 3.0, "refusal": 3.5,
@@ -27,10 +27,19 @@ DEFAULT_SHARES = {
 EXERCISES = {"arithmetic": 5.0, "lists": 3.0, "letters": 2.0, "number_words": 1.5, "units": 2.0, "calendar": 1.5}
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
-    """How many conversations, how long, and how often each skill."""
+REASONS: dict[Reason, float] = {
+    "correct": 4.0, "honest": 2.0, "helpful": 2.0, "follows": 1.5, "language": 1.0, "complete": 1.0, "brief": 1.0,
+}  # fmt: skip
 
-    num_conversations: int = Field(40_000, ge=0, description="Conversations of all splits.")
+
+class Params(BaseModel, frozen=True, extra="forbid"):
+    """How many conversations and preferences, how long, how often each skill, and why one answer is better."""
+
+    num_conversations: int = Field(40_000, ge=0, description="Number of conversations in all splits.")
+    num_preferences: int = Field(0, ge=0, description="Number of preference pairs in all splits.")
+    reasons: dict[Reason, NonNegativeFloat] = Field(
+        REASONS, description="Relative frequency of each reason why the chosen answer is better."
+    )
     max_turns: int = Field(4, ge=1, le=8, description="Exchanges of one conversation, at most.")
     follow_up_share: float = Field(0.6, ge=0, le=1, description="Share of later turns that need the turn before them.")
     shares: dict[str, NonNegativeFloat] = Field(
@@ -45,34 +54,55 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 
 def read(params: Params) -> Iterator[records.Record]:
-    """All conversations; the same params give the same records."""
+    """Yield all conversations, then all preferences. The same params give the same records."""
     rng = random.Random(f"skills conversations {params.seed}")
     for index in range(params.num_conversations):
-        place = rng.random()
-        split = (
-            "test"
-            if place < params.test_share
-            else "validation"
-            if place < params.test_share + params.validation_share
-            else "train"
-        )
-        yield _conversation(index, split, params, rng)
+        split = _split(params, rng)
+        if split == "train" and rng.random() < params.exercise_share:
+            yield _exercises(index, rng)
+        else:
+            id = f"skills-{index}"
+            turns = _turns(split, params, rng)
+            yield Conversation(id, _messages(turns), id, _metadata(turns), split)
+    rng = random.Random(f"skills preferences {params.seed}")
+    for index in range(params.num_preferences):
+        yield _preference(index, params, rng)
 
 
-def _conversation(index: int, split: str, params: Params, rng: random.Random) -> Conversation:
-    if split == "train" and rng.random() < params.exercise_share:
-        return _exercises(index, rng)
+def _split(params: Params, rng: random.Random) -> str:
+    place = rng.random()
+    if place < params.test_share:
+        return "test"
+    return "validation" if place < params.test_share + params.validation_share else "train"
+
+
+def _turns(split: str, params: Params, rng: random.Random) -> list[Turn]:
     draw = Draw(rng, rng.choice(("en", "zh")), split == "test")
     turns = [_first(draw, params)]
     for _ in range(rng.choices(range(params.max_turns), [3, *[1.5] * (params.max_turns - 1)])[0]):
         if rng.random() < 0.06:  # people change the language
             draw = Draw(rng, "zh" if draw.language == "en" else "en", draw.for_test)
         turns.append(_next(turns[-1], draw, params))
-    messages = [
+    return turns
+
+
+def _messages(turns: list[Turn]) -> list[Any]:
+    return [
         message for turn in turns for message in records.exchange(turn.question, turn.answer + CLOSING[turn.language])
     ]
-    id = f"skills-{index}"
-    return Conversation(id, messages, id, _metadata(turns), split)
+
+
+def _preference(index: int, params: Params, rng: random.Random) -> Preference:
+    """A pair whose reason is drawn first, and then conversations until one allows this reason."""
+    (reason,) = rng.choices(list(params.reasons), list(params.reasons.values()))
+    split = _split(params, rng)
+    rejected = None
+    while rejected is None:
+        turns = _turns(split, params, rng)
+        rejected = reject(turns, reason, Draw(rng, turns[-1].language, split == "test"))
+    *prompt, answer = _messages(turns)
+    id = f"skills-preference-{index}"
+    return Preference(id, prompt, answer["content"], rejected, id, reason, _metadata(turns), split)
 
 
 def _exercises(index: int, rng: random.Random) -> Conversation:
@@ -80,11 +110,8 @@ def _exercises(index: int, rng: random.Random) -> Conversation:
     draw = Draw(rng, rng.choice(("en", "zh")), False, bare=True)
     (name,) = rng.choices(list(EXERCISES), list(EXERCISES.values()))
     turns = [SKILLS[name].draw_turn(draw) for _ in range(rng.randint(6, 10))]
-    messages = [
-        message for turn in turns for message in records.exchange(turn.question, turn.answer + CLOSING[turn.language])
-    ]
     id = f"skills-{index}"
-    return Conversation(id, messages, id, _metadata(turns), "train")
+    return Conversation(id, _messages(turns), id, _metadata(turns), "train")
 
 
 def _first(draw: Draw, params: Params) -> Turn:
