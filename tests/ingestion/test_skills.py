@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from tasks.conversations import Conversation
-from tasks.ingestion.skills import SKILLS, calendar_time, letters, lists, number_forms, wording
+from tasks import gold
+from tasks.conversations import Conversation, Preference
+from tasks.ingestion.skills import SKILLS, calendar_time, letters, lists, number_forms, refusals, rejections, wording
 from tasks.ingestion.skills.turns import Draw, is_held_out
 from tasks.ingestion.sources import skills
 
@@ -94,3 +95,40 @@ def test_the_closing_mark_fits_the_answer() -> None:
         answer = record.messages[-1]["content"]
         assert answer == record.metadata["answer"] + record.metadata["closing"]
         assert record.metadata["closing"] in ".。"
+
+
+def preferences(reason: rejections.Reason, number: int = 400) -> list[Preference]:
+    params = skills.Params(num_conversations=0, num_preferences=number, reasons={reason: 1.0}, seed=5)
+    return [record for record in skills.read(params) if isinstance(record, Preference)]
+
+
+@pytest.mark.parametrize("reason", rejections.REASONS)
+def test_the_chosen_answer_is_right_and_the_rejected_one_is_not(reason: rejections.Reason) -> None:
+    for pair in preferences(reason):
+        assert pair.reason == reason
+        assert pair.prompt[-1]["role"] == "user"
+        assert gold.gold(pair.chosen, pair.metadata) == 1.0
+        assert gold.gold(pair.rejected, pair.metadata) < 1.0, pair
+
+
+def test_honest_and_helpful_pairs_are_about_refusals() -> None:
+    sentences = set(refusals.ANSWER.values())
+    for reason, is_refused in (("honest", True), ("helpful", False)):
+        for pair in preferences(reason):
+            assert (pair.chosen[:-1] in sentences) == is_refused
+            assert (pair.rejected[:-1] in sentences) != is_refused
+
+
+def test_a_wrong_answer_has_the_form_of_the_right_one() -> None:
+    """Equations keep their numbers but for the result; lists keep their separator; letters stay letters."""
+    for pair in preferences("correct"):
+        if " = " in pair.chosen:
+            assert pair.rejected.split(" = ")[0] == pair.chosen.split(" = ")[0]
+        if re.fullmatch(r"([A-Z]-)+[A-Z][.。]", pair.chosen):
+            assert re.fullmatch(r"([A-Z]-)*[A-Z][.。]", pair.rejected)
+
+
+def test_rejected_answers_of_follow_ups_ignore_the_conversation() -> None:
+    repeated = [pair.rejected == pair.prompt[-2]["content"] for pair in preferences("follows")]
+    assert all(pair.metadata["follow_up"] for pair in preferences("follows"))
+    assert 0.3 < sum(repeated) / len(repeated) < 0.7

