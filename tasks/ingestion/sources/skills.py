@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, NonNegativeFloat
 
 from tasks.conversations import Conversation, Preference
 from tasks.ingestion import records
-from tasks.ingestion.skills import SKILLS
+from tasks.ingestion.skills import SKILLS, number_words
 from tasks.ingestion.skills.rejections import CLOSING, Reason, reject
 from tasks.ingestion.skills.turns import Draw, Turn
 
@@ -130,7 +130,10 @@ def _next(turn: Turn, draw: Draw, params: Params) -> Turn:
 def _metadata(turns: list[Turn]) -> dict[str, Any]:
     """What the gold measure judges the last answer by, and the groups in which results are reported."""
     last = turns[-1]
+    number = last.state.get("number") if last.skill == number_words.NAME else None
+    held_out_range = {} if number is None else {"held_out_range": number_words.in_held_out_range(number)}
     return {
+        **held_out_range,
         "task": "skills",
         "skill": last.skill,
         "language": last.language,
