@@ -1,25 +1,27 @@
 """Chat with a model in the terminal; the answer appears token by token.
 
-An empty line or Ctrl-D ends the chat. If standard input is not a terminal, each line of it is one message and each
-answer is one line of output.
+/help shows the commands; an empty line or Ctrl-D ends the chat. If standard input is not a terminal, each line of it is
+one message and each answer is one line of output.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.chat_commands import Session
 from flows.runtime import arguments
 from tasks.conversations import Message
 from tasks.errors import BadModel, UserError
+from tasks.files import read_json
 from tasks.pipeline_stages import read_stages
 
 if TYPE_CHECKING:
     import torch
 
+MAX_EXAMPLE_CHARACTERS = 60  # longer questions are not shown as examples
 INTERRUPTED = 130  # the exit code that shells give to a process ended by Ctrl-C
 REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a complete character
 
@@ -87,8 +89,9 @@ class Chat:
         """The token ids of the conversation; the oldest turns are removed if an answer would not fit after them."""
         context = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
         ids = self._ids()
-        while len(ids) + self.max_new_tokens > context and len(self.messages) > 1:
-            del self.messages[:2]  # one message of the user and the answer to it
+        first = int(self.messages[0]["role"] == "system")  # the system message stays
+        while len(ids) + self.max_new_tokens > context and len(self.messages) > first + 1:
+            del self.messages[first : first + 2]  # one message of the user and the answer to it
             ids = self._ids()
         return ids
 
@@ -101,8 +104,10 @@ def main(command_line: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parse(command_line)
     try:
-        chat = open_chat(args)
-        talk(chat, _input_lines(), args.json)
+        session = open_session(args)
+        if sys.stdin.isatty():
+            print(introduction(session, args.data), file=sys.stderr)
+        session.talk(_input_lines())
     except UserError as error:
         print(f"athanor: {error}", file=sys.stderr)
         return error.exit_code
@@ -112,9 +117,47 @@ def main(command_line: list[str] | None = None) -> int:
     return 0
 
 
-def open_chat(args: argparse.Namespace) -> Chat:
-    """Load the model. Raises BadModel."""
-    folder = find_model(args.model, args.data)
+def open_session(args: argparse.Namespace) -> Session:
+    """Load the model, and the one to compare it with. Raises BadModel."""
+
+    def open_model(name: str | None) -> tuple[str, Chat]:
+        folder = find_model(name, args.data)
+        return Path(folder).name if Path(folder).is_dir() else str(folder), open_chat(args, folder)
+
+    partners = dict(open_model(name) for name in (args.model, *([args.compare] if args.compare else [])))
+    return Session(dict(partners), open_model, trained_stages(args.data), args.forget, args.json)
+
+
+def introduction(session: Session, data: Path) -> str:
+    """What the assistant is, in two lines, and questions that it was not trained on as examples."""
+    names = " and ".join(session.partners)
+    num_weights = " and ".join(f"{chat.model.num_parameters() / 1e6:,.1f}" for chat in session.partners.values())
+    sources, examples = example_questions(data)
+    return "\n".join(
+        [
+            f"You chat with {names}: {num_weights} million weights"
+            + (f", trained on conversations of {', '.join(sources)}." if sources else "."),
+            "It can answer the kinds of questions that it was trained on, and may be wrong. /help shows the commands.",
+            *(f"  for example: {example}" for example in examples),
+        ]
+    )
+
+
+def example_questions(data: Path, num_examples: int = 3) -> tuple[list[str], list[str]]:
+    """The sources of the test prompts, and the first questions of some test conversations."""
+    file = data / "tokens/prompts/test/metadata.json"
+    if not file.is_file():
+        return [], []
+    metadata = [dict(about) for about in read_json(file)]
+    sources = sorted({str(about["source"]) for about in metadata if "source" in about})
+    texts = [str(about["text"]) for about in metadata if about.get("turn", 1) == 1 and "text" in about]
+    texts = [text for text in dict.fromkeys(texts) if "\n" not in text and len(text) <= MAX_EXAMPLE_CHARACTERS]
+    step = max(1, len(texts) // num_examples)
+    return sources, texts[::step][:num_examples]
+
+
+def open_chat(args: argparse.Namespace, folder: str | Path) -> Chat:
+    """Load the model in `folder`. Raises BadModel."""
     print(f"loading {folder} ...", file=sys.stderr, flush=True)
     import torch
 
@@ -158,30 +201,12 @@ def trained_stages(data: Path) -> list[str]:
     return [name for name in names if (data / "models" / name / "config.json").is_file()]
 
 
-def talk(chat: Chat, lines: Iterable[str], as_json: bool = False) -> None:
-    """Print the answer to each line until an empty one; as JSON, one object with message and answer per line."""
-    for line in lines:
-        message = line.strip()
-        if not message:
-            return
-        try:
-            answer = chat.reply(message, lambda text: None if as_json else print(text, end="", flush=True))
-        except UserError as error:
-            print(f"athanor: {error}", file=sys.stderr, end="" if not as_json else "\n")
-            answer = None
-        if as_json:
-            print(json.dumps({"message": message, "answer": answer}, ensure_ascii=False), flush=True)
-        else:
-            print(flush=True)
-
-
 def _input_lines() -> Iterable[str]:
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
     import readline  # noqa: F401  (importing it gives `input` arrow keys and a history)
 
-    print("Write a message. An empty line ends the chat.", file=sys.stderr)
     while True:
         try:
             yield input("› ")
@@ -199,6 +224,8 @@ def parse(command_line: list[str] | None) -> argparse.Namespace:
     add("--top-p", type=_probability, default=0.9, help="sample from this share of the probability (default 0.9)")
     add("--seed", type=int, help="seed of the random numbers; with it, the same messages get the same answers")
     add("--max-new-tokens", type=_positive, default=256, help="maximum length of an answer, in tokens (default 256)")
+    add("--forget", action="store_true", help="each message begins a new conversation, for example in a pipe")
+    add("--compare", metavar="MODEL", help="a second model that answers the same messages, such as sft")
     add("--data", type=Path, default=Path("data"), help="folder that contains models/ (default data)")
     add("--json", action="store_true", help="print one JSON object per answer: message and answer")
     return parser.parse_args(command_line)

@@ -49,7 +49,8 @@ def test_refusals(scores: dict[str, Any]) -> None:
 def test_gains_by_reason(scores: dict[str, Any]) -> None:
     """sft: two of four are honest, two of four are too long, one of three is in the wrong language."""
     assert values(scores["reason_share"]["sft"]) == {
-        "honest": 0.5, "complete": 1, "brief": 0.5, "language": pytest.approx(2 / 3, abs=1e-6), "correct": 0, "follows": 0,
+        "honest": 0.5, "complete": 1, "brief": 0.5, "correct": 0, "follows": 0,
+        "language": pytest.approx(2 / 3, abs=1e-6),
     }  # fmt: skip
     assert values(scores["reason_gain"]["ppo"])["honest"] == 0.5
     assert scores["reason_gain_standard_errors"]["ppo"]["complete"] == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flows import chat
+from flows.chat_commands import Session
 from tasks import pipeline_stages
 from tasks.pipeline_stages import PipelineStage
 from tests.evaluation import small
@@ -20,7 +21,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(data: Path, *arguments: str) -> chat.Chat:
-    return chat.open_chat(chat.parse(["--data", str(data), "--seed", "3", "--max-new-tokens", "12", *arguments]))
+    args = chat.parse(["--data", str(data), "--seed", "3", "--max-new-tokens", "12", *arguments])
+    return chat.open_chat(args, chat.find_model(args.model, data))
 
 
 def test_the_last_trained_stage_is_the_default(data: Path, tmp_path: Path) -> None:
@@ -64,10 +66,68 @@ def test_special_tokens_in_a_message_are_removed(data: Path) -> None:
 def test_a_message_that_fills_the_context_is_an_error_that_does_not_end_the_chat(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chat.talk(opened(data), ["x" * 200, "one", "", "never read"])
+    session_of(data).talk(["x" * 200, "one", "", "never read"])
     output = capsys.readouterr()
     assert output.err.count("athanor: ") == 1
     assert output.out.count("\n") >= 2
+
+
+def session_of(data: Path, *arguments: str) -> Session:
+    return chat.open_session(chat.parse(["--data", str(data), "--seed", "3", "--max-new-tokens", "12", *arguments]))
+
+
+def contents(session: Session, name: str = "ppo") -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in session.partners[name].messages]
+
+
+def test_commands_change_the_conversation(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = session_of(data)
+    session.talk(["/system be brief", "one"])
+    assert contents(session)[:2] == [("system", "be brief"), ("user", "one")]
+    session.talk(["/retry"])
+    assert [role for role, _ in contents(session)] == ["system", "user", "assistant"]
+    session.talk(["/reset", "/retry"])
+    assert contents(session) == []
+    assert "There is no message to answer again." in capsys.readouterr().err
+    session.talk(["two", "/model sft", "three", "/quit", "four"])
+    assert [text for role, text in contents(session, "sft") if role == "user"] == ["two", "three"]
+    session.talk(["/help", "/model", "/model nowhere", "/etc is a folder"])
+    output = capsys.readouterr()
+    assert "/system TEXT" in output.err
+    assert "available: ppo, dpo, sft" in output.err
+    assert "there is no model 'nowhere'" in output.err
+    assert contents(session, "sft")[-2] == ("user", "/etc is a folder"), "only known commands are commands"
+
+
+def test_the_system_message_stays_when_the_context_is_full(data: Path) -> None:
+    talk = opened(data)
+    talk.messages.append({"role": "system", "content": "be brief"})
+    for _ in range(8):
+        talk.reply("and then some more", lambda _: None)
+    assert talk.messages[0]["role"] == "system"
+    assert [message["role"] for message in talk.messages[1:3]] == ["user", "assistant"]
+
+
+def test_with_forget_each_message_begins_a_conversation(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = session_of(data, "--forget", "--temperature", "0", "--json")
+    session.talk(["one", "two", "one"])
+    answers = [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()]
+    assert answers[0] == answers[2]
+    assert [role for role, _ in contents(session)] == ["user", "assistant"]
+
+
+def test_two_models_answer_side_by_side(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session_of(data, "--compare", "sft", "--model", "ppo").talk(["one"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith(("ppo: ", "sft: "))] == ["ppo", "sft"]
+    session_of(data, "--compare", "sft", "--model", "ppo", "--json").talk(["one"])
+    assert set(json.loads(capsys.readouterr().out)["answers"]) == {"ppo", "sft"}
+
+
+def test_the_introduction_shows_untrained_questions(data: Path) -> None:
+    text = chat.introduction(session_of(data), data)
+    assert text.startswith("You chat with ppo: 0.0 million weights")
+    assert 1 <= text.count("  for example: ") <= 3
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], data: Path) -> None:
