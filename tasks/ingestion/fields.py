@@ -65,7 +65,10 @@ class Fields(BaseModel, frozen=True, extra="forbid"):
     )
     weight: str = Field("weight", description="A conversation with the weight 0 is not trained on.")
     reason: str = Field("reason", description="Why the chosen answer is better.")
-    group: str = Field("", description="A value that records of one split share, such as a user or a page.")
+    group: str = Field(
+        "",
+        description="A value that records of one split share, such as an id or a user; replaces the content.",
+    )
     split: str = Field("", description="The split of the record: train, validation or test.")
 
     def names_of(self, key: str) -> tuple[str, ...]:

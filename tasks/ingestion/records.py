@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from tasks.conversations import UNTRAINED, Conversation, Message, Preference
 from tasks.documents import SPLITS, Document
-from tasks.ingestion import chat_formats, preference_formats
+from tasks.ingestion import chat_formats, preference_formats, splits
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
 from tasks.ingestion.fields import (
     Columns,
@@ -45,7 +45,9 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
         description="Fields to store as metadata; if a field is an object, each of its fields is stored.",
     )
     group_by: Literal["record", "file"] = Field(
-        "record", description="What shares one split if fields.group is not set: a record alone, or all of a file."
+        "record",
+        description="What shares one split if fields.group is not set: records with the same text or the same prompt, "
+        "or all of a file. The name of a file counts without its folders.",
     )
     split: Literal["", "train", "validation", "test"] = Field(
         "", description="The split of all rows; if empty, it is chosen by a hash of the group."
@@ -110,10 +112,10 @@ def record_id(location: Location) -> str:
     return location.file if location.line is None else f"{location.file}:{location.line}"
 
 
-def origin(row: Row, location: Location, params: RowParams) -> dict[str, Any]:
+def origin(row: Row, location: Location, params: RowParams, content_group: str) -> dict[str, Any]:
     """Return group, metadata and split of a record as keyword arguments."""
     value = get_field(row, params.fields.group)
-    default_group = location.file if params.group_by == "file" else record_id(location)
+    default_group = location.file.rsplit("/", 1)[-1] if params.group_by == "file" else content_group
     group = str(value) if value not in (None, "") else default_group
     return {"group": group, "metadata": _read_metadata(row, params.metadata), "split": _read_split(row, params)}
 
@@ -123,7 +125,7 @@ def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[
     if name not in row:
         name = find_column(row, name)
     text = clean_text(require_text(require_field(row, name), name), name)
-    yield Document(record_id(location), text, **origin(row, location, params))
+    yield Document(record_id(location), text, **origin(row, location, params, splits.text_group(text)))
 
 
 def _read_conversation(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
@@ -131,7 +133,7 @@ def _read_conversation(row: Row, location: Location, params: RowParams) -> Itera
     for index, single in enumerate(rows):
         columns = Columns(single, params.fields)
         conversation, untrained = chat_formats.read_conversation(columns, params.turns)
-        common = origin(row, location, params)
+        common = origin(row, location, params, splits.prompt_group(conversation[:-1]))
         if untrained:  # tokenization reads which messages are context only
             common["metadata"] = {**common["metadata"], UNTRAINED: untrained}
         identifier = record_id(location) if len(rows) == 1 else f"{record_id(location)}/{index}"
@@ -141,13 +143,14 @@ def _read_conversation(row: Row, location: Location, params: RowParams) -> Itera
 def _read_preferences(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
     columns = Columns(row, params.fields)
     content = preference_formats.read_preferences(columns, params.turns, params.max_pairs_per_list)
-    common = origin(row, location, params)
+    prompt = content.prompt if isinstance(content, preference_formats.LabeledAnswer) else content[0]
+    common = origin(row, location, params, splits.prompt_group(prompt))
     reason = get_field(row, params.fields.reason)
     common["reason"] = reason if isinstance(reason, str) else ""
     if isinstance(content, preference_formats.LabeledAnswer):
         yield LabeledRow(record_id(location), location, content, common, _nonzero(columns))
         return
-    prompt, pairs = content
+    pairs = content[1]
     if len(pairs) == 1:
         yield Preference(record_id(location), prompt, *pairs[0], **common, changes=_nonzero(columns))
         return

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.conversations import Conversation, Preference
 from tasks.documents import Document
+from tasks.ingestion import splits
 from tasks.ingestion.decoding import Location
 from tasks.ingestion.records import Record, RowParams, from_row
 from tasks.tables import Quarantined
@@ -38,7 +39,7 @@ CONVERSATIONS: list[tuple[dict[str, Any], list[Any]]] = [
 
 @pytest.mark.parametrize(("row", "messages"), CONVERSATIONS)
 def test_conversations(row: dict[str, Any], messages: list[Any]) -> None:
-    assert read(row, kind="conversations") == [Conversation("a.jsonl:7", messages, "a.jsonl:7")]
+    assert read(row, kind="conversations") == [Conversation("a.jsonl:7", messages, splits.prompt_group(messages[:-1]))]
 
 
 PREFERENCES: list[tuple[dict[str, Any], list[Any]]] = [

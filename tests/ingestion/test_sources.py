@@ -12,7 +12,7 @@ import pytest
 from tasks.conversations import Conversation, Preference
 from tasks.documents import Document
 from tasks.errors import BadInput
-from tasks.ingestion import opening
+from tasks.ingestion import opening, splits
 from tasks.ingestion.sources import csv, html, hub, jsonl, markdown, parquet, text, warc
 from tests.ingestion.world import outcome
 
@@ -221,5 +221,5 @@ def test_parquet_reads_only_the_columns_that_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["one"], "when": [3], "other": [4]}), tmp_path / "a.parquet")
     params = parquet.Params(paths=str(tmp_path), fields={"text": "body"}, metadata=("when",))
     assert list(parquet.read(params)) == [
-        Document(f"{tmp_path}/a.parquet:1", "one", f"{tmp_path}/a.parquet:1", {"when": 3})
+        Document(f"{tmp_path}/a.parquet:1", "one", splits.text_group("one"), {"when": 3})
     ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from tasks.documents import Document
-from tasks.ingestion import records
+from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.files.decompression import Damage, read_chunks
 from tasks.ingestion.formats import web
@@ -54,4 +54,4 @@ def _read_page(file: InputFile, params: Params) -> Document | Quarantined:
     content, charset = web.unpack_saved_page(content)
     encoding = charset if params.encoding == "auto" else params.encoding
     text, metadata = web.extract_text(web.decode_page(content, encoding))
-    return Document(file.name, text, file.name, metadata)
+    return Document(file.name, text, splits.text_group(text), metadata)

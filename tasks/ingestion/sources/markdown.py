@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from tasks.documents import Document
-from tasks.ingestion import records
+from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text, join_lines, read_lines
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.tables import Quarantined
@@ -42,7 +42,7 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
             yield location.quarantine(UnusableRecord("empty_text", "The file contains nothing but front matter."))
         return
     try:
-        yield Document(file.name, clean_text(text), file.name, metadata)
+        yield Document(file.name, clean_text(text), splits.text_group(text), metadata)
     except UnusableRecord as error:
         yield location.quarantine(error)
 

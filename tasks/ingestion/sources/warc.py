@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from tasks.documents import Document
-from tasks.ingestion import records
+from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import UnusableRecord, clean_text
 from tasks.ingestion.files.decompression import read_chunks
 from tasks.ingestion.formats import http, web
@@ -73,9 +73,8 @@ def _to_document(record: WarcRecord, text: str, metadata: dict[str, str]) -> Doc
         changes["the crawler stored only a part of the page"] = 1
     if record.stated_length is not None:
         changes["a wrong Content-Length of a WARC record is corrected"] = 1
-    warc_id = record.fields.get("warc-record-id", "").strip("<>").removeprefix("urn:uuid:")
     identifier = f"{record.location.file}:{record.location.offset}"
-    return Document(identifier, text, _site(url) or warc_id, metadata, changes=changes)
+    return Document(identifier, text, _site(url) or splits.text_group(text), metadata, changes=changes)
 
 
 def _read_page(record: WarcRecord, params: Params) -> tuple[str, dict[str, str]]:
