@@ -184,7 +184,11 @@ def find_model(name: str | None, data: Path) -> str | Path:
     available = trained_stages(data)
     if name is None:
         if not available:
-            raise BadModel(f"there is no trained model in {data / 'models'}. `make run` trains one.")
+            from tasks import models
+
+            reasons = {models.left_out(folder) for folder in data.glob("models/*")} - {None}
+            why = f" Stages were left out: {'; '.join(sorted(map(str, reasons)))}." if reasons else ""
+            raise BadModel(f"there is no trained model in {data / 'models'} that answers.{why} `make run` trains one.")
         return data / "models" / available[0]
     if (data / "models" / name).is_dir():
         return data / "models" / name

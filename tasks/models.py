@@ -78,6 +78,12 @@ def left_out(folder: Path) -> str | None:
     return str(read_json(folder / LEFT_OUT)["reason"]) if (folder / LEFT_OUT).is_file() else None
 
 
+def base_of_left_out(folder: Path) -> str | None:
+    """The model that a stage which was left out would have started from; None for random weights."""
+    base = read_json(folder / LEFT_OUT)["base"]
+    return None if base is None else str(base)
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Check every file against the manifest; return the content of athanor.json. Raises BadModel, naming the file."""
     if reason := left_out(folder):

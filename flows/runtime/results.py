@@ -66,10 +66,12 @@ def show_places(data: Path = Path("data")) -> None:
     print(f"Prefect    {os.environ.get('PREFECT_API_URL', RUN / 'prefect.db')}")
 
 
-def _numbers(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the counts of a report and those of its scores that are single numbers."""
+def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts of a report, those of its scores that are single numbers, and why its stage was left out."""
     scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
-    return {"counts": dict(report.get("counts", {})), "scores": scores}
+    counts = dict(report.get("counts", {}))
+    why = {"left_out": " ".join(report.get("notes", []))} if counts.get("left_out") else {}
+    return {"counts": counts, "scores": scores, **why}
 
 
 def _print_table(results: Mapping[str, Any]) -> None:
@@ -77,7 +79,7 @@ def _print_table(results: Mapping[str, Any]) -> None:
     for stage, row in results["stages"].items():
         counts = [f"{name} {value:,}" for name, value in row.get("counts", {}).items()]
         scores = [f"{name} {_format_score(value)}" for name, value in row.get("scores", {}).items()]
-        brief = ", ".join([*counts, *scores][:MAX_BRIEF_VALUES])
+        brief = row.get("left_out") or ", ".join([*counts, *scores][:MAX_BRIEF_VALUES])
         state = "" if row["state"] == "run" else row["state"]
         seconds = "" if row["seconds"] is None else format(row["seconds"], "9.1f")
         text = " · ".join(part for part in (state, brief) if part)

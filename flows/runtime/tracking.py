@@ -27,6 +27,7 @@ import psutil
 from flows.runtime import arguments, spool
 from flows.runtime.environment import home
 from tasks.files import read_json
+from tasks.models import LEFT_OUT
 
 # How long the work, once it is done, waits for a sender process that makes no progress.
 PATIENCE_SECONDS = 30.0
@@ -260,7 +261,8 @@ class Sender:
         for path in files.glob("*.json"):
             self._client.log_artifact(run_id, str(path))
         self._touch()
-        if f"dvc.out.data/models/{record['stage']}" in record["tags"] and record["status"] == "finished":
+        has_model = f"dvc.out.data/models/{record['stage']}" in record["tags"]
+        if has_model and record["status"] == "finished" and not (files / "model" / LEFT_OUT).is_file():
             self._register(run_id, record, files / "model")
 
     def _send_samples(self, run_id: str, path: Path) -> None:

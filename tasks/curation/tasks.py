@@ -117,19 +117,19 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 @task(cache_policy=NO_CACHE)
 def filter_documents(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
-    """Measure every document and apply the filters. Raises BadInput if there are no documents."""
+    """Measure every document and apply the filters. Raises BadInput if there are no records."""
     store = Store(shards.word_lists(params.languages), run / "signals")
     judging = shards.ShardFilter(
         store, filtering.params_by_language(params.languages, params.filters), params.threads()
     )
     folder, scratch = data / "documents", run / "curation"
     parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
-    if not rows:
+    if not rows and not any(tables.manifest(data / name / "raw")["rows"] for name in RECORDS):
         raise BadInput(f"{folder} contains no documents. Check the sources of ingestion in params.yaml.")
     with timings.measure("judge"), ThreadPoolExecutor(1) as background, _progress("filtering", size) as progress:
 
         def on_progress(documents: int) -> None:
-            progress.advance(documents * size // rows)
+            progress.advance(documents * size // max(1, rows))
             # The next steps need the fold table. It is built (once) while kernels run without Python's lock.
             background.submit(folding.fold_table)
 
@@ -273,7 +273,7 @@ def write_documents(corpus: Corpus, params: Params, data: Path, timings: Timings
                 corpus.counts["copies"] += rehydrated.num_rows - kept.num_rows
             send_kept(rehydrated)
             send_dropped(dropped)
-    if not corpus.kept.any():
+    if len(corpus.reasons) and not corpus.kept.any():
         reasons = ", ".join(f"{reason} {count}" for reason, count in corpus.by_reason())
         raise NothingLeft(
             f"Curation dropped all {len(corpus.reasons)} documents ({reasons}). {data / 'dropped' / 'documents'} "
@@ -286,17 +286,28 @@ def write_documents(corpus: Corpus, params: Params, data: Path, timings: Timings
 def curate_records(
     comparison: leaks.Comparison | None, params: Params, data: Path, timings: Timings
 ) -> dict[str, Counter[str]]:
-    """Mask personal data, and drop repeated and contaminated records. Return the counts by table and reason."""
+    """Mask personal data, and drop repeated and contaminated records. Return the counts by table and reason.
+
+    Raises NothingLeft if all of one kind were dropped; stages without data of a kind are left out only if it had none.
+    """
     settings = conversations.Params(
         exact_duplicates=params.repeated_records, contamination=comparison is not None, pii=params.pii
     )
     with timings.measure("records"):
-        return {
+        counts = {
             name: conversations.curate(
                 data / name / "raw", data / name / "curated", data / "dropped" / name, settings, comparison
             )
             for name in RECORDS
         }
+    for name, by_reason in counts.items():
+        if by_reason["read"] and not by_reason["kept"]:
+            reasons = ", ".join(f"{key} {n}" for key, n in by_reason.items() if n and key not in ("read", "kept"))
+            raise NothingLeft(
+                f"Curation dropped all {by_reason['read']} {name} ({reasons}). {data / 'dropped' / name} contains them "
+                "with their reasons. Change `contamination` or `repeated_records` under curation in params.yaml."
+            )
+    return counts
 
 
 @task(cache_policy=NO_CACHE)

@@ -7,6 +7,7 @@ training.)
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +84,5 @@ def _documents(folder: Path) -> Iterator[bytes]:
     stream = read_stream(folder)
     starts = np.flatnonzero(np.asarray(stream.positions) == 0)  # positions restart with each document
     ids = np.ascontiguousarray(stream.ids)
-    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+    for start, end in pairwise([*starts, len(ids)]):
         yield ids[start:end].tobytes()

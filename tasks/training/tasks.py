@@ -2,6 +2,7 @@
 
 import importlib
 import resource
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,17 @@ STAGES = "tasks.training.stages"
 
 @task(cache_policy=NO_CACHE, task_run_name="train-{stage}")
 def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings: Timings) -> Report:
-    """Run the stage that tasks/training/stages/<stage>.py holds; its model is then in data/models/<stage>."""
+    """Run the stage that tasks/training/stages/<stage>.py holds; its model is then in data/models/<stage>.
+
+    A stage is left out if there is no data of the kind that it reads, and the report says so.
+    """
+    from tasks.training.loop import stage_files
     from tasks.training.parallel import launch
 
+    kind = launch.kind(params)
+    if reason := stage_files.left_out(kind, params, data):
+        print(f"{stage} is left out: {reason}.", file=sys.stderr, flush=True)
+        return stage_files.leave_out(stage, kind, params, data, reason)
     report = launch.train(stage, params, data, checkpoints, timings)
     timings.values["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     return report

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks import catalog, reports
+from tasks import catalog, models, reports
 from tasks.errors import GateFailed
 from tasks.evaluation import tasks
 from tasks.evaluation.tasks import Params
 from tasks.files import read_json, write_json
+from tasks.pairs import write_prompts
 from tasks.pipeline_stages import PipelineStage, read_stages
 from tasks.reports import Timings, write_csv
 from tests.evaluation import small
@@ -115,6 +116,22 @@ def test_answers_without_gold_reward_are_still_compared(tmp_path: Path) -> None:
     failed = evaluate(data, strict)
     assert [sentence.split(":")[0] for sentence in failed] == ["min_exact_match", "min_gold_gain"]
     assert "say one" in (data / "reports/evaluation/report.html").read_text(encoding="utf-8")
+
+
+def test_documents_alone_are_evaluated(tmp_path: Path) -> None:
+    """Without conversations, every stage but pretrain is left out: perplexity is measured, the rest has a reason."""
+    data = small.write_project(tmp_path)
+    for name in ("sft", "reward", "ppo", "dpo"):
+        models.write_left_out(data / "models" / name, "the data has no conversations", None)
+    write_prompts(data / "tokens/prompts/test", [], [], small.VOCAB_SIZE)
+    small.write_comparison(data)
+    gates = {"min_exact_match": 0.9, "max_kl": 2, "min_unigram_ratio": 0.001}
+    assert evaluate(data, Params.model_validate({**SMALL, "gates": gates})) == []
+    body = read_json(data / "reports/evaluation.json")
+    assert body["perplexity"]["n"] == 3
+    assert body["gates_not_applicable"] == 2
+    assert "not measured: accuracy, bleu, gold, kl" in " ".join(body["notes"])
+    assert (data / "reports/evaluation/report.html").is_file()
 
 
 def test_policies_are_the_stages_of_dvc_yaml_that_answer_prompts(tmp_path: Path) -> None:
