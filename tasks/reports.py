@@ -34,7 +34,12 @@ class Score:
 
     @staticmethod
     def of_share(num_correct: float, n: int) -> "Score":
-        """The share `num_correct` / n with Wilson's 95 % interval (1927); a tie may count as half."""
+        """The share `num_correct` / n with Wilson's interval (1927). A tie may count as half a success.
+
+        Unlike the textbook interval p +- z sqrt(p (1 - p) / n), Wilson's does not shrink to a point where none or all
+        of the items are successes, and it never leaves [0, 1].
+        """
+        assert n > 0
         share = num_correct / n
         center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
         half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))

@@ -33,6 +33,16 @@ class NotMeasured(Exception):
     """A metric cannot be measured on the data of this run; the message is the reason."""
 
 
+class ChunkParams(BaseModel, frozen=True, extra="forbid"):
+    """Which model a metric of encoders measures, and which chunks of the test documents it reads."""
+
+    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
+    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
+    max_tokens: int = Field(
+        100_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
+    )
+
+
 class SamplingParams(BaseModel, frozen=True, extra="forbid"):
     """Which models answer, how many test prompts they answer, and how answers are generated."""
 

@@ -10,22 +10,7 @@ from tasks.reports import Score
 Array = npt.NDArray[np.float64]
 
 NUM_RESAMPLES = 1000
-Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 DIGITS = 6
-
-
-def proportion(successes: float, n: int) -> Score:
-    """`successes` of `n` items as a proportion, with Wilson's interval (1927). A tie may count as half a success.
-
-    Unlike the textbook interval p +- z sqrt(p (1 - p) / n), Wilson's does not shrink to a point where none or all of
-    the items are successes, and it never leaves [0, 1].
-    """
-    assert n > 0
-    value = successes / n
-    center = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half_width = Z / (1 + Z**2 / n) * np.sqrt(value * (1 - value) / n + Z**2 / (4 * n**2))
-    # At 0 and 1 rounding errors would otherwise put the value slightly outside of its own interval.
-    return rounded_score(value, min(value, center - half_width), max(value, center + half_width), n)
 
 
 def mean(values: npt.ArrayLike, seed: int = 0) -> Score:
@@ -41,7 +26,7 @@ def unit_mean(values: npt.ArrayLike, seed: int = 0) -> Score:
     case the interval is Wilson's.
     """
     column = np.asarray(values, np.float64)
-    return proportion(float(column.sum()), len(column)) if np.ptp(column) == 0 else mean(column, seed)
+    return Score.of_share(float(column.sum()), len(column)) if np.ptp(column) == 0 else mean(column, seed)
 
 
 def ratio(numerators: npt.ArrayLike, denominators: npt.ArrayLike, seed: int = 0) -> Score:

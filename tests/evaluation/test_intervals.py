@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from tasks.evaluation import intervals
+from tasks.reports import Score, Z
 
 
 def test_wilson_interval_by_hand() -> None:
     """8 of 10: center (0.8 + 0.19207) / 1.38415 = 0.7167, half 1.96 / 1.38415 * sqrt(0.016 + 0.0096) = 0.2266."""
-    score = intervals.proportion(8, 10)
+    score = Score.of_share(8, 10)
     assert (score.value, score.n) == (0.8, 10)
     assert score.low == pytest.approx(0.4902, abs=1e-4)
     assert score.high == pytest.approx(0.9433, abs=1e-4)
@@ -16,10 +17,10 @@ def test_wilson_interval_by_hand() -> None:
 
 def test_wilson_interval_is_open_at_the_ends() -> None:
     """All of n right: low = n / (n + z^2)."""
-    score = intervals.proportion(50, 50)
+    score = Score.of_share(50, 50)
     assert score.value == score.high == 1.0
-    assert score.low == pytest.approx(50 / (50 + intervals.Z**2), abs=1e-6)
-    assert intervals.proportion(0, 50).low == 0.0
+    assert score.low == pytest.approx(50 / (50 + Z**2), abs=1e-6)
+    assert Score.of_share(0, 50).low == 0.0
 
 
 def test_bootstrap_of_a_mean_agrees_with_the_normal_interval() -> None:
@@ -44,7 +45,7 @@ def test_a_constant_has_no_interval_and_no_error() -> None:
 
 
 def test_a_mean_of_like_values_in_the_unit_interval_stays_open() -> None:
-    assert intervals.unit_mean([1.0] * 50) == intervals.proportion(50, 50)
+    assert intervals.unit_mean([1.0] * 50) == Score.of_share(50, 50)
     assert intervals.unit_mean([0.0, 1.0] * 50) == intervals.mean([0.0, 1.0] * 50)
 
 

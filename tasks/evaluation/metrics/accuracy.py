@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from tasks import gold
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
+from tasks.reports import Score
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -34,7 +35,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     gains = {name: correct[name].astype(float) - correct[reference] for name in correct if name != reference}
     return MetricResult(
         {
-            "exact_match": {name: intervals.proportion(int(hits.sum()), len(hits)) for name, hits in correct.items()},
+            "exact_match": {name: Score.of_share(int(hits.sum()), len(hits)) for name, hits in correct.items()},
             "exact_match_gain": {name: intervals.mean(gain) for name, gain in gains.items()},
         },
         tables={"wrong_answers": wrong_answers},

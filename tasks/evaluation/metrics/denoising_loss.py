@@ -5,22 +5,17 @@ are not measured. Intervals: bootstrap over documents; n is the number of docume
 """
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tasks.corruption import SpanCorruption, corrupt_spans, draw_spans, sentinel_ids
 from tasks.errors import BadParams
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
+from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
+class Params(ChunkParams, frozen=True):
     """Loss of an encoder-decoder on corrupted spans."""
 
-    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
-    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
-    max_tokens: int = Field(
-        100_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
-    )
     span_corruption: SpanCorruption = Field(
         default_factory=lambda: SpanCorruption.model_validate({}),
         description="How spans are corrupted; it should equal pretrain.span_corruption.",

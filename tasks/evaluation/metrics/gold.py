@@ -65,4 +65,4 @@ def _proportion(inputs: EvaluationInputs, name: str, predicate: Callable[[str, M
     """The proportion of sampled answers of a model for which `predicate` holds."""
     pairs = zip(inputs.prompts, inputs.answers(name, greedy=False), strict=True)
     hits = [bool(predicate(answer.text, prompt.metadata)) for prompt, answer in pairs]
-    return intervals.proportion(sum(hits), len(hits))
+    return Score.of_share(sum(hits), len(hits))

@@ -5,21 +5,16 @@ documents; n is the number of documents.
 """
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tasks.corruption import Masking, mask_tokens
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
+from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
+class Params(ChunkParams, frozen=True):
     """Accuracy and loss of an encoder on masked tokens."""
 
-    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
-    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
-    max_tokens: int = Field(
-        100_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
-    )
     masking: Masking = Field(
         default_factory=lambda: Masking.model_validate({}),
         description="How tokens are masked; it should equal pretrain.masking.",

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
+from tasks.reports import Score
 
 Question = tuple[list[int], list[str]]  # the prompt, and the options with the right one first
 
@@ -37,7 +37,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         for kind, questions in questions_by_kind.items():
             if questions:
                 num_correct = _num_correct(inputs, name, questions, params)
-                scores.setdefault(kind, {})[name] = intervals.proportion(num_correct, len(questions))
+                scores.setdefault(kind, {})[name] = Score.of_share(num_correct, len(questions))
     chance = 1 / params.num_options
     if not scores:
         raise NotMeasured(f"there are fewer than {params.num_options} test prompts with different answers")

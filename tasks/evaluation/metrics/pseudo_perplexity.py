@@ -8,17 +8,15 @@ models are not measured. Intervals: bootstrap over documents; n is the number of
 import math
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
+from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
+class Params(ChunkParams, frozen=True):
     """Pseudo-perplexity of an encoder."""
 
-    model: str = Field("pretrain", description="Name of the stage whose model is measured.")
-    max_length: int = Field(256, ge=2, description="Maximum length of a text, in tokens; documents are split into it.")
     max_tokens: int = Field(
         4_000, ge=1, description="Maximum number of test tokens that are read, in evenly spaced chunks."
     )

@@ -60,7 +60,7 @@ def summarize(wins: FloatArray, length_differences: FloatArray) -> dict[str, Sco
     """Win rate, share of ties, and win rate at equal lengths; wins [n], length differences [n] in tokens."""
     return {
         "wins": intervals.mean(wins),
-        "ties": intervals.proportion(int((wins == 0.5).sum()), len(wins)),
+        "ties": Score.of_share(int((wins == 0.5).sum()), len(wins)),
         "length_controlled": length_controlled(wins, length_differences),
     }
 

@@ -1,7 +1,8 @@
-"""The guard against over-optimization: keeps the best weights by gold, and stops when gold falls while score rises.
+"""The guard against over-optimization: it keeps the weights with the best gold reward, and can end the run.
 
-A policy pressed against a learned reward ends by pleasing its flaws: the score goes on rising while what it stands for
-falls (Gao 2022, arXiv:2210.10760). So the policy is measured again and again by something it is never trained on.
+A reward model has flaws, and a policy that is optimized long enough exploits them: the score continues to rise while
+the quality that it stands for falls (Gao 2022, arXiv:2210.10760). The policy is therefore evaluated regularly by the
+gold reward, which it is never trained on.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ class GuardParams(BaseModel, frozen=True, extra="forbid"):
 
 
 class Guard:
-    """Watches (gold, score, kl) of one run. `stop_reason` is set once over-optimization is seen."""
+    """Observes gold reward, score and KL of one run. `stop_reason` is set as soon as over-optimization is detected."""
 
     def __init__(self, params: GuardParams, model: nn.Module) -> None:
         self.params, self._model = params, model
@@ -39,12 +40,14 @@ class Guard:
         self.stop_reason: str | None = None
 
     def observe(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take in one evaluation: `score`, `kl` and, where there is one, `gold`."""
+        """Record one evaluation: `score`, `kl` and, if it was measured, `gold`."""
         self.history.append({"step": step, **numbers})
         if "gold" not in numbers:
             return
         if self._allowed(numbers) and numbers["gold"] > self._best_gold():
             self.best_step = step
+            # A copy in memory of the trainable weights only; with an adapter these are few. Every process calls this,
+            # because gathering a sharded weight is a collective operation.
             self.best = {
                 name: processes.full_tensor(p) for name, p in self._model.named_parameters() if p.requires_grad
             }
@@ -57,17 +60,22 @@ class Guard:
         return max((row["gold"] for row in self.history if row["step"] == self.best_step), default=float("-inf"))
 
     def _over_optimization(self) -> str | None:
-        """Compare the mean of the last window with each window before it that does not overlap."""
+        """Compare the mean of the last window with the best earlier window that does not overlap it."""
+        # Single evaluations are noisy (with 200 prompts the standard error of gold is up to 0.035), hence the means.
+        # A fall of gold alone is not over-optimization, because the score may fall with it, as after a step that was
+        # too large. Only a fall against a rising score shows that a flaw of the reward is exploited.
         size = self.params.window
         if len(self.history) < 2 * size:
             return None
-        now = self._mean(len(self.history) - size)
-        before = max((self._mean(start) for start in range(len(self.history) - 2 * size + 1)), key=lambda m: m["gold"])
-        if before["gold"] - now["gold"] <= self.params.min_drop or now["score"] <= before["score"]:
+        last = self._mean(len(self.history) - size)
+        earlier = (self._mean(start) for start in range(len(self.history) - 2 * size + 1))
+        best = max(earlier, key=lambda means: means["gold"])
+        if best["gold"] - last["gold"] <= self.params.min_drop or last["score"] <= best["score"]:
             return None
         return (
-            f"over-optimization: up to step {self.history[-1]['step']:g} the score rose from {before['score']:.3f} to "
-            f"{now['score']:.3f} while gold fell from {before['gold']:.3f} to {now['gold']:.3f} (means of {size})"
+            f"over-optimization: up to step {self.history[-1]['step']:g} the score rose from {best['score']:.3f} to "
+            f"{last['score']:.3f}, but the gold reward fell from {best['gold']:.3f} to {last['gold']:.3f} (means of "
+            f"{size} evaluations)"
         )
 
     def _mean(self, start: int) -> dict[str, float]:
@@ -75,7 +83,7 @@ class Guard:
         return {key: sum(row[key] for row in rows) / len(rows) for key in ("gold", "score")}
 
     def restore_best(self) -> None:
-        """Give the model the weights that were best by gold, if there were any."""
+        """Copy the weights with the best gold reward back to the model, if there are any."""
         for name, parameter in self._model.named_parameters():
             if self.best is not None and name in self.best:
                 parameter.data.copy_(self.best[name])
@@ -84,25 +92,28 @@ class Guard:
         """The warnings about this run, the most important first."""
         if not any("gold" in row for row in self.history):
             return [
-                "NOT GUARDED: no prompt carries a gold measure, so the last weights were kept and nobody can say "
-                "whether a higher score is a better answer"
+                "NOT GUARDED: no prompt has a gold measure. The last weights were kept, and it is not known whether "
+                "answers with a higher score are better"
             ]
         last = self.history[-1]
         if self.best_step is None:
-            return [f"every evaluation strayed beyond {self.params.max_kl} nats; the last weights were kept"]
+            return [
+                f"in every evaluation the KL to the reference was above {self.params.max_kl} nats per answer; the last "
+                "weights were kept"
+            ]
         kept = f"kept the weights of step {self.best_step} (gold {self._best_gold():.3f})"
-        said = [f"{self.stop_reason.upper()}; {kept}"] if self.stop_reason else []
-        if not said and self.best_step != last["step"]:
-            said = [f"{kept}, not those of the last step {last['step']:g} (gold {last['gold']:.3f})"]
+        notes = [f"{self.stop_reason.upper()}; {kept}"] if self.stop_reason else []
+        if not notes and self.best_step != last["step"]:
+            notes = [f"{kept}, not those of the last step {last['step']:g} (gold {last['gold']:.3f})"]
         if self.best_step == 0:
-            said.append("NO GAIN: no evaluation was better by gold than the model that training began with")
-        return said
+            notes.append("NO GAIN: no evaluation had a higher gold reward than the model before the training")
+        return notes
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
+        """What a checkpoint stores, so that a resumed run continues exactly."""
         return {"history": self.history, "best_step": self.best_step, "best": self.best, "stop": self.stop_reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.history, self.best_step = list(state["history"]), state["best_step"]
         self.best, self.stop_reason = state["best"], state["stop"]

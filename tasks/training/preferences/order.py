@@ -1,4 +1,4 @@
-"""The order in which a run takes records, as a pure function of (seed, step), and how a step is cut into batches."""
+"""The order in which a run reads records, as a pure function of (seed, step), and micro-batches of similar lengths."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +10,11 @@ Indices = npt.NDArray[np.int64]
 
 
 def step_indices(count: int, batch_size: int, step: int, seed: int) -> Indices:
-    """Which of `count` records a step takes, [batch_size].
+    """The numbers of the records that a step reads, of `count` records: [batch_size].
 
-    Each record comes once per epoch, and every epoch has an order of its own. A batch may span several epochs.
+    Each record occurs once per epoch, and every epoch has its own order. A batch may span several epochs.
     """
+    # A resumed run and each of several processes compute the same numbers, so that no order needs to be stored or sent.
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // count
     parts = [_epoch_order(count, epoch, seed)[positions[epochs == epoch] % count] for epoch in np.unique(epochs)]
@@ -26,7 +27,7 @@ def _epoch_order(count: int, epoch: int, seed: int) -> Indices:
 
 
 def micro_batches(indices: Indices, lengths: npt.NDArray[Any], size: int | None) -> Iterator[Indices]:
-    """Cut `indices` into parts of at most `size` (None: one part) with similar `lengths`, so that little is padding."""
+    """Divide `indices` into parts of at most `size` (None: one part) with similar `lengths`, to save padding."""
     ordered = indices[np.argsort(lengths, kind="stable")]
     size = size or len(ordered)
     for start in range(0, len(ordered), size):

@@ -1,4 +1,7 @@
-"""Losses on preferences: the reward model's ranking loss, DPO and its kin. Tensors in, the loss of each pair out."""
+"""Losses on preferences: the ranking loss of reward models, DPO, IPO and KTO; one loss per pair or answer.
+
+A log-ratio is the log-probability of an answer under the policy minus that under the reference, in nats.
+"""
 
 from typing import Literal
 
@@ -14,22 +17,24 @@ def ranking_loss(
 ) -> Tensor:
     """Bradley-Terry: -log sigmoid(chosen - rejected - margin) of each pair, [pairs] (Ouyang 2022, arXiv:2203.02155).
 
-    `margin` asks for a distance (Llama 2, arXiv:2307.09288); `label_smoothing` is the share of labels held to be wrong;
-    `centering` adds its multiple of (chosen + rejected)^2, which pulls the mean score to 0 (arXiv:2312.09244).
+    `margin` is subtracted from the difference, so that a larger difference is needed (Llama 2, arXiv:2307.09288);
+    `label_smoothing` is the assumed share of wrong labels; `centering` weighs (chosen + rejected)^2, which moves the
+    mean score toward 0 (arXiv:2312.09244): the first term depends on differences only and leaves the mean open.
     """
     return smoothed(chosen - rejected - margin, label_smoothing) + centering * (chosen + rejected).square()
 
 
 def smoothed(difference: Tensor, label_smoothing: float) -> Tensor:
-    """-log sigmoid(difference) where a share `label_smoothing` of the labels is held to be the wrong way round."""
+    """-log sigmoid(difference), if a share `label_smoothing` of the labels is assumed to name the wrong answer."""
     right, wrong = F.logsigmoid(difference), F.logsigmoid(-difference)
     return -(1 - label_smoothing) * right - label_smoothing * wrong
 
 
 def list_weights(lists: Tensor) -> Tensor:
-    """The weight of each pair, [pairs], such that every ranked list weighs 1: InstructGPT's 1 / (K choose 2).
+    """The weight of each pair, [pairs], such that the weights of every ranked list sum to 1: 1 / (K choose 2).
 
-    `lists`: [pairs], the number of the list that each pair was cut from.
+    Otherwise a list of 9 answers (36 pairs) would weigh 36 times as much as a pair (InstructGPT, arXiv:2203.02155).
+    `lists`: [pairs], the number of the list that each pair was made from.
     """
     _, inverse, counts = torch.unique(lists, return_inverse=True, return_counts=True)
     weights: Tensor = 1.0 / counts[inverse].float()
@@ -37,18 +42,20 @@ def list_weights(lists: Tensor) -> Tensor:
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """-log sigmoid(beta (chosen - rejected)) (Rafailov 2023, arXiv:2305.18290), smoothed as in cDPO.
+    """-log sigmoid(beta (chosen - rejected)) (Rafailov 2023, arXiv:2305.18290), with label smoothing as in cDPO.
 
-    `chosen`, `rejected`: [pairs], the policy's log-probability of an answer minus the reference's.
+    `chosen`, `rejected`: [pairs], the log-ratios of the answers.
     """
     return smoothed(beta * (chosen - rejected), label_smoothing)
 
 
 def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
-    """(chosen - rejected - 1 / (2 beta))^2 (Azar 2023, arXiv:2310.12036, eq. 17, their tau our beta).
+    """(chosen - rejected - 1 / (2 beta))^2 (Azar 2023, arXiv:2310.12036, eq. 17, where beta is called tau).
 
-    Log-ratios as in `dpo_loss`, or their means per token: a matter of the caller's.
+    The caller decides whether log-ratios are sums over the tokens of an answer, as in `dpo_loss`, or means per token.
     """
+    # DPO continues to widen the difference of a pair that it already ranks correctly. This loss has its minimum at a
+    # finite difference, so that pairs without noise in their labels are not overfitted.
     return (chosen - rejected - 1 / (2 * beta)).square()
 
 

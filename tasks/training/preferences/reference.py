@@ -1,7 +1,7 @@
-"""The reference: the policy as it was before preference training, frozen, and its log-probabilities of known answers.
+"""The reference: a frozen copy of the policy from before preference training, and its log-probabilities of answers.
 
-DPO compares the policy with the reference on the same pairs in every epoch. The reference never changes, so its
-log-probabilities are computed once and stored in a file.
+DPO compares the policy with the reference on the same pairs in every epoch. Because the reference never changes, its
+log-probabilities are computed once and stored in a file; the model itself is not needed during the training.
 """
 
 import copy
@@ -27,7 +27,7 @@ PAIRS_PER_BATCH = 128  # pairs
 
 
 class Reference:
-    """A frozen copy of `policy` in `dtype`; of a policy with an adapter, the base without it, which costs no memory."""
+    """A frozen copy of `policy` in `dtype`. For a policy with an adapter it is the base model, which needs no copy."""
 
     def __init__(self, policy: Any, dtype: torch.dtype = torch.float32) -> None:
         self._adapted = policy if hasattr(policy, "disable_adapter") else None
@@ -35,7 +35,7 @@ class Reference:
 
     @contextmanager
     def model(self) -> Iterator[Any]:
-        """The reference model within the block; a policy with an adapter must not be trained there."""
+        """Yield the reference model. A policy with an adapter must not be trained in this block: its adapter is off."""
         if self._adapted is None:
             yield self._copy
         else:
@@ -72,11 +72,13 @@ class PairsWithReference:
 def add_reference(
     pairs: Pairs, model: Any, dtype: torch.dtype, path: Path, pad_id: int, mismatched: bool = False
 ) -> PairsWithReference:
-    """`pairs` with the log-probabilities of `model` in `dtype`, the precision of training; they are stored in `path`.
+    """Add the log-probabilities of `model` in `dtype`, the precision of the training, and store them in `path`.
 
-    An existing file of the right size is used as it is: its folder of checkpoints is keyed by everything that the
-    numbers depend on.
+    An existing file of the right size is used without a check, because the name of its folder of checkpoints contains
+    a hash of everything that the numbers depend on.
     """
+    # In another precision than that of the training, the first log-ratios would not be 0 although policy and reference
+    # are the same weights.
     size = (3 if mismatched else 2, len(pairs))
     stored = _stored(path)
     if stored is None or stored.shape != size:

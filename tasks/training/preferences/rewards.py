@@ -1,4 +1,8 @@
-"""What the policy is paid: a score per answer, minus what each token strays from the reference."""
+"""Rewards of a policy: a score for each answer, and a KL penalty for each token that differs from the reference.
+
+Scores come from a reward model, from reward functions or from both. The KL penalty keeps the policy near the reference,
+because the reward model is reliable only for answers such as those that it was trained on.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +25,13 @@ RewardFunction = Callable[[str, Mapping[str, Any]], float]
 
 
 def kl_per_token(log_probs: Tensor, reference: Tensor, estimator: Estimator) -> Tensor:
-    """Estimates of KL(policy || reference) from tokens drawn from the policy (Schulman 2020, "Approximating KL").
+    """Estimate KL(policy || reference) in nats at each token, sampled from the policy (Schulman 2020).
 
-    With d = log policy - log reference: k1 = d (unbiased, what InstructGPT pays), k2 = d^2 / 2 (little variance),
-    k3 = exp(-d) - 1 + d (unbiased, never negative).
+    With d = log policy - log reference: k1 = d (unbiased; used by InstructGPT), k2 = d^2 / 2 (low variance, biased),
+    k3 = exp(-d) - 1 + d (unbiased, never negative). http://joschu.net/blog/kl-approx.html
     """
+    # k1 suits a reward, which has no gradient. As a loss term it is useless, because the mean of its gradient is 0; GRPO
+    # uses k3 there.
     d = log_probs - reference
     if estimator == "k1":
         return d
@@ -33,7 +39,9 @@ def kl_per_token(log_probs: Tensor, reference: Tensor, estimator: Estimator) -> 
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """-kl_coef kl at every token, and the score at an answer's last one (arXiv:2203.02155): [answers, tokens]."""
+    """-kl_coef * kl at every token, plus the score at the last token (arXiv:2203.02155): [answers, tokens]."""
+    # The score judges the complete answer, so it is added where the answer ends. Returns and advantages distribute it
+    # over the earlier tokens.
     rewards = -kl_coef * kl * mask
     last = mask.sum(1) - 1
     return rewards.index_put((torch.arange(len(scores), device=scores.device), last), scores, accumulate=True)
@@ -53,7 +61,9 @@ class KlCoef(BaseModel, frozen=True, extra="forbid"):
     )
 
     def next(self, coef: float, kl: float, num_answers: int) -> float:
-        """The coefficient after `num_answers` with mean `kl` each: times 1 +- at most 0.2 num_answers / horizon."""
+        """The coefficient after `num_answers` answers with a mean KL of `kl` nats per answer."""
+        # A proportional controller. The relative error is clipped to 20 %, so that a single rollout far from the target
+        # changes the coefficient by a factor of at most 1 +- 0.2 * num_answers / horizon.
         if self.target is None:
             return coef
         error = min(max(kl / self.target - 1, -0.2), 0.2)
@@ -61,18 +71,19 @@ class KlCoef(BaseModel, frozen=True, extra="forbid"):
 
 
 def shape_scores(scores: Tensor, finished: Tensor, clip: float | None, missing_end_penalty: float) -> Tensor:
-    """Scores within +-clip, less a penalty where an answer never came to its end (Huang et al. 2023)."""
+    """Clip scores to +-clip; subtract a penalty from answers without an end token (Huang et al. 2023)."""
+    # The penalty is subtracted after clipping: otherwise it would vanish for scores beyond the bound.
     clipped = scores if clip is None else scores.clamp(-clip, clip)
     return clipped - missing_end_penalty * ~finished
 
 
 def exact_match(answer: str, metadata: Mapping[str, Any]) -> float:
-    """1 where the answer says what metadata["answer"] says."""
+    """1 if the answer equals metadata["answer"] (tasks/gold.py), else 0."""
     return float(gold.correct(answer, metadata))
 
 
 def num_characters(answer: str, metadata: Mapping[str, Any]) -> float:
-    """The answer's length; with a negative weight it pays for brevity."""
+    """The length of the answer in characters; a negative weight rewards short answers."""
     return float(len(answer))
 
 
@@ -80,16 +91,18 @@ BUILT_IN: dict[str, RewardFunction] = {"exact_match": exact_match, "num_characte
 
 
 def find_function(name: str) -> RewardFunction:
-    """A reward function (answer, metadata) -> number: built in, or "package.module:function". Raises BadParams."""
+    """Return a reward function (answer, metadata) -> number: built in, or "module:function". Raises BadParams."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     module, _, attribute = name.partition(":")
     try:
         function: RewardFunction = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        known = ", ".join(sorted(BUILT_IN))
-        said = f"no reward function {name!r} ({error}); built in are {known}; your own: package.module:function"
-        raise BadParams(said) from error
+        built_in = ", ".join(sorted(BUILT_IN))
+        raise BadParams(
+            f"there is no reward function {name!r} ({error}). Built in are {built_in}; a function of your own is named "
+            "package.module:function."
+        ) from error
     return function
 
 
@@ -105,15 +118,18 @@ def function_scores(
 
 
 def load_model(name: str | Path, tokenizer: Any) -> Any:
-    """The frozen reward model at `name`, which must read the tokens of `tokenizer`. Raises BadModel."""
+    """Load the reward model at `name` and freeze it. Raises BadModel if its tokenizer is not `tokenizer`."""
     model, own = models.load_reward(name)
     if own.get_vocab() != tokenizer.get_vocab():
-        raise BadModel(f"{name} reads other tokens than the policy writes: train it on this data/tokens/tokenizer")
+        raise BadModel(
+            f"the reward model {name} has another tokenizer than the policy, so it would read other tokens than the "
+            "policy writes. Train a reward model on token files of data/tokens/tokenizer."
+        )
     return model.requires_grad_(False)
 
 
 def scorer(model: Any, weight: float, functions: Mapping[str, float], pad_id: int) -> Scorer:
-    """`weight` times the score of `model` (None: no model) plus the weighted reward functions."""
+    """Return a function that computes `weight` * score of `model` (None: no model) + the weighted reward functions."""
 
     def score(sequences: Sequence[Ids], answers: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         total = function_scores(functions, answers, metadata)

@@ -1,7 +1,8 @@
-"""A prompt with several answers in one row: the prompt is read once, and no answer sees another.
+"""A prompt with several answers in one row: the model reads the prompt once, and no answer attends to another.
 
-Halves the work of preference pairs, whose two sequences begin alike. An answer's tokens attend to the prompt and to the
-answer itself, at the positions they would have alone, so that nothing but the cost changes.
+The two sequences of a preference pair begin with the same prompt; sharing it saves up to half of the work. The tokens
+of an answer attend to the prompt and to the answer itself, at the positions that they have in a sequence of their own,
+so that log-probabilities, scores and gradients are those of separate sequences up to rounding.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def collate_by_prompt(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> AnswerBatch:
-    """One row per prompt with all its answers; `dtype`, of the mask, is that of the model. No prompt may be empty."""
+    """One row per prompt with all its answers. The mask has `dtype`, that of the model. No prompt may be empty."""
     rows = [np.concatenate((prompt, *own)) for prompt, own in zip(prompts, answers, strict=True)]
     size = (len(rows), max(len(row) for row in rows))
     ids = np.full(size, pad_id, np.int64)
@@ -36,7 +37,10 @@ def collate_by_prompt(
         for number, answer in enumerate(own):
             end = start + len(answer)
             part[row, start:end] = number + 1
+            # Each answer continues directly after the prompt, as in a sequence of its own.
             positions[row, start:end] = len(prompt) + np.arange(len(answer))
+            # A causal model predicts a token at the position before it. For the first token of an answer that is the
+            # last token of the prompt, wherever the answer stands in the row.
             where.append(row * size[1] + np.r_[len(prompt) - 1, start : end - 1])
             lengths.append(len(answer))
             ends.append(row * size[1] + end - 1)
@@ -50,15 +54,16 @@ def collate_by_prompt(
 
 
 def _mask(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a position may look: not ahead, and at the prompt or its own part; -inf elsewhere."""
+    """An additive mask [rows, 1, length, length]: 0 for earlier tokens of the prompt or of the same part, else -inf."""
     key, query = part[:, None, :], part[:, :, None]
-    seen = ((key == 0) | (key == query)).tril()
-    return torch.zeros(seen.shape, dtype=dtype, device=part.device).masked_fill_(~seen, -torch.inf)[:, None]
+    # Padding (part -1) attends to the prompt and to other padding: a row of -inf only would give NaN in the softmax.
+    visible = ((key == 0) | (key == query)).tril()
+    return torch.zeros(visible.shape, dtype=dtype, device=part.device).masked_fill_(~visible, -torch.inf)[:, None]
 
 
 @dataclass
 class Ranked:
-    """Ranked lists as rows for `fork`: each prompt once, each of its answers once, and the pairs between answers.
+    """Ranked lists for `collate_by_prompt`: each prompt once, each of its answers once, and the pairs between answers.
 
     better, worse: the numbers of the answers of each pair, counted through all rows.
     """
@@ -70,30 +75,33 @@ class Ranked:
 
 
 def ranked(pairs: Pairs, indices: Sequence[int]) -> Ranked:
-    """The lists that these pairs were cut from, as far as the pairs tell."""
-    found, row_of = Ranked(), dict[int, int]()
-    places: list[dict[bytes, int]] = []
+    """Reconstruct the ranked lists that these pairs were made from, without answers that occur in no pair.
+
+    A list of K answers gives K (K - 1) / 2 pairs, but only K sequences that the model needs to read.
+    """
+    lists, row_of = Ranked(), dict[int, int]()
+    answer_numbers: list[dict[bytes, int]] = []  # for each row: the ids of an answer -> its number in the row
     local: list[tuple[int, int, int]] = []
     for index in indices:
         row = row_of.setdefault(int(pairs.lists[index]), len(row_of))
-        if row == len(places):
-            places.append({})
-            found.prompts.append(pairs.prompts[index])
-            found.answers.append([])
+        if row == len(answer_numbers):
+            answer_numbers.append({})
+            lists.prompts.append(pairs.prompts[index])
+            lists.answers.append([])
         chosen, rejected = (
-            _place(answer, places[row], found.answers[row])
+            _number_of(answer, answer_numbers[row], lists.answers[row])
             for answer in (pairs.answers["chosen"][index], pairs.answers["rejected"][index])
         )
         local.append((row, chosen, rejected))
-    starts = np.cumsum([0, *(len(answers) for answers in found.answers)]).tolist()
-    found.better = [starts[row] + chosen for row, chosen, _ in local]
-    found.worse = [starts[row] + rejected for row, _, rejected in local]
-    return found
+    starts = np.cumsum([0, *(len(answers) for answers in lists.answers)]).tolist()
+    lists.better = [starts[row] + chosen for row, chosen, _ in local]
+    lists.worse = [starts[row] + rejected for row, _, rejected in local]
+    return lists
 
 
-def _place(answer: Ids, places: dict[bytes, int], answers: list[Ids]) -> int:
-    """The number of `answer` among `answers`, where it is put if it is new."""
-    place = places.setdefault(np.asarray(answer, np.int64).tobytes(), len(answers))
-    if place == len(answers):
+def _number_of(answer: Ids, numbers: dict[bytes, int], answers: list[Ids]) -> int:
+    """The number of `answer` among `answers`, to which it is appended if it is new."""
+    number = numbers.setdefault(np.asarray(answer, np.int64).tobytes(), len(answers))
+    if number == len(answers):
         answers.append(answer)
-    return place
+    return number

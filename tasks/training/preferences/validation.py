@@ -1,4 +1,4 @@
-"""Validation of a policy by its answers to prompts: gold reward, score, KL to the reference. Nothing learns from it."""
+"""Validation of a policy by its answers to prompts: gold reward, score, KL to the reference; no gradient uses them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ class ValidationParams(BaseModel, frozen=True, extra="forbid"):
 
 
 class PolicyValidation:
-    """Answers `prompts` with the same random numbers every time, so that results differ only because of the weights."""
+    """Lets a policy answer `prompts`, always with the same random numbers, so that only the weights differ."""
 
     def __init__(
         self, prompts: Prompts, tokenizer: Any, reference: Reference, score: Scorer | None, params: ValidationParams,
@@ -43,13 +43,14 @@ class PolicyValidation:
         self.samples: list[dict[str, Any]] = []
 
     def measure(self, policy: Any, step: int) -> dict[str, float]:
-        """Means over answers: gold and exact_match (if prompts can be verified), score, kl (nats), length, finished."""
+        """Means over answers: gold and exact_match (if answers can be verified), score, kl (nats), length, finished."""
         generated = self._answers(policy)
         sequences = join_answers(self.prompts.ids, generated.answers)
         reference = self.reference.log_probabilities(
             sequences, [len(ids) for ids in self.prompts.ids], pad_id=self.tokenizer.pad_token_id
         )
         texts = decode_answers(self.tokenizer, generated.answers)
+        # The mean of log policy - log reference over sampled answers estimates the KL per answer (estimator k1).
         kl = torch.stack([(p - q).sum() for p, q in zip(generated.log_probs, reference, strict=True)])
         numbers = {"kl": kl, "length": torch.tensor([float(len(answer)) for answer in generated.answers])}
         numbers["finished"] = torch.tensor(generated.finished).float()
@@ -74,7 +75,7 @@ class PolicyValidation:
     def _gold_by_answer(self, sequences: Sequence[Ids], texts: Sequence[str]) -> dict[str, list[float | None]]:
         """The gold reward and exact match of each answer; None for answers that cannot be verified."""
         pairs = list(zip(texts, self.prompts.metadata, strict=True))
-        verifiable_answers = [(text, about) if gold.verifiable(about) else None for text, about in pairs]
+        verifiable_answers = [(text, metadata) if gold.verifiable(metadata) else None for text, metadata in pairs]
         gold_by_answer: dict[str, list[float | None]] = {
             "gold": [None if one is None else float(gold.gold(*one)) for one in verifiable_answers],
             "exact_match": [None if one is None else float(gold.correct(*one)) for one in verifiable_answers],
@@ -99,7 +100,7 @@ class PolicyValidation:
 
 
 def gold_scorer(name: str | None, tokenizer: Any) -> Scorer | None:
-    """The scores of a reward model that nothing is trained with; None if `name` is None. Raises BadModel."""
+    """Return a function that scores answers by a reward model that is used for validation only; None without `name`."""
     if name is None:
         return None
     return scorer(load_model(name, tokenizer), 1.0, {}, tokenizer.pad_token_id)

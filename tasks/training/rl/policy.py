@@ -1,4 +1,4 @@
-"""What PPO trains: the policy with a value head on its trunk, or with a critic of its own."""
+"""The model that PPO trains: a policy with a value head on its trunk, or with a separate critic."""
 
 import copy
 from collections.abc import Sequence
@@ -13,12 +13,14 @@ Critic = Literal["trunk", "detached", "own", "none"]
 
 
 class ValueHead(nn.Module):
-    """A linear map from hidden states to values, fp32, zero at first. `scale` multiplies its learning rate."""
+    """A linear map from hidden states to values, in fp32, initialized to zero."""
 
     keep_fp32 = True
 
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
+        # The optimizer has one learning rate for policy and head. The factor on the output acts as a higher learning
+        # rate of the head: an update of the same size changes the value `scale` times as much.
         self.scale, self.linear = scale, nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -30,10 +32,11 @@ class ValueHead(nn.Module):
 
 
 class PolicyWithValue(nn.Module):
-    """`policy`, a causal model; `value_head`; with critic "own" a trunk for values alone, begun as `critic_base`.
+    """A causal model `policy` with a `value_head` on hidden states.
 
-    "trunk": the value loss trains the policy's trunk too; "detached": it trains the head alone; "none": no values
-    (advantages that need no critic).
+    critic: "trunk" reads the states of the policy, and the value loss trains its trunk too; "detached" reads the same
+    states, but the value loss trains the head only; "own" has a trunk of its own, initialized from `critic_base` (null:
+    the policy); "none" has no values, for advantage estimators that need none.
     """
 
     policy: Any
@@ -49,11 +52,11 @@ class PolicyWithValue(nn.Module):
 
     @property
     def decoding_head(self) -> nn.Module | None:
-        """The head that gives values while the policy decodes, where values come from the policy's trunk."""
+        """The head that computes values during decoding, if values are read from the trunk of the policy."""
         return self.value_head if self.critic in ("trunk", "detached") else None
 
     def values(self, answers: AnswerBatch, states: Tensor) -> Tensor | None:
-        """The value of each state that an answer token is drawn in, [tokens]; `states` are the policy's trunk's."""
+        """The value of each state that predicts an answer token, [tokens]; `states` are those of the policy."""
         if self.value_head is None:
             return None
         if self.critic_model is not None:
@@ -65,7 +68,7 @@ class PolicyWithValue(nn.Module):
 
     @torch.no_grad()
     def values_of(self, sequences: Sequence[Ids], prompt_lengths: Sequence[int], pad_id: int) -> list[Tensor]:
-        """The critic's values of every answer token, one tensor on the CPU per sequence; critic "own" alone."""
+        """The values of every answer token, one tensor on the CPU per sequence; only for the critic "own"."""
         with evaluating(self):
             answers = collate(sequences, prompt_lengths, pad_id, next(self.parameters()).device)
             flat = self.values(answers, torch.empty(0))

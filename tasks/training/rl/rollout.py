@@ -169,6 +169,7 @@ class Collector:
         generated, reference, scores = scored.gathered(count) if count > 1 else scored
         sequences = join_answers(prompts.ids, generated.answers)
         table = PaddedAnswers.of(generated, reference)
+        # From here on every process computes the same numbers from the same answers.
         shaped_scores = self._shape_scores(scores, torch.tensor(generated.finished))
         token_advantages, returns = self._advantages(table, shaped_scores, kl_coef)
         numbers = self._numbers(table, scores, generated, returns, kl_coef) | self._mean_gold(generated, prompts)
@@ -213,16 +214,20 @@ class Collector:
     def _advantages(self, table: "PaddedAnswers", shaped_scores: Tensor, kl_coef: float) -> tuple[Tensor, Tensor]:
         """Advantages and returns, each [answers, tokens]."""
         p, mask = self.params, table.mask
+        # Rewards, not the loss, contain the KL penalty: PPO then also credits earlier tokens that led to a high KL.
         kl = rewards.kl_per_token(table.log_probs, table.reference, p.kl_estimator)
         token_rewards = rewards.token_rewards(shaped_scores, kl, mask, kl_coef)
         if p.whiten_rewards:
             token_rewards = advantages.whiten(token_rewards, mask, shift_mean=False)
+        # The returns of estimators without a critic; GAE replaces them by its advantages plus the values.
         returns = advantages.rewards_to_go(token_rewards, mask, p.gamma)
         if self.advantage == "gae":
             token_advantages, returns = advantages.gae(token_rewards, table.values, mask, p.gamma, p.gae_lambda)
         elif self.advantage == "reinforce++":
             token_advantages = returns
-        else:  # one advantage per answer, the same for all its tokens
+        else:
+            # grpo and rloo compare whole answers to the same prompt, so that all tokens of an answer get the same
+            # advantage: the sum of its rewards, compared with the sums of the other answers.
             of_answers = advantages.grpo if self.advantage == "grpo" else advantages.rloo
             token_advantages = of_answers(token_rewards.sum(1), self.group_size)[:, None] * mask
         return advantages.whiten(token_advantages, mask) if p.whiten_advantages else token_advantages, returns
@@ -231,6 +236,7 @@ class Collector:
         self, table: "PaddedAnswers", scores: Tensor, generated: Generated, returns: Tensor, kl_coef: float
     ) -> dict[str, float]:
         """Means over the answers of the rollout, for the step log; `kl` is in nats per answer."""
+        # Summed over the tokens: nats per answer, the unit of kl_coef.target and of the guard's max_kl.
         kl = ((table.log_probs - table.reference) * table.mask).sum(1)
         numbers = {
             "score": float(scores.mean()),
@@ -244,7 +250,8 @@ class Collector:
         return numbers
 
     def _mean_gold(self, generated: Generated, prompts: Prompts) -> dict[str, float]:
-        """The mean gold reward of the answers that can be verified; only logged, nothing is trained on it."""
+        """The mean gold reward of the answers that can be verified. Nothing is trained on it."""
+        # Only for the log, from which over-optimization can be seen between two evaluations.
         pairs = zip(decode_answers(self.tokenizer, generated.answers), prompts.metadata, strict=True)
         gold_rewards = [gold.gold(text, metadata) for text, metadata in pairs if gold.verifiable(metadata)]
         return {"gold": sum(gold_rewards) / len(gold_rewards)} if gold_rewards else {}
@@ -291,6 +298,7 @@ class PaddedAnswers:
     def of(generated: Generated, reference: Sequence[Tensor]) -> "PaddedAnswers":
         """Pad the numbers of these answers; values that do not exist are zeros."""
         lengths = torch.tensor([len(answer) for answer in generated.answers])
+        # pad_sequence pads with 0 on the right, so that padding adds nothing to sums over tokens.
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         policy_log_probs = torch.nn.utils.rnn.pad_sequence(generated.log_probs, True)
         reference_log_probs = torch.nn.utils.rnn.pad_sequence(list(reference), True)

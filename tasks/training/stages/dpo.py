@@ -1,8 +1,8 @@
-"""DPO and its kin: the policy learns from pairs directly, held to the reference by the loss itself.
+"""DPO, IPO and KTO: the policy learns from preferences directly; the loss itself keeps it near the reference.
 
-`loss`: sigmoid is DPO (Rafailov 2023, arXiv:2305.18290; with `label_smoothing` cDPO), ipo (Azar 2023,
-arXiv:2310.12036), kto takes the answers of the pairs one by one (Ethayarajh 2024, arXiv:2402.01306). The reference's
-log-probabilities are computed once and stored beside the checkpoints; the vocabulary head sees answer positions only.
+`loss`: sigmoid is DPO (Rafailov 2023, arXiv:2305.18290; with `label_smoothing` cDPO); ipo (Azar 2023,
+arXiv:2310.12036); kto uses the answers of the pairs one by one (Ethayarajh 2024, arXiv:2402.01306). The log-probabilities
+of the reference are computed once and stored beside the checkpoints.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,11 @@ from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.loop import stage_files
-from tasks.training.loop.params import LoopParams, resolve_device
+from tasks.training.loop.params import resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
 from tasks.training.parallel.precision import choose
+from tasks.training.preference_params import PairParams
 from tasks.training.preferences import preference_losses
 from tasks.training.preferences.guard import Guard, GuardParams
 from tasks.training.preferences.order import micro_batches, step_indices
@@ -33,27 +34,9 @@ from tasks.training.preferences.reference import PairsWithReference, Reference, 
 from tasks.training.preferences.validation import PolicyValidation, ValidationParams
 
 
-class Params(LoopParams, frozen=True, extra="forbid"):
+class Params(PairParams, frozen=True):
     """Params of DPO: base model, batches, loss and validation, besides those of the training loop."""
 
-    base: str | None = Field(
-        None, description="Stage, model folder or hub name of the model to start from; null is the stage sft."
-    )
-    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    max_spike: float | None = Field(
-        None, gt=1, description="Skip a step whose gradient norm exceeds this multiple of the recent median; null "
-        "disables it. Disabled here because gradients shrink as the pairs are learned.",
-    )  # fmt: skip
-    adapter: adapters.AdapterParams | None = Field(
-        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
-    )
-    global_batch_size: int = Field(64, ge=1, description="Pairs per step.")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="Pairs per forward and backward pass; null is all pairs of the step."
-    )
-    max_length: int = Field(
-        512, ge=2, description="Maximum tokens of a prompt with its answer; pairs with a longer one are not used."
-    )
     loss: preference_losses.Kind = Field("sigmoid", description="Preference loss: sigmoid (DPO), ipo or kto.")
     beta: float = Field(
         0.1, gt=0, description="Strength of the KL constraint: a larger beta keeps the policy nearer to the reference."
@@ -89,7 +72,10 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One row per pair: chosen, rejected, (kto) an answer to another prompt. reference: log p, [kinds, pairs]."""
+    """One row per pair with its chosen and rejected answer and, for kto, the answer to another prompt.
+
+    reference: log p of these answers under the reference, [2 or 3, pairs]. weight: the number of pairs.
+    """
 
     answers: AnswerBatch
     reference: Tensor
@@ -97,7 +83,7 @@ class Batch:
 
 
 class DpoWork(Work):
-    """What DPO brings to the loop."""
+    """Batches, loss and evaluation of DPO for the training loop."""
 
     model: Any
 
@@ -111,7 +97,8 @@ class DpoWork(Work):
         self._lengths = train.pairs.lengths()
 
     def batches(self, step: int) -> Sequence[Batch]:
-        """Pairs in the order of the seed."""
+        """The pairs of this step in micro-batches. The order depends on the seed only."""
+        # The state before the first update is the first point of the guard's curve. `unsharded` gathers the weights.
         if step == 0 and self.policy_validation is not None:
             with torch.no_grad(), self.unsharded():
                 self.evaluate(0)
@@ -126,7 +113,10 @@ class DpoWork(Work):
         return Batch(answers, reference, float(len(indices)))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """The loss of `params.loss`; rewards of chosen and rejected answers apart, so that a falling chosen is seen."""
+        """The loss of `params.loss`, and the implicit rewards beta * log-ratio of chosen and rejected answers.
+
+        Both rewards are logged, because the margin can grow while the log-probability of chosen answers falls.
+        """
         log_probs = token_log_probs(
             answer_logits(self.model, answer_states(self.model, batch.answers)), batch.answers.targets
         )
@@ -134,7 +124,7 @@ class DpoWork(Work):
         sums = batch.answers.sum_by_answer(log_probs).view(-1, kinds).T
         lengths = batch.answers.lengths.view(-1, kinds).T
         ratios = (sums - batch.reference) / (lengths if self.params.per_token else 1)
-        chosen, rejected = ratios[0], ratios[1]
+        chosen, rejected = ratios[0], ratios[1]  # log-ratios to the reference, [pairs]; both are 0 before training
         losses = self._losses(chosen, rejected, ratios[2:])
         nll = -(sums[0] / lengths[0]).mean()
         beta, margin = self.params.beta, (chosen - rejected).detach()
@@ -152,20 +142,21 @@ class DpoWork(Work):
             return preference_losses.dpo_loss(chosen, rejected, p.beta, p.label_smoothing)
         if p.loss == "ipo":
             return preference_losses.ipo_loss(chosen, rejected, p.beta)
+        # KTO compares each answer with the KL of policy and reference, estimated on answers to other prompts. The
+        # estimate has no gradient and is at least 0, as a KL is (arXiv:2402.01306, section 4.1).
         ratios = torch.cat((chosen, rejected))
         desirable = torch.arange(len(ratios), device=ratios.device) < len(chosen)
         kl = mismatched.detach().mean().clamp(min=0)
         return preference_losses.kto_loss(ratios, desirable, kl, p.beta, p.desirable_weight)
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Loss and implicit accuracy on validation pairs; gold, KL and the rest on answers to validation prompts."""
+        """Loss and accuracy on validation pairs; gold, KL and other measures of answers to validation prompts."""
         numbers = self._on_pairs() if self.validation is not None else {}
         if self.policy_validation is not None:
-            measured = self.policy_validation.measure(self.model, step)
-            self.guard.observe(
-                step, {"score": numbers.get("margin", 0.0), **measured}
-            )  # what DPO presses on is the margin
-            numbers |= measured
+            measures = self.policy_validation.measure(self.model, step)
+            # DPO has no reward model. The margin is what it maximizes, so the guard observes it as the score.
+            self.guard.observe(step, {"score": numbers.get("margin", 0.0), **measures})
+            numbers |= measures
         return {f"validation_{name}": value for name, value in numbers.items()}
 
     @torch.no_grad()
@@ -181,25 +172,25 @@ class DpoWork(Work):
         return totals
 
     def state_dict(self) -> dict[str, Any]:
-        """The guard's memory and the answers shown so far."""
+        """The evaluations and best weights of the guard, and the answers shown so far."""
         return {
             "guard": self.guard.state_dict(),
             "samples": self.policy_validation.samples if self.policy_validation else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.guard.load_state_dict(state["guard"])
         if self.policy_validation is not None:
             self.policy_validation.samples = list(state["samples"])
 
     def stop(self) -> str | None:
-        """The guard's reason, if it has one."""
+        """The reason of the guard to end the run, if it has one."""
         return self.guard.stop_reason
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "dpo") -> Report:
-    """data/tokens and data/models/sft -> data/models/dpo. Raises BadInput, BadModel, NothingLeft."""
+    """Train on data/tokens/preferences and save data/models/<name>. Raises BadInput, BadModel, NothingLeft."""
     tokens = stage_files.tokens_folder(params.data, data)
     tokenizer = stage_files.load_tokenizer(tokens, data)
     base = stage_files.base_model(params.base, "sft", data)
@@ -267,6 +258,10 @@ def _report_parts(work: DpoWork) -> tuple[dict[str, int], list[str], dict[str, l
     counts = {"train_pairs": len(work.train.pairs), "too_long_pairs": work.train.pairs.num_too_long}
     counts |= adapters.parameter_counts(work.model)
     if work.policy_validation is None:
-        return counts, ["NOT GUARDED: without a validation prompt, the answers of the policy were never measured"], {}
+        return (
+            counts,
+            ["NOT GUARDED: there is no validation prompt, so the answers of the policy were not measured"],
+            {},
+        )
     tables = {"samples": work.policy_validation.samples, "curve": work.guard.history}
     return counts, [f"dpo: {note}" for note in work.guard.notes()], tables

@@ -1,9 +1,10 @@
-"""PPO: the policy answers, a reward model scores, and the policy moves a little toward what scored better.
+"""PPO: the policy answers prompts, a reward model scores the answers, and updates make better answers more probable.
 
-InstructGPT's recipe (Ouyang 2022, arXiv:2203.02155): policy from sft, a frozen reference, the reward model's score
-minus a KL per token, value head, GAE (arXiv:1506.02438), clipped objectives (Schulman 2017, arXiv:1707.06347), optional
-pretraining gradients (PPO-ptx). `advantage` swaps GAE for GRPO (arXiv:2402.03300), RLOO (arXiv:2402.14740) or
-REINFORCE++ (arXiv:2501.03262), which need no critic. One step of the loop is one update; a rollout gives several.
+The method is that of InstructGPT (Ouyang 2022, arXiv:2203.02155): a policy from sft, a frozen reference, the score of
+the reward model minus a KL penalty per token, a value head, GAE (arXiv:1506.02438), clipped objectives (Schulman 2017,
+arXiv:1707.06347) and, optionally, a pretraining loss (PPO-ptx). `advantage` replaces GAE by GRPO (arXiv:2402.03300),
+RLOO (arXiv:2402.14740) or REINFORCE++ (arXiv:2501.03262), which need no critic. One step of the loop is one update;
+each rollout is used for several updates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,12 @@ from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.losses import next_token_loss
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop import stage_files
-from tasks.training.loop.params import LoopParams, resolve_device
+from tasks.training.loop.params import resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
 from tasks.training.parallel import processes
 from tasks.training.parallel.precision import choose
+from tasks.training.preference_params import PreferenceParams
 from tasks.training.preferences import rewards
 from tasks.training.preferences.guard import Guard, GuardParams
 from tasks.training.preferences.order import Indices, micro_batches, step_indices
@@ -42,23 +44,15 @@ from tasks.training.rl import advantages, policy_losses
 from tasks.training.rl.policy import PolicyWithValue
 from tasks.training.rl.rollout import Collector, Normalizer, RewardParams, Rollout, RolloutBatch
 
-ENTROPY_TOKENS = 128
-SEEDS_PER_RUN = 1_000_003
+ENTROPY_TOKENS = 128  # tokens whose entropy is computed if it is only logged
+SEEDS_PER_RUN = 1_000_003  # more than the rollouts of any run, so that runs with neighboring seeds share no seed
 
 
-class Params(LoopParams, frozen=True, extra="forbid"):
+class Params(PreferenceParams, frozen=True):
     """Params of PPO: rewards, rollouts, updates and validation, besides those of the training loop."""
 
     base: str | None = Field(
         None, description="Stage, model folder or hub name of the first policy; null is the stage sft."
-    )
-    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    max_spike: float | None = Field(
-        None, gt=1, description="Skip a step whose gradient norm exceeds this multiple of the recent median; null "
-        "disables it. Disabled here because gradients shrink as the pairs are learned.",
-    )  # fmt: skip
-    adapter: adapters.AdapterParams | None = Field(
-        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
     )
     reward_model: str | None = Field(
         None, description="Stage, model folder or hub name of the reward model; null is the stage reward."
@@ -144,7 +138,10 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 
 
 class PpoWork(Work):
-    """What PPO brings to the loop. A checkpoint is made between two rollouts only."""
+    """Rollouts, batches, loss and evaluation of PPO for the training loop.
+
+    Checkpoints are written only between two rollouts, so that a checkpoint need not contain the answers of a rollout.
+    """
 
     model: PolicyWithValue
 
@@ -165,10 +162,11 @@ class PpoWork(Work):
         self._step, self._kl_exceeded = 0, False
 
     def batches(self, step: int) -> Sequence[RolloutBatch]:
-        """The micro-batches of the next update; a new rollout where the last one is used up."""
+        """The micro-batches of the next update, from a new rollout if all updates of the last one are done."""
         if step == 0:
             with self.unsharded():
                 self.evaluate(0)
+        # Every process must start the new rollout at the same step, hence `any_rank`.
         (kl_exceeded,), self._kl_exceeded = processes.any_rank(self._kl_exceeded), False
         if kl_exceeded or not self._pending:
             with self.unsharded():
@@ -177,6 +175,7 @@ class PpoWork(Work):
         return self._pending.pop(0)
 
     def _rollout(self) -> Rollout:
+        # Prompts and random numbers depend on (seed, number of the rollout) only: a resumed run draws the same ones.
         number, seed = self.num_rollouts, self.params.seed
         prompts = self.train.select(step_indices(len(self.train), self.params.rollout_size, number, seed).tolist())
         generator = torch.Generator().manual_seed(seed * SEEDS_PER_RUN + number)
@@ -186,12 +185,15 @@ class PpoWork(Work):
         return rollout
 
     def _part(self) -> tuple[int, int]:
-        """Which part of the answers this process makes, and out of how many: all where there are too few."""
+        """(number, count) of the part of the answers that this process generates; (0, 1) if there are too few to share."""
         alone = self.strategy is None or self.params.rollout_size * self.params.group_size < self.strategy.data_shard[1]
         return (0, 1) if alone or self.strategy is None else self.strategy.data_shard
 
     def _updates(self, rollout: Rollout) -> list[list[RolloutBatch]]:
-        """num_epochs times the rollout, shuffled each time and cut into minibatches."""
+        """The minibatches of `num_epochs` epochs over the rollout, each epoch in another order, as micro-batches.
+
+        Answers that do not fill a minibatch at the end of an epoch are left out of this epoch; the order changes.
+        """
         count = len(rollout.sequences)
         size = min(self.params.minibatch_size or count, count)
         generator = np.random.default_rng([self.params.seed, self.num_rollouts])
@@ -206,7 +208,7 @@ class PpoWork(Work):
         return [rollout.batch(part.tolist(), pad_id, policy.device, policy.dtype) for part in parts]
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Clipped policy loss, and by their coefficients value loss, entropy, KL to the reference, documents."""
+        """The clipped policy loss plus the weighted value loss, entropy bonus, KL to the reference and ptx loss."""
         p = self.params
         states = answer_states(self.model.policy, batch.answers)
         logits = answer_logits(self.model.policy, states).float()
@@ -215,6 +217,8 @@ class PpoWork(Work):
         losses, clipped = policy_losses.policy_loss(log_probs, batch.log_probs, batch.advantages, p.clip_range)
         entropy = self._entropy(log_p)
         numbers: dict[str, float | Tensor] = {"policy_loss": losses.detach().mean(), "entropy": entropy.detach()}
+        # How far the updates moved the policy from the one that generated the answers, in nats per token. The arguments
+        # are swapped, because the answers were sampled from the old policy: this is KL(old || new).
         update_kl = rewards.kl_per_token(batch.log_probs, log_probs.detach(), "k3").mean()
         numbers |= {"clip_share": clipped.float().mean(), "update_kl": update_kl, **batch.numbers}
         total = losses.mean() - p.entropy_coef * entropy
@@ -225,13 +229,13 @@ class PpoWork(Work):
         return total, numbers
 
     def _entropy(self, log_p: Tensor) -> Tensor:
-        """Mean entropy: of all tokens where it is trained on, else estimated from some, for it costs a good deal."""
+        """Mean entropy in nats: of all tokens if it is part of the loss, else of some, because it is expensive."""
         if self.params.entropy_coef:
             return policy_losses.entropy(log_p).mean()
         return policy_losses.entropy(log_p.detach()[:: max(1, len(log_p) // ENTROPY_TOKENS)]).mean()
 
     def _other_losses(self, batch: RolloutBatch, states: Tensor, log_probs: Tensor) -> list[tuple[str, float, Tensor]]:
-        """(name, coefficient, loss) of what is asked for besides the policy loss."""
+        """(name, coefficient, loss) of each further part of the loss that the params enable."""
         p = self.params
         losses: list[tuple[str, float, Tensor]] = []
         values = self.model.values(batch.answers, states)
@@ -252,7 +256,7 @@ class PpoWork(Work):
         return loss
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Gold, score, KL and the rest on answers to validation prompts."""
+        """Gold, score, KL and other measures of answers to validation prompts."""
         if self.validation is None:
             return {}
         numbers = self.validation.measure(self.model.policy, step)
@@ -260,15 +264,15 @@ class PpoWork(Work):
         return {f"validation_{name}": value for name, value in numbers.items()}
 
     def may_checkpoint(self, step: int) -> bool:
-        """Between rollouts: what a rollout drew is not stored."""
+        """Whether all updates of the last rollout are done, because checkpoints do not contain rollouts."""
         return not self._pending or (self._kl_exceeded and processes.count() == 1)
 
     def stop(self) -> str | None:
-        """The guard's reason, if it has one."""
+        """The reason of the guard to end the run, if it has one."""
         return self.guard.stop_reason
 
     def state_dict(self) -> dict[str, Any]:
-        """The KL coefficient, how scores are normalized, where the prompts stand, the guard's memory."""
+        """KL coefficient, normalization of scores, number of rollouts, the guard's state, and the answers shown so far."""
         normalizer = self.collector.normalizer
         return {
             "kl_coef": self.kl_coef,
@@ -279,7 +283,7 @@ class PpoWork(Work):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.kl_coef, self.num_rollouts = state["kl_coef"], state["num_rollouts"]
         self.collector.normalizer = Normalizer(*state["normalizer"])
         self.guard.load_state_dict(state["guard"])
@@ -288,7 +292,7 @@ class PpoWork(Work):
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "ppo") -> Report:
-    """data/tokens/prompts, data/models/sft and data/models/reward -> data/models/ppo.
+    """Train on data/tokens/prompts with data/models/reward and save data/models/<name>.
 
     Raises BadInput, BadModel, NothingLeft.
     """
@@ -311,7 +315,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
 
 
 def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
-    """Everything that PPO works with, as files under `data` and `params` say."""
+    """Load the prompts and models of PPO from `data`, as `params` say, and connect them."""
     tokens = stage_files.tokens_folder(params.data, data)
     train = read_prompts(tokens / "prompts/train", params.max_prompt_length, params.sources())
     base = stage_files.base_model(params.base, "sft", data)
@@ -321,7 +325,7 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     device = resolve_device(params.device)
     dtype = choose(params.precision, device)
     policy.to(device)
-    reference = Reference(policy, dtype)
+    reference = Reference(policy, dtype)  # copies the policy before its first update
     reward_model = _reward_model(params, data, tokenizer, device, dtype)
     score = scorer(reward_model, params.reward_model_weight, params.reward_functions, tokenizer.pad_token_id)
     critic = params.critic if params.advantage == "gae" else "none"
@@ -376,6 +380,6 @@ def _report_parts(work: PpoWork) -> tuple[dict[str, int], list[str], dict[str, l
     counts = {"rollouts": work.num_rollouts, "answers": answers, "train_prompts": len(work.train)}
     counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
     if work.validation is None:
-        return counts, ["ppo: NOT GUARDED: without a validation prompt, answers were only scored by the reward"], {}
+        return counts, ["ppo: NOT GUARDED: there is no validation prompt; answers were scored by the reward only"], {}
     tables = {"samples": work.validation.samples, "curve": work.guard.history}
     return counts, [f"ppo: {note}" for note in work.guard.notes()], tables

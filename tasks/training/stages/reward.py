@@ -1,8 +1,8 @@
-"""Reward model: a scalar head on sft's trunk, trained to score the chosen answer of a pair above the rejected one.
+"""The reward model: the sft model with a scalar head, trained to score the chosen answer of a pair above the rejected.
 
-Bradley-Terry loss as in InstructGPT (Ouyang 2022, arXiv:2203.02155), all pairs of a ranked list in one batch. The head
-reads the hidden state of the last token, the end token of the answer, and begins as N(0, 1 / (width + 1)) ("The N
-Implementation Details of RLHF with PPO", Huang et al. 2023).
+The loss is Bradley-Terry as in InstructGPT (Ouyang 2022, arXiv:2203.02155), with all pairs of a ranked list in one
+batch. The head reads the hidden state of the last token, which is the end token of the answer. Its weights are
+initialized with variance 1 / (width + 1) ("The N Implementation Details of RLHF with PPO", Huang et al. 2023).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
 from tasks.training.loop import stage_files
-from tasks.training.loop.params import LoopParams
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
+from tasks.training.preference_params import PairParams
 from tasks.training.preferences.order import micro_batches, step_indices
 from tasks.training.preferences.preference_losses import list_weights, ranking_loss
 from tasks.training.preferences.shared_prompts import collate_by_prompt, ranked
@@ -33,28 +33,11 @@ PAIRS_PER_BATCH = 128  # pairs
 MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-class Params(LoopParams, frozen=True, extra="forbid"):
+class Params(PairParams, frozen=True):
     """Params of the reward model: the base model, the batches and the loss, besides those of the training loop."""
 
-    base: str | None = Field(
-        None, description="Stage, model folder or hub name of the model to start from; null is the stage sft."
-    )
-    data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
-    max_spike: float | None = Field(
-        None, gt=1, description="Skip a step whose gradient norm exceeds this multiple of the recent median; null "
-        "disables it. Disabled here because gradients shrink as the pairs are learned.",
-    )  # fmt: skip
-    adapter: adapters.AdapterParams | None = Field(
-        None, description="PEFT method, a file of tasks/training/adapters/, with its params; null trains all weights."
-    )
     global_batch_size: int = Field(
         64, ge=1, description="Ranked lists of answers per step; a pair that is not part of a list counts as one."
-    )
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="Pairs per forward and backward pass; null is all pairs of the step."
-    )
-    max_length: int = Field(
-        512, ge=2, description="Maximum tokens of a prompt with its answer; pairs with a longer one are not used."
     )
     margin: float = Field(
         0.0, ge=0, description="Difference by which the score of the chosen answer should exceed that of the rejected."
@@ -73,17 +56,21 @@ class Params(LoopParams, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prompts with their answers, each once, and the pairs between these: `better[i]` should score above `worse[i]`."""
+    """Prompts with their answers, each once, and pairs of these answers.
+
+    better, worse: [pairs], numbers of answers; better[i] should get a higher score than worse[i]. weight: the sum of
+    pair_weights [pairs], which is the number of ranked lists or of parts of them.
+    """
 
     answers: AnswerBatch
     better: Tensor
     worse: Tensor
     pair_weights: Tensor
-    weight: float  # ranked lists, or parts of them
+    weight: float
 
 
 class RewardWork(Work):
-    """What the reward model brings to the loop."""
+    """Batches, loss and evaluation of the reward model for the training loop."""
 
     model: Any
 
@@ -95,7 +82,9 @@ class RewardWork(Work):
         self._lengths, self._pair_weights = train.lengths(), list_weights(torch.from_numpy(train.lists))
 
     def batches(self, step: int) -> Sequence[Batch]:
-        """Whole ranked lists; their pairs may fall into several micro-batches."""
+        """The pairs of whole ranked lists, in micro-batches; the pairs of a list may be in several of them."""
+        # All pairs of a list are in one step: spread over several steps, they would overfit, as each answer occurs in
+        # K - 1 pairs (InstructGPT, section 3.5).
         list_numbers = step_indices(len(self._lists), self.params.global_batch_size, step, self.params.seed)
         indices = np.concatenate([self._lists[i] for i in list_numbers])
         parts = micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
@@ -110,7 +99,7 @@ class RewardWork(Work):
         return Batch(answers, better, worse, weights, float(weights.sum()))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """The ranking loss, in which every list weighs as much; accuracy and margin of the batch."""
+        """The ranking loss, in which all lists have the same weight; accuracy and mean margin of the batch."""
         scores = answer_rewards(self.model, batch.answers)
         chosen, rejected = scores[batch.better], scores[batch.worse]
         p = self.params
@@ -130,7 +119,7 @@ class RewardWork(Work):
 
 
 def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name: str = "reward") -> Report:
-    """data/tokens/preferences and data/models/sft -> data/models/reward. Raises BadInput, BadModel, NothingLeft."""
+    """Train on data/tokens/preferences and save data/models/<name>. Raises BadInput, BadModel, NothingLeft."""
     tokens = stage_files.tokens_folder(params.data, data)
     tokenizer = stage_files.load_tokenizer(tokens, data)
     train_pairs = read_pairs(tokens / "preferences/train", params.max_length)
@@ -148,7 +137,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
 
 
 def build_model(base: str | Path, params: Params, tokenizer: Any) -> Any:
-    """The model at `base` with a new scalar head in place of its vocabulary head; with the adapter, if there is one."""
+    """The model at `base` with a new scalar head instead of its vocabulary head, and with the adapter of `params`."""
     causal, own = models.load_causal(base)
     models.fit_vocabulary(causal, own, tokenizer, base)
     model = with_head(causal, params.seed)
@@ -156,7 +145,7 @@ def build_model(base: str | Path, params: Params, tokenizer: Any) -> Any:
 
 
 def with_head(causal: Any, seed: int) -> Any:
-    """`causal`'s trunk under a new head, as the class that AutoModelForSequenceClassification gives."""
+    """The trunk of `causal` with a new head, in the class that AutoModelForSequenceClassification chooses."""
     from transformers import AutoModelForSequenceClassification
 
     causal.config.num_labels = 1
@@ -164,9 +153,10 @@ def with_head(causal: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32)
         setattr(model, model.base_model_prefix, causal.base_model)
+        # The trunk is shared with `causal`, not copied; only the head is new.
         width = model.score.weight.shape[1]
         nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5)
-    model.score.keep_fp32 = True
+    model.score.keep_fp32 = True  # in bf16, scores that differ by less than 1 % would be equal
     return model
 
 
@@ -186,10 +176,12 @@ def pair_scores(model: Any, validation: Pairs, pad_id: int, limit: int | None = 
 
 
 def _add_metrics(report: Report, model: Any, train_pairs: Pairs, validation: Pairs | None, pad_id: int) -> None:
-    """Add to `report` what the finished model does on all validation pairs."""
+    """Add the metrics of the trained model on all validation pairs to `report`."""
     report.counts |= {"train_pairs": len(train_pairs), "too_long_pairs": train_pairs.num_too_long}
     if validation is None:
-        report.notes.append("reward: there is no validation pair, so nothing is known about pairs not trained on")
+        report.notes.append(
+            "reward: there is no validation pair, so the accuracy on pairs that were not trained on is unknown"
+        )
         return
     chosen, rejected = (scores.double().numpy() for scores in pair_scores(model, validation, pad_id))
     margins = chosen - rejected
