@@ -1,8 +1,9 @@
-"""Gopher quality, Gopher repetition and FineWeb by datatrove; run in the environment of `benchmarks.filters`.
+"""Gopher quality, Gopher repetition and FineWeb by datatrove, in a separate environment of `benchmarks.filters`.
 
 python filters_peers.py TEXTS.parquet PROFILE WORD_PATTERN -> {"bytes", "seconds", "decisions": [[...] per document]}
 
-WORD_PATTERN "" means datatrove's own tokenizer. A decision is "" (kept), a reason, or "error: ..." where it raises.
+An empty WORD_PATTERN selects datatrove's own tokenizer. A decision is "" (kept), a reason, or "error: ..." for an
+exception.
 """
 
 import json
@@ -28,7 +29,7 @@ from datatrove.pipeline.filters import (
 
 
 def filters(profile: str, stop_words: list[str], bounds: dict[str, dict[str, Any]]) -> list[Any]:
-    """English as published; Chinese as FineWeb2's pipeline sets them from the bounds of its configuration."""
+    """The filters: English as published, Chinese with the bounds of FineWeb2, passed as its pipeline passes them."""
     if profile == "en":
         return [GopherQualityFilter(), GopherRepetitionFilter(), FineWebQualityFilter()]
     quality, repetition, fineweb = (bounds[name] for name in ("gopher_quality", "gopher_repetition", "fineweb"))
@@ -61,12 +62,12 @@ def filters(profile: str, stop_words: list[str], bounds: dict[str, dict[str, Any
 
 
 def span(n: int) -> int:
-    """How many characters of Chinese stand for n words."""
+    """The number of Chinese characters that correspond to n words."""
     return (7 * n + 1) // 4
 
 
-def with_spaces_of_words() -> None:
-    """Let the top n-gram of characters be as long as if there were n - 1 spaces in it, not span(n) - 1."""
+def count_spaces_of_words() -> None:
+    """Compute the length of a top n-gram of characters as if it contained n - 1 spaces instead of span(n) - 1."""
     words = {span(n): n for n in range(2, 5)}
 
     def find(grams: list[str]) -> int:
@@ -77,8 +78,8 @@ def with_spaces_of_words() -> None:
     gopher_repetition_filter.find_top_duplicate = find
 
 
-def with_words(pattern: str) -> None:
-    """Let the filters split words by a regular expression, once for each text as datatrove does."""
+def split_words_by(pattern: str) -> None:
+    """Make the filters split words by a regular expression, once per text as datatrove does."""
     words = regex.compile(pattern)
     last: list[Any] = ["", []]
 
@@ -92,38 +93,38 @@ def with_words(pattern: str) -> None:
         module.split_into_words = split
 
 
-def decide(judge: Callable[[Document], Any], document: Document) -> str:
-    """What one filter says of one document."""
+def decide(apply_filter: Callable[[Document], Any], document: Document) -> str:
+    """The decision of one filter on one document."""
     try:
-        decision = judge(document)
+        decision = apply_filter(document)
     except (ZeroDivisionError, IndexError) as error:
         return f"error: {error}"
     return "" if decision is True else decision[1]
 
 
-def in_words(reason: str) -> str:
-    """A reason that names an n-gram by its characters, by its words."""
+def reason_in_words(reason: str) -> str:
+    """A reason with the length of its n-gram in words instead of characters."""
     words = {str(span(n)): str(n) for n in range(2, 11)}
     return re.sub(r"\d+", lambda match: words[match[0]], reason) if "_gram" in reason else reason
 
 
 def main(path: str, profile: str, pattern: str) -> None:
-    """Judge every text and print."""
+    """Print the decisions on all texts."""
     table = pq.read_table(path)
     texts = table["text"].to_pylist()
     body = yaml.safe_load(table.schema.metadata[b"profile"])
     selected = filters(profile, body["stop_words"], body["filters"])
     if pattern:
-        with_words(pattern)
+        split_words_by(pattern)
         if profile == "zh":
-            with_spaces_of_words()
+            count_spaces_of_words()
     documents = [Document(text=text, id="") for text in texts]
     decide(selected[0].filter, documents[0])
     start = time.process_time()
     decisions = [[decide(one.filter, document) for one in selected] for document in documents]
     seconds = time.process_time() - start
     if profile == "zh":
-        decisions = [[in_words(reason) for reason in row] for row in decisions]
+        decisions = [[reason_in_words(reason) for reason in row] for row in decisions]
     size = sum(len(text.encode()) for text in texts)
     print(json.dumps({"bytes": size, "seconds": seconds, "decisions": decisions}))
 

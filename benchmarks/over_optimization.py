@@ -1,9 +1,9 @@
-"""A planted flaw at work: PPO against a reward model that was taught to love length, with and without the guard.
+"""Over-optimization of a planted flaw: PPO with a reward model that prefers long answers, with and without the guard.
 
     make bench NAME=over_optimization
 
-Prints score, gold and KL over the steps (the curve of Gao 2022, arXiv:2210.10760), then what the guarded run says. Gold
-is the verifiable measure of the numbers task, which nothing here is trained on. Takes some minutes.
+It prints score, gold reward and KL by step (the curves of Gao 2022, arXiv:2210.10760) and the note of the guarded run.
+Gold is the verifiable measure of the source numbers, which nothing here is trained on. It takes some minutes.
 """
 
 import json
@@ -26,27 +26,27 @@ SHAPE = architecture.Architecture(width=96, num_layers=3, num_heads=3, max_lengt
 NUMBERS = numbers.Params(max=999, num_conversations=6000, num_preferences=1500)
 SPLITS = ("train",) * 9 + ("validation",)
 COMMON: dict[str, Any] = {"warmup_steps": 10, "weight_decay": 0.0, "max_spike": None}
-PRESS: dict[str, Any] = {
+PPO_PARAMS: dict[str, Any] = {
     "steps": 120, "learning_rate": 3e-4, "rollout_size": 64, "num_epochs": 2, "max_new_tokens": 32,
     "evaluate_every": 8, "rewards": {"kl_coef": {"initial": 0.0}},
 }  # fmt: skip
 
 
 def main() -> None:
-    """Tables on stderr, one line of JSON on stdout."""
+    """Print tables on stderr and one line of JSON on stdout."""
     with TemporaryDirectory() as workspace:
-        data = world(Path(workspace))
+        data = write_data(Path(workspace))
         train(sft, data, steps=500, learning_rate=3e-3, global_batch_size=8)
         train(reward, data, steps=150, learning_rate=1e-3)
-        blind = train(ppo, data, **PRESS, guard={"max_kl": None, "min_drop": 1e9})
-        show("without the guard", blind)
-        guarded = train(ppo, data, **PRESS, guard={"max_kl": None})
+        unguarded = train(ppo, data, **PPO_PARAMS, guard={"max_kl": None, "min_drop": 1e9})
+        show("without the guard", unguarded)
+        guarded = train(ppo, data, **PPO_PARAMS, guard={"max_kl": None})
         show("with the guard", guarded)
-    print(json.dumps({**ends("blind", blind), **ends("guarded", guarded), "says": guarded.notes[0]}))
+    print(json.dumps({**ends("blind", unguarded), **ends("guarded", guarded), "says": guarded.notes[0]}))
 
 
-def world(data: Path) -> Path:
-    """Token files of the numbers task, pairs that call the longer answer better, and a random model."""
+def write_data(data: Path) -> Path:
+    """Write token files of the source numbers, pairs whose chosen answer is the longer one, and a random model."""
     for kind, schema, rows in (
         ("conversations", CONVERSATIONS, list(conversations())),
         ("preferences", PREFERENCES, list(flawed_pairs())),
@@ -68,14 +68,14 @@ def world(data: Path) -> Path:
 
 
 def conversations() -> Iterator[dict[str, Any]]:
-    """The numbers task; every tenth number is for validation."""
+    """Conversations of the source numbers; every tenth number is for validation."""
     for record in numbers.read(NUMBERS):
         if isinstance(record, Conversation):
             yield record.row("numbers", SPLITS[int(record.group.split(":")[1]) % len(SPLITS)])
 
 
 def flawed_pairs() -> Iterator[dict[str, Any]]:
-    """The flaw: the answer said several times over is called better than the answer."""
+    """The flaw: the chosen answer repeats the correct answer more often than the rejected one."""
     dice = random.Random(0)
     for record in numbers.read(NUMBERS):
         if isinstance(record, Preference):
@@ -85,7 +85,7 @@ def flawed_pairs() -> Iterator[dict[str, Any]]:
 
 
 def train(stage: Any, data: Path, **changes: Any) -> Report:
-    """One stage, its checkpoints in a folder of its own."""
+    """Train one stage, with its checkpoints in a temporary folder."""
     params = stage.Params(**{**COMMON, **changes})
     name = stage.__name__.rsplit(".", 1)[-1]
     with TemporaryDirectory() as checkpoints:
@@ -94,7 +94,7 @@ def train(stage: Any, data: Path, **changes: Any) -> Report:
 
 
 def show(title: str, report: Report) -> None:
-    """The curve of one run."""
+    """Print the evaluations of one run."""
     print(f"\n{title}\n{'step':>6}{'score':>9}{'gold':>8}{'kl':>8}{'length':>8}", file=sys.stderr)
     for row in report.tables["curve"]:
         numbers_of = (row[name] for name in ("score", "gold", "kl", "length"))
@@ -103,7 +103,7 @@ def show(title: str, report: Report) -> None:
 
 
 def ends(name: str, report: Report) -> dict[str, Any]:
-    """Score and gold at both ends, and the best gold."""
+    """The first and last score, and the first, best and last gold reward."""
     first, last = report.tables["curve"][0], report.tables["curve"][-1]
     best = max(row["gold"] for row in report.tables["curve"])
     return {

@@ -1,9 +1,9 @@
-"""SFT on packed conversations that do not see each other, beside TRL's best-fit packing: real tokens per CPU-second.
+"""SFT on packed conversations that do not attend to each other, beside TRL's best-fit packing: tokens per CPU-second.
 
     make bench NAME=packing
 
-A Llama of 2.6 million parameters in bf16, the same made-up conversations of 20 to 200 tokens for both, rows of 256, 8
-rows a step, one thread; the best step of alternating rounds counts. Padding is not counted as tokens.
+Both train a Llama of 2.6 million parameters in bf16 on the same random conversations of 20 to 200 tokens, in rows of
+256 tokens, 8 rows per step, with one thread. The best step of alternating rounds counts. Padding is not counted.
 """
 
 import json
@@ -25,7 +25,7 @@ SHAPE = {"width": 192, "num_layers": 4, "num_heads": 4}
 
 
 def main() -> None:
-    """Print progress on stderr and one JSON line last."""
+    """Print progress on stderr and one line of JSON on stdout."""
     import torch
 
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def model() -> Any:
-    """The model that both train."""
+    """The model that both engines train."""
     from tasks.training.estimate.counting import Vocabulary
     from tasks.training.shape.architecture import Architecture, build
 
@@ -57,13 +57,13 @@ def model() -> Any:
 
 
 def conversations() -> list[Any]:
-    """Ids of 600 conversations, 20 to 200 tokens each."""
-    chance = np.random.default_rng(0)
-    return [np.r_[1, chance.integers(6, VOCAB, n - 1)] for n in chance.integers(20, 200, 600)]
+    """The ids of 600 random conversations of 20 to 200 tokens."""
+    generator = np.random.default_rng(0)
+    return [np.r_[1, generator.integers(6, VOCAB, n - 1)] for n in generator.integers(20, 200, 600)]
 
 
 def run_ours(folder: Path) -> float:
-    """Real tokens per CPU-second of the fastest step: packing, rows and loop as sft runs them."""
+    """Tokens per CPU-second of our fastest step, with packing, rows and training loop of the stage sft."""
     from tasks.tokenization import packing
     from tasks.training.language import attention
     from tasks.training.language.next_token import NextToken
@@ -90,7 +90,7 @@ def run_ours(folder: Path) -> float:
 
 
 def isolation_error() -> float:
-    """Largest difference of a logit between a conversation in a pack and the same one alone, fp32."""
+    """The largest difference of a logit between a packed conversation and the same conversation alone, in fp32."""
     import torch
 
     from tasks.training.language import attention

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with best-fit packing, in its own environment; prints {"rate": real tokens per CPU-second}.
+"""TRL's SFTTrainer with best-fit packing, in a separate environment; prints {"rate": tokens per CPU-second}.
 
 python packing_peers.py WORKSPACE LENGTH ROWS STEPS
 """
@@ -21,10 +21,10 @@ tokens: list[int] = []
 
 
 class Timed(SFTTrainer):  # type: ignore[misc]
-    """Notes the time and the tokens of each step."""
+    """Records the time and the number of tokens of each step."""
 
     def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:
-        """One step, noted."""
+        """Record the step and run it."""
         marks.append(time.process_time())
         tokens.append(int((inputs["input_ids"] != 0).sum()))
         return super().training_step(model, inputs, *rest)

@@ -1,10 +1,10 @@
-"""Reward model, DPO and PPO beside TRL: speed at equal precision, model and lengths; losses on equal batches.
+"""Reward model, DPO and PPO beside TRL: speed with equal precision, model and lengths; losses on equal batches.
 
     make bench NAME=preference
 
-Per CPU-second of one core, every engine in a process of its own with one thread, rounds alternating, the best counted.
-PPO's peer is TRL 1.12, the last that had it (E = 4 epochs a rollout, answers of a fixed length); DPO's and the reward
-model's peer is the newest TRL with its defaults.
+Rates are per CPU-second of one core. Each engine runs in its own process with one thread; rounds alternate, and the
+best round of each engine counts. PPO is compared with TRL 1.12, the last version that has it (4 epochs per rollout,
+answers of a fixed length); DPO and the reward model are compared with the newest TRL and its defaults.
 """
 
 import json
@@ -23,32 +23,32 @@ COMMON = ["torch==2.13.0", "transformers==5.23.0", "accelerate==1.15.0", "datase
 PEERS = {"ppo": "1.12.0", "dpo": "1.16.0", "reward": "1.16.0"}
 PRECISIONS = ("bf16", "fp32")
 ROUNDS = 2
-BATCH, ANSWER_LENGTH, EPOCHS = 64, 16, 4  # pairs or prompts at once; tokens; PPO's E
-STEPS = {"reward": 12, "dpo": 10, "ppo": 3}  # batches measured, after WARMUP
+BATCH, ANSWER_LENGTH, EPOCHS = 64, 16, 4  # pairs or prompts per batch; tokens; epochs per rollout of PPO
+STEPS = {"reward": 12, "dpo": 10, "ppo": 3}  # number of batches that are measured, after WARMUP
 WARMUP = {"reward": 3, "dpo": 3, "ppo": 1}
 
 
 def main() -> None:
-    """A table on stderr, one line of JSON on stdout."""
+    """Print a table on stderr and one line of JSON on stdout."""
     scripts = Path(__file__).parent
     interpreters = {stage: peers.python(f"trl-{v}", [f"trl=={v}", *COMMON]) for stage, v in PEERS.items()}
     rates: dict[str, dict[str, float]] = {}
     with TemporaryDirectory() as workspace:
-        world = preference_world.make(Path(workspace))
+        data = preference_world.make(Path(workspace))
         for _ in range(ROUNDS):
             for stage in PEERS:
                 for precision in PRECISIONS:
                     name = f"{stage}_{precision}"
-                    sizes = (stage, world, precision, BATCH, ANSWER_LENGTH, EPOCHS, WARMUP[stage], STEPS[stage])
+                    sizes = (stage, data, precision, BATCH, ANSWER_LENGTH, EPOCHS, WARMUP[stage], STEPS[stage])
                     trl_result = peers.run(interpreters[stage], scripts / "preference_peers.py", *sizes)
-                    new_rates = {"ours": rate_in_own_process(stage, world, precision), "trl": trl_result["rate"]}
+                    new_rates = {"ours": rate_in_own_process(stage, data, precision), "trl": trl_result["rate"]}
                     rates[name] = {who: max(rate, rates.get(name, {}).get(who, 0.0)) for who, rate in new_rates.items()}
-        difference = {stage: loss_difference(stage, interpreters[stage], world) for stage in PEERS}
+        difference = {stage: loss_difference(stage, interpreters[stage], data) for stage in PEERS}
     print(json.dumps(summary(rates, difference)))
 
 
 def summary(rates: dict[str, dict[str, float]], difference: dict[str, float]) -> dict[str, Any]:
-    """What the last line says; the table goes to stderr."""
+    """Print the table on stderr; return the content of the last line."""
     print(f"{'':14}{'ours':>9}{'TRL':>9}{'ratio':>8}   per CPU-second", file=sys.stderr)
     for name, pair in rates.items():
         ratio = pair["ours"] / pair["trl"]
@@ -62,17 +62,17 @@ def summary(rates: dict[str, dict[str, float]], difference: dict[str, float]) ->
     }
 
 
-def rate_in_own_process(stage: str, world: Path, precision: str) -> float:
-    """Our rate, measured in a fresh process: this module with arguments."""
-    return float(peers.run(Path(sys.executable), Path("-m"), "benchmarks.preference", stage, world, precision)["rate"])
+def rate_in_own_process(stage: str, data: Path, precision: str) -> float:
+    """Our rate, measured in a new process that runs this module with arguments."""
+    return float(peers.run(Path(sys.executable), Path("-m"), "benchmarks.preference", stage, data, precision)["rate"])
 
 
-def our_rate(stage: str, world: Path, precision: str) -> float:
-    """Pairs, or answers, per CPU-second."""
+def our_rate(stage: str, data: Path, precision: str) -> float:
+    """Measure our pairs or answers per CPU-second."""
     import torch
 
     torch.set_num_threads(1)
-    work, params, unit = {"reward": reward_work, "dpo": dpo_work, "ppo": ppo_work}[stage](world, precision)
+    work, params, unit = {"reward": reward_work, "dpo": dpo_work, "ppo": ppo_work}[stage](data, precision)
     clock = Clock(work, WARMUP[stage] * unit)
     from tasks.training.language import attention
     from tasks.training.loop.training_loop import run
@@ -83,7 +83,7 @@ def our_rate(stage: str, world: Path, precision: str) -> float:
 
 
 class Clock:
-    """Notes the CPU time at which `work` is asked for the batches of a step."""
+    """Records the CPU time at which the loop requests the batches of a given step from `work`."""
 
     def __init__(self, work: Any, step: int) -> None:
         self.start, original = 0.0, work.batches
@@ -97,26 +97,26 @@ class Clock:
 
 
 def common_params(stage: str, precision: str, unit: int = 1) -> dict[str, Any]:
-    """What all our stages are given; `unit` is the updates that one batch takes."""
+    """The params that all our stages get; `unit` is the number of updates per batch."""
     steps = (WARMUP[stage] + STEPS[stage]) * unit
     return {"steps": steps, "learning_rate": 1e-5, "precision": precision, "num_threads": 1, "log_every": 1000}
 
 
-def reward_work(world: Path, precision: str) -> tuple[Any, Any, int]:
-    """Our reward model's work and params."""
+def reward_work(data: Path, precision: str) -> tuple[Any, Any, int]:
+    """Work and params of our reward model, and the updates per batch."""
     from tasks import models
     from tasks.pairs import read_pairs
     from tasks.training.stages import reward
 
     params = reward.Params(global_batch_size=BATCH, **common_params("reward", precision))
-    tokenizer = models.load_tokenizer(world / "tokens/tokenizer")
-    pairs = read_pairs(world / "tokens/preferences/train", 512)
-    model = reward.build_model(world / "models/sft", params, tokenizer)
+    tokenizer = models.load_tokenizer(data / "tokens/tokenizer")
+    pairs = read_pairs(data / "tokens/preferences/train", 512)
+    model = reward.build_model(data / "models/sft", params, tokenizer)
     return reward.RewardWork(model, pairs, None, params, tokenizer.pad_token_id), params, 1
 
 
-def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
-    """Our DPO's work and params. The reference's part of the measured steps is paid inside them, once, as by TRL."""
+def dpo_work(data: Path, precision: str) -> tuple[Any, Any, int]:
+    """Work and params of our DPO. As in TRL, the measured steps include the reference's log-probabilities, once."""
     from tasks import models
     from tasks.pairs import read_pairs
     from tasks.training.parallel.precision import DTYPES
@@ -124,8 +124,8 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
     from tasks.training.preferences.order import step_indices
     from tasks.training.stages import dpo
 
-    class Referring(dpo.DpoWork):
-        """Asks the reference about each batch when it comes, as a first epoch does."""
+    class DpoWithReference(dpo.DpoWork):
+        """Computes the log-probabilities of the reference batch by batch, as the first epoch of TRL does."""
 
         def batches(self, step: int) -> Sequence[Any]:
             indices = step_indices(len(pairs), BATCH, step, 0).tolist()
@@ -135,23 +135,23 @@ def dpo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
             return super().batches(step)
 
     params = dpo.Params(global_batch_size=BATCH, **common_params("dpo", precision))
-    model, tokenizer = models.load_causal(world / "models/sft")
-    pairs = read_pairs(world / "tokens/preferences/train", 512)
+    model, tokenizer = models.load_causal(data / "models/sft")
+    pairs = read_pairs(data / "tokens/preferences/train", 512)
     frozen = reference.Reference(model, DTYPES[precision])
     with_reference = reference.PairsWithReference(pairs, np.zeros((2, len(pairs)), np.float32))
-    return Referring(model, with_reference, None, None, params, tokenizer.pad_token_id), params, 1
+    return DpoWithReference(model, with_reference, None, None, params, tokenizer.pad_token_id), params, 1
 
 
 def part(pairs: Any, indices: Sequence[int]) -> Any:
-    """Some of the pairs."""
+    """The pairs with these numbers."""
     from tasks.pairs import Pairs
 
     answers = {side: [rows[i] for i in indices] for side, rows in pairs.answers.items()}
     return Pairs([pairs.prompts[i] for i in indices], answers, [""] * len(indices), np.arange(len(indices)))
 
 
-def ppo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
-    """Our PPO's work and params: no evaluation, and no answer that ends early, so that lengths are TRL's."""
+def ppo_work(data: Path, precision: str) -> tuple[Any, Any, int]:
+    """Work and params of our PPO, without evaluation. Random models do not end answers, so that lengths equal TRL's."""
     from tasks import models
     from tasks.training.stages import ppo
 
@@ -162,20 +162,20 @@ def ppo_work(world: Path, precision: str) -> tuple[Any, Any, int]:
         micro_batch_size=BATCH // 2,
         **common_params("ppo", precision, EPOCHS),
     )
-    work = ppo.build(params, world, models.load_tokenizer(world / "tokens/tokenizer"))
+    work = ppo.build(params, data, models.load_tokenizer(data / "tokens/tokenizer"))
     work.validation = None
     return work, params, EPOCHS
 
 
-def loss_difference(stage: str, interpreter: Path, world: Path) -> float:
-    """The largest difference between TRL's loss and ours on the batches that TRL wrote down, fp32."""
-    path = world / f"oracle-{stage}.npz"
+def loss_difference(stage: str, interpreter: Path, data: Path) -> float:
+    """The largest difference between our loss and that of TRL, on batches that TRL has written to a file, in fp32."""
+    path = data / f"oracle-{stage}.npz"
     script = Path(__file__).parent / "preference_peers.py"
-    peers.run(interpreter, script, f"{stage}-oracle", world, "fp32", 16, ANSWER_LENGTH, 1, 0, 1, path)
+    peers.run(interpreter, script, f"{stage}-oracle", data, "fp32", 16, ANSWER_LENGTH, 1, 0, 1, path)
     from benchmarks import preference_oracle
 
     with np.load(path) as trl_values:
-        return float(getattr(preference_oracle, stage)(trl_values, world))
+        return float(getattr(preference_oracle, stage)(trl_values, data))
 
 
 if __name__ == "__main__":

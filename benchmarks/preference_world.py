@@ -1,4 +1,4 @@
-"""A small world for the preference benchmarks: numbers in two languages, a tokenizer, random models, token files."""
+"""Data for the preference benchmarks: the source numbers, a tokenizer, token files and random models."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ SHAPE = architecture.Architecture(width=192, num_layers=4, num_heads=6, max_leng
 
 
 def make(folder: Path) -> Path:
-    """Write the world into `folder`, as ingestion, curation and tokenization would, with models that know nothing."""
+    """Write the data to `folder`, as ingestion, curation and tokenization would, with models of random weights."""
     rows: list[tuple[bool, Any]] = [
         (isinstance(record, Conversation), record.row("numbers", "train"))
         for record in numbers.read(numbers.Params(num_conversations=NUM_CONVERSATIONS, num_preferences=NUM_PAIRS))
@@ -38,7 +38,7 @@ def make(folder: Path) -> Path:
 
 
 def save_models(folder: Path, tokenizer: Any) -> None:
-    """An sft model and a reward model, random, with a vocabulary as large as the default recipe's."""
+    """Save an sft model and a reward model with random weights and a vocabulary as large as that of the default run."""
     config = architecture.config(SHAPE, tokenizer)
     config.vocab_size = VOCABULARY
     import torch
@@ -52,6 +52,6 @@ def save_models(folder: Path, tokenizer: Any) -> None:
 
 
 def as_text(row: dict[str, Any], tokenizer: Any) -> dict[str, str]:
-    """A pair as the peers take it: plain strings, to which they add the end token."""
+    """A pair in the format of TRL: strings, to which TRL appends the end token."""
     prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
     return {"prompt": prompt, "chosen": row["chosen"], "rejected": row["rejected"]}

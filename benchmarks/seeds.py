@@ -1,10 +1,10 @@
-"""RLHF of the default run again with other seeds, from the same data and pretrained model: does it hold each time?
+"""Repeat the RLHF of the default run with other seeds, from the same data and pretrained model.
 
-    make run && make bench NAME=seeds            (five seeds, some minutes each; SEEDS=1,2 takes others)
+    make run && make bench NAME=seeds            (five seeds, some minutes each; SEEDS=1,2 selects others)
 
-Per seed: sft, reward, ppo and dpo anew, then on the test split reward accuracy, gold and KL by model, exact match of
-the greedy and of the sampled answers. A seed holds where every gate of params.yaml does and no policy's greedy exact
-match is below sft's.
+For each seed, sft, reward, ppo and dpo are trained again. On the test split, reward accuracy, gold reward and KL of
+each model and the exact match of greedy and of sampled answers are measured. A seed passes if it meets every gate of
+params.yaml and the greedy exact match of no policy is below that of sft.
 """
 
 import json
@@ -30,9 +30,9 @@ Scores = dict[str, Any]
 
 
 def main() -> None:
-    """A table on stderr, one line of JSON on stdout."""
+    """Print the scores of each seed on stderr and one line of JSON on stdout."""
     if not Path("data/models/pretrain/config.json").is_file():
-        raise BadInput("there is no data/models/pretrain: do `make run` first")
+        raise BadInput("there is no data/models/pretrain. Run `make run` first.")
     seeds = [int(seed) for seed in os.environ.get("SEEDS", "1,2,3,4,5").split(",")]
     scores_by_seed = {}
     for seed in seeds:
@@ -43,10 +43,10 @@ def main() -> None:
 
 
 def rlhf(seed: int) -> Scores:
-    """What evaluation finds after the four stages with this seed; kept, so that a run that was broken off goes on."""
+    """The scores after the four stages with this seed. They are stored, so that an interrupted benchmark continues."""
     workspace = WORKSPACE / str(seed)
     if not (workspace / "scores.json").is_file():
-        data = linked(workspace / "data")
+        data = link_data(workspace / "data")
         for stage in STAGES:
             if not (data / "models" / stage / "manifest.json").is_file():
                 stage_params: Any = params.load(stage)
@@ -55,13 +55,13 @@ def rlhf(seed: int) -> Scores:
                     stage_params, data, workspace / "checkpoints" / stage, Timings(stage, workspace / "timings")
                 )
                 report.write(data / "reports")
-        write_json(workspace / "scores.json", judged(data))
+        write_json(workspace / "scores.json", evaluate(data))
     scores: Scores = read_json(workspace / "scores.json")
     return scores
 
 
-def linked(data: Path) -> Path:
-    """A data folder with the tokens and the pretrained model of the default run."""
+def link_data(data: Path) -> Path:
+    """A data folder with links to the tokens and the pretrained model of the default run."""
     for part in ("tokens", "models/pretrain"):
         link = data / part
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,8 @@ def linked(data: Path) -> Path:
     return data
 
 
-def judged(data: Path) -> Scores:
-    """The numbers that matter, and what failed."""
+def evaluate(data: Path) -> Scores:
+    """The scores of the trained models, and the gates that failed."""
     evaluation_params = params.load("evaluation")
     assert isinstance(evaluation_params, evaluation.Params)
     inputs = EvaluationInputs(data, evaluation_params.model_copy(update={"policies": POLICIES}))
@@ -88,17 +88,17 @@ def judged(data: Path) -> Scores:
             key: {name: round(score.value, 4) for name, score in scores[key].items()}
             for key in ("gold", "kl", "exact_match")
         },
-        "sampled_exact_match": {name: sampled(inputs, name) for name in inputs.policies},
+        "sampled_exact_match": {name: sampled_exact_match(inputs, name) for name in inputs.policies},
         "gold_gain_standard_errors": {n: round(g, 1) for n, g in scores["gold_gain_standard_errors"].items()},
         "failed": gates.check(scores, strict).failed,
     }
 
 
-def sampled(inputs: EvaluationInputs, name: str) -> float:
-    """Exact match of the answers sampled at temperature 1."""
+def sampled_exact_match(inputs: EvaluationInputs, name: str) -> float:
+    """The exact match of answers that are sampled at temperature 1."""
     answers = inputs.answers(name, greedy=False)
-    right = [gold.correct(a.text, p.metadata) for p, a in zip(inputs.prompts, answers, strict=True)]
-    return round(sum(right) / len(right), 4)
+    is_correct = [gold.correct(a.text, p.metadata) for p, a in zip(inputs.prompts, answers, strict=True)]
+    return round(sum(is_correct) / len(is_correct), 4)
 
 
 if __name__ == "__main__":

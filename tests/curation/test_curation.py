@@ -1,4 +1,4 @@
-"""The stage on a small world: every document is kept or dropped, once, with its reason."""
+"""The stage curation on few documents: each is kept or dropped once, with its reason."""
 
 import logging
 import random
@@ -54,7 +54,7 @@ PARAMS: dict[str, Any] = {
 }
 
 
-def deliver(data: Path, texts: dict[str, str], splits: dict[str, str] | None = None) -> None:
+def ingest(data: Path, texts: dict[str, str], splits: dict[str, str] | None = None) -> None:
     rows = [
         documents.Document(name, text, group=name).row("made", (splits or {}).get(name, "train"))
         for name, text in texts.items()
@@ -85,14 +85,14 @@ def curate(data: Path, report: bool = False, **changes: Any) -> dict[str, str]:
 
 
 def test_every_document_has_its_outcome(tmp_path: Path) -> None:
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     assert curate(tmp_path, report=True) == {name: outcome for name, (_, outcome) in TEXTS.items()}
     counts = read_json(tmp_path / "reports" / "curation.json")["counts"]
     assert counts["kept"] + counts["dropped"] == counts["read"] == len(TEXTS)
 
 
 def test_a_dropped_document_says_what_decided(tmp_path: Path) -> None:
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path)
     dropped = {row["id"]: row for row in tables.read(tmp_path / "dropped" / "documents").to_pylist()}
     assert dropped["short"]["value"] == 5
@@ -103,17 +103,17 @@ def test_a_dropped_document_says_what_decided(tmp_path: Path) -> None:
 
 def test_the_held_out_copy_stays(tmp_path: Path) -> None:
     text = PROSE.format("history")
-    deliver(tmp_path, {"a": text, "b": text + " Truly so.", "c": text}, {"c": "test", "b": "validation"})
+    ingest(tmp_path, {"a": text, "b": text + " Truly so.", "c": text}, {"c": "test", "b": "validation"})
     assert curate(tmp_path) == {"a": "exact.duplicate", "b": "minhash.duplicate", "c": ""}
 
 
 def test_what_gives_a_held_out_text_away_is_dropped_or_cut(tmp_path: Path) -> None:
     secret = "the spare key is under the third stone of the wall that runs along the garden to the river"
     texts = {"train": PROSE.format("history"), "clean": CHINESE.format("历史"), "held": f"They say that {secret}. " * 2}
-    deliver(tmp_path, texts, {"held": "test"})
+    ingest(tmp_path, texts, {"held": "test"})
     assert curate(tmp_path, filters=["language"])["train"] == ""
     texts["train"] = PROSE.format("history") + " " * 3 + "As the keeper put it: " + secret + " and so on."
-    deliver(tmp_path, texts, {"held": "test"})
+    ingest(tmp_path, texts, {"held": "test"})
     assert curate(tmp_path, filters=["language"])["train"] == "contamination.shared_run"
     (leak,) = tables.read(tmp_path / "dropped" / "documents").to_pylist()
     assert leak["duplicate_of"] == "documents/held"
@@ -125,14 +125,14 @@ def test_what_gives_a_held_out_text_away_is_dropped_or_cut(tmp_path: Path) -> No
 
 
 def test_personal_data_is_masked_in_what_is_kept(tmp_path: Path) -> None:
-    deliver(tmp_path, {"a": PROSE.format("history") + " Write to jane.doe@example.org about it."})
+    ingest(tmp_path, {"a": PROSE.format("history") + " Write to jane.doe@example.org about it."})
     curate(tmp_path)
     assert "<email> about it" in tables.read(tmp_path / "curated")["text"][0].as_py()
 
 
 def test_known_signals_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {name: text for name, (text, _) in TEXTS.items()}
-    deliver(tmp_path, texts)
+    ingest(tmp_path, texts)
     first = curate(tmp_path)
     measured: list[int] = []
     measure = signals.measure
@@ -144,13 +144,13 @@ def test_known_signals_are_not_measured_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(store, "measure", count_and_measure)
     assert curate(tmp_path) == first
     assert sum(measured) == 0
-    deliver(tmp_path, texts | {"new": PROSE.format("rivers")})
+    ingest(tmp_path, texts | {"new": PROSE.format("rivers")})
     assert curate(tmp_path) == first | {"new": ""}
     assert sum(measured) == 1
 
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:
-    deliver(tmp_path, {"a": "Too short.", "b": "Shorter."})
+    ingest(tmp_path, {"a": "Too short.", "b": "Shorter."})
     with pytest.raises(NothingLeft, match=r"all 2 documents .*gopher_quality"):
         curate(tmp_path)
 
@@ -161,7 +161,7 @@ def test_shards_and_order_change_nothing(tmp_path: Path, shards: int, monkeypatc
     expected = {"plain": texts, "shuffled": dict(random.Random(shards).sample(sorted(texts.items()), len(texts)))}
     outcomes = []
     for name, some in expected.items():
-        deliver(tmp_path / name, some)
+        ingest(tmp_path / name, some)
         split(tmp_path / name / "documents", shards if name == "shuffled" else 1)
         outcomes.append(curate(tmp_path / name))
     assert outcomes[0] == outcomes[1]
@@ -176,7 +176,7 @@ def split(folder: Path, shards: int) -> None:
 
 
 def test_explaining_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path)
     tasks.explain("short", tasks.Params(**PARAMS), tmp_path)
     out = capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_explaining_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_same_bytes_when_run_again(tmp_path: Path) -> None:
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     written = []
     for _ in range(2):
         curate(tmp_path, report=True)
@@ -206,7 +206,7 @@ def all_bytes(data: Path) -> dict[Path, bytes]:
 def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "PART_BYTES", 1)
     monkeypatch.setattr(words, "CHUNK_ROWS", 2)
-    deliver(tmp_path, {f"{name} {i}": text + f" {i // 2}" for i in range(4) for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {f"{name} {i}": text + f" {i // 2}" for i in range(4) for name, (text, _) in TEXTS.items()})
     written = []
     for threads in (1, 2, 5):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -218,7 +218,7 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_passages_that_documents_share_stay_in_one(tmp_path: Path) -> None:
     menu = "Home About us Contact Imprint Privacy Terms of service Careers Press Blog Help"
     texts = {name: f"{PROSE.format(name)}\n\n{menu}" for name in ("history", "rivers")}
-    deliver(tmp_path, texts | {"menu": menu, "alone": PROSE.format("boats")})
+    ingest(tmp_path, texts | {"menu": menu, "alone": PROSE.format("boats")})
     outcomes = curate(tmp_path, report=True, filters=[], minhash=None, repeats={"unit": "paragraph"})
     assert outcomes == {"history": "", "rivers": "", "alone": "", "menu": "repeats.nothing_left"}
     kept = {row["id"]: row["text"] for row in tables.read(tmp_path / "curated").to_pylist()}
@@ -233,15 +233,15 @@ def test_a_new_delivery_is_held_against_what_came_before(tmp_path: Path) -> None
     """ "near" is longer than what was accepted, and goes all the same; an old text comes and goes without a trace."""
     index, near = tmp_path / "index", PROSE.format("history") + " Truly so."
     monday = {"a": PROSE.format("history"), "b": PROSE.format("boats")}
-    deliver(tmp_path, monday)
+    ingest(tmp_path, monday)
     assert curate(tmp_path, deliveries=index) == {"a": "", "b": ""}
-    deliver(tmp_path, monday | {"near": near, "c": PROSE.format("carpentry"), "c again": PROSE.format("carpentry")})
+    ingest(tmp_path, monday | {"near": near, "c": PROSE.format("carpentry"), "c again": PROSE.format("carpentry")})
     expected = {"a": "", "b": "", "near": "deliveries.duplicate", "c": "", "c again": "deliveries.duplicate"}
     assert curate(tmp_path, report=True, deliveries=index) == expected
     before = {p: p.read_bytes() for p in sorted(index.rglob("*")) if p.is_file()}
     assert curate(tmp_path, deliveries=index) == expected
     assert {p: p.read_bytes() for p in sorted(index.rglob("*")) if p.is_file()} == before
-    deliver(tmp_path, {"near": near, "d": PROSE.format("dykes")})
+    ingest(tmp_path, {"near": near, "d": PROSE.format("dykes")})
     assert curate(tmp_path, deliveries=index) == {"near": "deliveries.duplicate", "d": ""}
     (dropped,) = tables.read(tmp_path / "dropped" / "documents").to_pylist()
     assert dropped["duplicate_of"] == "a"
@@ -254,7 +254,7 @@ def test_an_index_needs_minhash() -> None:
 
 def test_what_was_repeated_a_little_is_shown_again(tmp_path: Path) -> None:
     texts = {f"{name} {i}": PROSE.format(name) for name, n in (("one", 1), ("two", 2), ("five", 5)) for i in range(n)}
-    deliver(tmp_path, texts | {"held": PROSE.format("held"), "held again": PROSE.format("held")}, {"held": "test"})
+    ingest(tmp_path, texts | {"held": PROSE.format("held"), "held again": PROSE.format("held")}, {"held": "test"})
     outcomes = curate(
         tmp_path, report=True, contamination=None, rehydration={"copies": {2: 2, 4: 3}, "languages": {"zh": {2: 5}}}
     )
@@ -269,7 +269,7 @@ def test_progress_is_told_in_bytes_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path)
     lines = dict(line.split(": ") for line in capsys.readouterr().err.splitlines())
     assert [name.removeprefix("curation, ") for name in lines] == [
@@ -285,11 +285,11 @@ def test_of_several_copies_the_preferred_one_stays(tmp_path: Path) -> None:
     """The longer copy ends its lines in nothing; by default it stays all the same."""
     whole = PROSE.format("history")
     texts = {"long": whole.replace(". A", "\nA").removesuffix(".") + " and so on and on", "tidy": whole}
-    deliver(tmp_path, texts)
+    ingest(tmp_path, texts)
     assert curate(tmp_path, filters=[]) == {"long": "", "tidy": "minhash.duplicate"}
     assert curate(tmp_path, filters=[], prefer="terminal_line_ratio") == {"long": "minhash.duplicate", "tidy": ""}
     assert curate(tmp_path, filters=[], prefer="num_words") == {"long": "", "tidy": "minhash.duplicate"}
-    deliver(tmp_path, texts, {"long": "test"})
+    ingest(tmp_path, texts, {"long": "test"})
     assert curate(tmp_path, filters=[], prefer="terminal_line_ratio") == {"long": "", "tidy": "minhash.duplicate"}
     with pytest.raises(ValueError, match=r"no signal 'terminal_line'.*terminal_line_ratio"):
         tasks.Params(prefer="terminal_line")
@@ -298,7 +298,7 @@ def test_of_several_copies_the_preferred_one_stays(tmp_path: Path) -> None:
 def test_the_flow_run_shows_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifacts: list[str] = []
     monkeypatch.setattr(tasks, "create_markdown_artifact", lambda text, **_: artifacts.append(text))
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path, report=True)
     assert not artifacts, "there is no flow run"
     monkeypatch.setattr(FlowRunContext, "get", lambda: object())
@@ -315,14 +315,14 @@ def test_a_server_that_fails_costs_a_warning(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(tasks, "create_markdown_artifact", fail)
     monkeypatch.setattr(FlowRunContext, "get", lambda: object())
     monkeypatch.setattr(tasks, "get_run_logger", lambda: logging.getLogger("curation"))
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     curate(tmp_path, report=True)
     assert (tmp_path / "reports" / "curation.json").is_file()
 
 
 def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path) -> None:
     """The nearest to the bound, though it is of no one signal; of a copy, what is kept in its place."""
-    deliver(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
+    ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     params, timings = tasks.Params(**PARAMS), Timings("curation", tmp_path / "timings")
     corpus = tasks.filter_documents.fn(params, tmp_path, timings, tmp_path / "run")
     tasks.deduplicate.fn(corpus, params, timings)

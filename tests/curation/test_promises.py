@@ -16,7 +16,7 @@ import pytest
 from tasks import tables
 from tasks.curation import tasks
 from tasks.reports import Timings
-from tests.curation.test_curation import PARAMS, PROSE, TEXTS, curate, deliver, split
+from tests.curation.test_curation import PARAMS, PROSE, TEXTS, curate, ingest, split
 
 MENU = "Home About us Contact Imprint Privacy Terms of service Careers Press Blog Help"
 EVERY_STEP: dict[str, Any] = {"repeats": {"unit": "line"}, "rehydration": {"copies": {2: 2}}, "contaminated": "cut"}
@@ -38,27 +38,27 @@ curate(Path(data), report=module == "tasks.reports", deliveries=Path(data) / "in
 """
 
 
-def world() -> dict[str, str]:
-    """Documents of every fate, several times over, some of which share a line."""
+def all_documents() -> dict[str, str]:
+    """Several documents for each outcome of curation, some of which share a line."""
     texts = {f"{name} {i}": text + f" {i // 2}" for i in range(4) for name, (text, _) in TEXTS.items()}
     return texts | {f"menu {i}": f"{PROSE.format(f'topic {i}')}\n{MENU}" for i in range(3)} | {"bare": MENU + "."}
 
 
-def written(data: Path, *more: str) -> dict[str, bytes]:
-    """Every file that the next stage and the next run depend on."""
+def read_results(data: Path, *more: str) -> dict[str, bytes]:
+    """The bytes of every file that the next stage or the next run reads."""
     folders = ("curated", "dropped", "index", *more)
     return {str(p.relative_to(data)): p.read_bytes() for f in folders for p in (data / f).rglob("*") if p.is_file()}
 
 
-def started(data: Path, shards: int) -> Path:
-    deliver(data, world(), {"zh 0": "test", "other 1": "validation"})
+def write_inputs(data: Path, shards: int) -> Path:
+    ingest(data, all_documents(), {"zh 0": "test", "other 1": "validation"})
     split(data / "documents", shards)
     return data
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = started(tmp_path_factory.mktemp("undisturbed"), 3)
+    data = write_inputs(tmp_path_factory.mktemp("undisturbed"), 3)
     curate(data, report=True, deliveries=data / "index", **EVERY_STEP)
     return data
 
@@ -67,9 +67,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("index", [False, True])
 def test_shards_and_order_change_nothing_with_every_step_on(tmp_path: Path, shards: int, index: bool) -> None:
     results = []
-    for name, some in {"one": world(), "many": dict(random.Random(shards).sample(sorted(world().items()), 40))}.items():
+    for name, some in {
+        "one": all_documents(),
+        "many": dict(random.Random(shards).sample(sorted(all_documents().items()), 40)),
+    }.items():
         data = tmp_path / name
-        deliver(data, some, {"zh 0": "test", "other 1": "validation"})
+        ingest(data, some, {"zh 0": "test", "other 1": "validation"})
         split(data / "documents", shards if name == "many" else 1)
         outcomes = curate(data, **EVERY_STEP, deliveries=tmp_path / name / "index" if index else None)
         kept = {row["id"]: row["text"] for row in tables.read(data / "curated").to_pylist()}
@@ -94,20 +97,20 @@ def test_shards_and_order_change_nothing_with_every_step_on(tmp_path: Path, shar
 def test_killed_and_run_again_it_writes_the_same_bytes(
     tmp_path: Path, undisturbed: Path, module: str, name: str, call: int
 ) -> None:
-    killed, reports = started(tmp_path, 3), ["reports"] if module == "tasks.reports" else []
+    killed, reports = write_inputs(tmp_path, 3), ["reports"] if module == "tasks.reports" else []
     command = [sys.executable, "-c", KILLED, module, name, str(call), str(killed)]
     process = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert written(killed, *reports) != written(undisturbed, *reports)
+    assert read_results(killed, *reports) != read_results(undisturbed, *reports)
     curate(killed, report=bool(reports), deliveries=killed / "index", **EVERY_STEP)
-    assert written(killed, *reports) == written(undisturbed, *reports)
+    assert read_results(killed, *reports) == read_results(undisturbed, *reports)
 
 
 def test_in_memory_are_signals_not_texts(tmp_path: Path) -> None:
     """16 MB of text in 8 shards leave less than 1 MB behind, through every step before writing."""
     dice = random.Random(0)
     words = [f"{dice.randrange(1 << 30):x}" for _ in range(20_000)]
-    deliver(tmp_path, {str(i): " ".join(dice.choices(words, k=30_000)) for i in range(64)})
+    ingest(tmp_path, {str(i): " ".join(dice.choices(words, k=30_000)) for i in range(64)})
     split(tmp_path / "documents", 8)
     params, timings = tasks.Params(**{**PARAMS, "filters": [], **EVERY_STEP}), Timings("curation", tmp_path / "timings")
     before = pa.total_allocated_bytes()

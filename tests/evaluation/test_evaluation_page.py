@@ -9,7 +9,10 @@ PAGE = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
 
 
 def test_every_quote_is_part_of_the_code() -> None:
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tasks/evaluation").rglob("*.py")]
+    sources = [
+        path.read_text(encoding="utf-8")
+        for path in [*(ROOT / "tasks/evaluation").rglob("*.py"), ROOT / "tasks/reports.py"]
+    ]
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert blocks
     for block in blocks:

@@ -11,7 +11,7 @@ from tasks.curation.corpus import CURATED
 from tasks.errors import BadInput
 from tasks.evaluation import leakage
 from tasks.files import read_json, with_version, write_json
-from tests.curation.test_curation import CHINESE, PROSE, curate, deliver
+from tests.curation.test_curation import CHINESE, PROSE, curate, ingest
 from tests.evaluation import small
 from tests.tokenization.test_tasks import tokenize
 
@@ -89,7 +89,7 @@ def test_a_test_document_that_occurs_in_training_is_refused(data: Path) -> None:
 def test_the_records_of_the_real_stages_agree(tmp_path: Path) -> None:
     """The records of the real stages agree; after a test document changes behind curation, they do not."""
     texts = {"train": PROSE.format("history"), "held": CHINESE.format("历史")}
-    deliver(tmp_path, texts, {"held": "test"})
+    ingest(tmp_path, texts, {"held": "test"})
     curate(tmp_path, report=True)
     tokenize(tmp_path)
     leakage.check_comparison(tmp_path)

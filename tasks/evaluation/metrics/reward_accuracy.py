@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from tasks import reward_metrics
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, Pair, evenly_spaced
+from tasks.reports import Score
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,9 +32,7 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     margins = _margins(inputs, pairs)
     lengths = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
     reasons = [pair.reason for pair in pairs]
-    values = reward_metrics.metrics(
-        margins, reasons, lengths[:, 0], lengths[:, 1], intervals.proportion, intervals.bootstrap
-    )
+    values = reward_metrics.metrics(margins, reasons, lengths[:, 0], lengths[:, 1], Score.of_share, intervals.bootstrap)
     scores = {f"reward_{name}": value for name, value in values.items()}
     scores["reward_margin"] = intervals.mean(margins)
     return MetricResult(scores, tables={"reward_margins": _histogram(margins)})

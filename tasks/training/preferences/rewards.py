@@ -30,8 +30,8 @@ def kl_per_token(log_probs: Tensor, reference: Tensor, estimator: Estimator) -> 
     With d = log policy - log reference: k1 = d (unbiased; used by InstructGPT), k2 = d^2 / 2 (low variance, biased),
     k3 = exp(-d) - 1 + d (unbiased, never negative). http://joschu.net/blog/kl-approx.html
     """
-    # k1 suits a reward, which has no gradient. As a loss term it is useless, because the mean of its gradient is 0; GRPO
-    # uses k3 there.
+    # k1 suits a reward, which has no gradient. As a loss term it is useless, because the mean of its gradient is 0;
+    # GRPO uses k3 there.
     d = log_probs - reference
     if estimator == "k1":
         return d

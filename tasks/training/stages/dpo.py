@@ -1,8 +1,8 @@
 """DPO, IPO and KTO: the policy learns from preferences directly; the loss itself keeps it near the reference.
 
 `loss`: sigmoid is DPO (Rafailov 2023, arXiv:2305.18290; with `label_smoothing` cDPO); ipo (Azar 2023,
-arXiv:2310.12036); kto uses the answers of the pairs one by one (Ethayarajh 2024, arXiv:2402.01306). The log-probabilities
-of the reference are computed once and stored beside the checkpoints.
+arXiv:2310.12036); kto uses the answers of the pairs one by one (Ethayarajh 2024, arXiv:2402.01306). The reference's
+log-probabilities are computed once and stored beside the checkpoints.
 """
 
 from collections.abc import Mapping, Sequence

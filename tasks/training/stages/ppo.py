@@ -185,7 +185,7 @@ class PpoWork(Work):
         return rollout
 
     def _part(self) -> tuple[int, int]:
-        """(number, count) of the part of the answers that this process generates; (0, 1) if there are too few to share."""
+        """(number, count) of the part of the answers that this process generates; (0, 1) if there are too few."""
         alone = self.strategy is None or self.params.rollout_size * self.params.group_size < self.strategy.data_shard[1]
         return (0, 1) if alone or self.strategy is None else self.strategy.data_shard
 
@@ -272,7 +272,7 @@ class PpoWork(Work):
         return self.guard.stop_reason
 
     def state_dict(self) -> dict[str, Any]:
-        """KL coefficient, normalization of scores, number of rollouts, the guard's state, and the answers shown so far."""
+        """KL coefficient, normalization of scores, number of rollouts, state of the guard, and answers shown so far."""
         normalizer = self.collector.normalizer
         return {
             "kl_coef": self.kl_coef,

@@ -11,7 +11,7 @@ from tasks.curation import tasks
 from tasks.curation.duplicates import clusters, minhash
 from tasks.curation.duplicates.banding import LARGEST_SIGNATURE, MAX_PERMUTATIONS, derive_banding, recall
 from tasks.files import read_json
-from tests.curation.test_curation import PROSE, curate, deliver
+from tests.curation.test_curation import PROSE, curate, ingest
 
 THRESHOLDS = [0.05, 0.2, 0.3, 0.4, 0.47, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
 
@@ -94,7 +94,7 @@ def test_a_given_banding_with_low_recall_causes_a_warning(params: dict[str, Any]
 
 def test_the_stage_prints_and_reports_the_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tasks.Params().minhash == minhash.Params(), "the defaults cause no warning"
-    deliver(tmp_path, {"a": PROSE.format("history"), "b": PROSE.format("boats")})
+    ingest(tmp_path, {"a": PROSE.format("history"), "b": PROSE.format("boats")})
     curate(tmp_path, report=True, minhash={"bands": 14, "rows": 8})
     notes = read_json(tmp_path / "reports" / "curation.json")["notes"]
     assert notes == [minhash.Params(bands=14, rows=8).low_recall_warning()]

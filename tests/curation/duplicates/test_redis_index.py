@@ -14,7 +14,7 @@ import redis
 from tasks.curation.duplicates import deliveries, minhash, redis_index
 from tasks.errors import BadInput
 from tests.curation.duplicates.test_deliveries import MONDAY, PARAMS, TUESDAY, WEDNESDAY, document
-from tests.curation.test_curation import PROSE, curate, deliver
+from tests.curation.test_curation import PROSE, curate, ingest
 
 fakeredis = pytest.importorskip("fakeredis")
 
@@ -83,7 +83,7 @@ def test_a_server_that_does_not_answer() -> None:
 
 
 def test_the_stage_asks_it(url: str, tmp_path: Path) -> None:
-    deliver(tmp_path, {"a": PROSE.format("history"), "b": PROSE.format("boats")})
+    ingest(tmp_path, {"a": PROSE.format("history"), "b": PROSE.format("boats")})
     assert curate(tmp_path, deliveries=url) == {"a": "", "b": ""}
-    deliver(tmp_path, {"near": PROSE.format("history") + " Truly so.", "c": PROSE.format("carpentry")})
+    ingest(tmp_path, {"near": PROSE.format("history") + " Truly so.", "c": PROSE.format("carpentry")})
     assert curate(tmp_path, report=True, deliveries=url) == {"near": "deliveries.duplicate", "c": ""}

@@ -12,7 +12,7 @@ from tasks import tables
 from tasks.curation.duplicates import rehydration
 from tasks.curation.duplicates.rehydration import Params
 from tasks.files import read_json
-from tests.curation.test_curation import PROSE, curate, deliver
+from tests.curation.test_curation import PROSE, curate, ingest
 
 FIVE = ((1, 100, 60), (2, 100, 30), (3, 100, 10), (4, 100, 24), (5, 100, 70))
 
@@ -79,7 +79,7 @@ def test_the_stage_measures(tmp_path: Path) -> None:
     """The filters drop half of the unrepeated documents and none of those in clusters of three, which get 4 copies."""
     thrice = {f"thrice {i}.{n}": PROSE.format(f"topic{i}") + f" {i}" * 9 for i in range(4) for n in range(3)}
     once = {f"once {i}": PROSE.format(f"other{i}").replace("years", f"word{i} " * 30) for i in range(3)}
-    deliver(tmp_path, thrice | once | {f"bad {i}": f"The word {i} is all." for i in range(3)})
+    ingest(tmp_path, thrice | once | {f"bad {i}": f"The word {i} is all." for i in range(3)})
     settings = {"copies": "measured", "max_copies": 4, "min_clusters": 1, "window": 1}
     curate(tmp_path, report=True, filters=["gopher_quality"], rehydration=settings)
     names = tables.read(tmp_path / "curated")["id"].to_pylist()

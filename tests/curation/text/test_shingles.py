@@ -11,7 +11,7 @@ from tasks.curation.duplicates import minhash
 from tasks.curation.text import shingles
 
 
-def world(seed: int, number: int) -> list[str]:
+def random_texts(seed: int, number: int) -> list[str]:
     dice = random.Random(seed)
     vocabulary = [*"的一是不了人我在有他", "the", "of", "Über", "naïve", "data", "x1", "數據", "internationalization"]
     return [" ".join(dice.choices(vocabulary, k=dice.randrange(60))) for _ in range(number)]
@@ -19,7 +19,7 @@ def world(seed: int, number: int) -> list[str]:
 
 @pytest.mark.parametrize(("size", "permutations", "seed"), [(5, 112, 1), (1, 16, 7), (3, 130, 1)])
 def test_signatures_are_datasketch_s(size: int, permutations: int, seed: int) -> None:
-    texts = world(permutations, 60)
+    texts = random_texts(permutations, 60)
     params = minhash.Params(shingle_size=size, num_permutations=permutations, seed=seed, bands=2, rows=4)
     signatures = minhash.signatures(pa.array(texts, pa.large_string()), params)
     for text, signature in zip(texts, signatures, strict=True):

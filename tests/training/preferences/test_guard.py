@@ -1,4 +1,4 @@
-"""The guard on histories made by hand."""
+"""The guard against over-optimization, on short histories with known outcomes."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import nn
 from tasks.training.preferences.guard import Guard, GuardParams
 
 
-def watch(golds: Any, scores: Any, kls: Any = None, **changes: Any) -> Any:
+def observe_history(golds: Any, scores: Any, kls: Any = None, **changes: Any) -> Any:
+    """A guard that observed these evaluations, and the weight that it restored: the number of the best step."""
     model = nn.Linear(1, 1, bias=False)
     guard = Guard(GuardParams(**{"window": 2, "min_drop": 0.05, **changes}), model)
     for step, (gold, score) in enumerate(zip(golds, scores, strict=True)):
@@ -20,7 +21,7 @@ def watch(golds: Any, scores: Any, kls: Any = None, **changes: Any) -> Any:
 
 
 def test_gold_falling_while_the_score_rises_is_over_optimization() -> None:
-    guard, kept = watch([0.5, 0.7, 0.9, 0.6, 0.5], [1.0, 2.0, 3.0, 4.0, 5.0])
+    guard, kept = observe_history([0.5, 0.7, 0.9, 0.6, 0.5], [1.0, 2.0, 3.0, 4.0, 5.0])
     assert "over-optimization" in guard.stop_reason
     assert kept == 2
     assert guard.notes()[0].startswith("OVER-OPTIMIZATION: UP TO STEP 4 THE SCORE ROSE")
@@ -31,29 +32,29 @@ def test_gold_falling_while_the_score_rises_is_over_optimization() -> None:
     ("golds", "scores"),
     [
         ([0.5, 0.6, 0.7, 0.8], [1.0, 2.0, 3.0, 4.0]),  # both rise
-        ([0.8, 0.8, 0.5, 0.5], [4.0, 4.0, 3.0, 3.0]),  # both fall: bad, and another thing
+        ([0.8, 0.8, 0.5, 0.5], [4.0, 4.0, 3.0, 3.0]),  # both fall: not a flaw of the reward
         ([0.8, 0.8, 0.76, 0.76], [1.0, 2.0, 3.0, 4.0]),  # a fall within noise
         ([0.9, 0.5], [1.0, 2.0]),  # too short to compare windows
     ],
 )
-def test_what_is_not_over_optimization(golds: Any, scores: Any) -> None:
-    guard, _ = watch(golds, scores)
+def test_histories_without_over_optimization(golds: Any, scores: Any) -> None:
+    guard, _ = observe_history(golds, scores)
     assert guard.stop_reason is None
 
 
-def test_weights_that_strayed_too_far_are_not_kept() -> None:
-    guard, kept = watch([0.5, 0.7, 0.9], [1.0, 2.0, 3.0], kls=[0.0, 1.0, 9.0])
+def test_weights_with_too_large_a_kl_are_not_kept() -> None:
+    guard, kept = observe_history([0.5, 0.7, 0.9], [1.0, 2.0, 3.0], kls=[0.0, 1.0, 9.0])
     assert kept == 1
     assert guard.notes() == ["kept the weights of step 1 (gold 0.700), not those of the last step 2 (gold 0.900)"]
 
 
-def test_no_gain_is_said() -> None:
-    guard, kept = watch([0.9, 0.7, 0.8], [1.0, 1.0, 1.0])
+def test_a_run_without_gain_is_reported() -> None:
+    guard, kept = observe_history([0.9, 0.7, 0.8], [1.0, 1.0, 1.0])
     assert kept == 0
     assert any(note.startswith("NO GAIN") for note in guard.notes())
 
 
-def test_a_run_without_gold_keeps_its_last_weights_and_says_that_nobody_guards_it() -> None:
+def test_a_run_without_gold_keeps_its_last_weights_and_reports_that_it_is_not_guarded() -> None:
     model = nn.Linear(1, 1, bias=False)
     guard = Guard(GuardParams(), model)
     guard.observe(0, {"score": 1.0, "kl": 0.0})
@@ -63,8 +64,8 @@ def test_a_run_without_gold_keeps_its_last_weights_and_says_that_nobody_guards_i
     assert guard.notes()[0].startswith("NOT GUARDED")
 
 
-def test_a_guard_that_is_put_back_goes_on_as_before() -> None:
-    first, _ = watch([0.5, 0.7, 0.9], [1.0, 2.0, 3.0])
+def test_a_guard_that_was_restored_continues_as_before() -> None:
+    first, _ = observe_history([0.5, 0.7, 0.9], [1.0, 2.0, 3.0])
     model = nn.Linear(1, 1, bias=False)
     second = Guard(first.params, model)
     second.load_state_dict(first.state_dict())

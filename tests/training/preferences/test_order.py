@@ -1,11 +1,11 @@
-"""The order of records, and micro-batches."""
+"""The order of records, and micro-batches of similar lengths."""
 
 import numpy as np
 
 from tasks.training.preferences.order import micro_batches, step_indices
 
 
-def test_every_record_comes_once_an_epoch_and_the_order_is_a_function_of_seed_and_step() -> None:
+def test_every_record_occurs_once_per_epoch_and_the_order_is_a_function_of_seed_and_step() -> None:
     steps = [step_indices(10, 4, step, seed=3) for step in range(5)]
     indices = np.concatenate(steps)
     assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
@@ -14,7 +14,7 @@ def test_every_record_comes_once_an_epoch_and_the_order_is_a_function_of_seed_an
     assert step_indices(10, 4, 2, seed=4).tolist() != steps[2].tolist()
 
 
-def test_a_step_may_take_more_than_an_epoch() -> None:
+def test_a_step_may_span_several_epochs() -> None:
     assert sorted(step_indices(2, 5, 0, seed=0).tolist())[:2] == [0, 0]
 
 

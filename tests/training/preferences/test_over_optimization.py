@@ -1,4 +1,4 @@
-"""A planted flaw: a reward model that loves length. The run must notice, say so, and give back its best weights."""
+"""A planted flaw: a reward model that prefers long answers. PPO must detect it and return its best weights."""
 
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from tests.training import tiny
 LETTERS = "abcdefghijklmno"
 
 
-def right(letter: str) -> str:
-    """The letter after it."""
+def next_letter(letter: str) -> str:
+    """The correct answer to `letter`."""
     return chr(ord(letter) + 1)
 
 
 def trained_policy() -> object:
-    """A model that answers with the next letter, with and without a dot, by a fair coin."""
+    """A model that answers with the next letter; half of its answers end with a dot."""
     model = tiny.model(width=32, std=0.1)
-    sequences = [tiny.prompt(x) + tiny.answer(right(x) + end) for x in LETTERS for end in ("", " .")]
+    sequences = [tiny.prompt(x) + tiny.answer(next_letter(x) + end) for x in LETTERS for end in ("", " .")]
     batch = collate(sequences, [5] * len(sequences), pad_id=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(50):
@@ -36,19 +36,19 @@ def trained_policy() -> object:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sft knows its task; the pairs call the longer answer better, whatever it says."""
-    data = tiny.write_data(tmp_path_factory.mktemp("flaw"))
-    models.save(data / "models/sft", trained_policy(), tiny.tokenizer(), {"stage": "sft"})
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with an sft model that solves its task, and a reward model trained to prefer longer answers."""
+    folder = tiny.write_data(tmp_path_factory.mktemp("flaw"))
+    models.save(folder / "models/sft", trained_policy(), tiny.tokenizer(), {"stage": "sft"})
     rows = [(x, " ".join([y] * long), y) for long in (3, 5, 7) for x, y in zip(LETTERS, LETTERS[::-1], strict=True)]
-    tiny.pair_files(data / "tokens/preferences/train", rows)
+    tiny.pair_files(folder / "tokens/preferences/train", rows)
     params = reward.Params(steps=60, learning_rate=1e-2, warmup_steps=0, precision="fp32", global_batch_size=16)
-    reward.train(params, data, data / "reward", Timings("reward", data / "timings"))
-    return data
+    reward.train(params, folder, folder / "reward", Timings("reward", folder / "timings"))
+    return folder
 
 
-def press(data: Path, name: str, **changes: object) -> Any:
-    """PPO against that reward model, at a KL that costs nothing."""
+def run_ppo(data: Path, name: str, **changes: object) -> Any:
+    """PPO with that reward model and without a KL penalty."""
     settings = {
         "steps": 160, "learning_rate": 2e-3, "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32",
         "rollout_size": 32, "num_epochs": 2, "max_new_tokens": 8, "evaluate_every": 4,
@@ -58,33 +58,33 @@ def press(data: Path, name: str, **changes: object) -> Any:
     return ppo.train(params, data, data / name, Timings("ppo", data / "timings"))
 
 
-def test_a_love_of_length_is_caught_and_the_best_weights_come_back(world: Path) -> None:
-    report = press(world, "guarded")
+def test_the_flaw_is_detected_and_the_best_weights_are_restored(data: Path) -> None:
+    report = run_ppo(data, "guarded")
     curve = report.tables["curve"]
     assert report.notes[0].startswith("ppo: OVER-OPTIMIZATION")
     assert report.counts["steps"] < 160
     assert curve[-1]["score"] > curve[0]["score"]
     assert curve[-1]["gold"] < curve[0]["gold"]
     assert curve[-1]["length"] > curve[0]["length"]
-    report.write(world / "reports")
-    assert "OVER-OPTIMIZATION" in read_json(world / "reports/ppo.json")["notes"][0]
+    report.write(data / "reports")
+    assert "OVER-OPTIMIZATION" in read_json(data / "reports/ppo.json")["notes"][0]
     best = max(row["gold"] for row in curve)
-    kept, _ = models.load_causal(world / "models/ppo")
-    assert measured_again(world, kept)["gold"] == pytest.approx(best)
+    kept, _ = models.load_causal(data / "models/ppo")
+    assert validate(data, kept)["gold"] == pytest.approx(best)
 
 
-def measured_again(data: Path, model: Any) -> Any:
-    """The evaluation of a run, of the weights that it gave back."""
+def validate(data: Path, model: Any) -> Any:
+    """Evaluate a model as a run of ppo does."""
     params = ppo.Params(max_new_tokens=8, precision="fp32")
     work = ppo.build(params, data, tiny.tokenizer())
     assert work.validation is not None
     return work.validation.measure(model, 0)
 
 
-def test_without_the_flaw_the_same_pressure_raises_gold(world: Path) -> None:
-    """Paid for what is asked, a dot at the end: gold and score rise together, and nobody is stopped."""
+def test_without_the_flaw_the_same_training_raises_gold(data: Path) -> None:
+    """If correct answers with a dot are rewarded, gold and score rise together, and the run is not ended."""
     rewards = {"reward_model_weight": 0.0, "reward_functions": {"tests.training.tiny:right_and_in_style": 1.0}}
-    report = press(world, "honest", steps=40, **rewards)
+    report = run_ppo(data, "honest", steps=40, **rewards)
     assert not any("OVER-OPTIMIZATION" in note for note in report.notes)
     curve = report.tables["curve"]
     assert max(row["gold"] for row in curve) > curve[0]["gold"] + 0.1

@@ -1,4 +1,4 @@
-"""What the policy is paid, worked by hand."""
+"""Rewards of a policy, with values computed by hand."""
 
 import math
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from tasks.training.preferences.rewards import (
 
 
 def test_estimators_of_kl() -> None:
-    """The policy gives the token 1/2, the reference 1/4: d = ln 2."""
+    """The token has the probability 1/2 under the policy and 1/4 under the reference: d = ln 2."""
     policy, reference = tensor([math.log(0.5)]), tensor([math.log(0.25)])
     torch.testing.assert_close(kl_per_token(policy, reference, "k1"), tensor([math.log(2)]))
     torch.testing.assert_close(kl_per_token(policy, reference, "k2"), tensor([math.log(2) ** 2 / 2]))
@@ -28,23 +28,23 @@ def test_estimators_of_kl() -> None:
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_k1_and_k3_are_unbiased(estimator: Literal["k1", "k3"]) -> None:
-    """Weighted by the policy's own probabilities, they give the KL itself."""
+    """Their mean over tokens, weighted by the probabilities of the policy, equals the KL."""
     policy, reference = tensor([0.7, 0.2, 0.1]), tensor([0.3, 0.3, 0.4])
-    exact = (policy * (policy / reference).log()).sum()
-    torch.testing.assert_close((policy * kl_per_token(policy.log(), reference.log(), estimator)).sum(), exact)
+    expected = (policy * (policy / reference).log()).sum()
+    torch.testing.assert_close((policy * kl_per_token(policy.log(), reference.log(), estimator)).sum(), expected)
 
 
-def test_the_score_is_paid_at_the_last_token_and_kl_at_each() -> None:
+def test_the_last_token_gets_the_score_and_every_token_the_kl_penalty() -> None:
     mask = tensor([[True, True], [True, False]])
     rewards = token_rewards(tensor([10.0, 20.0]), tensor([[1.0, 2.0], [3.0, 9.0]]), mask, 0.5)
     torch.testing.assert_close(rewards, tensor([[-0.5, 9.0], [18.5, 0.0]]))
 
 
-def test_the_coefficient_steers_to_its_target() -> None:
-    """Twice the target is cut to an error of .2: 100 answers at a horizon of 1000 give 2 %. Fixed without a target."""
-    steering = KlCoef(initial=0.1, target=1.0, horizon=1000)
-    assert steering.next(0.1, kl=2.0, num_answers=100) == pytest.approx(0.102)
-    assert steering.next(0.1, kl=0.9, num_answers=100) == pytest.approx(0.099)
+def test_the_coefficient_adapts_to_its_target() -> None:
+    """Twice the target is a relative error of 1, clipped to 0.2: 100 answers at a horizon of 1000 change it by 2 %."""
+    adaptive = KlCoef(initial=0.1, target=1.0, horizon=1000)
+    assert adaptive.next(0.1, kl=2.0, num_answers=100) == pytest.approx(0.102)
+    assert adaptive.next(0.1, kl=0.9, num_answers=100) == pytest.approx(0.099)
     assert KlCoef(initial=0.1).next(0.1, kl=50.0, num_answers=100) == 0.1
 
 
@@ -58,12 +58,12 @@ def test_reward_functions_are_weighted_and_added() -> None:
     torch.testing.assert_close(scores, tensor([1.6, -0.4]))
 
 
-def test_a_function_of_ones_own() -> None:
+def test_a_function_of_another_module() -> None:
     function: Any = find_function("operator:add")
     assert function("a", "b") == "ab"
 
 
 @pytest.mark.parametrize("name", ["exact_mach", "no_such_module:f", "math:no_such", ""])
-def test_an_unknown_function_is_answered_with_the_known_ones(name: str) -> None:
+def test_the_error_for_an_unknown_function_names_the_known_ones(name: str) -> None:
     with pytest.raises(BadParams, match="exact_match"):
         find_function(name)

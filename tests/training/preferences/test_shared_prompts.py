@@ -1,4 +1,4 @@
-"""Several answers in one row are what they are alone."""
+"""Several answers in one row give the same results as separate sequences."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ SEQUENCES = [prompt + answer for prompt, own in zip(PROMPTS, ANSWERS, strict=Tru
 LENGTHS = [len(prompt) for prompt, own in zip(PROMPTS, ANSWERS, strict=True) for _ in own]
 
 
-def test_by_hand() -> None:
-    """[1 2 | 3 4 | 5]: 3 and 5 are predicted from the 2 in column 1, 4 from column 2; 5 stands where 3 does."""
+def test_a_row_with_two_answers() -> None:
+    """[1 2 | 3 4 | 5]: 3 and 5 are predicted from column 1, 4 from column 2; 3 and 5 have the same position."""
     batch = collate_by_prompt([[1, 2]], [[[3, 4], [5]]], pad_id=0)
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5]]
     assert batch.positions is not None
@@ -29,23 +29,23 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("own_attention", [False, True])
-def test_log_probs_and_scores_are_those_of_the_sequences_alone(own_attention: bool) -> None:
-    policy, judge = tiny.model(), with_head(tiny.model(1), 0)
-    plain = collate(SEQUENCES, LENGTHS, 0)
-    expected = token_log_probs(answer_logits(policy, answer_states(policy, plain)), plain.targets)
-    scores = answer_rewards(judge, plain)
-    forked = collate_by_prompt(PROMPTS, ANSWERS, 0)
-    assert forked.targets.tolist() == plain.targets.tolist()
+def test_log_probs_and_scores_equal_those_of_separate_sequences(own_attention: bool) -> None:
+    policy, reward_model = tiny.model(), with_head(tiny.model(1), 0)
+    separate = collate(SEQUENCES, LENGTHS, 0)
+    expected = token_log_probs(answer_logits(policy, answer_states(policy, separate)), separate.targets)
+    scores = answer_rewards(reward_model, separate)
+    shared = collate_by_prompt(PROMPTS, ANSWERS, 0)
+    assert shared.targets.tolist() == separate.targets.tolist()
     if own_attention:
-        for model in (policy, judge):
+        for model in (policy, reward_model):
             model.set_attn_implementation(attention.NAME)
-    log_probs = token_log_probs(answer_logits(policy, answer_states(policy, forked)), forked.targets)
+    log_probs = token_log_probs(answer_logits(policy, answer_states(policy, shared)), shared.targets)
     torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(answer_rewards(judge, forked), scores, atol=1e-5, rtol=0)
-    torch.testing.assert_close(forked.sum_by_answer(log_probs), plain.sum_by_answer(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(answer_rewards(reward_model, shared), scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shared.sum_by_answer(log_probs), separate.sum_by_answer(expected), atol=1e-5, rtol=0)
 
 
-def test_gradients_are_those_of_the_sequences_alone() -> None:
+def test_gradients_equal_those_of_separate_sequences() -> None:
     gradients = []
     for batch in (collate(SEQUENCES, LENGTHS, 0), collate_by_prompt(PROMPTS, ANSWERS, 0)):
         model = tiny.model()

@@ -1,4 +1,4 @@
-"""PPO's losses, worked by hand."""
+"""The losses of PPO, with values computed by hand."""
 
 import math
 
@@ -11,15 +11,15 @@ from tasks.training.rl.policy_losses import entropy, explained_variance, policy_
 LN2 = math.log(2)
 
 
-def test_the_clip_takes_the_gain_of_going_too_far_but_never_the_loss() -> None:
-    """Ratio 2 or 1/2, clip .2. Gains: -1 * 1.2, and 1 * .8. Losses count in full: 1 * 2, and -1 * .5."""
+def test_clipping_limits_gains_but_not_losses() -> None:
+    """Ratios 2 and 1/2, clip range 0.2. Gains are clipped: -1 * 1.2 and 1 * 0.8. Losses are not: 1 * 2 and -1 * 0.5."""
     new = tensor([LN2, -LN2, LN2, -LN2])
     loss, clipped = policy_loss(new, torch.zeros(4), tensor([1.0, -1.0, -1.0, 1.0]), 0.2)
     torch.testing.assert_close(loss, tensor([-1.2, 0.8, 2.0, -0.5]))
     assert clipped.tolist() == [True, True, False, False]
 
 
-def test_where_the_clip_is_in_force_nothing_is_learned() -> None:
+def test_the_gradient_is_zero_where_clipping_is_active() -> None:
     new = tensor([LN2, 0.0], requires_grad=True)
     loss, _ = policy_loss(new, torch.zeros(2), torch.ones(2), 0.2)
     loss.sum().backward()
@@ -28,14 +28,14 @@ def test_where_the_clip_is_in_force_nothing_is_learned() -> None:
 
 
 def test_value_loss() -> None:
-    """Return 1, old 0, clip .2. At .9 the clipped .2 is worse: .64 / 2. At -.1: 1.21 / 2. Unclipped at .9: .01 / 2."""
+    """Return 1, old value 0, clip range 0.2. At 0.9 the clipped value counts: 0.8^2 / 2; at -0.1 1.1^2 / 2."""
     losses = value_loss(tensor([0.9, -0.1]), torch.zeros(2), torch.ones(2), 0.2)
     torch.testing.assert_close(losses, tensor([0.32, 0.605]))
     torch.testing.assert_close(value_loss(tensor([0.9]), tensor([0.0]), tensor([1.0]), None), tensor([0.005]))
 
 
 def test_entropy() -> None:
-    """Of four equal chances ln 4; of 1/2, 1/4, 1/4: 1.5 ln 2."""
+    """Four equal probabilities have the entropy ln 4; 1/2, 1/4, 1/4 have 1.5 ln 2."""
     logits = tensor([[1.0, 1.0, 1.0, 1.0], [math.log(0.5), math.log(0.25), math.log(0.25), -1e9]])
     torch.testing.assert_close(entropy(logits.log_softmax(-1)), tensor([2 * LN2, 1.5 * LN2]))
 

@@ -1,4 +1,4 @@
-"""Rollouts of a tiny model: what each token learns from, checked against a plain computation."""
+"""Rollouts of a tiny model: advantages, values and log-probabilities compared with a direct computation."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ PROMPTS = Prompts([np.array(tiny.prompt(x)) for x in ("a", "b c", "d")], [{"text
 
 
 def score(sequences: Any, answers: Any, metadata: Any) -> Any:
-    """The number of tokens."""
+    """The score of an answer is the number of tokens of its sequence."""
     return torch.tensor([float(len(ids)) for ids in sequences])
 
 
@@ -36,17 +36,17 @@ def collect(kl_coef: Any = 0.1, **changes: Any) -> Any:
     return collector(**changes).collect(PROMPTS, torch.Generator().manual_seed(0), kl_coef)
 
 
-def test_log_probs_of_policy_and_reference_are_those_of_plain_forwards() -> None:
+def test_log_probs_of_policy_and_reference_equal_those_of_a_forward_pass() -> None:
     rollout = collect()
     for seed, log_probs in ((0, rollout.log_probs), (1, rollout.reference)):
         expected = log_probabilities(tiny.model(seed), rollout.sequences, rollout.prompt_lengths)
-        for one, two in zip(log_probs, expected, strict=True):
-            torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+        for actual, right in zip(log_probs, expected, strict=True):
+            torch.testing.assert_close(actual, right, atol=1e-5, rtol=0)
     kl = sum(float((p - q).sum()) for p, q in zip(rollout.log_probs, rollout.reference, strict=True)) / 3
     assert rollout.numbers["kl"] == pytest.approx(kl, abs=1e-4)
 
 
-def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_value() -> None:
+def test_with_lambda_one_the_advantage_is_the_sum_of_later_rewards_minus_the_value() -> None:
     rollout = collect(gae_lambda=1.0, kl_coef=0.1)
     for row, ids in enumerate(rollout.sequences):
         rewards = -0.1 * (rollout.log_probs[row] - rollout.reference[row])
@@ -57,7 +57,7 @@ def test_with_lambda_one_a_tokens_advantage_is_what_is_still_to_come_minus_its_v
 
 
 @pytest.mark.parametrize("advantage", ["grpo", "rloo"])
-def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage: str) -> None:
+def test_group_advantages_are_one_number_per_answer_and_sum_to_zero(advantage: str) -> None:
     rollout = collect(critic="none", advantage=advantage, group_size=4)
     assert len(rollout.sequences) == 12
     assert all(len(set(tokens.tolist())) == 1 for tokens in rollout.advantages)
@@ -65,7 +65,7 @@ def test_advantages_of_a_group_are_one_number_per_answer_and_cancel(advantage: s
         assert sum(float(rollout.advantages[row][0]) for row in range(start, start + 4)) == pytest.approx(0.0, abs=1e-3)
 
 
-def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk() -> None:
+def test_values_of_a_separate_critic_come_from_its_own_trunk() -> None:
     with_critic = collector(critic="own")
     for parameter in with_critic.model.critic_model.parameters():
         parameter.data.mul_(0.5)
@@ -77,13 +77,13 @@ def test_a_critic_of_its_own_gives_the_values_of_its_own_trunk() -> None:
     )
 
 
-def test_scores_are_measured_by_the_references_own() -> None:
+def test_scores_are_normalized_by_those_of_the_first_rollout() -> None:
     normalizer = Normalizer()
     torch.testing.assert_close(normalizer(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
     torch.testing.assert_close(normalizer(torch.tensor([5.0])), torch.tensor([3.0]))
 
 
-def test_a_batch_holds_the_tokens_of_its_answers_in_order() -> None:
+def test_a_batch_contains_the_tokens_of_its_answers_in_order() -> None:
     rollout = collect()
     batch = rollout.batch([2, 0], pad_id=0, device=torch.device("cpu"), dtype=torch.float32)
     expected = rollout.sequences[2][rollout.prompt_lengths[2] :] + rollout.sequences[0][rollout.prompt_lengths[0] :]
@@ -92,7 +92,7 @@ def test_a_batch_holds_the_tokens_of_its_answers_in_order() -> None:
     assert batch.weight == len(expected)
 
 
-def test_white_advantages_have_mean_zero_and_variance_one() -> None:
+def test_whitened_advantages_have_mean_zero_and_variance_one() -> None:
     flat = torch.cat(collect(whiten_advantages=True).advantages)
     assert float(flat.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(flat.var()) == pytest.approx(1.0, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The dpo stage on a world of letters: the chosen answer ends with a dot."""
+"""The stage dpo on the task of tests/training/tiny.py: the chosen answer ends with a dot."""
 
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "ipo", "per_token": True}, {"loss": "kto"}, {"label_smoothing": 0.1}])
-def test_the_policy_comes_to_prefer_what_was_chosen(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_the_policy_learns_to_prefer_chosen_answers(tmp_path: Path, changes: dict[str, Any]) -> None:
     report = run(tiny.write_data(tmp_path), **changes)
     rows = report.tables["steps"]
-    assert rows[0]["accuracy"] < 0.6  # at first policy and reference are one
+    assert rows[0]["accuracy"] < 0.6  # policy and reference are equal before the first update
     assert rows[-1]["validation_accuracy"] == 1.0
     assert rows[-1]["chosen_reward"] > rows[-1]["rejected_reward"]
     assert {row["step"] for row in report.tables["samples"]} == {0, 10, 20, 30}
@@ -60,7 +60,7 @@ def test_mismatched_answers_belong_to_the_next_prompt(tmp_path: Path) -> None:
     assert pairs.mismatched()[14].tolist() == tiny.answer("b .")
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     settings = {"steps": 12, "checkpoint_every": 5, "evaluate_every": 3}
     first = run(tmp_path, "whole", **settings)
@@ -73,7 +73,7 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
-def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path: Path) -> None:
+def test_lora_trains_few_weights_and_its_reference_is_the_base_model(tmp_path: Path) -> None:
     report = run(tiny.write_data(tmp_path), adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.tables["steps"][-1]["validation_accuracy"] > 0.8
     assert report.counts["num_trainable_parameters"] < tiny.model().num_parameters() / 2
@@ -82,7 +82,7 @@ def test_lora_trains_little_and_its_reference_is_the_model_without_it(tmp_path: 
     models.load_causal(tmp_path / "models/dpo")
 
 
-def test_without_prompts_nobody_guards_and_the_report_says_so(tmp_path: Path) -> None:
+def test_the_report_says_that_a_run_without_prompts_is_not_guarded(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     report = run(tmp_path, steps=2, prompt_sources=("no such task",))
     assert report.notes[0].startswith("NOT GUARDED")

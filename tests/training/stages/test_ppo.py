@@ -1,4 +1,4 @@
-"""The ppo stage on a world of letters, with rewards whose outcome is known."""
+"""The stage ppo on the task of tests/training/tiny.py, with rewards whose effect is known."""
 
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,15 @@ def weights(data: Path) -> Any:
         {"advantage": "reinforce++", "minibatch_size": 8, "micro_batch_size": 3},
     ],
 )
-def test_the_policy_comes_to_do_what_is_paid(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Dots are paid, so there must be more of them."""
+def test_the_policy_learns_what_is_rewarded(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Dots are rewarded, so the number of dots must rise."""
     report = run(tiny.write_data(tmp_path), **changes)
     scores = [row["score"] for row in report.tables["steps"]]
     assert scores[-1] > scores[0] + 0.5
     models.load_causal(tmp_path / "models/ppo")
 
 
-def test_every_number_that_is_promised_is_logged(tmp_path: Path) -> None:
+def test_all_documented_numbers_are_logged(tmp_path: Path) -> None:
     report = run(tiny.write_data(tmp_path), steps=2)
     promised = {"score", "kl", "kl_coef", "entropy", "clip_share", "value_loss", "explained_variance"}
     promised |= {"answer_length", "finished", "gold"}
@@ -60,8 +60,8 @@ def test_every_number_that_is_promised_is_logged(tmp_path: Path) -> None:
     assert report.counts["rollouts"] == 1
 
 
-def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path: Path) -> None:
-    """Where gold itself is what is paid, score and gold are the same number."""
+def test_the_gold_reward_of_rollouts_is_logged(tmp_path: Path) -> None:
+    """If the gold reward is the reward function, score and gold are equal."""
     functions = {"tasks.gold:gold": 1.0}
     report = run(tiny.write_data(tmp_path), reward_functions=functions, rollout_size=600, max_new_tokens=2, steps=2)
     rows = report.tables["steps"]
@@ -69,15 +69,15 @@ def test_gold_of_the_rollouts_is_logged_as_it_is(tmp_path: Path) -> None:
     assert rows[-1]["gold"] > 0
 
 
-def test_before_the_first_update_nothing_differs(tmp_path: Path) -> None:
-    """Policy = reference, ratio 1: no KL, no clip."""
+def test_the_first_update_starts_with_a_policy_equal_to_the_reference(tmp_path: Path) -> None:
+    """All probability ratios are 1: there is no KL, and nothing is clipped."""
     first = run(tiny.write_data(tmp_path), steps=1).tables["steps"][0]
     assert first["kl"] == pytest.approx(0.0, abs=1e-4)
     assert first["update_kl"] == pytest.approx(0.0, abs=1e-6)
     assert first["clip_share"] == 0.0
 
 
-def test_a_reward_model_is_followed(tmp_path: Path) -> None:
+def test_training_raises_the_score_of_a_reward_model(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     reward.train(
         reward.Params(steps=40, learning_rate=1e-2, warmup_steps=0, precision="fp32", global_batch_size=8),
@@ -88,26 +88,26 @@ def test_a_reward_model_is_followed(tmp_path: Path) -> None:
     assert rows[-1]["score"] > rows[0]["score"] + 0.5
 
 
-def test_kl_is_dear_where_its_coefficient_is_high(tmp_path: Path) -> None:
+def test_a_high_kl_coefficient_keeps_kl_low(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     runs = [run(tmp_path, f"ck{c}", rewards={"kl_coef": {"initial": c}}).tables["steps"][-1]["kl"] for c in (0.0, 5.0)]
     assert runs[1] < runs[0] / 2
 
 
-def test_an_adaptive_coefficient_rises_while_kl_is_above_its_target(tmp_path: Path) -> None:
+def test_an_adaptive_coefficient_rises_if_kl_is_above_its_target(tmp_path: Path) -> None:
     report = run(tiny.write_data(tmp_path), rewards={"kl_coef": {"initial": 0.01, "target": 0.01, "horizon": 32}})
     coefs = [row["kl_coef"] for row in report.tables["steps"]]
     assert coefs[-1] > coefs[0]
 
 
-def test_an_update_that_strays_too_far_ends_its_rollout(tmp_path: Path) -> None:
-    """24 steps of 4 updates are 6 rollouts. The first update strays by nothing, the second by something: then rest."""
+def test_an_update_with_too_large_a_kl_ends_the_use_of_its_rollout(tmp_path: Path) -> None:
+    """Only the first update of a rollout has no KL, so that every second update needs a new one: 24 / 2 rollouts."""
     report = run(tiny.write_data(tmp_path), num_epochs=4, max_update_kl=1e-9)
     assert report.counts["rollouts"] == 12
 
 
 @pytest.mark.parametrize("kind", ["documents", "conversations"])
-def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path: Path, kind: str) -> None:
+def test_ptx_lowers_the_loss_on_earlier_training_data(tmp_path: Path, kind: str) -> None:
     import numpy as np
 
     from tasks import tokens
@@ -125,7 +125,9 @@ def test_what_was_learned_before_holds_the_policy_when_ptx_is_on(tmp_path: Path,
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft 0.21 asks transformers 5.23
 def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path: Path) -> None:
-    tiny.prompt_files(tiny.write_data(tmp_path) / "tokens/prompts/validation", [("a", {})])  # no gold: the last is kept
+    tiny.prompt_files(
+        tiny.write_data(tmp_path) / "tokens/prompts/validation", [("a", {})]
+    )  # without gold, the last weights are kept
     report = run(tmp_path, adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
     assert report.notes[0].startswith("ppo: NOT GUARDED")
     rows = report.tables["steps"]
@@ -138,8 +140,8 @@ def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("at_step", [7, 8, 9])
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path, at_step: int) -> None:
-    """Killed inside a rollout's updates, before and after one: checkpoints exist between rollouts only."""
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, at_step: int) -> None:
+    """Killed before, between and after the updates of a rollout; checkpoints exist between rollouts only."""
     settings = {"steps": 14, "checkpoint_every": 1, "evaluate_every": 3, "guard": {"max_kl": 1e9},
                 "rewards": {"kl_coef": {"initial": 0.01, "target": 0.1, "horizon": 100}}}  # fmt: skip
     first = run(tiny.write_data(tmp_path), "whole", **settings)
@@ -159,12 +161,12 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path, a
         ({"clip_range": 0}, "greater than 0"),
     ],
 )
-def test_params_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_inconsistent_params_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ppo.Params(**{**QUICK, **changes})
 
 
-def test_prompts_of_no_such_task(tmp_path: Path) -> None:
+def test_an_unknown_source_of_prompts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NothingLeft, match="letters"):
         run(tiny.write_data(tmp_path), prompt_sources=("lettres",))
 
@@ -174,13 +176,13 @@ def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path: Path) -> Non
     other = tiny.tokenizer()
     other.add_tokens(["zz"])
     models.save(tmp_path / "models/reward", reward.with_head(tiny.model(), 0), other, {"stage": "reward"})
-    with pytest.raises(BadModel, match="other tokens"):
+    with pytest.raises(BadModel, match="another tokenizer"):
         run(tmp_path, reward_model_weight=1.0)
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """Both make the same rollouts, share the updates and end a rollout together; the first one writes."""
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    """Both make the same rollouts, divide each update, and end a rollout together; the first one writes the model."""
     runs = []
     for count in (1, 2):
         data = tiny.write_data(tmp_path / str(count))

@@ -1,4 +1,4 @@
-"""The reward stage on a world of letters: the chosen answer ends with a dot."""
+"""The stage reward on the task of tests/training/tiny.py: the chosen answer ends with a dot."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
     return reward.train(params, data, data / checkpoints, Timings("reward", data / "timings"))
 
 
-def test_a_learnable_preference_is_learned_and_measured(tmp_path: Path) -> None:
+def test_a_preference_is_learned_and_measured(tmp_path: Path) -> None:
     report = run(tiny.write_data(tmp_path))
     accuracy = report.scores["accuracy"]
     assert (accuracy.value, accuracy.n) == (1.0, 15)
@@ -61,7 +61,7 @@ def test_an_adapter_is_trained_with_the_head_and_merged(tmp_path: Path, adapter:
     assert (chosen > rejected).float().mean() > 0.9
 
 
-def test_the_trunk_begins_as_the_base_models(tmp_path: Path) -> None:
+def test_the_trunk_is_that_of_the_base_model(tmp_path: Path) -> None:
     causal = tiny.model()
     model = reward.with_head(causal, seed=0)
     ids = torch.tensor([tiny.prompt("a b")])
@@ -69,8 +69,8 @@ def test_the_trunk_begins_as_the_base_models(tmp_path: Path) -> None:
     torch.testing.assert_close(model.model(ids).last_hidden_state, expected)
 
 
-def test_a_ranked_list_scores_each_answer_once_and_weighs_one() -> None:
-    """Of `a`, three answers b > c > d are three pairs of one list; `e` has a pair alone: five sequences."""
+def test_each_answer_of_a_ranked_list_is_scored_once_and_the_list_weighs_one() -> None:
+    """The answers b > c > d to `a` are three pairs of one list; `e` has one pair: five answers in total."""
     rows = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("e", "f", "g")]
     answers: dict[Side, list[Any]] = {
         "chosen": [np.array(tiny.answer(row[1])) for row in rows],
@@ -87,14 +87,14 @@ def test_a_ranked_list_scores_each_answer_once_and_weighs_one() -> None:
     assert batch.weight == pytest.approx(2.0)
 
 
-def test_micro_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     runs = [run(tmp_path, f"ck{size}", steps=3, micro_batch_size=size).tables["steps"] for size in (None, 3)]
     for one, two in zip(*runs, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     run(tmp_path, "whole", steps=12, checkpoint_every=5)
     whole = (tmp_path / "models/reward/model.safetensors").read_bytes()
@@ -105,13 +105,13 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -
     assert (tmp_path / "models/reward/model.safetensors").read_bytes() == whole
 
 
-def test_without_pairs_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+def test_a_run_without_pairs_is_refused(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     with pytest.raises(NothingLeft, match="longer than 3 tokens"):
         run(tmp_path, max_length=3)
 
 
-def test_a_missing_base_model_is_said(tmp_path: Path) -> None:
+def test_a_missing_base_model_is_reported(tmp_path: Path) -> None:
     tiny.write_data(tmp_path)
     with pytest.raises(BadModel, match="nowhere"):
         run(tmp_path, base=str(tmp_path / "nowhere"))
