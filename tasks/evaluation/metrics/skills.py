@@ -44,10 +44,10 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         for group in GROUPS:
             scores[f"exact_match_by_{group}"][name] = by_group(prompts, correct, group)
         for key, flags in refusals(prompts, answers).items():
-            scores[key][name] = intervals.proportion(int(flags.sum()), len(flags))
+            scores[key][name] = Score.of_share(int(flags.sum()), len(flags))
         flags_by_reason = reason_flags(prompts, inputs.answers(name, greedy=False))
         scores["reason_share"][name] = {
-            reason: intervals.proportion(int(flags.sum()), len(flags)) for reason, flags in flags_by_reason.items()
+            reason: Score.of_share(int(flags.sum()), len(flags)) for reason, flags in flags_by_reason.items()
         }
         if name != inputs.reference:
             gains = {reason: flags - reference[reason].astype(float) for reason, flags in flags_by_reason.items()}
@@ -62,7 +62,7 @@ def by_group(prompts: Sequence[Prompt], correct: Flags, group: str) -> dict[str,
     """The share of right answers for each value of `group` in the metadata of the prompts that state it."""
     names = [_name(prompt.metadata[group]) if group in prompt.metadata else None for prompt in prompts]
     hits = {name: correct[[other == name for other in names]] for name in sorted({name for name in names if name})}
-    return {name: intervals.proportion(int(flags.sum()), len(flags)) for name, flags in hits.items()}
+    return {name: Score.of_share(int(flags.sum()), len(flags)) for name, flags in hits.items()}
 
 
 def _name(value: object) -> str:
