@@ -12,6 +12,9 @@ SINGLE = re.compile(
     r"[\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3041-\u3096\u30a1-\u30fa\U00020000-\U0003ffff]"
 )
 
+CHINESE_ELLIPSIS = "(?<!…)……(?!…)"
+CLOSING = "\"'“‘«‹＂＇`*_~"
+
 
 def words(text: str) -> list[str]:
     words, word = [], ""
@@ -37,13 +40,13 @@ def span(tokens: list[str], n: int) -> int:
     return (7 * n + 1) // 4 if 2 * sum(bool(SINGLE.fullmatch(token)) for token in tokens) > len(tokens) else n
 
 
-def top(tokens: list[str], n: int) -> int:
+def top(tokens: list[str], n: int, min_count: int = 1) -> int:
     size = span(tokens, n)
     grams = [" ".join(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
     if not grams:
         return 0
     gram, count = max(Counter(grams).items(), key=lambda item: (item[1], -grams.index(item[0])))
-    return (len(gram) - size + n) * count
+    return (len(gram) - size + n) * count if count >= min_count else 0
 
 
 def duplicate(tokens: list[str], n: int) -> int:
@@ -80,14 +83,24 @@ def signals(text: str) -> dict[str, float]:
     bare = [line.strip() for line in lines]
     terminal = [c for c in map(chr, range(0x3010)) if characters.class_table()[ord(c)] & characters.TERMINAL]
     counts = Counter(tokens)
+    prose = [token for token in content if len(token) > 1 and not all(c.isdecimal() for c in token)]
+
+    def ends(line: str, marks: str = "".join([*terminal, "…"])) -> bool:
+        """Whether a line ends with one of the marks, before white space, quotes and brackets."""
+        while line and (line[-1].isspace() or unicodedata.category(line[-1]) in ("Pe", "Pf") or line[-1] in CLOSING):
+            line = line[:-1]
+        return line.endswith(tuple(marks))
+
     expected: dict[str, float] = {
         "num_bytes": len(text.encode()),
         "num_chars": n,
         "num_words": len(tokens),
         "num_content_words": len(content),
         "num_lines": len(lines),
+        "num_filled_lines": len(filled),
         "num_paragraphs": len(paragraphs),
         "mean_word_length": sum(map(len, content)) / len(content) if content else 0,
+        "mean_prose_word_length": mean(map(len, prose if 2 * len(prose) > len(content) else content)),
         "max_token_length": max(map(len, text.split()), default=0),
         "unique_word_ratio": len(set(tokens)) / num,
         "word_entropy": -sum(c / num * math.log(c / num) for c in counts.values()) if tokens else 0,
@@ -97,6 +110,15 @@ def signals(text: str) -> dict[str, float]:
         "space_ratio": sum(c.isspace() for c in text) / n,
         "hash_word_ratio": text.count("#") / num,
         "ellipsis_word_ratio": (text.count("...") + text.count("…")) / num,
+        "omission_word_ratio": (text.count("...") + len(re.sub(CHINESE_ELLIPSIS, "", text).split("…")) - 1) / num,
+        "listed_line_ratio": sum(line.startswith(("•", "-")) and not ends(line) for line in bare) / max(len(lines), 1),
+        "truncated_line_ratio": sum(
+            line.endswith(("...", "…")) and not re.search(CHINESE_ELLIPSIS + "$", line) for line in bare
+        )
+        / max(len(lines), 1),
+        "sentence_line_ratio": sum(map(ends, filled)) / max(len(filled), 1),
+        "open_newline_word_ratio": sum(not ends(line) and not ends(line, ",;、，；") for line in filled[:-1]) / num,
+        "duplicate_filled_line_ratio": repeated(filled)[0] / max(len(filled), 1),
         "bullet_line_ratio": sum(line.startswith(("•", "-")) for line in bare) / max(len(lines), 1),
         "ellipsis_line_ratio": sum(line.endswith(("...", "…")) for line in bare) / max(len(lines), 1),
         "terminal_line_ratio": sum(line.endswith(tuple(terminal)) for line in filled) / max(len(filled), 1),
@@ -115,4 +137,5 @@ def signals(text: str) -> dict[str, float]:
         "han_ratio": sum("\u4e00" <= c <= "\u9fff" or c >= "\U00020000" for c in letters) / max(len(letters), 1),
     }
     expected |= {f"top_{size}_gram_ratio": top(tokens, size) / n for size in range(2, 5)}
+    expected |= {f"repeated_{size}_gram_ratio": top(tokens, size, 2) / n for size in range(2, 5)}
     return expected | {f"duplicate_{size}_gram_ratio": duplicate(tokens, size) / n for size in range(5, 11)}

@@ -47,7 +47,22 @@ def first_reasons(name: str, *texts: str, language: str = "en", **changes: Any) 
     ],
 )
 def test_gopher_quality(text: str, reason: str) -> None:
-    assert first_reasons("gopher_quality", text) == [reason]
+    assert first_reasons("gopher_quality", text, published=True) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "published"),
+    [
+        ("昨晚下了一场雨，早上出门空气特别清新。", "zh", "too_few_stop_words"),  # a sentence of 17 words
+        ("我想了很久……还是没有想明白这是为了什么……", "zh", "too_many_ellipses"),  # …… is one mark, not two
+        ("- The house by the sea has a room with a view to the boats.\n" * 2, "en", "too_many_bullets"),
+        ("Let n be odd. Write n = 2k + 1, so that n^2 - 1 = 4k(k + 1) and 8 divides it.", "en", "words_too_short"),
+    ],
+)
+def test_gopher_quality_keeps_correct_short_texts(text: str, language: str, published: str) -> None:
+    changes: dict[str, Any] = {"min_words": 10, "min_alpha_word_ratio": 0.5}
+    assert first_reasons("gopher_quality", text, language=language, **changes) == [""]
+    assert first_reasons("gopher_quality", text, language=language, published=True, **changes) == [published]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +76,20 @@ def test_gopher_quality(text: str, reason: str) -> None:
     ],
 )
 def test_gopher_repetition(text: str, reason: str) -> None:
-    off: dict[str, Any] = {f"max_top_{n}_gram_ratio": None for n in (3, 4)} | {"max_top_2_gram_ratio": 0.9}
-    changes = {} if reason.startswith("top") else off
-    assert first_reasons("gopher_repetition", text, **changes) == [reason]
+    assert first_reasons("gopher_repetition", text) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "published"),
+    [
+        ("one\ntwo\nthree", "en", "top_2_gram"),  # each 2-gram occurs once and makes up half of the characters
+        ("\nThe keeper of the house went to the sea for a walk.\n", "en", "duplicate_line"),  # two empty lines of three
+        ("今天的天气很好，我们去公园里走了一走。", "zh", "top_3_gram"),
+    ],
+)
+def test_what_occurs_once_is_no_repetition(text: str, language: str, published: str) -> None:
+    assert first_reasons("gopher_repetition", text, language=language) == [""]
+    assert first_reasons("gopher_repetition", text, language=language, count_single=True) == [published]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +104,32 @@ def test_gopher_repetition(text: str, reason: str) -> None:
     ],
 )
 def test_fineweb(text: str, reason: str) -> None:
-    assert first_reasons("fineweb", text) == [reason]
+    assert first_reasons("fineweb", text, line_ends="last_character", min_lines=1) == [reason]
+
+
+@pytest.mark.parametrize(
+    "end", ["。”", "。」", "（完。）", "……", "。 \u3000", "！』", "？》", '."', "!)", "?’ ", "...", "…"]
+)
+def test_marks_that_end_a_line(end: str) -> None:
+    text = "\n".join(f"第{i}天我们都去图书馆里看书，到了晚上才回家{end}" for i in "一二三四五")
+    assert first_reasons("fineweb", text, language="zh") == [""]
+
+
+@pytest.mark.parametrize("end", ["", "：", "，", "”", "-"])
+def test_lines_without_an_end(end: str) -> None:
+    text = "\n".join(f"第{i}天我们都去图书馆里看书到了晚上才回家{end}" for i in "一二三四五")
+    assert first_reasons("fineweb", text, language="zh") == ["too_few_line_ends"]
+
+
+def test_verse_is_no_list() -> None:
+    """Each line has 5 words. A list of such lines has 11 newlines in 60 words, 0.183; the bound is 0.178."""
+    lines = ["风从海上来", "雨向山中去", "灯火照归人", "江水送行客"] * 3
+    verse = "\n\n".join("，\n".join(lines[i : i + 4]) + "。" for i in range(0, 12, 4))
+    bounds: dict[str, Any] = {"max_duplicate_char_ratio": 1.0}
+    assert first_reasons("fineweb", verse, language="zh", **bounds) == [""]
+    assert first_reasons("fineweb", "\n".join(lines), language="zh", min_terminal_line_ratio=0.0, **bounds) == [
+        "too_many_newlines"
+    ]
 
 
 @pytest.mark.parametrize(

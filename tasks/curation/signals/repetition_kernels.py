@@ -223,7 +223,7 @@ def repetition_signals(
     slots: Int64Array,
     row: Float64Array,
 ) -> None:
-    """Write the nine n-gram ratios.
+    """Write the twelve n-gram ratios.
 
     sums, stream, inverses, chars: as `split_words` writes them; single: whether most words are single characters; the
     other arrays are scratch memory.
@@ -247,7 +247,11 @@ def repetition_signals(
         if num_starts == 0:
             most, first = 1, 0
         # Gopher counts the n - 1 spaces between the words of a top n-gram as characters of it.
-        row[Column.top_2_gram_ratio + n - 2] = most * (chars[first + size] - chars[first] + n - 1) / num_chars
+        ratio = most * (chars[first + size] - chars[first] + n - 1) / num_chars
+        row[Column.top_2_gram_ratio + n - 2] = ratio
+        # An n-gram that occurs once is no repetition, but the published rule counts it: in a text of five words, the
+        # first 2-gram makes up a third of the characters.
+        row[Column.repeated_2_gram_ratio + n - 2] = ratio if most > 1 else 0.0
     min_words, prefix = (span(5), SINGLE_PREFIX) if single else (5, PREFIX)
     num_candidates = find_repeat_candidates(
         stream, inverses, chars, num_words, min_words, prefix, starts, keys, counts, slots

@@ -11,7 +11,13 @@ import numpy as np
 from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array, UInt16Array, UInt32Array, UInt64Array
 from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
-from tasks.curation.signals.line_kernels import find_newlines, line_signals, paragraph_signals, splitline_signals
+from tasks.curation.signals.line_kernels import (
+    find_newlines,
+    is_chinese_ellipsis,
+    line_signals,
+    paragraph_signals,
+    splitline_signals,
+)
 from tasks.curation.signals.link_kernels import link_signals
 from tasks.curation.signals.repetition_kernels import (
     INVERSES,
@@ -136,12 +142,15 @@ def word_signals(chars: Int64Array, word_classes: UInt16Array, num_words: int, r
 
     chars, word_classes: of `split_words`.
     """
-    content, content_chars, alpha, caps = 0, 0, 0, 0
+    content, content_chars, prose, prose_chars, alpha, caps = 0, 0, 0, 0, 0, 0
     for w in range(num_words):
-        bits = word_classes[w]
+        bits, length = word_classes[w], chars[w + 1] - chars[w]
         if not bits & PUNCTUATION:  # "_" alone is punctuation, and no content
             content += 1
-            content_chars += chars[w + 1] - chars[w]
+            content_chars += length
+            if length > 1 and not bits & DIGIT:
+                prose += 1
+                prose_chars += length
         if bits & LETTER << 8:
             alpha += 1
         if bits & UPPER and chars[w + 1] - chars[w] > 1:
@@ -149,6 +158,8 @@ def word_signals(chars: Int64Array, word_classes: UInt16Array, num_words: int, r
     row[Column.num_words] = num_words
     row[Column.num_content_words] = content
     row[Column.mean_word_length] = content_chars / content if content else 0.0
+    # Where most words are numbers or single characters (Chinese, or letters with spaces between them), all words count.
+    row[Column.mean_prose_word_length] = prose_chars / prose if 2 * prose > content else row[Column.mean_word_length]
     row[Column.alpha_word_ratio] = alpha / num_words if num_words else 0.0
     row[Column.caps_word_ratio] = caps / num_words if num_words else 0.0
 
@@ -203,7 +214,7 @@ def character_signals(codes: UInt32Array, classes: UInt16Array, n: int, num_word
 @kernel("void(uint32[::1], uint16[::1], int64, int64, float64[::1])")
 def run_signals(codes: UInt32Array, classes: UInt16Array, n: int, num_words: int, row: Float64Array) -> None:
     """Measure what depends on the characters before: ellipses, and the longest run without space."""
-    dots, ellipses, start, longest = 0, 0, 0, 0
+    dots, ellipses, chinese, start, longest = 0, 0, 0, 0, 0
     for i in range(n):
         start = i + 1 if classes[i] & SPACE else start
         longest = max(longest, i + 1 - start)
@@ -213,9 +224,12 @@ def run_signals(codes: UInt32Array, classes: UInt16Array, n: int, num_words: int
             if dots == 3:
                 ellipses += 1
                 dots = 0
-        ellipses += codes[i] == 0x2026
+        if codes[i] == 0x2026:
+            ellipses += 1
+            chinese += (i + 1 == n or codes[i + 1] != 0x2026) and is_chinese_ellipsis(codes, 0, n, i)
     row[Column.max_token_length] = longest
     row[Column.ellipsis_word_ratio] = ellipses / max(num_words, 1)
+    row[Column.omission_word_ratio] = (ellipses - 2 * chinese) / max(num_words, 1)
 
 
 @kernel(

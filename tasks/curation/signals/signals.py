@@ -20,7 +20,7 @@ from tasks.curation.signals.columns import Column
 from tasks.curation.signals.repetition_kernels import SLOT_SHIFT
 from tasks.curation.text import characters, phrases
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Increase this number when the meaning of any signal changes: stored signals of other versions are not used."""
 
 GOPHER = "Gopher, arXiv:2112.11446, table A1"
@@ -56,9 +56,16 @@ class Signals:
     )
     num_content_words: Int64Array = _count("words that do not consist of _ alone", GOPHER, "words")
     num_lines: Int64Array = _count("lines, split as str.splitlines does", GOPHER, "lines")
+    num_filled_lines: Int64Array = _count("lines that are not blank", FINEWEB, "lines")
     num_paragraphs: Int64Array = _count("paragraphs, split at empty lines", GOPHER, "paragraphs")
     num_sentences: Int64Array = _count("marks that end a sentence: before space, or CJK marks", REDPAJAMA, "sentences")
     mean_word_length: Float64Array = _signal("mean length of content words", "characters", GOPHER, "from 0")
+    mean_prose_word_length: Float64Array = _signal(
+        "mean length of content words except numbers and single characters, if these are not most words",
+        "characters",
+        "",
+        "from 0",
+    )
     max_token_length: Int64Array = _count("longest run without space", C4, "characters")
     unique_word_ratio: Float64Array = _share("distinct words", "words", REDPAJAMA)
     word_entropy: Float64Array = _signal("entropy of the document's word frequencies", "nats", REDPAJAMA, "from 0")
@@ -72,14 +79,24 @@ class Signals:
     punctuation_ratio: Float64Array = _share("punctuation", "characters", REDPAJAMA)
     hash_word_ratio: Float64Array = _ratio('"#"', "word", GOPHER)
     ellipsis_word_ratio: Float64Array = _ratio('"..." and "…"', "word", GOPHER)
+    omission_word_ratio: Float64Array = _ratio('"..." and "…", except the Chinese ellipsis "……"', "word")
     curly_bracket_ratio: Float64Array = _share("curly brackets", "characters", REDPAJAMA)
     bullet_line_ratio: Float64Array = _share('lines that begin with "•" or "-"', "lines", GOPHER)
+    listed_line_ratio: Float64Array = _share('lines that begin with "•" or "-" and do not end a sentence', "lines")
     ellipsis_line_ratio: Float64Array = _share("lines that end with an ellipsis", "lines", GOPHER)
+    truncated_line_ratio: Float64Array = _share('lines that end with "..." or "…", but not with "……"', "lines")
     terminal_line_ratio: Float64Array = _share(
-        "lines that end with a mark that ends sentences", "lines that are not blank", FINEWEB
+        "lines whose last character is a mark that ends sentences", "lines that are not blank", FINEWEB
+    )
+    sentence_line_ratio: Float64Array = _share(
+        "lines that end with such a mark or an ellipsis, also before closing quotes, brackets and white space",
+        "lines that are not blank",
     )
     short_line_ratio: Float64Array = _share("lines of at most 30 characters", "lines that are not blank", FINEWEB)
     newline_word_ratio: Float64Array = _ratio("newlines", "word", FINEWEB)
+    open_newline_word_ratio: Float64Array = _ratio(
+        "newlines after a line that ends with neither a sentence nor a comma or semicolon", "word"
+    )
     mean_line_words: Float64Array = _signal("words per line that is not blank", "words", REDPAJAMA, "from 0")
     mean_line_digit_ratio: Float64Array = _share(
         "decimal digits, mean over lines that are not blank", "characters of a line", REDPAJAMA
@@ -88,6 +105,9 @@ class Signals:
         "capitals, mean over lines that are not blank", "characters of a line", REDPAJAMA
     )
     duplicate_line_ratio: Float64Array = _share("lines that repeat an earlier line of the document", "lines", GOPHER)
+    duplicate_filled_line_ratio: Float64Array = _share(
+        "lines that repeat an earlier line and are not blank", "lines that are not blank"
+    )
     duplicate_line_char_ratio: Float64Array = _share("characters in repeated lines", "characters", GOPHER)
     duplicate_filled_line_char_ratio: Float64Array = _share(
         "characters in repeated lines that are not blank", "characters except newlines", FINEWEB
@@ -97,6 +117,9 @@ class Signals:
     top_2_gram_ratio: Float64Array = _ratio("characters in the most frequent 2-gram", "character", GOPHER)
     top_3_gram_ratio: Float64Array = _ratio("characters in the most frequent 3-gram", "character", GOPHER)
     top_4_gram_ratio: Float64Array = _ratio("characters in the most frequent 4-gram", "character", GOPHER)
+    repeated_2_gram_ratio: Float64Array = _ratio("characters in a top 2-gram that is repeated", "character")
+    repeated_3_gram_ratio: Float64Array = _ratio("characters in a top 3-gram that is repeated", "character")
+    repeated_4_gram_ratio: Float64Array = _ratio("characters in a top 4-gram that is repeated", "character")
     duplicate_5_gram_ratio: Float64Array = _share("characters in 5-grams that occurred before", "characters", GOPHER)
     duplicate_6_gram_ratio: Float64Array = _share("characters in 6-grams that occurred before", "characters", GOPHER)
     duplicate_7_gram_ratio: Float64Array = _share("characters in 7-grams that occurred before", "characters", GOPHER)

@@ -12,12 +12,15 @@ import numpy as np
 
 from tasks.curation.arrays import UInt16Array
 
-LETTER, DIGIT, WORD, SPACE, PUNCTUATION, TERMINAL, UPPER, LINE_BREAK, SINGLE, MARK = (1 << bit for bit in range(10))
+LETTER, DIGIT, WORD, SPACE, PUNCTUATION, TERMINAL, UPPER, LINE_BREAK, SINGLE, MARK, CLOSING = (
+    1 << bit for bit in range(11)
+)
 """One bit for each class of a code point; a code point may have several.
 
 LETTER: categories L*. DIGIT: Nd. WORD: L*, N* and "_". SPACE: `str.isspace`. UPPER: Lu. LINE_BREAK: `str.splitlines`
 splits there. SINGLE: Han and Kana, of which each character counts as a word, because these scripts are written without
-spaces. MARK: M* (combining marks), which can continue a word but not begin one.
+spaces. MARK: M* (combining marks), which can continue a word but not begin one. CLOSING: quotes and brackets that may
+follow the mark that ends a sentence: Pe, Pf, straight quotes, and the marks that some typists use as closing quotes.
 """
 
 SCRIPT_SHIFT = 12
@@ -51,6 +54,7 @@ fe52 fe56-fe57 ff01 ff0e ff1f ff61 10a56-10a57 10f55-10f59 10f86-10f89 11047-110
 111cd 111de-111df 11238-11239 1123b-1123c 112a9 1144b-1144c 115c2-115c3 115c9-115d7 11641-11642 1173c-1173e 11944 11946
 11a42-11a43 11a9b-11a9c 11c41-11c42 11ef7-11ef8 11f43-11f44 16a6e-16a6f 16af5 16b37-16b38 16b44 16e98 1bc9f 1da88"""
 _CCNET_MARKS = "«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～"
+_CLOSING_MARKS = "\"'“‘«‹＂＇`*_~"
 _CONTROLS = "0-8 b-1f 7f-9f"
 _LINE_BREAKS = "a-d 1c-1e 85 2028-2029"
 
@@ -72,6 +76,8 @@ def class_table() -> UInt16Array:
     table[[*map(ord, string.punctuation + _CCNET_MARKS), *_codes(_CONTROLS), *terminal]] |= PUNCTUATION
     table[terminal] |= TERMINAL
     table[_codes(_LINE_BREAKS)] |= LINE_BREAK
+    table[np.isin(categories, ["Pe", "Pf"])] |= CLOSING
+    table[[*map(ord, _CLOSING_MARKS)]] |= CLOSING
     for number, script in enumerate(SCRIPTS[1:], start=1):
         table[_codes(_SCRIPT_RANGES[script])] |= number << SCRIPT_SHIFT
     # The ranges contain numerals and iteration marks that are no letters, such as U+3007; they are words all the same.
