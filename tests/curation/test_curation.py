@@ -186,6 +186,7 @@ def test_explaining_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[s
         tasks.explain("nobody", tasks.Params(**PARAMS), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_when_run_again(tmp_path: Path) -> None:
     ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
     written = []
@@ -203,6 +204,7 @@ def all_bytes(data: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for folder in folders for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "PART_BYTES", 1)
     monkeypatch.setattr(words, "CHUNK_ROWS", 2)
@@ -295,6 +297,7 @@ def test_of_several_copies_the_preferred_one_stays(tmp_path: Path) -> None:
         tasks.Params(prefer="terminal_line")
 
 
+@pytest.mark.slow
 def test_the_flow_run_shows_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifacts: list[str] = []
     monkeypatch.setattr(tasks, "create_markdown_artifact", lambda text, **_: artifacts.append(text))

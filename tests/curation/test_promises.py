@@ -84,6 +84,7 @@ def test_shards_and_order_change_nothing_with_every_step_on(tmp_path: Path, shar
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [

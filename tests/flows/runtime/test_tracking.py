@@ -71,6 +71,7 @@ def hanging_server() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_run_is_sent_with_everything_it_has(home: Path) -> None:
     session = spool.Session("pipeline")
     with session.closing(lambda: {"dvc.experiment": "eee"}):
@@ -108,6 +109,7 @@ def client() -> Any:
     return MlflowClient()
 
 
+@pytest.mark.slow
 def test_a_database_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed while MLflow creates its tables leaves no database that lacks some of them."""
     database = f"sqlite:///{tmp_path}/mlflow.db"

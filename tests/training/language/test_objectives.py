@@ -203,6 +203,7 @@ def test_an_encoder_decoder_learns_and_transformers_loads_it(ready: Path) -> Non
         models.load_causal(ready / "models/pretrain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["masked", "span"])
 @pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"gradient_checkpointing": True}, {"optimizer": "muon"}])
 def test_precision_checkpointing_and_optimizers(ready: Path, objective: str, changes: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ def kill_in_call(owner: Any, name: str, at_call: int, work: Callable[[], object]
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "owner", "name", "at_call"),
     [

@@ -108,6 +108,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, strategy: str, kind: str
         assert equal_runs(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [
@@ -156,6 +157,7 @@ def test_in_eight_bits_too(tmp_path: Path, strategy: str) -> None:
     assert column(two[0], "loss") == pytest.approx(column(one[0], "loss"), rel=4e-3, abs=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_in_bf16_too(tmp_path: Path, strategy: str) -> None:
     one = train(tmp_path / "one", precision="bf16")
@@ -164,6 +166,7 @@ def test_in_bf16_too(tmp_path: Path, strategy: str) -> None:
     assert {value.dtype for value in two[1].values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_number_of_processes_may_change_on_the_way(tmp_path: Path, strategy: str) -> None:
     """A run of eight steps stops after six in two processes and continues in one, and the reverse."""
@@ -235,6 +238,7 @@ STAGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "stage", "changes"),
     [
