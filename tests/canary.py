@@ -70,7 +70,8 @@ def main() -> int:
         message = install(candidate.values(), "--dry-run")
         print(f"{candidate[name]} does not resolve:\n    {message}" if message else f"{candidate[name]} resolves")
         packages = packages if message else candidate
-    if message := install(packages.values(), "--upgrade-strategy", "eager"):
+    # The environment is new, so that pip chooses the newest versions as in the trials above.
+    if message := install(packages.values()):
         print(f"the installation failed:\n    {message}")
         return 1
     print("changed packages:", *changes(), sep="\n    ", flush=True)
