@@ -75,6 +75,8 @@ def write(reports: Path, path: Path, stages: Sequence[PipelineStage], reference:
         result=body,
         reference=reference,
         sections=[stage_section(reports, stage) for stage in stages if _has_section(reports, stage)],
+        assistant=assistant_scores(body, [stage.name for stage in stages]),
+        wrong_answers=read_rows(reports / EVALUATION / "wrong_answers.csv"),
         comparisons=list(comparisons(body, [stage.name for stage in stages], reference)),
         curves=[(title, Markup(chart)) for title, chart in curves],
         samples=read_rows(reports / EVALUATION / "samples.csv"),
@@ -118,6 +120,38 @@ def flat_numbers(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 def is_score(value: Any) -> bool:
     """Whether a JSON value is a score with its interval."""
     return isinstance(value, Mapping) and set(value) == {"value", "low", "high", "n"}
+
+
+@dataclass(frozen=True)
+class AssistantScores:
+    """What the model of the last stage can do: charts by group with the weakest score first."""
+
+    model: str
+    weakest: tuple[str, ScoreBody]
+    strongest: tuple[str, ScoreBody]
+    charts: list[tuple[str, list[tuple[str, ScoreBody]]]]  # title, (name of a group, score)
+
+
+def assistant_scores(body: Mapping[str, Any], order: Sequence[str]) -> AssistantScores | None:
+    """The scores of the metric `skills` for the last model of `order` that it measured; None if it measured none."""
+    by_model = body.get("exact_match_by_skill", {})
+    models = [name for name in order if name in by_model]
+    if not models:
+        return None
+    model = models[-1]
+    groups = {
+        name.removeprefix("exact_match_by_"): body[name].get(model, {}) for name in body if "exact_match_by_" in name
+    }
+    charts_by_group = [
+        (f"Exact match by {words(group)}", sorted(scores.items(), key=lambda item: item[1]["value"]))
+        for group, scores in groups.items()
+        if len(scores) > 1
+    ]
+    refusals = [(words(key), body[key][model]) for key in ("refused", "wrongly_refused") if model in body.get(key, {})]
+    if refusals:
+        charts_by_group.append(("Unanswerable questions refused; others wrongly refused", refusals))
+    skills = sorted(by_model[model].items(), key=lambda item: item[1]["value"])
+    return AssistantScores(model, skills[0], skills[-1], charts_by_group)
 
 
 def comparisons(body: Mapping[str, Any], order: Sequence[str], reference: str) -> Iterator[Comparison]:

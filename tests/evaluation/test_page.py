@@ -97,6 +97,32 @@ def test_failed_gates_are_the_first_thing_to_read(reports: Path) -> None:
     assert text.index("1 of 2 gates failed.") < text.index("GATE FAILED: max_kl") < text.index("The stages")
 
 
+def test_the_weakest_skill_is_shown_beside_the_strongest(reports: Path) -> None:
+    def score(value: float) -> dict[str, float]:
+        return {"value": value, "low": value, "high": value, "n": 4}
+
+    lowest = {"sft": 0.75, "ppo": 0.25}
+    by_model = {name: {"lists": score(low), "units": score(0.5), "letters": score(1)} for name, low in lowest.items()}
+    body = {
+        "exact_match_by_skill": by_model, "exact_match_by_turn": {"ppo": {"1": score(1)}},
+        "refused": {"ppo": score(1)}, "gates_checked": 0, "gates_failed": 0,
+    }  # fmt: skip
+    write_json(reports / "evaluation.json", with_version("report", body))
+    write_csv(reports / "evaluation/wrong_answers.csv", [{"model": "ppo", "prompt": "3 <b>", "answer": "4"}])
+    shown = page.assistant_scores(body, ["sft", "ppo", "evaluation"])
+    assert shown is not None
+    assert (shown.model, shown.weakest[0], shown.strongest[0]) == ("ppo", "lists", "letters")
+    assert [title for title, _ in shown.charts] == [
+        "Exact match by skill",
+        "Unanswerable questions refused; others wrongly refused",
+    ]
+    page.write(reports, reports / "page.html", STAGES)
+    text = (reports / "page.html").read_text(encoding="utf-8")
+    assert "Weakest skill: lists" in text
+    assert "3 &lt;b&gt;" in text
+    assert page.assistant_scores({}, ["sft"]) is None
+
+
 def test_flat_numbers_and_scores() -> None:
     score = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 3}
     body = {"gold": {"sft": score}, "counts": {"read": 3}, "loss": 0.5, "notes": ["x"], "word": "y"}
