@@ -5,7 +5,6 @@ JSON strings may contain them. Memory is bounded by one chunk and `max_line_byte
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import ftfy
 
 from tasks.ingestion.files import charsets, encodings
 from tasks.ingestion.files.decompression import Damage, read_chunks
+from tasks.ingestion.normalization import to_nfc
 from tasks.ingestion.opening import FileParams, InputFile
 from tasks.tables import Quarantined
 
@@ -105,7 +105,7 @@ def clean_text(text: str, field: str | None = None) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UnusableRecord("lone_surrogate", "The text contains half of a surrogate pair.", field) from None
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+    return to_nfc(text)
 
 
 def _repair_gbk(text: str) -> str:

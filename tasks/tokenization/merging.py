@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tasks.errors import BadParams
+from tasks.tokenization.bpe import MAX_WORD
 
 # `tokenizers` trains on characters, not on token ids. So every existing token is represented by one character: the one
 # with the code point FIRST_CODE_POINT + id. Above 0x10000 there are a million code points, and no surrogates or spaces.
@@ -42,11 +43,15 @@ def extend(tokenizer: Any, texts: Iterable[str], num_tokens: int, min_frequency:
 
 
 def _count_words(backend: Any, texts: Iterable[str]) -> Counter[str]:
-    """Return how often each word occurs. Words are the results of pre-tokenization; merges do not cross them."""
+    """Return how often each word occurs. Words are the results of pre-tokenization; merges do not cross them.
+
+    A longer word than MAX_WORD is cut, because the time of training grows with the square of the length of a word.
+    """
     word_counts: Counter[str] = Counter()
     for text in texts:
         normalized = backend.normalizer.normalize_str(text) if backend.normalizer else text
-        word_counts.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized))
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized):
+            word_counts.update(word[start : start + MAX_WORD] for start in range(0, len(word), MAX_WORD))
     return word_counts
 
 

@@ -82,3 +82,25 @@ def test_a_given_tokenizer_gets_only_what_it_lacks(tmp_path: Path) -> None:
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"tokenization\.tokenizer"):
         bpe.load(str(tmp_path / "nothing"))
+
+
+LONG_RUNS = ["a", " ", "\n", " \n", "-", "-\n", "中", "é", "xy", "\u0301"]
+
+
+@pytest.mark.parametrize("run", LONG_RUNS)
+def test_no_word_is_longer_than_the_bound_so_that_training_is_linear(run: str) -> None:
+    """The work of training is at most the sum of the squares of the lengths of the words."""
+    backend = tokenizer().backend_tokenizer
+    work = []
+    for size in (3000, 6000):
+        words = [span for _, span in backend.pre_tokenizer.pre_tokenize_str(run * size)]
+        assert [begin for begin, _ in words[1:]] == [end for _, end in words[:-1]]
+        work.append(sum((end - begin) ** 2 for begin, end in words))
+    assert work[1] < 2.2 * work[0]
+    assert work[1] <= 2 * (bpe.MAX_WORD + 1) * len(run) * 6000
+
+
+def test_a_long_run_can_be_trained_on_and_comes_back() -> None:
+    text = "abcdefghij" * 25_000
+    trained = bpe.train([*SENTENCES * 3, text], 300)
+    assert trained.decode(trained(text, add_special_tokens=False).input_ids) == text

@@ -78,3 +78,10 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
 def test_new_tokens_need_a_tokenizer() -> None:
     with pytest.raises(ValidationError, match="which is null"):
         tasks.Params(new_tokens=5)
+
+
+def test_long_words_are_cut_for_training() -> None:
+    backend = tokenizer().backend_tokenizer
+    counts = merging._count_words(backend, ["x" * (3 * bpe.MAX_WORD + 5)])
+    assert max(map(len, counts)) <= bpe.MAX_WORD
+    assert sum(len(word) * count for word, count in counts.items()) == 3 * bpe.MAX_WORD + 5
