@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -27,6 +28,7 @@ from tasks.tables import Quarantined
 
 Record = Document | Conversation | Preference | Quarantined | LabeledRow
 
+MAX_LAYOUTS = 100  # sets of columns that are remembered
 _QUESTIONS, _ANSWERS = chat_formats.QUESTION_KEYS, chat_formats.ANSWER_KEYS
 _SPLIT_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation", "val": "validation"}
 
@@ -60,7 +62,7 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
         36, ge=1, description="Maximum number of pairs from one ranked list of answers; 36 are all pairs of 9 answers."
     )
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Names at the top level of a row of which at least one must be present for this kind."""
         keys = {
@@ -75,7 +77,7 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
         names = [name for key in keys for name in self.fields.names_of(key)]
         return frozenset(name.split(".")[0] for name in (*names, *verdicts))
 
-    @property
+    @cached_property
     def columns(self) -> frozenset[str]:
         """All names at the top level of a row that are read, in lower case."""
         names = [name for key in Fields.model_fields for name in self.fields.names_of(key)]
@@ -87,6 +89,19 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
         return not self.names.union(map(normalize_name, self.names)).isdisjoint(
             {*columns, *map(normalize_name, columns)}
         )
+
+    @cached_property
+    def _plain_columns(self) -> dict[tuple[str, ...], chat_formats.PlainColumns | None]:
+        return {}
+
+    def plain_columns(self, row: Row) -> chat_formats.PlainColumns | None:
+        """Return what chat_formats.find_plain_columns finds; it is computed once for rows of equal columns."""
+        names = tuple(row)
+        if names not in self._plain_columns:
+            if len(self._plain_columns) >= MAX_LAYOUTS:
+                self._plain_columns.clear()
+            self._plain_columns[names] = chat_formats.find_plain_columns(names, self.fields)
+        return self._plain_columns[names]
 
 
 def exchange(question: str, answer: str) -> list[Message]:
@@ -129,6 +144,10 @@ def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[
 
 
 def _read_conversation(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
+    plain = params.plain_columns(row)
+    if plain and (messages := chat_formats.read_plain(row, plain)):
+        yield Conversation(record_id(location), messages, **origin(row, location, params))
+        return
     rows = chat_formats.split_instances(row)
     for index, single in enumerate(rows):
         columns = Columns(single, params.fields)

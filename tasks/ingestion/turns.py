@@ -117,15 +117,15 @@ def _remove_empty(turns: Sequence[Turn], params: TurnParams, changes: Changes) -
 def _split_system(turns: list[Turn], params: TurnParams, changes: Changes) -> tuple[list[Turn], list[Turn]]:
     """Return the system message, if there is one, and the other turns."""
     num_first = next((index for index, turn in enumerate(turns) if turn.role != "system"), len(turns))
-    system = turns[: min(1, num_first)]
+    joined = turns[: min(1, num_first)]
     for turn in turns[1:num_first]:
-        if turn.content == system[0].content:
+        if turn.content == joined[0].content:
             changes["a repeated system message is dropped"] += 1
             continue
         verb = "dropped" if params.second_system == "drop" else "appended to the first"
         _apply(params.second_system, "second_system", f"a second system message is {verb}", changes)
         if params.second_system == "join":
-            system = [_join(system[0], turn)]
+            joined.append(turn)
     other_turns: list[Turn] = []
     for turn in turns[num_first:]:
         if turn.role == "system":
@@ -135,24 +135,27 @@ def _split_system(turns: list[Turn], params: TurnParams, changes: Changes) -> tu
                 continue
             turn = replace(turn, role="user")
         other_turns.append(turn)
-    return system, other_turns
+    return [_join(joined)] if joined else [], other_turns
 
 
 def _join_same_role(turns: list[Turn], params: TurnParams, changes: Changes) -> list[Turn]:
-    joined: list[Turn] = []
+    groups: list[list[Turn]] = []
     for turn in turns:
-        if joined and joined[-1].role == turn.role:
+        if groups and groups[-1][0].role == turn.role:
             words = f"consecutive messages of one role ({turn.role}) are joined"
             _apply(params.same_role, "same_role", words, changes)
-            joined[-1] = _join(joined[-1], turn)
+            groups[-1].append(turn)
         else:
-            joined.append(turn)
-    return joined
+            groups.append([turn])
+    return [_join(group) for group in groups]
 
 
-def _join(first: Turn, second: Turn) -> Turn:
-    content = f"{first.content}\n\n{second.content}"
-    return Turn(first.role, content, first.is_trained and second.is_trained)
+def _join(turns: Sequence[Turn]) -> Turn:
+    """Return the turns of one role as one turn; joining them one by one would take quadratic time."""
+    if len(turns) == 1:
+        return turns[0]
+    content = "\n\n".join(turn.content for turn in turns)
+    return Turn(turns[0].role, content, all(turn.is_trained for turn in turns))
 
 
 def _end_with_trained_answer(turns: list[Turn], params: TurnParams, changes: Changes) -> list[Turn]:

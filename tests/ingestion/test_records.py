@@ -147,3 +147,58 @@ def test_an_unknown_split_is_quarantined() -> None:
     (bad,) = read({"text": "a", "part": "train2"}, fields={"split": "part"})
     assert isinstance(bad, Quarantined)
     assert bad.reason == "unknown_split"
+
+
+PLAIN_TEXTS = [
+    "q",
+    " q",
+    "q\n",
+    "",
+    "  ",
+    None,
+    3,
+    ["q"],
+    "[1]",
+    '[{"role": "user", "content": "q"}]',
+    "Human: a\n\nAssistant: b",
+]
+PLAIN_TEXTS += [
+    "### Human: a\n### Assistant: b",
+    "<|im_start|>user\nq<|im_end|>",
+    "cafe\u0301",
+    "a\0",
+    "\u3000q",
+    "{}",
+    "#q",
+]
+
+
+@pytest.mark.parametrize("text", PLAIN_TEXTS, ids=repr)
+@pytest.mark.parametrize(
+    ("question", "extra", "answer"),
+    [("instruction", "input", "output"), ("question", "", "answer"), ("prompt", "input", "completion")],
+)
+def test_plain_rows_are_read_as_all_rows(question: str, extra: str, answer: str, text: Any) -> None:
+    """`history` without a value changes nothing but the way in which a row is read."""
+    plain = {question: "q", answer: "a"} | ({extra: "e"} if extra else {})
+    for column in filter(None, (question, extra, answer)):
+        row = {**plain, column: text}
+        assert read(row, kind="conversations") == read({**row, "history": None}, kind="conversations")
+
+
+@pytest.mark.parametrize(
+    "row", [{"q1": "q", "output": "a", "id": "7"}, {"Q1 ": "q", "Output": "a", "instruction": "b"}]
+)
+def test_plain_rows_with_names_of_the_user(row: dict[str, Any]) -> None:
+    [record] = read(row, kind="conversations", fields={"instruction": "q1"})
+    assert isinstance(record, Conversation)
+    assert record.messages == [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+def test_time_is_linear_in_the_number_of_messages() -> None:
+    """10^5 messages of one role and a text of 10^5 lines that begin a turn; quadratic time would be 10^10 steps."""
+    [joined] = read({"messages": [Q] * 100_000 + [A]}, kind="conversations")
+    assert isinstance(joined, Conversation)
+    assert len(joined.messages) == 2
+    [transcript] = read({"text": "### Human: q\n### Assistant:" + "\n " * 100_000 + "a"}, kind="conversations")
+    assert isinstance(transcript, Conversation)

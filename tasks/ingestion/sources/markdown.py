@@ -15,7 +15,7 @@ SUFFIXES = (".md", ".markdown", ".mdx")
 # Front matter is parsed with regular expressions instead of a YAML parser, because aliases in YAML let one kilobyte
 # expand to a gigabyte.
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
-_KEY_VALUE = re.compile(r"^(\w[\w-]*): *([^\n]*?) *$", re.MULTILINE)
+_KEY_VALUE = re.compile(r"^(\w[\w-]*+):([^\n]*)$", re.MULTILINE)
 _TITLE = re.compile(r"^# +([^\n]+)", re.MULTILINE)
 
 
@@ -51,7 +51,7 @@ def _split_front_matter(text: str) -> tuple[dict[str, str], str]:
     """Return metadata and text. If the front matter has no title, the first heading of level 1 is the title."""
     metadata: dict[str, str] = {}
     if front := _FRONT_MATTER.match(text):
-        metadata = {key: value.strip("\"'") for key, value in _KEY_VALUE.findall(front[1]) if value}
+        metadata = {key: value.strip().strip("\"'") for key, value in _KEY_VALUE.findall(front[1]) if value.strip()}
         text = text[front.end() :].lstrip("\n")
     if "title" not in metadata and (title := _TITLE.search(text)):
         metadata["title"] = title[1].strip(" #")
