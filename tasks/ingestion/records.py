@@ -146,7 +146,8 @@ def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[
 def _read_conversation(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
     plain = params.plain_columns(row)
     if plain and (messages := chat_formats.read_plain(row, plain)):
-        yield Conversation(record_id(location), messages, **origin(row, location, params))
+        group = splits.prompt_group(messages[:-1])
+        yield Conversation(record_id(location), messages, **origin(row, location, params, group))
         return
     rows = chat_formats.split_instances(row)
     for index, single in enumerate(rows):
