@@ -19,7 +19,7 @@ def curation(params: tasks.Params, data: Path = Path("data")) -> None:
     tasks.rehydrate(corpus, params, data, timings)
     masked = tasks.write_documents(corpus, params, data, timings)
     records = tasks.curate_records(comparison, params, data, timings)
-    tasks.write_report(corpus, comparison, masked, records, data, timings)
+    tasks.write_report(corpus, comparison, masked, records, params, data, timings)
 
 
 if __name__ == "__main__":

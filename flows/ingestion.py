@@ -15,7 +15,7 @@ def ingestion(params: tasks.Params, data: Path = Path("data")) -> None:
     with tasks.open_tables(params, data) as writer:
         for name, source in params.sources.items():
             tasks.ingest(name, source, writer, timings)
-    tasks.report(writer, data, timings)
+    tasks.report(writer, params, data, timings)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def training(stage: str, params: SerializeAsAny[BaseModel], data: Path, checkpoi
     """Train the model of one stage, continuing from its checkpoints if there are any, then report."""
     timings = Timings(stage)
     report = tasks.train(stage, params, data, checkpoints, timings)
-    tasks.write_report(report, data, timings)
+    tasks.write_report(report, params, data, timings)
 
 
 if __name__ == "__main__":

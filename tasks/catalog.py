@@ -26,8 +26,11 @@ class SourceModule(Protocol):
 
     Params: type[BaseModel]
 
-    def read(self, params: Any) -> Iterator[Any]:
-        """Yield a Document, Conversation, Preference or Quarantined for each record. Raises BadInput."""
+    def read(self, params: Any, counts: Any) -> Iterator[Any]:
+        """Yield a Document, Conversation, Preference or Quarantined for each record. Raises BadInput.
+
+        `counts.add(file)` is called for each row before it is processed; rows that are counted must be yielded.
+        """
 
 
 class FilterModule(Protocol):

@@ -54,6 +54,8 @@ class Conversation:
     changes: Mapping[str, int] = field(
         default_factory=dict, compare=False
     )  # what was dropped or changed, for the report
+    rows: tuple[str, ...] = field(default=("",), compare=False)  # the files of its rows, as of a Document
+    format: str = field(default="", compare=False)  # how the row was read, for the report
 
     def row(self, source: str, split: str) -> dict[str, Any]:
         """Return this conversation as a row of CONVERSATIONS."""
@@ -75,6 +77,8 @@ class Preference:
     changes: Mapping[str, int] = field(
         default_factory=dict, compare=False
     )  # what was dropped or changed, for the report
+    rows: tuple[str, ...] = field(default=("",), compare=False)  # the files of its rows, as of a Document
+    format: str = field(default="", compare=False)  # how the row was read, for the report
 
     def row(self, source: str, split: str) -> dict[str, Any]:
         """Return this preference as a row of PREFERENCES."""

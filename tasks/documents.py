@@ -25,7 +25,8 @@ SCHEMA = pa.schema(
 class Document:
     """One text as a source yields it. If `split` is empty, ingestion chooses the split by `group`.
 
-    changes: what was changed or dropped while it was read, in plain words -> how often. It is counted, not stored.
+    For the report, not stored: `changes`, what was changed or dropped while it was read, in plain words -> how often;
+    `rows`, the file of each row that it was made of, or nothing for a further record of the same row; `format`.
     """
 
     id: str
@@ -34,6 +35,8 @@ class Document:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
     changes: Mapping[str, int] = field(default_factory=dict)
+    rows: tuple[str, ...] = field(default=("",), compare=False)
+    format: str = field(default="", compare=False)
 
     def row(self, source: str, split: str) -> dict[str, str]:
         """Return this document as a row of SCHEMA."""

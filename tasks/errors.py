@@ -22,6 +22,12 @@ class BadInput(UserError):
     exit_code = 3
 
 
+class LostRows(UserError):
+    """Rows were read that are neither in a table nor in quarantine: an error of a reader, never accepted silently."""
+
+    exit_code = 1
+
+
 class NothingLeft(UserError):
     """Every record was dropped before the stage could use one."""
 

@@ -54,6 +54,9 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)  # Score, dict of Scores by model, or number
     notes: list[str] = field(default_factory=list)  # warnings for the user, the most important first
+    losses: list[str] = field(default_factory=list)  # warnings about what was not kept; written before the notes
+    summary: str = ""  # one line for people: what was kept, and the most frequent reasons for the rest
+    highlights: tuple[str, ...] = ()  # names of the counts and scores in the closing table of a run, in order
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> rows; written as <name>.csv
     figures: dict[str, "Figure"] = field(default_factory=dict)  # written as <name>.png
 
@@ -69,8 +72,12 @@ class Report:
         body = {name: _as_json(score) for name, score in self.scores.items()}
         if self.counts:
             body["counts"] = self.counts
-        if self.notes:
-            body["notes"] = self.notes
+        if self.losses or self.notes:
+            body["notes"] = [*self.losses, *self.notes]
+        if self.summary:
+            body["summary"] = self.summary
+        if self.highlights:
+            body["highlights"] = list(self.highlights)
         write_json(folder / f"{self.stage}.json", with_version("report", body))
 
 

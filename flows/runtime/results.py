@@ -12,7 +12,8 @@ from tasks import reports
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
-MAX_BRIEF_VALUES = 5  # counts and scores of a stage in its row of the table
+MAX_BRIEF_VALUES = 5  # counts and scores in the row of a stage that states no highlights
+MAX_WARNINGS = 10  # of a stage below the table
 KEY_SCORES = (
     "perplexity", "bigram_perplexity", "unigram_perplexity", "exact_match", "gold", "kl", "reward_accuracy",
 )  # fmt: skip
@@ -22,6 +23,17 @@ def record(stage: str, seconds: float, peak_bytes: int) -> None:
     """Print and store how long a stage took and how much memory its process used at most."""
     print(f"{stage}: {seconds:.1f} s, {peak_bytes / 1e9:.2f} GB", file=sys.stderr, flush=True)
     write_json(SECONDS / f"{stage}.json", {"seconds": seconds, "peak_bytes": peak_bytes})
+
+
+def show_summary(stage: str, data: Path = Path("data")) -> None:
+    """Print the line and the warnings with which the report of a stage describes what was kept."""
+    path = data / "reports" / f"{stage}.json"
+    report = reports.read(path) if path.is_file() else {}
+    if report.get("summary"):
+        print(report["summary"], file=sys.stderr)
+    for note in report.get("notes", [])[:MAX_WARNINGS]:
+        print(f"  ! {note}", file=sys.stderr)
+    sys.stderr.flush()
 
 
 def show(
@@ -67,19 +79,19 @@ def show_places(data: Path = Path("data")) -> None:
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counts of a report, those of its scores that are single numbers, and why its stage was left out."""
+    """Return the counts of a report, its single numbers, its summary and warnings, or why its stage was left out."""
     scores = {name: value for name, value in report.items() if isinstance(value, int | float)}
     counts = dict(report.get("counts", {}))
-    why = {"left_out": " ".join(report.get("notes", []))} if counts.get("left_out") else {}
-    return {"counts": counts, "scores": scores, **why}
+    texts = {key: report[key] for key in ("summary", "highlights", "notes") if key in report}
+    if counts.get("left_out"):
+        texts = {"left_out": " ".join(report.get("notes", []))}
+    return {"counts": counts, "scores": scores, **texts}
 
 
 def _print_table(results: Mapping[str, Any]) -> None:
     print(f"\n{'stage':<14}{'seconds':>9}{'peak GB':>9}   results")
     for stage, row in results["stages"].items():
-        counts = [f"{name} {value:,}" for name, value in row.get("counts", {}).items()]
-        scores = [f"{name} {_format_score(value)}" for name, value in row.get("scores", {}).items()]
-        brief = row.get("left_out") or ", ".join([*counts, *scores][:MAX_BRIEF_VALUES])
+        brief = row.get("left_out") or ", ".join(_brief_values(row))
         state = "" if row["state"] == "run" else row["state"]
         seconds = "" if row["seconds"] is None else format(row["seconds"], "9.1f")
         text = " · ".join(part for part in (state, brief) if part)
@@ -87,12 +99,21 @@ def _print_table(results: Mapping[str, Any]) -> None:
     print(f"{'total':<14}{results['seconds']:>9.1f}\n")
 
 
+def _brief_values(row: Mapping[str, Any]) -> list[str]:
+    """Return the values that the report of a stage names as important, or else its first ones."""
+    counts = {name: f"{value:,}" for name, value in row.get("counts", {}).items()}
+    values = counts | {name: _format_score(value) for name, value in row.get("scores", {}).items()}
+    highlights = [name for name in row.get("highlights", []) if values.get(name, "0") != "0"]
+    return [f"{name} {values[name]}" for name in highlights or list(values)[:MAX_BRIEF_VALUES]]
+
+
 def _print_scores(results: Mapping[str, Any]) -> None:
     for name, score in results["scores"].items():
         print(f"{name:<21}{_format_score(score)}")
-    for note in results["notes"]:
+    notes = [f"{stage}: {note}" for stage, row in results["stages"].items() for note in row.get("notes", [])]
+    for note in notes:
         print(f"  ! {note}")
-    if results["scores"] or results["notes"]:
+    if results["scores"] or notes:
         print()
 
 

@@ -41,7 +41,7 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> Non
     stage, checkpoints = versions.stage, _checkpoint_folder(versions.stage, versions.key)
     stage_params = params.load(stage)
     arguments = {"stage": stage, "params": stage_params, "data": Path("data"), "checkpoints": checkpoints}
-    start = time.perf_counter()
+    start, start_time = time.perf_counter(), time.time()
     print(f"{stage} ...", file=sys.stderr, flush=True)
     _warn_of_untracked_paths(versions, stage_params)
     with session.recording(stage, params.flatten(stage_params), versions.tags(), checkpoints / "steps.csv") as record:
@@ -51,11 +51,19 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> Non
             record.write("running")
 
         accepted = {name: arguments[name] for name in inspect.signature(flow.fn).parameters if name in arguments}
-        flow.with_options(flow_run_name=stage, on_running=[*flow.on_running_hooks, add_flow_run_id])(**accepted)
+        try:
+            flow.with_options(flow_run_name=stage, on_running=[*flow.on_running_hooks, add_flow_run_id])(**accepted)
+        finally:
+            if _is_newer(Path("data/reports") / f"{stage}.json", start_time):  # also if it failed after its report
+                results.show_summary(stage)
         record.body["tags"] |= versions.out_tags()
     results.record(stage, time.perf_counter() - start, record.peak_bytes)
     shutil.rmtree(checkpoints, ignore_errors=True)
     gc.collect()  # models are part of reference cycles, so that only the collector frees their memory
+
+
+def _is_newer(file: Path, start_time: float) -> bool:
+    return file.is_file() and file.stat().st_mtime >= start_time - 1
 
 
 def _warn_of_untracked_paths(versions: versioning.Versions, stage_params: BaseModel) -> None:

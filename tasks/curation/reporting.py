@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tasks import tables
+from tasks import losses, tables
 from tasks.curation import filtering
 from tasks.curation.arrays import Float64Array, Int64Array
 from tasks.curation.corpus import Corpus
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_EXAMPLES, EXAMPLE_CHARACTERS, MAX_PANELS = 3, 400, 24
+MAX_LANGUAGE_WARNINGS = 5  # of the languages that lose most documents; a corpus of web pages has dozens
 PAGE = """<!doctype html><meta charset="utf-8"><title>Curation</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}}
 table{{border-collapse:collapse;margin:1em 0}}td,th{{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}}
@@ -64,6 +65,50 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
         report.tables["rehydration"] = corpus.copy_rules
     report.figures = {"funnel": draw_funnel(report), "reasons": draw_reasons(report), "signals": draw_signals(corpus)}
     return report
+
+
+def add_summary(report: Report, corpus: Corpus, records: Mapping[str, Counter[str]], params: losses.LossParams) -> None:
+    """Add the line that is printed at the end, and a warning for each source, language and table that loses much."""
+    counts, reasons = report.counts, dict(corpus.by_reason())
+    outcomes = {name: _outcome(counts_by_reason) for name, counts_by_reason in records.items()}
+    text = (
+        f"curation kept {counts['kept']:,} of {counts['read']:,} documents "
+        f"({losses.share_text(counts['kept'], counts['read'])}), "
+        f"{losses.share_text(counts['bytes_kept'], counts['bytes_read'])} of bytes"
+    )
+    if reasons:
+        text += f"; top reasons: {losses.list_counts(reasons)}"
+    for name, (num_kept, num_read, record_reasons) in outcomes.items():
+        if num_read:
+            because = f": {losses.list_counts(record_reasons)}" if num_kept < num_read else ""
+            text += f"; {num_kept:,} of {num_read:,} {name}{because}"
+    report.summary = f"{text}; see data/reports/curation/curation.html"
+    report.highlights = (
+        *("read", "kept", "bytes_read", "bytes_kept"),
+        *(f"{name}_{key}" for name in records for key in ("read", "kept")),
+    )
+    sources, languages = corpus.columns["source"].to_numpy(), corpus.signals.language
+    tables_of_records = {name: outcome for name, outcome in outcomes.items() if outcome[1]}
+    report.losses += losses.warn_of_losses("source", _outcomes(corpus, sources), params, "documents")
+    of_languages = losses.warn_of_losses("language", _outcomes(corpus, languages), params, "documents")
+    report.losses += losses.shorten(of_languages, "data/reports/curation/languages.csv", MAX_LANGUAGE_WARNINGS)
+    report.losses += losses.warn_of_losses("table", tables_of_records, params, "records")
+
+
+def _outcome(counts: Mapping[str, int]) -> losses.Outcome:
+    reasons = {name: n for name, n in counts.items() if name not in ("read", "kept") and not name.startswith("masked_")}
+    return counts.get("kept", 0), counts.get("read", 0), reasons
+
+
+def _outcomes(corpus: Corpus, values: npt.NDArray[Any]) -> dict[str, losses.Outcome]:
+    """Return value of a column -> number of documents kept, number read, and the reasons of the others."""
+    kept, names = corpus.kept, values.astype(str)
+    outcomes: dict[str, losses.Outcome] = {}
+    for name in np.unique(names):
+        has_value = names == name
+        reasons = Counter(corpus.reasons[has_value & ~kept].tolist())
+        outcomes[str(name)] = int((has_value & kept).sum()), int(has_value.sum()), reasons
+    return outcomes
 
 
 def funnel(corpus: Corpus) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
-from pydantic import BaseModel, Field, RedisDsn, model_validator
+from pydantic import Field, RedisDsn, model_validator
 
-from tasks import catalog, tables
+from tasks import catalog, losses, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
 from tasks.curation.classifier import training
@@ -45,7 +45,7 @@ RECORDS = ("conversations", "preferences")
 Classifiers = training.Params
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
+class Params(losses.LossParams, frozen=True, extra="forbid"):
     """Settings of curation. A step whose settings are null is skipped."""
 
     filters: tuple[str, ...] = Field(
@@ -316,12 +316,14 @@ def write_report(
     comparison: leaks.Comparison | None,
     masked: Counter[str],
     records: dict[str, Counter[str]],
+    params: Params,
     data: Path,
     timings: Timings,
 ) -> None:
-    """Write the report, its figures and its page."""
+    """Write the report, its figures and its page. Raises NothingLeft if params are strict and too little is kept."""
     with timings.measure("report"):
         report = reporting.build(corpus, masked, records)
+        reporting.add_summary(report, corpus, records, params)
         report.notes += corpus.notes
         if comparison is not None:
             report.scores["compared_with"] = _compared_with(comparison.index, data)
@@ -329,6 +331,7 @@ def write_report(
         reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents")
         _create_artifact(report, data / "reports" / "curation" / "curation.html")
     timings.write()
+    losses.check_strict("curation", report.losses, params)
 
 
 @task(cache_policy=NO_CACHE)

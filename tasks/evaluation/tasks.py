@@ -103,6 +103,12 @@ def write_report(
         "gates_failed": len(outcome.failed),
         "gates_not_applicable": len(outcome.not_applicable),
     }
+    report.summary = (
+        f"evaluation measured {len(names) - len(unmeasured)} of {len(names)} metrics; "
+        f"{outcome.num_checked} gates checked, {len(outcome.failed)} failed, "
+        f"{len(outcome.not_applicable)} do not apply; see data/reports/evaluation/report.html"
+    )
+    report.highlights = ("gates_checked", "gates_failed", "gates_not_applicable")
     with timings.measure("report"):
         report.write(data / "reports")
         page.write(data / "reports", data / "reports" / "evaluation" / "report.html", stages, params.reference)

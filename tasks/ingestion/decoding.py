@@ -34,15 +34,20 @@ class UnusableRecord(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """The location of a record: file, line (from 1), offset in decompressed bytes; None if it has none."""
+    """The location of a record: file, line (from 1), offset in decompressed bytes; None if it has none.
+
+    part: its number in the list of records that the line contains, if it does.
+    """
 
     file: str
     line: int | None = None
     offset: int | None = None
+    part: int | None = None
 
     def quarantine(self, error: UnusableRecord, num_records: int = 1) -> Quarantined:
         """Return the record at this location, or so many from it on, as ones that cannot be used."""
-        return Quarantined(self.file, error.reason, error.detail, self.line, self.offset, error.field, num_records)
+        detail = error.detail if self.part is None else f"Record {self.part} of the list: {error.detail}"
+        return Quarantined(self.file, error.reason, detail, self.line, self.offset, error.field, num_records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,11 @@ class JoinedLines:
     text: str
     unreadable: list[Quarantined]
     too_long: UnusableRecord | None = None
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether lines could not be read and nothing else is left of the file."""
+        return bool(self.unreadable) and not self.too_long and not self.text.strip()
 
 
 def join_lines(first: Line | None, rest: Iterator[Line | Quarantined], max_bytes: int) -> JoinedLines:

@@ -12,6 +12,7 @@ from typing import Any
 from tasks.conversations import Conversation, Preference
 from tasks.documents import Document
 from tasks.ingestion.decoding import Location, UnusableRecord
+from tasks.ingestion.format_names import KTO
 from tasks.ingestion.preference_formats import LabeledAnswer
 from tasks.tables import Quarantined
 
@@ -32,6 +33,11 @@ class LabeledRow:
     def key(self) -> tuple[tuple[str, str], ...]:
         """The prompt, by which a counterpart is found."""
         return tuple((message["role"], message["content"]) for message in self.labeled.prompt)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The file of its row."""
+        return (self.location.file,)
 
     @property
     def group(self) -> str:
@@ -91,7 +97,8 @@ def _join(first: LabeledRow, second: LabeledRow) -> Preference:
         for words, count in row.changes.items():
             changes[words] = changes.get(words, 0) + count
     answers = (good.labeled.answer, bad.labeled.answer)
-    return Preference(first.id, first.labeled.prompt, *answers, **first.origin, changes=changes)
+    files = (first.location.file, second.location.file)
+    return Preference(first.id, first.labeled.prompt, *answers, **first.origin, changes=changes, rows=files, format=KTO)
 
 
 def _without_counterpart(row: LabeledRow) -> Quarantined:

@@ -4,7 +4,7 @@ import glob
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from tasks.errors import BadInput
 from tasks.ingestion.files import containers
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
@@ -63,7 +64,7 @@ class InputFile:
     """One file: the name that the user knows, and a function that opens it as bytes.
 
     key: what identifies it if it is reached by several names. error: why it cannot be opened. is_named: whether
-    `paths` names it, and not its folder.
+    `paths` names it, and not its folder. counts: where its rows are counted.
     """
 
     name: str
@@ -71,6 +72,11 @@ class InputFile:
     key: str = ""
     error: str = ""
     is_named: bool = False
+    counts: ReadCounts = field(default_factory=ReadCounts, compare=False)
+
+    def count_rows(self, num_rows: int = 1) -> None:
+        """Count rows of this file that were read, before they are processed."""
+        self.counts.add(self.name, num_rows)
 
 
 def find_files(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
@@ -92,12 +98,24 @@ def find_files(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFil
     return list(files.values())
 
 
-def read_files(params: FileParams, suffixes: tuple[str, ...]) -> Iterator[InputFile | Quarantined]:
+def read_files(
+    params: FileParams, suffixes: tuple[str, ...], counts: ReadCounts | None = None
+) -> Iterator[InputFile | Quarantined]:
     """Yield the files of `params.paths`, and the members of archives in place of the archives.
 
     Each file must be read before the next one is requested. A file or member that cannot be read is yielded as
-    Quarantined. Raises BadInput if a path does not exist or has no file.
+    Quarantined and counted as one row. Raises BadInput if a path does not exist or has no file.
     """
+    counts = ReadCounts() if counts is None else counts
+    for file in _open_files(params, suffixes):
+        if isinstance(file, Quarantined):
+            counts.add(file.file, file.num_records)
+            yield file
+        else:
+            yield replace(file, counts=counts)
+
+
+def _open_files(params: FileParams, suffixes: tuple[str, ...]) -> Iterator[InputFile | Quarantined]:
     for file in find_files(params.paths, suffixes):
         if file.error:
             yield Quarantined(file.name, "unreadable_file", file.error)

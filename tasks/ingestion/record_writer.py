@@ -11,6 +11,7 @@ import pyarrow as pa
 from tasks import conversations, documents
 from tasks.conversations import Conversation, Preference
 from tasks.documents import Document
+from tasks.ingestion.file_report import FileReports
 from tasks.ingestion.labels import StoredRecord
 from tasks.tables import QUARANTINE, Quarantined, Writer
 
@@ -33,6 +34,7 @@ class RecordWriter:
 
     def __init__(self, data: Path, choose_split: Callable[[str], str]) -> None:
         self._choose_split = choose_split
+        self.files = FileReports()
         self.first_quarantined: dict[str, Quarantined] = {}  # by source
         self._tables = {kind: _BatchedTable(data / folder, schema) for kind, (folder, schema) in TABLES.items()}
         self.num_records: Counter[tuple[str, str]] = Counter()  # by (source, kind); a kind is a key of TABLES
@@ -53,6 +55,7 @@ class RecordWriter:
             self.num_by_split[source, kind, split] += 1
             if record.changes:
                 self.num_by_change.update({(source, words): count for words, count in record.changes.items()})
+        self.files.add(source, record)
         self.num_records[source, kind] += record.num_records if isinstance(record, Quarantined) else 1
         self._tables[kind].add(row, _num_characters(record))
 

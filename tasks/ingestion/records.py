@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from tasks.conversations import UNTRAINED, Conversation, Message, Preference
 from tasks.documents import SPLITS, Document
-from tasks.ingestion import chat_formats, preference_formats, splits
+from tasks.ingestion import chat_formats, format_names, preference_formats, splits
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
 from tasks.ingestion.fields import (
     Columns,
@@ -29,6 +29,7 @@ from tasks.tables import Quarantined
 Record = Document | Conversation | Preference | Quarantined | LabeledRow
 
 MAX_LAYOUTS = 100  # sets of columns that are remembered
+MAX_COLUMN_SETS = 1000  # different sets of columns whose unused ones are remembered
 _QUESTIONS, _ANSWERS = chat_formats.QUESTION_KEYS, chat_formats.ANSWER_KEYS
 _SPLIT_NAMES = {"valid": "validation", "dev": "validation", "eval": "validation", "val": "validation"}
 
@@ -84,6 +85,32 @@ class RowParams(BaseModel, frozen=True, extra="forbid"):
         names += preference_formats.VERDICT_COLUMNS if self.kind == "preferences" else (chat_formats.INSTANCES,)
         return frozenset(normalize_name(name.split(".")[0]) for name in (*names, *self.metadata) if name)
 
+    @cached_property
+    def _used_columns(self) -> frozenset[str]:
+        """All names at the top level of a row that are read for this kind, in lower case."""
+        keys = ("text", "group", "split") if self.kind == "documents" else tuple(Fields.model_fields)
+        not_read = {"chosen", "rejected", "reason"} if self.kind == "conversations" else set[str]()
+        names = [name for key in keys if key not in not_read for name in self.fields.names_of(key)]
+        if self.kind == "conversations":
+            names.append(chat_formats.INSTANCES)
+        if self.kind == "preferences":
+            names += preference_formats.VERDICT_COLUMNS
+        return frozenset(normalize_name(name.split(".")[0]) for name in (*names, *self.metadata) if name)
+
+    @cached_property
+    def _unused_columns(self) -> dict[tuple[str, ...], frozenset[str]]:
+        return {}
+
+    def unused_columns(self, columns: Iterable[str]) -> frozenset[str]:
+        """Return those of the columns of a row that are not read for this kind."""
+        key = tuple(columns)
+        unused = self._unused_columns.get(key)
+        if unused is None:
+            unused = frozenset(name for name in key if normalize_name(name) not in self._used_columns)
+            if len(self._unused_columns) < MAX_COLUMN_SETS:
+                self._unused_columns[key] = unused
+        return unused
+
     def recognizes(self, columns: Iterable[str]) -> bool:
         """Return whether at least one of the required columns is among `columns`; their case is ignored."""
         return not self.names.union(map(normalize_name, self.names)).isdisjoint(
@@ -124,7 +151,8 @@ def from_row(row: Row, location: Location, params: RowParams) -> Iterator[Record
 
 def record_id(location: Location) -> str:
     """Return the id of the record at `location`, unique in its source: the file, and the line if it has lines."""
-    return location.file if location.line is None else f"{location.file}:{location.line}"
+    numbers = [str(number) for number in (location.line, location.part) if number is not None]
+    return ":".join([location.file, *numbers])
 
 
 def origin(row: Row, location: Location, params: RowParams, content_group: str) -> dict[str, Any]:
@@ -140,16 +168,19 @@ def _read_document(row: Row, location: Location, params: RowParams) -> Iterator[
     if name not in row:
         name = find_column(row, name)
     text = clean_text(require_text(require_field(row, name), name), name)
-    yield Document(record_id(location), text, **origin(row, location, params, splits.text_group(text)))
+    common = origin(row, location, params, splits.text_group(text))
+    yield Document(record_id(location), text, **common, rows=(location.file,), format=f"text in {name!r}")
 
 
 def _read_conversation(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
     plain = params.plain_columns(row)
     if plain and (messages := chat_formats.read_plain(row, plain)):
         group = splits.prompt_group(messages[:-1])
-        yield Conversation(record_id(location), messages, **origin(row, location, params, group))
+        common = origin(row, location, params, group)
+        format_name = format_names.plain_format(plain)
+        yield Conversation(record_id(location), messages, **common, rows=(location.file,), format=format_name)
         return
-    rows = chat_formats.split_instances(row)
+    format_name, rows = "", chat_formats.split_instances(row)
     for index, single in enumerate(rows):
         columns = Columns(single, params.fields)
         conversation, untrained = chat_formats.read_conversation(columns, params.turns)
@@ -157,7 +188,11 @@ def _read_conversation(row: Row, location: Location, params: RowParams) -> Itera
         if untrained:  # tokenization reads which messages are context only
             common["metadata"] = {**common["metadata"], UNTRAINED: untrained}
         identifier = record_id(location) if len(rows) == 1 else f"{record_id(location)}/{index}"
-        yield Conversation(identifier, conversation, **common, changes=_nonzero(columns))
+        format_name = format_name or format_names.conversation_format(columns)
+        made_from = () if index else (location.file,)
+        yield Conversation(
+            identifier, conversation, **common, changes=_nonzero(columns), rows=made_from, format=format_name
+        )
 
 
 def _read_preferences(row: Row, location: Location, params: RowParams) -> Iterator[Record]:
@@ -171,14 +206,16 @@ def _read_preferences(row: Row, location: Location, params: RowParams) -> Iterat
         yield LabeledRow(record_id(location), location, content, common, _nonzero(columns))
         return
     pairs = content[1]
+    common["format"] = format_names.preference_format(columns)
     if len(pairs) == 1:
-        yield Preference(record_id(location), prompt, *pairs[0], **common, changes=_nonzero(columns))
+        common |= {"changes": _nonzero(columns), "rows": (location.file,)}
+        yield Preference(record_id(location), prompt, *pairs[0], **common)
         return
     # Pairs of one list are correlated, so that training keeps them in one batch (InstructGPT, arXiv:2203.02155, 3.5).
     common["metadata"] = {**common["metadata"], "list": record_id(location)}
     for index, pair in enumerate(pairs):
-        changes = {} if index else _nonzero(columns)
-        yield Preference(f"{record_id(location)}/{index}", prompt, *pair, **common, changes=changes)
+        common["changes"], common["rows"] = ({}, ()) if index else (_nonzero(columns), (location.file,))
+        yield Preference(f"{record_id(location)}/{index}", prompt, *pair, **common)
 
 
 def _nonzero(columns: Columns) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Ingestion as Prefect tasks: write the records of each source into the tables, then the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -9,13 +9,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_serializer, model_validator
 
-from tasks import catalog
+from tasks import catalog, losses
 from tasks.errors import BadInput, NothingLeft
-from tasks.ingestion import opening, splits
+from tasks.ingestion import opening, reporting, splits
+from tasks.ingestion import preview as previewing
 from tasks.ingestion.labels import pair_labeled_answers
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
 from tasks.progress import Progress
-from tasks.reports import Report, Timings
+from tasks.reports import Timings
 
 SOURCES = "tasks.ingestion.sources"
 
@@ -45,7 +47,7 @@ class Source(BaseModel, frozen=True):
         return {"source": self.source, **self.params.model_dump()}
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
+class Params(losses.LossParams, frozen=True, extra="forbid"):
     """The sources by name, and how their records are split by group (a package, a number, a file ...)."""
 
     seed: int = Field(0, ge=0, description="Seed of the hash that assigns groups to splits.")
@@ -96,12 +98,16 @@ def open_tables(params: Params, data: Path) -> Iterator[RecordWriter]:
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest {name}")
 def ingest(name: str, source: Source, writer: RecordWriter, timings: Timings) -> None:
-    """Read one source to its end. Raises BadInput if it has no record, NothingLeft if all are quarantined."""
-    module = cast(catalog.SourceModule, catalog.find(SOURCES, source.source))
+    """Read one source to its end.
+
+    Raises BadInput if it has no record, NothingLeft if all are quarantined, LostRows if its rows are not accounted for.
+    """
+    module, counts = cast(catalog.SourceModule, catalog.find(SOURCES, source.source)), ReadCounts()
     with timings.measure(name), Progress(f"ingestion of {name}", None, "records") as progress:
-        for record in pair_labeled_answers(module.read(source.params)):
+        for record in pair_labeled_answers(module.read(source.params, counts)):
             writer.add(name, record)
             progress.advance()
+    writer.files.finish(name, counts)
     num_kept = sum(writer.num_records[name, kind] for kind in RECORD_KINDS)
     num_quarantined = writer.num_records[name, "quarantined"]
     if num_kept + num_quarantined == 0:
@@ -121,30 +127,23 @@ def ingest(name: str, source: Source, writer: RecordWriter, timings: Timings) ->
 
 
 @task(cache_policy=NO_CACHE)
-def report(writer: RecordWriter, data: Path, timings: Timings) -> None:
-    """Write the report: records read, kept and quarantined, by source, split and reason. read = kept + quarantined."""
-    sources = sorted({source for source, _ in writer.num_records})
-    rows = [_source_row(source, writer) for source in sources]
-    columns = ("read", "kept", "quarantined", *RECORD_KINDS)
-    body = Report("ingestion", counts={column: sum(row[column] for row in rows) for column in columns})
-    body.tables["sources"] = rows
-    body.tables["splits"] = [
-        {"source": source, "kind": kind, "split": split, "records": n}
-        for (source, kind, split), n in sorted(writer.num_by_split.items())
-    ]
-    body.tables["quarantine"] = [
-        {"source": source, "reason": reason, "records": n}
-        for (source, reason), n in sorted(writer.num_by_reason.items())
-    ]
-    body.tables["changes"] = [
-        {"source": source, "change": words, "times": n} for (source, words), n in sorted(writer.num_by_change.items())
-    ]
+def report(writer: RecordWriter, params: Params, data: Path, timings: Timings) -> None:
+    """Write the report: rows read, kept, quarantined and skipped, by source, file, split and reason.
+
+    Raises NothingLeft if params are strict and a source or file lost too much.
+    """
+    body = reporting.make_report(writer, params)
     body.write(data / "reports")
+    reporting.write_files(writer, body, data / "reports" / "ingestion")
     timings.write()
+    losses.check_strict("ingestion", body.losses, params)
 
 
-def _source_row(source: str, writer: RecordWriter) -> dict[str, Any]:
-    num_by_kind = {kind: writer.num_records[source, kind] for kind in RECORD_KINDS}
-    num_quarantined, num_kept = writer.num_records[source, "quarantined"], sum(num_by_kind.values())
-    counts = {"read": num_kept + num_quarantined, "kept": num_kept, "quarantined": num_quarantined}
-    return {"source": source, **counts, **num_by_kind}
+def preview(paths: Sequence[str]) -> previewing.Preview:
+    """Return what would be read from files or folders. Raises BadInput if a path does not exist."""
+    return previewing.preview(paths)
+
+
+def check_preview(result: previewing.Preview, paths: Sequence[str]) -> None:
+    """Raise BadInput if no file can be read."""
+    previewing.require_any(result, paths)

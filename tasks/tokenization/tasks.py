@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from tasks import tables
+from tasks import losses, tables
 from tasks.documents import SPLITS
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import MANIFEST, sha256, with_version, write_json
@@ -18,7 +18,7 @@ CountsBySplit = dict[str, dict[str, int]]
 """split -> name of a count -> count"""
 
 
-class Params(BaseModel, frozen=True, extra="forbid"):
+class Params(losses.LossParams, frozen=True, extra="forbid"):
     """Which tokenizer to train or load, and how conversations are packed."""
 
     tokenizer: str | None = Field(
@@ -117,8 +117,11 @@ def report(params: Params, tokenizer: Any, counts: dict[str, CountsBySplit], dat
     special = {"document": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     body = {"vocab_size": len(tokenizer), "sequence_length": params.sequence_length, "special": special, **counts}
     write_json(_folder(data) / MANIFEST, with_version("tokens", {**body, "test": _test_sets(data)}))
-    _make_report(len(tokenizer), counts).write(data / "reports")
+    written = _make_report(len(tokenizer), counts)
+    _add_summary(written, counts, params)
+    written.write(data / "reports")
     timings.write()
+    losses.check_strict("tokenization", written.losses, params)
 
 
 def _test_sets(data: Path) -> dict[str, Any]:
@@ -159,6 +162,37 @@ def _make_report(vocab_size: int, counts: dict[str, CountsBySplit]) -> Report:
                     f"{kind} ({split}) longer than sequence_length were truncated: {num_truncated} tokens were removed."
                 )
     return report
+
+
+def _add_summary(report: Report, counts: dict[str, CountsBySplit], params: Params) -> None:
+    """Add the line that is printed at the end, and a warning where most tokens or conversations are cut off."""
+    parts = []
+    for kind, by_split in counts.items():
+        train = by_split.get("train", {})
+        shown = [name for name in ("num_rows", "num_tokens", "num_truncated", "num_dropped") if train.get(name)]
+        if shown:
+            words = {"num_truncated": "tokens cut off", "num_dropped": "dropped because they are too long"}
+            texts = (f"{train[name]:,} {words.get(name, name.removeprefix('num_'))}" for name in shown)
+            parts.append(f"{kind} {', '.join(texts)}")
+        report.losses += _losses(kind, train, params)
+    text = "; ".join(parts)
+    report.summary = f"tokenization wrote for training: {text}; see data/reports/tokenization/counts.csv"
+    kinds = ("documents", "conversations", "preferences", "prompts")
+    names = (*(f"{kind}_train_num_tokens" for kind in kinds), "conversations_train_num_truncated", "vocab_size")
+    report.highlights = names
+
+
+def _losses(kind: str, train: dict[str, int], params: Params) -> list[str]:
+    limit = f"tokenization.sequence_length = {params.sequence_length}"
+    warnings = []
+    num_tokens, num_cut = train.get("num_tokens", 0), train.get("num_truncated", 0)
+    if num_cut and num_tokens < params.min_kept_share * (num_tokens + num_cut):
+        share = losses.share_text(num_tokens, num_tokens + num_cut)
+        warnings.append(f"The {kind} keep {share} of their tokens; {num_cut:,} are cut off beyond {limit}.")
+    num_kept, num_dropped = train.get(f"num_{kind}", 0), train.get("num_dropped", 0)
+    if num_dropped and num_kept < params.min_kept_share * (num_kept + num_dropped):
+        warnings.append(f"{num_dropped:,} of {num_kept + num_dropped:,} {kind} are dropped: longer than {limit}.")
+    return warnings
 
 
 def _folder(data: Path) -> Path:

@@ -11,6 +11,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
+from tasks import losses
+from tasks.losses import LossParams
 from tasks.reports import Report, Timings
 
 STAGES = "tasks.training.stages"
@@ -35,10 +37,15 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
 
 
 @task(cache_policy=NO_CACHE)
-def write_report(report: Report, data: Path, timings: Timings) -> None:
-    """Write the report, then the timings; the report comes last in a stage, so that it implies success."""
+def write_report(report: Report, params: BaseModel, data: Path, timings: Timings) -> None:
+    """Write the report, then the timings; the report comes last in a stage, so that it implies success.
+
+    Raises NothingLeft if params are strict and the stage uses too little of its data, or sees it too often.
+    """
     report.write(data / "reports")
     timings.write()
+    if isinstance(params, LossParams):
+        losses.check_strict(report.stage, report.losses, params)
 
 
 def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any], data: Path) -> Iterator[str]:

@@ -77,7 +77,7 @@ def curate(data: Path, report: bool = False, **changes: Any) -> dict[str, str]:
     masked = tasks.write_documents.fn(corpus, params, data, timings)
     records = tasks.curate_records.fn(comparison, params, data, timings)
     if report:
-        tasks.write_report.fn(corpus, comparison, masked, records, data, timings)
+        tasks.write_report.fn(corpus, comparison, masked, records, params, data, timings)
     kept = [name for name in tables.read(data / "curated")["id"].to_pylist() if "#" not in name]
     dropped = tables.read(data / "dropped" / "documents").to_pylist()
     assert len(kept) + len(dropped) == tables.manifest(data / "documents")["rows"]

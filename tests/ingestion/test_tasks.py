@@ -43,15 +43,16 @@ def ingest(sources: dict[str, Any], data: Path = Path("data"), **shares: Any) ->
     with tasks.open_tables(params, data) as writer:
         for name, source in params.sources.items():
             tasks.ingest.fn(name, source, writer, timings)
-    tasks.report.fn(writer, data, timings)
+    tasks.report.fn(writer, params, data, timings)
     return writer
 
 
 def test_read_is_kept_and_quarantined(world: Path) -> None:
     ingest(SOURCES)
     counts = read_json(Path("data/reports/ingestion.json"))["counts"]
-    expected = {"documents": 3, "conversations": 301, "preferences": 44, "quarantined": 3, "kept": 348, "read": 351}
-    assert counts == expected
+    # Of 349 rows, the ranked list of three answers gives three preferences.
+    expected = {"documents": 3, "conversations": 301, "preferences": 44}
+    assert counts == expected | {"read": 349, "kept": 346, "quarantined": 3, "skipped": 0}
     for kind, (folder, _) in record_writer.TABLES.items():
         assert tables.read(Path("data") / folder).num_rows == counts[kind]
 
@@ -64,7 +65,10 @@ def test_the_report_counts_by_source_split_and_reason(world: Path) -> None:
         ("talk", "missing_field"): 1,
     }
     rows = Path("data/reports/ingestion/sources.csv").read_text().splitlines()
-    assert rows[:2] == ["source,read,kept,quarantined,documents,conversations,preferences", "mine,5,3,2,3,0,0"]
+    assert rows[:2] == [
+        "source,read,kept,quarantined,skipped,documents,conversations,preferences",
+        "mine,5,3,2,0,3,0,0",
+    ]
     assert Path("data/reports/ingestion/quarantine.csv").read_text().splitlines()[1:] == [
         "mine,invalid_json,1",
         "mine,missing_field,1",

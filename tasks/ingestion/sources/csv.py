@@ -16,6 +16,7 @@ from pydantic import Field
 from tasks.ingestion import records
 from tasks.ingestion.decoding import Line, Location, UnusableRecord, read_lines
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 SUFFIXES = (".csv", ".tsv")
@@ -37,9 +38,9 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
     )
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in read_files(params, SUFFIXES):
+    for file in read_files(params, SUFFIXES, counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
@@ -47,9 +48,11 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield the records of one file, whose first line is the header."""
     reader = _RowReader(read_lines(file, params), params)
     for row in reader.read():
+        file.count_rows()
         if isinstance(row, Quarantined):
             yield row
         else:
+            file.counts.add_unused_columns(file.name, reader.unused_columns)
             values = {name: value for name, value in zip(reader.header, row.values, strict=True) if value}
             yield from records.from_row(values, row.location, params)
 
@@ -68,6 +71,7 @@ class _RowReader:
         self._put_back: deque[Line | Quarantined] = deque()
         self._delimiter = params.delimiter
         self.header: list[str] = []
+        self.unused_columns = frozenset[str]()
         csv.field_size_limit(max(params.max_row_bytes, params.max_line_bytes))
 
     def read(self) -> Iterator[_CsvRow | Quarantined]:
@@ -119,7 +123,7 @@ class _RowReader:
             raise UnusableRecord("missing_field", detail)
         if duplicates := [name for name in names if names.count(name) > 1 and name in required]:
             raise UnusableRecord("duplicate_key", f"The header has {duplicates[0]!r} more than once.", duplicates[0])
-        self.header = names
+        self.header, self.unused_columns = names, self._params.unused_columns(names)
 
     def _is_recognized(self, names: list[str]) -> bool:
         return self._params.recognizes(names)

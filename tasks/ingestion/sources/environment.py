@@ -19,6 +19,7 @@ from tasks.ingestion import records
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
 from tasks.ingestion.distributions import Distribution, installed_distributions
 from tasks.ingestion.docstrings import DocumentedObject, UnparsablePython, docstring_share, documented_objects
+from tasks.ingestion.read_counts import GENERATED, ReadCounts
 from tasks.tables import Quarantined
 
 KINDS = ("documents", "conversations")  # of records that this source yields
@@ -61,36 +62,44 @@ class _PackageReader:
     num_conversations: int = 0
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield documents and conversations, the packages in turn, until a cap is reached."""
-    readers = [_PackageReader(_package_records(package, params)) for package in installed_distributions()]
+    counts = counts or ReadCounts()
+    packages = (counts.counted(_package_records(package, params)) for package in installed_distributions())
+    readers = [_PackageReader(records_of_package) for records_of_package in packages]
     num_documents = num_bytes = num_conversations = 0
     while readers:
         for reader in list(readers):
-            for record in _read_turn(reader, readers, params):
+            for record in _read_turn(reader, readers, params, counts):
                 if isinstance(record, Conversation):
                     if num_conversations == params.num_conversations:
+                        counts.skip(GENERATED, "beyond_num_conversations")
                         continue
                     num_conversations += 1
                 elif isinstance(record, Document):
                     size = len(record.text.encode())
                     if num_documents == params.max_documents or num_bytes + size > params.max_bytes:
+                        counts.skip(GENERATED, "beyond_max_documents_or_bytes")
                         return
                     num_documents, num_bytes = num_documents + 1, num_bytes + size
                 yield record
 
 
-def _read_turn(reader: _PackageReader, readers: list[_PackageReader], params: Params) -> Iterator[records.Record]:
+def _read_turn(
+    reader: _PackageReader, readers: list[_PackageReader], params: Params, counts: ReadCounts
+) -> Iterator[records.Record]:
     """Yield the next TURN_BYTES of a package. It is removed from `readers` at its end or when it reaches its cap."""
     end = reader.num_bytes + TURN_BYTES
     for record in reader.records:
         if isinstance(record, Document):
             reader.num_bytes += len(record.text.encode())
             if reader.num_bytes > params.max_bytes_per_package:
+                counts.skip(GENERATED, "beyond_max_bytes_per_package")
                 break
         elif isinstance(record, Conversation):
             reader.num_conversations += 1
             if reader.num_conversations > params.max_conversations_per_package:
+                counts.skip(GENERATED, "beyond_max_conversations_per_package")
                 continue
         yield record
         if reader.num_bytes >= end:

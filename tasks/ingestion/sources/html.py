@@ -10,6 +10,7 @@ from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.files.decompression import Damage, read_chunks
 from tasks.ingestion.formats import web
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 KINDS = ("documents",)  # of records that this source yields
@@ -24,10 +25,14 @@ class Params(FileParams, frozen=True, extra="forbid"):
     )
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield one document per file. Raises BadInput if a path is missing."""
-    for file in read_files(params, SUFFIXES):
-        yield file if isinstance(file, Quarantined) else _read_file(file, params)
+    for file in read_files(params, SUFFIXES, counts):
+        if isinstance(file, Quarantined):
+            yield file
+        else:
+            file.count_rows()
+            yield _read_file(file, params)
 
 
 def _read_file(file: InputFile, params: Params) -> Document | Quarantined:
@@ -54,4 +59,5 @@ def _read_page(file: InputFile, params: Params) -> Document | Quarantined:
     content, charset = web.unpack_saved_page(content)
     encoding = charset if params.encoding == "auto" else params.encoding
     text, metadata = web.extract_text(web.decode_page(content, encoding))
-    return Document(file.name, text, splits.text_group(text), metadata)
+    group = splits.text_group(text)
+    return Document(file.name, text, group, metadata, rows=(file.name,), format="main text of a page")

@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face Hub by name, saved data sets, and folders of data files: all three kinds of records."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,9 @@ from tasks.errors import BadInput
 from tasks.ingestion import records
 from tasks.ingestion.decoding import Location
 from tasks.ingestion.opening import contains_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.sources import csv, jsonl, parquet, text
+from tasks.tables import Quarantined
 
 BATCH_ROWS = 1024
 _FILES_OF_SAVED_DATASET = ("dataset_dict.json", "state.json")
@@ -35,16 +38,30 @@ class Params(records.RowParams, frozen=True, extra="forbid"):
     max_records: int = Field(0, ge=0, description="Maximum number of records; 0 means all.")
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the record of every row. Raises BadInput if the data set does not exist or cannot be reached."""
-    folder = Path(params.name)
+    folder, counts = Path(params.name), counts or ReadCounts()
     if not folder.is_dir():
-        rows = _read_rows(_load_from_hub(params), params)
+        rows = _read_rows(_load_from_hub(params), params, counts)
     elif any((folder / name).exists() for name in _FILES_OF_SAVED_DATASET):
-        rows = _read_rows(_load_from_disk(params), params)
+        rows = _read_rows(_load_from_disk(params), params, counts)
     else:
-        rows = _read_data_files(params)
-    return islice(rows, params.max_records or None)
+        rows = _read_data_files(params, counts)
+    return _limit(rows, params.max_records, counts) if params.max_records else rows
+
+
+def _limit(rows: Iterator[records.Record], max_records: int, counts: ReadCounts) -> Iterator[records.Record]:
+    """Yield at most `max_records` records; rows that were read and are beyond them are counted as skipped."""
+    num_used: Counter[str] = Counter()
+    for record in islice(rows, max_records):
+        if isinstance(record, Quarantined):
+            num_used[record.file] += record.num_records
+        else:
+            num_used.update(record.rows)
+        yield record
+    for file, num_read in counts.rows.items():
+        if num_read > num_used[file]:
+            counts.skip(file, "beyond_max_records", num_read - num_used[file])
 
 
 def _load_from_hub(params: Params) -> Any:
@@ -76,22 +93,25 @@ def _load_from_disk(params: Params) -> Any:
     return saved
 
 
-def _read_rows(dataset: Any, params: Params) -> Iterator[records.Record]:
+def _read_rows(dataset: Any, params: Params, counts: ReadCounts) -> Iterator[records.Record]:
     row = 1
     for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
         for batch in table.combine_chunks().to_batches():
+            counts.add(params.name, batch.num_rows)
+            unused = params.unused_columns(batch.schema.names)
+            counts.add_unused_columns(params.name, unused, batch.num_rows)
             yield from parquet.from_batch(batch, Location(params.name, row), params)
             row += batch.num_rows
 
 
-def _read_data_files(params: Params) -> Iterator[records.Record]:
+def _read_data_files(params: Params, counts: ReadCounts) -> Iterator[records.Record]:
     """Read a folder with the sources of this project, which quarantine damage on which `datasets` raises or crashes."""
     row_params = {name: getattr(params, name) for name in records.RowParams.model_fields}
     is_empty = True
     for source in (jsonl, parquet, csv, text):
         if contains_files(params.name, source.SUFFIXES):
             is_empty = False
-            yield from source.read(source.Params(paths=(params.name,), **row_params))
+            yield from source.read(source.Params(paths=(params.name,), **row_params), counts)
     if is_empty:
         raise BadInput(
             f"{params.name} contains no data. Expected a data set that save_to_disk wrote, or files in one of the "

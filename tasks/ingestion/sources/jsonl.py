@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from tasks.ingestion import records
-from tasks.ingestion.decoding import Line, Location, UnusableRecord, read_lines
+from tasks.ingestion.decoding import Location, UnusableRecord, read_lines
 from tasks.ingestion.formats import json_values, objects
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -24,51 +25,57 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
     )
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in read_files(params, SUFFIXES):
+    for file in read_files(params, SUFFIXES, counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield the records of one file, whose layout is recognized from its start; blank lines are ignored."""
     layout = json_values.detect_layout(file, params)
-    if layout in ("lines", "empty"):
-        for line in read_lines(file, params):
-            yield from _read_line(line, params)
-        return
     is_empty = True
-    for value in json_values.split_values(file, params):
+    values = _read_lines(file, params) if layout in ("lines", "empty") else json_values.split_values(file, params)
+    for value in values:
         is_empty = False
-        yield from _read_object(value.text, value.location, params) if not isinstance(value, Quarantined) else [value]
+        if isinstance(value, Quarantined):
+            file.count_rows(value.num_records)
+            yield value
+        else:
+            yield from _read_object(value.text, value.location, file, params)
     if is_empty:
+        file.count_rows()
         yield Location(file.name).quarantine(UnusableRecord("empty_file", "The array in the file has no records."))
 
 
-def _read_line(line: Line | Quarantined, params: Params) -> Iterator[records.Record]:
-    if isinstance(line, Quarantined):
-        yield line
-        return
-    text = line.text.strip().lstrip(_RECORD_MARKS)
-    if text:
-        # A comma after the object is left where an array was divided into lines.
-        yield from _read_object(text.removesuffix(",") if text.endswith("},") else text, line.location, params)
+def _read_lines(file: InputFile, params: Params) -> Iterator[json_values.JsonValue | Quarantined]:
+    for line in read_lines(file, params):
+        if isinstance(line, Quarantined):
+            yield line
+        elif text := line.text.strip().lstrip(_RECORD_MARKS):
+            # A comma after the object is left where an array was divided into lines.
+            yield json_values.JsonValue(line.location, text.removesuffix(",") if text.endswith("},") else text)
 
 
-def _read_object(text: str, location: Location, params: Params) -> Iterator[records.Record]:
+def _read_object(text: str, location: Location, file: InputFile, params: Params) -> Iterator[records.Record]:
     try:
         row = objects.parse_object(text, params.names)
         rows = _inner_rows(row, params.records)
     except UnusableRecord as error:
+        file.count_rows()
         yield location.quarantine(error)
         return
     if rows is None:
+        file.count_rows()
+        file.counts.add_unused_columns(file.name, params.unused_columns(row))
         for record in records.from_row(row, location, params):
             yield _suggest_records(record, row) if isinstance(record, Quarantined) else record
         return
+    file.count_rows(len(rows))
     for number, inner in enumerate(rows, 1):
-        inner_location = Location(f"{location.file}:{location.line}", number)
+        inner_location = Location(location.file, location.line, location.offset, number)
         if isinstance(inner, dict):
+            file.counts.add_unused_columns(file.name, params.unused_columns(inner))
             yield from records.from_row(inner, inner_location, params)
         else:
             detail = f"The record is a JSON {type(inner).__name__}, not an object."

@@ -7,6 +7,7 @@ from tasks.documents import Document
 from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import Location, UnusableRecord, clean_text, join_lines, read_lines
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 KINDS = ("documents",)  # of records that this source yields
@@ -23,26 +24,30 @@ class Params(FileParams, frozen=True, extra="forbid"):
     """Which files to read."""
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield one document per file. Raises BadInput if a path is missing."""
-    for file in read_files(params, SUFFIXES):
+    for file in read_files(params, SUFFIXES, counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield the document of one file, and its lines that cannot be read."""
     document, location = join_lines(None, read_lines(file, params), params.max_line_bytes), Location(file.name)
+    file.count_rows(len(document.unreadable))
     yield from document.unreadable
+    if document.is_unreadable:
+        return
+    file.count_rows()
     if document.too_long:
         yield location.quarantine(document.too_long)
         return
     metadata, text = _split_front_matter(document.text)
     if not text.strip():
-        if not document.unreadable:
-            yield location.quarantine(UnusableRecord("empty_text", "The file contains nothing but front matter."))
+        yield location.quarantine(UnusableRecord("empty_text", "The file contains nothing but front matter."))
         return
     try:
-        yield Document(file.name, clean_text(text), splits.text_group(text), metadata)
+        group = splits.text_group(text)
+        yield Document(file.name, clean_text(text), group, metadata, rows=(file.name,), format="Markdown")
     except UnusableRecord as error:
         yield location.quarantine(error)
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeFloat
 
 from tasks.conversations import Conversation, Preference
 from tasks.ingestion import numerals, records
+from tasks.ingestion.read_counts import ReadCounts
 
 KINDS = ("conversations", "preferences")  # of records that this source yields
 
@@ -127,8 +128,12 @@ class Exercise:
         return {"task": "numbers", "direction": direction, "answer": self.answer, "closing": self.target.closing}
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield all conversations, then all preferences. The same params yield the same records."""
+    return (counts or ReadCounts()).counted(_read(params))
+
+
+def _read(params: Params) -> Iterator[records.Record]:
     rng = random.Random(f"numbers conversations {params.seed}")
     for index in range(params.num_conversations):
         exercise = _draw(params, rng)

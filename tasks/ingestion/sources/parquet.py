@@ -14,6 +14,7 @@ from tasks.ingestion.fields import normalize_name
 from tasks.ingestion.files.decompression import MIN_BOMB
 from tasks.ingestion.formats import columns
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 SUFFIXES = (".parquet", ".pq")
@@ -30,9 +31,9 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
     """Which files to read, and the names of their columns. `encoding` is ignored: text in Parquet is UTF-8."""
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in read_files(params, SUFFIXES):
+    for file in read_files(params, SUFFIXES, counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
@@ -42,14 +43,18 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
         try:
             table = _open(opened, file.name, params)
         except UnusableRecord as error:
+            file.count_rows()
             yield Location(file.name).quarantine(error)
             return
         if table.unusable:
+            file.count_rows(max(1, table.file.metadata.num_rows))
             yield Location(file.name).quarantine(table.unusable, max(1, table.file.metadata.num_rows))
             return
         row = 1
         for group in range(table.file.num_row_groups):
             num_rows = table.file.metadata.row_group(group).num_rows
+            file.count_rows(num_rows)
+            file.counts.add_unused_columns(file.name, table.unused_columns, num_rows)
             yield from _read_row_group(table, group, Location(file.name, row), num_rows, params)
             row += num_rows
 
@@ -69,6 +74,7 @@ def from_batch(batch: pa.RecordBatch, first: Location, params: records.RowParams
 class _OpenTable:
     file: pq.ParquetFile
     columns: list[str]
+    unused_columns: frozenset[str]
     num_bytes: int  # of the file
     partition: dict[str, str]  # the values in the names of its folders, as Hive writes them: lang=en
     unusable: UnusableRecord | None = None
@@ -100,9 +106,11 @@ def _open(opened: Any, name: str, params: Params) -> _OpenTable:
         if normalize_name(key) in params.columns and normalize_name(key) not in present
     }
     try:
-        return _OpenTable(file, _columns_to_read(available, params), num_bytes, partition)
+        to_read = _columns_to_read(available, params)
     except UnusableRecord as error:
-        return _OpenTable(file, [], num_bytes, partition, error)
+        return _OpenTable(file, [], frozenset(), num_bytes, partition, error)
+    unused = params.unused_columns(available) | (set(available) - set(to_read))
+    return _OpenTable(file, to_read, unused, num_bytes, partition)
 
 
 def _columns_to_read(available: list[str], params: Params) -> list[str]:
@@ -122,21 +130,36 @@ def _read_row_group(
     table: _OpenTable, group: int, first: Location, num_rows: int, params: Params
 ) -> Iterator[records.Record]:
     """Yield the records of a row group. Where it is damaged, the rest of its `num_rows` rows is quarantined."""
-    start = row = first.line or 1
+    row = first.line or 1
+    end = row + num_rows
+    for batch in _read_batches(table, group, row, params):
+        if isinstance(batch, UnusableRecord):
+            yield Location(first.file, row).quarantine(batch, max(1, end - row))
+            return
+        yield from from_batch(batch.slice(0, end - row), Location(first.file, row), params)
+        row += batch.num_rows
+    if row < end:
+        detail = f"Row group {group} has {num_rows} rows by its metadata, and {end - row} of them are missing."
+        yield Location(first.file, row).quarantine(UnusableRecord("damaged_parquet", detail), end - row)
+
+
+def _read_batches(table: _OpenTable, group: int, row: int, params: Params) -> Iterator[pa.RecordBatch | UnusableRecord]:
+    """Yield the batches of a row group, and an error in place of the first one that cannot be read.
+
+    The rows are used outside of this function, so that no error in their use is taken for damage of the file.
+    """
     try:
         batch_rows = _batch_rows(table.file.metadata.row_group(group), table.num_bytes, params)
         batches = table.file.iter_batches(batch_rows, [group], table.columns, use_threads=False)
         while (batch := next(batches, None)) is not None:
             for name, value in table.partition.items():
                 batch = batch.append_column(name, pa.array([value] * batch.num_rows))
-            first_in_batch = Location(first.file, row)
+            yield batch
             row += batch.num_rows
-            yield from from_batch(batch, first_in_batch, params)
     except UnusableRecord as error:
-        yield Location(first.file, row).quarantine(error, max(1, start + num_rows - row))
+        yield error
     except _DAMAGE as error:
-        damage = _damaged(f"Row group {group} from row {row} on", error)
-        yield Location(first.file, row).quarantine(damage, max(1, start + num_rows - row))
+        yield _damaged(f"Row group {group} from row {row} on", error)
 
 
 def _batch_rows(group: Any, file_bytes: int, params: Params) -> int:

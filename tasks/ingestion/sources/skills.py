@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, NonNegativeFloat
 
 from tasks.conversations import Conversation, Preference
 from tasks.ingestion import records
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.skills import SKILLS, number_words
 from tasks.ingestion.skills.rejections import CLOSING, Reason, reject
 from tasks.ingestion.skills.turns import Draw, Turn
@@ -53,8 +54,12 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     seed: int = Field(0, ge=0, description="Seed of all choices.")
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield all conversations, then all preferences. The same params give the same records."""
+    return (counts or ReadCounts()).counted(_read(params))
+
+
+def _read(params: Params) -> Iterator[records.Record]:
     rng = random.Random(f"skills conversations {params.seed}")
     for index in range(params.num_conversations):
         split = _split(params, rng)

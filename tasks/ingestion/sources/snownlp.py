@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from tasks.documents import Document
 from tasks.errors import BadInput
 from tasks.ingestion import records
+from tasks.ingestion.read_counts import ReadCounts
 
 KINDS = ("documents",)  # of records that this source yields
 
@@ -38,8 +39,12 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the articles in their order, then positive and negative reviews in turn. Raises BadInput."""
+    return (counts or ReadCounts()).counted(_read(params))
+
+
+def _read(params: Params) -> Iterator[records.Record]:
     folder = _folder()
     yield from _limit(_articles(_lines(folder / NEWSPAPER)), params.newspaper_bytes)
     yield from _limit(_reviews(folder, params.min_review_characters), params.review_bytes)

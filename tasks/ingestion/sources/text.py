@@ -14,6 +14,7 @@ from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines,
 from tasks.ingestion.files.file_types import START_BYTES
 from tasks.ingestion.formats import office
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 SUFFIXES = (".txt", ".text")
@@ -39,9 +40,9 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
     )
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in read_files(params, (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ()))):
+    for file in read_files(params, (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ())), counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
@@ -50,14 +51,21 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     if params.kind == "documents" and (office_kind := _detect_office(file)):
         yield from _read_office(file, office_kind, params)
         return
-    lines = read_lines(file, params)
+    lines = _count_unreadable(read_lines(file, params), file)
     if params.kind != "documents" or params.per == "line":
         for line in lines:
-            yield from _read_line(line, params) if isinstance(line, Line) else (line,)
+            yield from _read_line(line, file, params) if isinstance(line, Line) else (line,)
     elif params.per == "file":
-        yield from _read_whole_file(lines, Location(file.name), params)
+        yield from _read_whole_file(lines, file, params)
     else:
-        yield from _read_paragraphs(lines, params)
+        yield from _read_paragraphs(lines, file, params)
+
+
+def _count_unreadable(lines: Iterator[Line | Quarantined], file: InputFile) -> Iterator[Line | Quarantined]:
+    for line in lines:
+        if isinstance(line, Quarantined):
+            file.count_rows(line.num_records)
+        yield line
 
 
 def _detect_office(file: InputFile) -> str:
@@ -75,21 +83,23 @@ def _read_office(file: InputFile, kind: str, params: Params) -> Iterator[records
             raise UnusableRecord("too_long", f"The file has more than max_line_bytes = {params.max_line_bytes} bytes.")
         text = office.extract_text(content, kind, params.max_ratio)
     except UnusableRecord as error:
+        file.count_rows()
         yield location.quarantine(error)
         return
     lines = (Line(Location(file.name, number), line) for number, line in enumerate(text.split("\n"), 1))
     if params.per == "file":
-        yield from _read_whole_file(lines, location, params)
+        yield from _read_whole_file(lines, file, params)
     elif params.per == "paragraph":
-        yield from _read_paragraphs(lines, params)
+        yield from _read_paragraphs(lines, file, params)
     else:
         for line in lines:
-            yield from _read_line(line, params)
+            yield from _read_line(line, file, params)
 
 
-def _read_line(line: Line, params: Params) -> Iterator[records.Record]:
+def _read_line(line: Line, file: InputFile, params: Params) -> Iterator[records.Record]:
     if not line.text or line.text.isspace():
         return
+    file.count_rows()
     names = COLUMNS[params.kind]
     parts = [line.text] if params.kind == "documents" else line.text.split(params.separator)
     if len(parts) < len(names):
@@ -100,18 +110,21 @@ def _read_line(line: Line, params: Params) -> Iterator[records.Record]:
     yield from records.from_row(row, line.location, params)
 
 
-def _read_whole_file(
-    lines: Iterator[Line | Quarantined], location: Location, params: Params
-) -> Iterator[records.Record]:
+def _read_whole_file(lines: Iterator[Line | Quarantined], file: InputFile, params: Params) -> Iterator[records.Record]:
     document = join_lines(None, lines, params.max_line_bytes)
+    location = Location(file.name)
     yield from document.unreadable
+    if document.is_unreadable:
+        return
+    if document.too_long or document.text.strip():
+        file.count_rows()
     if document.too_long:
         yield location.quarantine(document.too_long)
     elif document.text.strip():
         yield from records.from_row({params.fields.text: document.text}, location, params)
 
 
-def _read_paragraphs(lines: Iterator[Line | Quarantined], params: Params) -> Iterator[records.Record]:
+def _read_paragraphs(lines: Iterator[Line | Quarantined], file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield one record per paragraph. A paragraph ends at a blank line, or before it exceeds max_line_bytes."""
     paragraph: list[Line] = []
     size = 0
@@ -122,13 +135,14 @@ def _read_paragraphs(lines: Iterator[Line | Quarantined], params: Params) -> Ite
             paragraph.append(line)
             size += len(line.text) + 1
         else:
-            yield from _read_paragraph(paragraph, params)
+            yield from _read_paragraph(paragraph, file, params)
             paragraph = [line] if line.text.strip() else []
             size = len(line.text)
-    yield from _read_paragraph(paragraph, params)
+    yield from _read_paragraph(paragraph, file, params)
 
 
-def _read_paragraph(paragraph: list[Line], params: Params) -> Iterator[records.Record]:
+def _read_paragraph(paragraph: list[Line], file: InputFile, params: Params) -> Iterator[records.Record]:
     if paragraph:
+        file.count_rows()
         row = {params.fields.text: "\n".join(line.text for line in paragraph)}
         yield from records.from_row(row, paragraph[0].location, params)

@@ -13,6 +13,7 @@ from tasks.ingestion.files.decompression import read_chunks
 from tasks.ingestion.formats import http, web
 from tasks.ingestion.formats.archives import WarcReader, WarcRecord
 from tasks.ingestion.opening import FileParams, InputFile, read_files
+from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
 
 KINDS = ("documents",)  # of records that this source yields
@@ -32,9 +33,9 @@ class Params(FileParams, frozen=True, extra="forbid"):
     )
 
 
-def read(params: Params) -> Iterator[records.Record]:
+def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield one document per page. Raises BadInput if a path is missing."""
-    for file in read_files(params, SUFFIXES):
+    for file in read_files(params, SUFFIXES, counts):
         yield from [file] if isinstance(file, Quarantined) else _read_file(file, params)
 
 
@@ -45,6 +46,7 @@ def _read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
         for record in reader.read():
             kind = "" if isinstance(record, Quarantined) else record.fields.get("warc-type", "").lower()
             num_by_type[kind] += 1
+            file.count_rows()
             if isinstance(record, Quarantined):
                 yield record
             elif read_content := _CONTENT_READERS.get(kind):
@@ -52,10 +54,14 @@ def _read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
                     yield _to_document(record, *read_content(record, params))
                 except UnusableRecord as error:
                     yield record.location.quarantine(error)
-            elif kind not in _CRAWL_TYPES:
+            elif kind in _CRAWL_TYPES:
+                file.counts.skip(file.name, f"warc_{kind}")
+            else:
                 expected = ", ".join((*_CONTENT_READERS, *_CRAWL_TYPES))
                 detail = f"The WARC-Type is {kind[:60]!r}; expected one of {expected}."
                 yield record.location.quarantine(UnusableRecord("unknown_type", detail, "WARC-Type"))
+    if not set(num_by_type) - set(_CRAWL_TYPES):
+        file.count_rows()
     if not num_by_type:
         yield Quarantined(file.name, "empty_file", "The file has no record.", None, 0)
     elif set(num_by_type) <= set(_CRAWL_TYPES):
@@ -74,7 +80,15 @@ def _to_document(record: WarcRecord, text: str, metadata: dict[str, str]) -> Doc
     if record.stated_length is not None:
         changes["a wrong Content-Length of a WARC record is corrected"] = 1
     identifier = f"{record.location.file}:{record.location.offset}"
-    return Document(identifier, text, _site(url) or splits.text_group(text), metadata, changes=changes)
+    return Document(
+        identifier,
+        text,
+        _site(url) or splits.text_group(text),
+        metadata,
+        changes=changes,
+        rows=(record.location.file,),
+        format=f"WARC {record.fields['warc-type'].lower()}",
+    )
 
 
 def _read_page(record: WarcRecord, params: Params) -> tuple[str, dict[str, str]]:

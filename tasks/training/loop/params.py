@@ -3,9 +3,10 @@
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tasks.errors import BadParams
+from tasks.losses import LossParams
 from tasks.training.loop import optimizers, schedules
 from tasks.training.parallel import strategies
 from tasks.training.parallel.precision import Precision
@@ -13,11 +14,17 @@ from tasks.training.parallel.precision import Precision
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class LoopParams(BaseModel, frozen=True, extra="forbid"):
+class LoopParams(LossParams, frozen=True, extra="forbid"):
     """Settings of the training loop; the Params of a stage inherit them."""
 
     seed: int = Field(0, ge=0, description="Seed of the batch order and of dropout.")
     steps: int = Field(1000, ge=1, description="Number of optimizer updates.")
+    many_epochs: float = Field(
+        16,
+        gt=0,
+        description="Number of epochs beyond which a warning is given: repeated data are nearly as good as new ones up "
+        "to about 4 epochs, and hardly help beyond 16 (arXiv:2305.16264).",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate, reached after the warm-up.")
     embedding_learning_rate: float | None = Field(
         None, gt=0, description="Learning rate of embeddings and head; null uses learning_rate."

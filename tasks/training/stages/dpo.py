@@ -21,7 +21,7 @@ from tasks.pairs import read_pairs, read_pairs_if_any, read_prompts
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
-from tasks.training.loop import stage_files
+from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.params import resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
@@ -220,6 +220,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     counts, notes, tables = _report_parts(work)
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
     report.tables |= tables
+    pairs = train_pairs.pairs
+    use = data_use.DataUse("pairs", len(pairs), params.global_batch_size, pairs.num_too_long, "max_length")
+    data_use.describe(report, use, params)
     return report
 
 

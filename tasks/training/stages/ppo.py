@@ -27,7 +27,7 @@ from tasks.training.language import attention
 from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.losses import next_token_loss
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop import stage_files
+from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.params import resolve_device
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
@@ -311,6 +311,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     policy = work.model.policy
     report = stage_files.finish(name, params, policy, tokenizer, log, data, timings, base, counts, notes)
     report.tables |= tables
+    per_step = work.num_rollouts * params.rollout_size / max(1, report.counts["steps"])
+    use = data_use.DataUse("prompts", len(work.train), per_step, work.train.num_too_long, "max_prompt_length")
+    data_use.describe(report, use, params)
     return report
 
 

@@ -19,7 +19,7 @@ from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.language.spans import Spans
-from tasks.training.loop import stage_files
+from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.training_loop import run
 from tasks.training.shape import architecture, sizes
 from tasks.training.shape.architecture import Architecture
@@ -103,7 +103,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
         log = run(work, params, checkpoints, name, timings)
     num_tokens = params.steps * params.global_batch_size * params.sequence_length
     counts = {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}
-    return stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
+    data_use.describe(report, data_use.DataUse("rows", train_rows.count, params.global_batch_size), params)
+    return report
 
 
 def extend_tokenizer(params: Params, tokenizer: Any) -> Any:

@@ -21,7 +21,7 @@ from tasks.pairs import Pairs, read_pairs, read_pairs_if_any
 from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
-from tasks.training.loop import stage_files
+from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
 from tasks.training.preference_params import PairParams
@@ -81,6 +81,11 @@ class RewardWork(Work):
         self._lists = np.split(order, np.flatnonzero(np.diff(train.lists[order])) + 1)
         self._lengths, self._pair_weights = train.lengths(), list_weights(torch.from_numpy(train.lists))
 
+    @property
+    def num_lists(self) -> int:
+        """The number of ranked lists for training; a pair that is not part of a list counts as one."""
+        return len(self._lists)
+
     def batches(self, step: int) -> Sequence[Batch]:
         """The pairs of whole ranked lists, in micro-batches; the pairs of a list may be in several of them."""
         # All pairs of a list are in one step: spread over several steps, they would overfit, as each answer occurs in
@@ -131,8 +136,11 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts)
+    pairs_per_step = params.global_batch_size * len(train_pairs) / work.num_lists
+    use = data_use.DataUse("pairs", len(train_pairs), pairs_per_step, train_pairs.num_too_long, "max_length")
     with timings.measure("measure"):
         _add_metrics(report, model, train_pairs, validation, tokenizer.pad_token_id)
+    data_use.describe(report, use, params)
     return report
 
 

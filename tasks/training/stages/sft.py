@@ -13,7 +13,7 @@ from tasks.training.language import attention
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop import stage_files
+from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.training_loop import run
 
 
@@ -57,7 +57,11 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
-    return stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
+    num_cut = read_json(tokens / MANIFEST).get("conversations", {}).get("train", {}).get("num_truncated", 0)
+    use = data_use.DataUse("rows", work.train.count, params.global_batch_size, num_cut=num_cut)
+    data_use.describe(report, use, params)
+    return report
 
 
 def open_rows(params: Params, tokens: Path, tokenizer: Any) -> tuple[PackedRows, PackedRows | None]:

@@ -1,0 +1,153 @@
+"""The report of ingestion: what became of the rows of every source and file, with examples."""
+
+import html
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tasks import losses
+from tasks.files import write_json
+from tasks.ingestion.file_report import FileReport, file_name
+from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
+from tasks.losses import LossParams, list_counts
+from tasks.reports import Report
+
+MAX_LISTED_FILES = 1000  # in the report; those that lost most rows come first, then those with most rows
+PAGE = """<!doctype html><meta charset="utf-8"><title>Ingestion</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}}
+table{{border-collapse:collapse;margin:1em 0}}td,th{{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}}
+pre{{white-space:pre-wrap;background:#f6f6f4;padding:.6em;margin:.3em 0}}small{{color:#666}}</style>
+<h1>Ingestion</h1>
+{body}
+"""
+
+
+def make_report(writer: RecordWriter, params: LossParams) -> Report:
+    """Return the report: read = kept + quarantined + skipped, in rows, of each source and of each file."""
+    files = writer.files.all()
+    names = dict.fromkeys(report.source for report in files)
+    rows = [_source_row(source, writer) for source in names]
+    columns = ("read", "kept", "quarantined", "skipped", *RECORD_KINDS)
+    body = Report("ingestion", counts={column: sum(row[column] for row in rows) for column in columns})
+    body.tables["sources"] = rows
+    body.tables["files"] = [_file_row(report) for report in _listed(files)]
+    body.tables["splits"] = [
+        {"source": source, "kind": kind, "split": split, "records": n}
+        for (source, kind, split), n in sorted(writer.num_by_split.items())
+    ]
+    body.tables["quarantine"] = [
+        {"source": source, "reason": reason, "records": n}
+        for (source, reason), n in sorted(writer.num_by_reason.items())
+    ]
+    body.tables["changes"] = [
+        {"source": source, "change": words, "times": n} for (source, words), n in sorted(writer.num_by_change.items())
+    ]
+    body.losses = warnings(writer, params)
+    body.summary = _summary(body.counts, writer, len(names))
+    body.highlights = columns
+    return body
+
+
+def warnings(writer: RecordWriter, params: LossParams) -> list[str]:
+    """Return a warning for each source and file that loses too many rows, and for columns that no source uses."""
+    by_source: dict[str, list[FileReport]] = {}
+    for report in writer.files.all():
+        by_source.setdefault(report.source, []).append(report)
+    sources = {
+        source: (
+            sum(report.num_kept for report in reports),
+            sum(report.num_kept + report.num_quarantined for report in reports),
+            losses.total(report.reasons for report in reports),
+        )
+        for source, reports in by_source.items()
+    }
+    files = {
+        file_name(report.file): (report.num_kept, report.num_kept + report.num_quarantined, report.reasons)
+        for reports in by_source.values()
+        for report in reports
+        if len(reports) > 1
+    }
+    notes = losses.warn_of_losses("source", sources, params, "rows")
+    file_notes = losses.warn_of_losses("file", files, params, "rows")
+    return [*notes, *losses.shorten(file_notes, "data/reports/ingestion/files.csv")]
+
+
+def write_files(writer: RecordWriter, body: Report, folder: Path) -> None:
+    """Write files.json and ingestion.html: each file with its format, its rows, the reasons and examples."""
+    listed = _listed(writer.files.all())
+    write_json(folder / "files.json", [report.body() for report in listed])
+    parts = [f"<p>{html.escape(body.summary)}</p>", *(f"<p><b>{html.escape(note)}</b></p>" for note in body.losses)]
+    parts += ["<h2>Sources</h2>", _table(body.tables["sources"]), "<h2>What was changed</h2>"]
+    parts += [_table(body.tables["changes"]), *map(_file_section, listed)]
+    if (num_others := len(writer.files.all()) - len(listed)) > 0:
+        parts.append(f"<p>{num_others} more files are not listed; they lost the fewest rows.</p>")
+    (folder / "ingestion.html").write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
+
+
+def _summary(counts: dict[str, int], writer: RecordWriter, num_sources: int) -> str:
+    records = ", ".join(f"{counts[kind]:,} {kind}" for kind in RECORD_KINDS if counts[kind])
+    text = (
+        f"ingestion kept {counts['kept']:,} of {counts['read']:,} rows "
+        f"({losses.share_text(counts['kept'], counts['read'])}) of {num_sources} sources as {records or 'no record'}"
+    )
+    reasons: Counter[str] = Counter()
+    for (_, reason), n in writer.num_by_reason.items():
+        reasons[reason] += n
+    if reasons:
+        text += f"; quarantined {counts['quarantined']:,}: {list_counts(reasons)}"
+    skipped = losses.total(report.skipped for report in writer.files.all())
+    if skipped:
+        text += f"; skipped {counts['skipped']:,}: {list_counts(skipped)}"
+    if unused := losses.total(report.unused_columns for report in writer.files.all()):
+        text += f"; columns not used: {list_counts(unused)}"
+    return f"{text}; see data/reports/ingestion/ingestion.html"
+
+
+def _source_row(source: str, writer: RecordWriter) -> dict[str, Any]:
+    reports = writer.files.of_source(source)
+    counts = {
+        "read": sum(report.num_read for report in reports),
+        "kept": sum(report.num_kept for report in reports),
+        "quarantined": sum(report.num_quarantined for report in reports),
+        "skipped": sum(report.skipped.total() for report in reports),
+    }
+    return {"source": source, **counts, **{kind: writer.num_records[source, kind] for kind in RECORD_KINDS}}
+
+
+def _listed(files: list[FileReport]) -> list[FileReport]:
+    """Return the files that the report lists, by source and name."""
+    ordered = sorted(files, key=lambda report: (-report.num_quarantined, -report.num_read, report.source, report.file))
+    return sorted(ordered[:MAX_LISTED_FILES], key=lambda report: (report.source, report.file))
+
+
+def _file_row(report: FileReport) -> dict[str, Any]:
+    return {
+        "source": report.source,
+        "file": file_name(report.file),
+        "format": list_counts(report.formats) if len(report.formats) > 1 else "".join(report.formats),
+        "read": report.num_read,
+        "kept": report.num_kept,
+        "quarantined": report.num_quarantined,
+        "skipped": report.skipped.total(),
+        "reasons": list_counts(report.reasons, 10),
+        "unused_columns": ", ".join(sorted(report.unused_columns)),
+    }
+
+
+def _file_section(report: FileReport) -> str:
+    row = {key: value for key, value in _file_row(report).items() if key not in ("source", "file")}
+    parts = [f"<h2>{html.escape(report.source)}: {html.escape(file_name(report.file))}</h2>", _table([row])]
+    if report.changes:
+        parts.append(f"<p>Changed: {html.escape(list_counts(report.changes, 10))}</p>")
+    parts += [f"<small>kept</small><pre>{html.escape(text)}</pre>" for text in report.examples]
+    parts += [f"<small>quarantined</small><pre>{html.escape(text)}</pre>" for text in report.quarantined_examples]
+    return "\n".join(parts)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
+    return f"<table><tr>{head}</tr>{body}</table>"
