@@ -129,8 +129,8 @@ def dpo_work(data: Path, precision: str) -> tuple[Any, Any, int]:
 
         def batches(self, step: int) -> Sequence[Any]:
             indices = step_indices(len(pairs), BATCH, step, 0).tolist()
-            batch_pairs = reference.PairsWithReference(part(pairs, indices), np.zeros((2, BATCH), np.float32))
-            self.train = reference.PairsWithReference(pairs, self.train.reference.copy())
+            batch_pairs = reference.WithReference(part(pairs, indices), np.zeros((2, BATCH), np.float32))
+            self.train = reference.WithReference(pairs, self.train.reference.copy())
             self.train.reference[:, indices] = reference.reference_log_probs(batch_pairs, frozen, self.pad_id)
             return super().batches(step)
 
@@ -138,7 +138,7 @@ def dpo_work(data: Path, precision: str) -> tuple[Any, Any, int]:
     model, tokenizer = models.load_causal(data / "models/sft")
     pairs = read_pairs(data / "tokens/preferences/train", 512)
     frozen = reference.Reference(model, DTYPES[precision])
-    with_reference = reference.PairsWithReference(pairs, np.zeros((2, len(pairs)), np.float32))
+    with_reference = reference.WithReference(pairs, np.zeros((2, len(pairs)), np.float32))
     return DpoWithReference(model, with_reference, None, None, params, tokenizer.pad_token_id), params, 1
 
 

@@ -1,4 +1,8 @@
-"""The tables of conversations (messages with roles) and preferences (a prompt with a chosen and a rejected answer)."""
+"""The tables of conversations (messages with roles) and preferences (a prompt with a chosen and a rejected answer).
+
+A row of preferences may also have a single answer that was judged alone, as KTO uses it: a good answer is in `chosen`,
+a bad one in `rejected`, and the other column is null.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,8 +38,8 @@ PREFERENCES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("prompt", MESSAGES),  # the last message is from the user
-        pa.field("chosen", pa.string(), nullable=False),
-        pa.field("rejected", pa.string(), nullable=False),
+        pa.field("chosen", pa.string()),
+        pa.field("rejected", pa.string()),
         pa.field("reason", pa.string(), nullable=False),  # why `chosen` is better; "" if unknown
         *_ORIGIN,
     ]
@@ -86,6 +90,27 @@ class Preference:
         return {"id": self.id, "prompt": list(self.prompt), **answers, **_origin(self, source, split)}
 
 
-def _origin(record: Conversation | Preference, source: str, split: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class UnpairedAnswer:
+    """One answer that was judged as good or bad without another answer to compare it with."""
+
+    id: str
+    prompt: Sequence[Message]
+    answer: str
+    is_good: bool
+    group: str
+    reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    split: str = ""
+    changes: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def row(self, source: str, split: str) -> dict[str, Any]:
+        """Return this answer as a row of PREFERENCES in which the other answer is null."""
+        chosen, rejected = (self.answer, None) if self.is_good else (None, self.answer)
+        answers = {"chosen": chosen, "rejected": rejected, "reason": self.reason}
+        return {"id": self.id, "prompt": list(self.prompt), **answers, **_origin(self, source, split)}
+
+
+def _origin(record: Conversation | Preference | UnpairedAnswer, source: str, split: str) -> dict[str, str]:
     metadata = json.dumps(record.metadata, ensure_ascii=False, sort_keys=True)
     return {"source": source, "group": record.group, "split": split, "metadata": metadata}

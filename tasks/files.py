@@ -25,8 +25,8 @@ class Schema(NamedTuple):
 # Increase `version` whenever a format changes, and `oldest` if the reader does not support the previous format anymore.
 # Version 0 is the format before versions were stated; names and keys were changed at the same time.
 SCHEMAS = {
-    "table": Schema(1, oldest=0),  # folders of Parquet shards: the manifest has the same keys in version 0
-    "tokens": Schema(1, oldest=0),  # in version 0, some counts in the manifest have other names
+    "table": Schema(2, oldest=0),  # folders of Parquet shards; before version 2, preferences were pairs only
+    "tokens": Schema(2, oldest=0),  # in version 0, some counts have other names; before 2, preferences were pairs only
     "model": Schema(1, oldest=0),  # athanor.json: in version 0, some params have other names
     "deliveries": Schema(1, oldest=0),  # the index of earlier deliveries; it cannot be built again from data
     "report": Schema(1, oldest=1),  # scores and counts have other names in version 0

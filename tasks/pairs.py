@@ -1,8 +1,9 @@
 """Preference pairs and prompts as token files: what tokenization writes, and preference training and evaluation read.
 
 A folder of pairs holds the lists of ids prompt/, chosen/ and rejected/, one of each per pair, with reasons.json and
-lists.json. A folder of prompts holds lists of ids, metadata.json and sources.json. Every prompt ends with the header of
-the assistant's message, and every answer with the end token.
+lists.json. Its folder unpaired/ holds answers that were judged alone: prompt/, answer/ and is_good.json. A folder of
+prompts holds lists of ids, metadata.json and sources.json. Every prompt ends with the header of the assistant's
+message, and every answer with the end token.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +19,9 @@ from tasks.errors import NothingLeft
 from tasks.files import read_json, write_json
 
 Side = Literal["chosen", "rejected"]
+UNPAIRED = "unpaired"  # the folder of answers that were judged alone, in a folder of pairs
 Indices = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ class Pairs:
         """The prompt of pair `index` followed by its answer of that side, as one array."""
         return np.concatenate((self.prompts[index], self.answers[side][index]))
 
-    def mismatched(self) -> list[tokens.Ids]:
-        """For each prompt an answer that does not belong to it: the chosen answer of the next pair."""
-        return [*self.answers["chosen"][1:], self.answers["chosen"][0]]
+    def two_answers(self) -> tuple[list[tokens.Ids], list[tokens.Ids]]:
+        """The chosen and the rejected answers."""
+        return self.answers["chosen"], self.answers["rejected"]
 
     def answer_lengths(self, side: Side) -> Indices:
         """The number of tokens of each answer of that side: [pairs]."""
@@ -54,6 +57,34 @@ class Pairs:
         """The number of tokens of the longer sequence (prompt and answer) of each pair: [pairs]."""
         prompts = np.array([len(ids) for ids in self.prompts], np.int64)
         return prompts + np.maximum(self.answer_lengths("chosen"), self.answer_lengths("rejected"))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAnswers:
+    """Prompts with one answer each, judged as good or bad by itself: of pairs and of unpaired rows.
+
+    mismatched: for each prompt an answer to another prompt. num_too_long: the number of answers that were left out.
+    num_unpaired: how many answers are from unpaired rows; they follow those of the pairs.
+    """
+
+    prompts: list[tokens.Ids]
+    answers: list[tokens.Ids]
+    mismatched: list[tokens.Ids]
+    is_good: BoolArray
+    num_too_long: int = 0
+    num_unpaired: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def two_answers(self) -> tuple[list[tokens.Ids], list[tokens.Ids]]:
+        """The judged and the mismatched answers."""
+        return self.answers, self.mismatched
+
+    def lengths(self) -> Indices:
+        """The number of tokens of the longer sequence (prompt and answer) of each prompt: [prompts]."""
+        rows = zip(self.prompts, self.answers, self.mismatched, strict=True)
+        return np.array([len(prompt) + max(len(one), len(other)) for prompt, one, other in rows], np.int64)
 
 
 def write_pairs(
@@ -84,6 +115,8 @@ def read_pairs(folder: Path, max_length: int | None = None) -> Pairs:
     kept = np.flatnonzero(lengths <= (np.inf if max_length is None else max_length)).tolist()
     if len(kept) == 0:
         problem = f"all {len(prompts)} are longer than {max_length} tokens" if len(prompts) else "there are none"
+        if num_unpaired := count_unpaired(folder):
+            problem += f", and the {num_unpaired} answers that were judged alone are used only by dpo with loss: kto"
         raise NothingLeft(f"no preference pair can be used in {folder}: {problem}")
     reasons, lists = read_json(folder / "reasons.json"), np.arange(len(prompts))
     if (folder / "lists.json").is_file():  # token files of older versions have none
@@ -107,6 +140,87 @@ def read_pairs_if_any(folder: Path, max_length: int | None = None) -> Pairs | No
         return read_pairs(folder, max_length)
     except NothingLeft:
         return None
+
+
+def write_unpaired(
+    folder: Path, prompts: Sequence[tokens.Ids], answers: Sequence[tokens.Ids], is_good: Sequence[bool], vocab_size: int
+) -> None:
+    """Write answers that were judged alone to the folder unpaired/ of a folder of pairs."""
+    tokens.write_ragged(folder / UNPAIRED / "prompt", prompts, vocab_size)
+    tokens.write_ragged(folder / UNPAIRED / "answer", answers, vocab_size)
+    write_json(folder / UNPAIRED / "is_good.json", list(is_good))
+
+
+def count_unpaired(folder: Path) -> int:
+    """The number of answers in a folder of pairs that were judged alone."""
+    path = folder / UNPAIRED / "is_good.json"
+    return len(read_json(path)) if path.is_file() else 0  # token files of older versions have none
+
+
+def unused_unpaired(folder: Path, stage: str, reason: str) -> tuple[dict[str, int], list[str]]:
+    """The count and the note for the report of a stage that uses pairs only; both are empty if nothing is unused."""
+    count = count_unpaired(folder)
+    if not count:
+        return {}, []
+    note = (
+        f"{stage}: {count} answers that were judged alone are not used, because {reason}; dpo with loss: kto uses them"
+    )
+    return {"unused_unpaired": count}, [note]
+
+
+def read_judged(folder: Path, max_length: int | None = None) -> JudgedAnswers:
+    """Read the answers of the pairs one by one, then the unpaired ones, without those longer than `max_length` tokens.
+
+    The length is that of the prompt with the answer. Raises BadInput if files are missing, NothingLeft if no answer
+    remains.
+    """
+    prompts, chosen, rejected = (tokens.read_ragged(folder / name) for name in ("prompt", "chosen", "rejected"))
+    rows: list[tuple[tokens.Ids, tokens.Ids, bool]] = []
+    for i in range(len(prompts)):
+        rows += [(prompts[i], chosen[i], True), (prompts[i], rejected[i], False)]
+    num_paired = len(rows)
+    if count_unpaired(folder):
+        questions, answers = (tokens.read_ragged(folder / UNPAIRED / name) for name in ("prompt", "answer"))
+        is_good = read_json(folder / UNPAIRED / "is_good.json")
+        rows += [(questions[i], answers[i], is_good[i]) for i in range(len(questions))]
+    fits = [max_length is None or len(prompt) + len(answer) <= max_length for prompt, answer, _ in rows]
+    kept = [row for row, is_short in zip(rows, fits, strict=True) if is_short]
+    if not kept:
+        problem = f"all {len(rows)} are longer than {max_length} tokens" if rows else "there are none"
+        raise NothingLeft(f"no judged answer can be used in {folder}: {problem}")
+    return JudgedAnswers(
+        [prompt for prompt, _, _ in kept],
+        [answer for _, answer, _ in kept],
+        _mismatched(kept, max_length),
+        np.array([good for _, _, good in kept], np.bool_),
+        len(rows) - len(kept),
+        sum(fits[num_paired:]),
+    )
+
+
+def read_judged_if_any(folder: Path, max_length: int | None = None) -> JudgedAnswers | None:
+    """As `read_judged`, but None if no answer remains."""
+    try:
+        return read_judged(folder, max_length)
+    except NothingLeft:
+        return None
+
+
+def _mismatched(rows: Sequence[tuple[tokens.Ids, tokens.Ids, bool]], max_length: int | None) -> list[tokens.Ids]:
+    """For each row the next answer, cyclically, whose prompt is another one, cut to `max_length` with the row's prompt.
+
+    If all prompts are equal, it is the answer of the next row.
+    """
+    count = len(rows)
+    next_other = [(row + 1) % count for row in range(count)]
+    has_prompt_of_next = [np.array_equal(rows[row][0], rows[other][0]) for row, other in enumerate(next_other)]
+    if not all(has_prompt_of_next):
+        # Two rounds backward: in the second one, the rows at the end of the list know those at its beginning.
+        for row in (*reversed(range(count)), *reversed(range(count))):
+            if has_prompt_of_next[row]:
+                next_other[row] = next_other[(row + 1) % count]
+    limits = [None if max_length is None else max_length - len(prompt) for prompt, _, _ in rows]
+    return [rows[other][1][:limit] for other, limit in zip(next_other, limits, strict=True)]
 
 
 def _list_names(lists: Sequence[str | None]) -> list[str]:

@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
 from tasks import tables
-from tasks.curation.arrays import Int64Array, ObjectArray
+from tasks.curation.arrays import BoolArray, Int64Array, ObjectArray
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.duplicates import exact
 from tasks.curation.privacy import pii
 from tasks.curation.privacy.pii import Params as Pii
 from tasks.documents import SPLITS
 
-TEXT_COLUMNS = ("messages", "prompt", "chosen", "rejected")
+SIDES = ("chosen", "rejected")
+TEXT_COLUMNS = ("messages", "prompt", *SIDES)
 PRECEDENCE = {split: rank for rank, split in enumerate(SPLITS)}  # of equal records, test wins over validation and train
 
 
@@ -36,7 +37,9 @@ def held_out_examples(folder: Path, name: str) -> contamination.EvaluationSet:
     table = tables.read(folder)
     held_out = np.flatnonzero(_precedence(table) > 0)
     rows = table.take(pa.array(held_out))
-    texts = pa.array(_dialogues(rows)[0], pa.large_string())  # of a preference, the side of the chosen answer
+    # Of a preference, the side of the chosen answer; of a bad answer that was judged alone, that answer.
+    first, *others = _dialogues(rows)
+    texts = pa.array([next(filter(None, sides), "") for sides in zip(first, *others, strict=True)], pa.large_string())
     return contamination.EvaluationSet(name, tuple(rows["id"].to_pylist()), texts)
 
 
@@ -63,8 +66,9 @@ def curate(
     if params.exact_duplicates:
         _mark_repeated(masked, reasons, evidence)
     if num_masked and "chosen" in table.column_names:  # a pair may have differed in personal data only
-        was_pair = np.asarray(pc.not_equal(table["chosen"], table["rejected"]), np.bool_)
-        reasons[was_pair & np.asarray(pc.equal(masked["chosen"], masked["rejected"]), np.bool_)] = "pii.same_answers"
+        # Comparisons with the null of an unpaired answer give null, which is neither a pair nor equal.
+        was_pair = _flags(pc.not_equal(table["chosen"], table["rejected"]))
+        reasons[was_pair & _flags(pc.equal(masked["chosen"], masked["rejected"]))] = "pii.same_answers"
     if params.contamination and comparison is not None:
         _mark_contaminated(table, comparison, reasons, evidence)
     kept = reasons == ""
@@ -115,7 +119,9 @@ def _full_texts(table: pa.Table) -> list[list[str]]:
     if "messages" in table.column_names:
         return [[_join_with_roles(messages) for messages in table["messages"].to_pylist()]]
     prompts = [_join_with_roles(prompt) for prompt in table["prompt"].to_pylist()]
-    return [prompts, table["chosen"].to_pylist(), table["rejected"].to_pylist()]
+    # A zero byte alone stands for the missing answer of an unpaired row, so that no pair equals it.
+    sides = ([answer if answer is not None else "\0" for answer in table[side].to_pylist()] for side in SIDES)
+    return [prompts, *sides]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +153,19 @@ def _training_texts(table: pa.Table) -> _TrainingTexts:
 
 
 def _dialogues(table: pa.Table) -> list[list[str]]:
-    """Return columns of what user and assistant say: one for conversations, one per side of preferences."""
+    """Return columns of what user and assistant say: one for conversations, one per side of preferences.
+
+    The text of a side without an answer is empty.
+    """
     if "messages" in table.column_names:
         return [[_join(messages) for messages in table["messages"].to_pylist()]]
     prompts = [_join(prompt) for prompt in table["prompt"].to_pylist()]
     return [
-        [f"{prompt}\n{answer}" for prompt, answer in zip(prompts, table[side].to_pylist(), strict=True)]
-        for side in ("chosen", "rejected")
+        [
+            "" if answer is None else f"{prompt}\n{answer}"
+            for prompt, answer in zip(prompts, table[side].to_pylist(), strict=True)
+        ]
+        for side in SIDES
     ]
 
 
@@ -168,6 +180,10 @@ def _join_with_roles(messages: list[dict[str, str]]) -> str:
 
 def _precedence(table: pa.Table) -> Int64Array:
     return np.array([PRECEDENCE[split] for split in table["split"].to_pylist()], np.int64)
+
+
+def _flags(values: pa.ChunkedArray) -> BoolArray:
+    return np.asarray(pc.fill_null(values, False), np.bool_)
 
 
 def _required_string(name: str) -> pa.Field:

@@ -1,7 +1,8 @@
 """Join labeled answers (KTO) to pairs: a good and a bad answer to the same prompt become one preference.
 
-The table of preferences has pairs. The KTO loss takes the answers of its pairs one by one, so that it learns the same
-from a pair as from its two rows. An answer that has no counterpart in its source is quarantined.
+The KTO loss uses the answers of a pair one by one, so that it learns the same from a pair as from its two rows, and the
+other losses and the reward model can use the pair as well. An answer that has no counterpart in its source remains
+unpaired. If one answer to a prompt is labeled both good and bad, both rows are quarantined.
 """
 
 from collections import deque
@@ -9,14 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.conversations import Conversation, Preference
+from tasks.conversations import Conversation, Preference, UnpairedAnswer
 from tasks.documents import Document
 from tasks.ingestion.decoding import Location, UnusableRecord
 from tasks.ingestion.format_names import KTO
 from tasks.ingestion.preference_formats import LabeledAnswer
 from tasks.tables import Quarantined
 
-MAX_WAITING_CHARACTERS = 256 << 20  # of answers without a counterpart; beyond that, the oldest are quarantined
+MAX_WAITING_CHARACTERS = 256 << 20  # of answers without a counterpart; beyond that, the oldest remain unpaired
+
+MAX_COMPARED = 100  # waiting answers to one prompt that a new one is compared with, so that the time stays linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,14 @@ class LabeledRow:
         return len(self.labeled.answer) + sum(len(content) for _, content in self.key)
 
 
-StoredRecord = Document | Conversation | Preference | Quarantined
+StoredRecord = Document | Conversation | Preference | UnpairedAnswer | Quarantined
 
 
 def pair_labeled_answers(records: Iterable[StoredRecord | LabeledRow]) -> Iterator[StoredRecord]:
     """Yield all records, with the labeled answers joined to pairs in the order in which they become complete.
 
-    Memory: the answers that wait for a counterpart, bounded by MAX_WAITING_CHARACTERS.
+    Answers without a counterpart follow at the end. Memory: the answers that wait for a counterpart, bounded by
+    MAX_WAITING_CHARACTERS.
     """
     waiting: dict[tuple[tuple[str, str], ...], deque[LabeledRow]] = {}
     num_characters = 0
@@ -66,16 +70,14 @@ def pair_labeled_answers(records: Iterable[StoredRecord | LabeledRow]) -> Iterat
             continue
         rows = waiting.get(record.key)
         if rows and rows[0].labeled.is_good != record.labeled.is_good:
-            if rows[0].labeled.answer == record.labeled.answer:
-                yield _quarantine(
-                    record, "no_difference", "The same answer to the same prompt is labeled good and bad."
-                )
-                continue
-            counterpart = rows.popleft()
+            counterpart = _remove_counterpart(rows, record)
             num_characters -= counterpart.num_characters
             if not rows:
                 del waiting[record.key]
-            yield _join(counterpart, record)
+            if counterpart.labeled.answer == record.labeled.answer:
+                yield from map(_quarantine_contradiction, (counterpart, record))
+            else:
+                yield _join(counterpart, record)
             continue
         waiting.setdefault(record.key, deque()).append(record)
         num_characters += record.num_characters
@@ -85,9 +87,19 @@ def pair_labeled_answers(records: Iterable[StoredRecord | LabeledRow]) -> Iterat
             num_characters -= row.num_characters
             if not waiting[oldest]:
                 del waiting[oldest]
-            yield _without_counterpart(row)
+            yield _unpaired(row)
     for rows in waiting.values():
-        yield from map(_without_counterpart, rows)
+        yield from map(_unpaired, rows)
+
+
+def _remove_counterpart(rows: deque[LabeledRow], record: LabeledRow) -> LabeledRow:
+    """Remove and return the waiting row with the same answer, which contradicts the record; else the oldest row."""
+    for index in range(min(len(rows), MAX_COMPARED)):
+        if rows[index].labeled.answer == record.labeled.answer:
+            row = rows[index]
+            del rows[index]
+            return row
+    return rows.popleft()
 
 
 def _join(first: LabeledRow, second: LabeledRow) -> Preference:
@@ -101,14 +113,11 @@ def _join(first: LabeledRow, second: LabeledRow) -> Preference:
     return Preference(first.id, first.labeled.prompt, *answers, **first.origin, changes=changes, rows=files, format=KTO)
 
 
-def _without_counterpart(row: LabeledRow) -> Quarantined:
-    label, other = ("good", "bad") if row.labeled.is_good else ("bad", "good")
-    detail = (
-        f"The answer is labeled {label}, and its source has no {other} answer to the same prompt. "
-        "A preference is a pair of answers to one prompt."
-    )
-    return _quarantine(row, "unpaired_label", detail)
+def _unpaired(row: LabeledRow) -> UnpairedAnswer:
+    answer = row.labeled
+    return UnpairedAnswer(row.id, answer.prompt, answer.answer, answer.is_good, **row.origin, changes=row.changes)
 
 
-def _quarantine(row: LabeledRow, reason: str, detail: str) -> Quarantined:
-    return row.location.quarantine(UnusableRecord(reason, detail, "label"))
+def _quarantine_contradiction(row: LabeledRow) -> Quarantined:
+    detail = "The same answer to the same prompt is labeled good in one row and bad in another."
+    return row.location.quarantine(UnusableRecord("contradictory_label", detail, "label"))

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks import conversations, documents
-from tasks.conversations import Conversation, Preference
+from tasks.conversations import Conversation, Preference, UnpairedAnswer
 from tasks.documents import Document
 from tasks.ingestion.file_report import FileReports
 from tasks.ingestion.labels import StoredRecord
@@ -22,7 +22,12 @@ TABLES = {
     "quarantined": (Path("documents/quarantine"), QUARANTINE),
 }
 RECORD_KINDS = ("documents", "conversations", "preferences")
-_KIND_OF_CLASS = {Document: "documents", Conversation: "conversations", Preference: "preferences"}
+_KIND_OF_CLASS = {
+    Document: "documents",
+    Conversation: "conversations",
+    Preference: "preferences",
+    UnpairedAnswer: "preferences",
+}
 
 
 class RecordWriter:
@@ -103,4 +108,6 @@ def _num_characters(record: StoredRecord) -> int:
         return sum(len(message["content"]) for message in record.messages)
     if isinstance(record, Preference):
         return len(record.chosen) + len(record.rejected) + sum(len(message["content"]) for message in record.prompt)
+    if isinstance(record, UnpairedAnswer):
+        return len(record.answer) + sum(len(message["content"]) for message in record.prompt)
     return 0

@@ -87,26 +87,39 @@ def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySpl
     """Write the preferences of the table `source`: <folder>/<split>/{prompt,chosen,rejected}/ as ragged lists.
 
     reasons.json has the reason of each pair. lists.json has the id of the ranked list that a pair comes from, and null
-    for a pair that was given alone.
+    for a pair that was given alone. Answers that were judged alone are in <folder>/<split>/unpaired/.
     """
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        table = _read_table(source, split, ("prompt", "chosen", "rejected", "reason", "metadata"))
+        rows = _read_table(source, split, ("prompt", "chosen", "rejected", "reason", "metadata"))
+        is_pair = pc.and_(pc.is_valid(rows["chosen"]), pc.is_valid(rows["rejected"]))
+        table, unpaired = rows.filter(is_pair), rows.filter(pc.invert(is_pair))
         columns = {name: table[name].to_pylist() for name in table.column_names}
         encoded = {"prompt": _encode_in_batches(encoder.encode_prompts, columns["prompt"])}
         encoded |= {name: _encode_in_batches(encoder.encode_answers, columns[name]) for name in ("chosen", "rejected")}
         ranked_lists = [json.loads(metadata).get("list") for metadata in columns["metadata"]]
         pairs.write_pairs(folder / split, encoded, columns["reason"], ranked_lists, encoder.vocab_size)
         num_tokens = sum(len(ids) for id_lists in encoded.values() for ids in id_lists)
-        counts[split] = {"num_pairs": len(table), "num_tokens": num_tokens}
+        num_tokens += _write_unpaired(encoder, unpaired, folder / split)
+        counts[split] = {"num_pairs": len(table), "num_unpaired": len(unpaired), "num_tokens": num_tokens}
     return counts
+
+
+def _write_unpaired(encoder: Encoder, rows: pa.Table, folder: Path) -> int:
+    """Write answers that were judged alone; return the number of their tokens and of those of their prompts."""
+    answers = pc.coalesce(rows["chosen"], rows["rejected"]).to_pylist() if len(rows) else []
+    prompt_ids = _encode_in_batches(encoder.encode_prompts, rows["prompt"].to_pylist())
+    answer_ids = _encode_in_batches(encoder.encode_answers, answers)
+    is_good = pc.is_valid(rows["chosen"]).to_pylist()
+    pairs.write_unpaired(folder, prompt_ids, answer_ids, is_good, encoder.vocab_size)
+    return sum(len(ids) for ids in (*prompt_ids, *answer_ids))
 
 
 def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
     """Write the distinct prompts of conversations and preferences as ragged lists, <folder>/<split>/.
 
     metadata.json has a dict for each prompt: the metadata of its record, with `text` (the last message of the user) and
-    `reference` (a good answer).
+    `reference` (a good answer, if there is one).
     """
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     preferences = _read_shards(data / "preferences/curated", ("source",))
@@ -114,7 +127,9 @@ def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
     for split in SPLITS:
         distinct: dict[str, tuple[list[Message], dict[str, Any], str]] = {}
         for prompt, metadata, source in _read_prompts(data, split):
-            distinct.setdefault(json.dumps(prompt), (prompt, metadata, source))
+            key = json.dumps(prompt)
+            if key not in distinct or ("reference" in metadata and "reference" not in distinct[key][1]):
+                distinct[key] = (prompt, metadata, source)
         id_lists = _encode_in_batches(encoder.encode_prompts, [prompt for prompt, _, _ in distinct.values()])
         metadata_of_prompts = [metadata for _, metadata, _ in distinct.values()]
         sources = [source for _, _, source in distinct.values()]
@@ -135,9 +150,9 @@ def _read_prompts(data: Path, split: str) -> Iterator[tuple[list[Message], dict[
         yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
 
 
-def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: str) -> dict[str, Any]:
-    text = prompt[-1]["content"] if prompt else ""
-    return {**json.loads(row["metadata"]), "text": text, "reference": reference}
+def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: str | None) -> dict[str, Any]:
+    metadata = {**json.loads(row["metadata"]), "text": prompt[-1]["content"] if prompt else ""}
+    return metadata if reference is None else {**metadata, "reference": reference}
 
 
 def _encode_in_batches(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) -> list[Any]:

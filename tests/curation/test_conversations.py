@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import tables
-from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference
+from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference, UnpairedAnswer
 from tasks.curation import conversations
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.privacy import pii
@@ -162,3 +162,28 @@ def test_personal_data_are_masked_and_counted(tmp_path: Path) -> None:
         tmp_path / "p" / "raw", tmp_path / "x", tmp_path / "y", conversations.Params(**settings)
     )
     assert counts == {"read": 2, "kept": 1, "pii.same_answers": 1, "masked_email": 1}
+
+
+def unpaired(id: str, question: str, answer: str, is_good: bool, split: str = "train") -> dict[str, Any]:
+    return UnpairedAnswer(id, [{"role": "user", "content": question}], answer, is_good, id).row("test", split)
+
+
+def test_answers_that_were_judged_alone_are_curated_as_pairs_are(tmp_path: Path) -> None:
+    """Repeated ones are dropped unless label or kind differ, leaks are found on both sides, and numbers are masked."""
+    rows = [
+        unpaired("good", "Which one?", "This one.", True),
+        unpaired("once more", "Which one?", "This one.", True),
+        unpaired("bad", "Which one?", "This one.", False),
+        preference("pair", "Which one?", "This one.", "That one."),
+        unpaired("held", "What is a cache?", f"It is {LONG} call.", False, "test"),
+        unpaired("leak", "Explain caches.", f"It is {LONG} call.", True),
+        unpaired("bad leak", "Explain caches, please.", f"It is {LONG} call.", False),
+        unpaired("mail", "Whom do I ask?", "Write to jane.doe@example.org about it.", False),
+    ]
+    kept, dropped = curated(tmp_path, PREFERENCES, rows, pii=pii.Params())
+    assert kept == ["good", "bad", "pair", "held", "mail"]
+    leak = "contamination: held/held"
+    assert dropped == {"once more": "exact.duplicate: good", "leak": leak, "bad leak": leak}
+    mail = tables.read(tmp_path / "curated").to_pylist()[-1]
+    assert mail["chosen"] is None
+    assert "jane.doe" not in mail["rejected"]

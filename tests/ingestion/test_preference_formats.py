@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.conversations import Preference
+from tasks.conversations import Preference, UnpairedAnswer
 from tasks.ingestion import labels
 from tasks.ingestion.decoding import Location
 from tasks.ingestion.labels import pair_labeled_answers
@@ -181,16 +181,20 @@ def test_labeled_answers_to_one_prompt_become_pairs() -> None:
         ("q", "good", "bad", "a.jsonl:0"),
         ("p", "good", "bad", "a.jsonl:1"),
     ]
-    assert [(r.reason, r.line) for r in records[2:]] == [("unpaired_label", 4)]
+    assert records[2:] == [UnpairedAnswer("a.jsonl:4", [{"role": "user", "content": "r"}], "x", True, records[2].group)]
     assert records[0].changes == {"a good and a bad answer to one prompt (KTO rows) are joined to a pair": 1}
 
 
 def test_an_answer_that_is_labeled_good_and_bad_is_quarantined() -> None:
-    assert [r.reason for r in kto(("q", "a", True), ("q", "a", False))] == ["no_difference", "unpaired_label"]
+    """Both rows are quarantined, also if another answer to the prompt waits before them."""
+    records = kto(("q", "a", True), ("q", "a", False))
+    assert [(r.reason, r.line) for r in records] == [("contradictory_label", 0), ("contradictory_label", 1)]
+    records = kto(("q", "b", True), ("q", "a", True), ("q", "a", False))
+    assert [getattr(r, "reason", "") for r in records] == ["contradictory_label", "contradictory_label", ""]
 
 
 def test_the_memory_for_waiting_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "MAX_WAITING_CHARACTERS", 10)
     records = kto(("q1", "aaaa", True), ("q2", "bbbb", True), ("q1", "c", False), ("q2", "d", False))
     kinds = [(type(r).__name__, getattr(r, "line", None)) for r in records]
-    assert kinds == [("Quarantined", 0), ("Preference", None), ("Quarantined", 2)]
+    assert kinds == [("UnpairedAnswer", None), ("Preference", None), ("UnpairedAnswer", None)]

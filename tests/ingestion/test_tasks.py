@@ -89,7 +89,8 @@ def test_the_report_counts_what_was_changed_or_dropped_in_records(world: Path) -
         "talk,consecutive messages of one role (user) are joined,1",
         "taste,a good and a bad answer to one prompt (KTO rows) are joined to a pair,1",
     ]
-    assert read_json(Path("data/reports/ingestion.json"))["counts"]["quarantined"] == 1
+    counts = read_json(Path("data/reports/ingestion.json"))["counts"]
+    assert (counts["quarantined"], counts["preferences"]) == (0, 2)  # a pair, and an answer without a counterpart
 
 
 def test_quarantine_says_where(world: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks import tables, tokens
-from tasks.conversations import CONVERSATIONS, UNTRAINED, Conversation, Message
+from tasks.conversations import CONVERSATIONS, PREFERENCES, UNTRAINED, Conversation, Message, UnpairedAnswer
 from tasks.documents import SCHEMA
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json, sha256
@@ -71,6 +71,28 @@ def test_every_prompt_is_written_once_with_its_metadata(tmp_path: Path) -> None:
     assert tokenizer.decode(prompts[0]) == "<|document|><|user|>say 0<|end|><|assistant|>"
     assert metadata[0]["text"] == "say 0"
     assert metadata[0]["reference"] == metadata[0]["answer"]
+
+
+def test_answers_that_were_judged_alone_are_written_beside_the_pairs(tmp_path: Path) -> None:
+    write_curated(tmp_path)
+    pairs = tables.read(tmp_path / "preferences/curated").to_pylist()
+    prompt: list[Message] = [{"role": "user", "content": "say it alone"}]
+    answers = [UnpairedAnswer(text, prompt, text, text == "good", text) for text in ("bad", "good")]
+    with tables.Writer(tmp_path / "preferences/curated", PREFERENCES) as preferences:
+        for row in (*(answer.row("synthetic", "train") for answer in answers), *pairs):
+            preferences.add_row(row)
+    tokenizer = tokenize(tmp_path)
+    folder = tmp_path / "tokens/preferences/train"
+    num_pairs = sum(row["split"] == "train" for row in pairs)
+    assert len(tokens.read_ragged(folder / "chosen")) == len(read_json(folder / "lists.json")) == num_pairs
+    ragged = tokens.read_ragged(folder / "unpaired/answer")
+    assert [tokenizer.decode(ids) for ids in ragged] == ["bad<|end|>", "good<|end|>"]  # type: ignore[attr-defined]
+    assert read_json(folder / "unpaired/is_good.json") == [False, True]
+    counts = read_json(tmp_path / "tokens/manifest.json")["preferences"]["train"]
+    assert (counts["num_pairs"], counts["num_unpaired"]) == (num_pairs, 2)
+    # The bad answer is no reference; the good one is.
+    metadata = read_json(tmp_path / "tokens/prompts/train/metadata.json")
+    assert [about["reference"] for about in metadata if about["text"] == "say it alone"] == ["good"]
 
 
 def test_counts_and_manifest(tmp_path: Path) -> None:

@@ -64,7 +64,11 @@ def left_out(kind: str, params: Any, data: Path) -> str | None:
     for table, count in NEEDED.get(kind, {}).items():
         by_split = counts.get(table, {}).values()
         if by_split and not any(of_split[count] + of_split.get("num_dropped", 0) for of_split in by_split):
-            return f"the data has no {table}"
+            num_unpaired = sum(of_split.get("num_unpaired", 0) for of_split in by_split)
+            if not num_unpaired:
+                return f"the data has no {table}"
+            if getattr(params, "loss", None) != "kto":
+                return f"the data has no preference pairs, only {num_unpaired} answers for dpo with loss: kto"
     if kind == "ppo" and params.reward_model_weight and params.reward_model is None:
         reason = models.left_out(data / "models" / "reward")
         return reason and f"there is no reward model, because {reason}"

@@ -59,13 +59,22 @@ def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return (chosen - rejected - 1 / (2 * beta)).square()
 
 
-def kto_loss(ratio: Tensor, desirable: Tensor, kl: Tensor, beta: float, desirable_weight: float = 1.0) -> Tensor:
-    """The loss of unpaired answers, [answers]: weight (1 - sigmoid(+-beta (ratio - kl))) (arXiv:2402.01306, eq. 8).
+def kto_loss(
+    ratio: Tensor,
+    desirable: Tensor,
+    kl: Tensor,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """weight * (1 - sigmoid(+-beta (ratio - kl))) of each answer, [answers] (Ethayarajh 2024, arXiv:2402.01306, eq. 8).
 
-    `ratio`: log-ratio of each answer; `desirable`: bool [answers]; `kl`: scalar, no gradient: how far the policy is
-    from the reference on answers that do not belong to their prompts. An undesirable answer weighs 1.
+    `ratio`: log-ratio of each answer; `desirable`: bool [answers], the sign is + for desirable answers; `kl`: scalar
+    without gradient, the KL of policy and reference in nats, estimated on answers that do not belong to their prompts.
     """
+    # The reference point kl moves both kinds alike: raising the probability of everything is no gain. Its gradient is
+    # stopped as in the paper and in TRL.
     value = beta * (ratio - kl.detach())
-    gained = torch.where(desirable, torch.sigmoid(value), torch.sigmoid(-value))
-    weight = torch.where(desirable, desirable_weight, 1.0)
-    return weight * (1 - gained)
+    utility = torch.where(desirable, torch.sigmoid(value), torch.sigmoid(-value))
+    weight = torch.where(desirable, desirable_weight, undesirable_weight)
+    return weight * (1 - utility)

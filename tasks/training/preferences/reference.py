@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from tasks.answers import AnswerBatch, Ids, answer_logits, answer_states, log_probabilities, token_log_probs
-from tasks.pairs import Pairs
 from tasks.training.parallel import processes
-from tasks.training.preferences.order import micro_batches
+from tasks.training.preferences.order import Indices, micro_batches
 from tasks.training.preferences.shared_prompts import collate_by_prompt
 
-PAIRS_PER_BATCH = 128  # pairs
+ROWS_PER_BATCH = 128
 
 
 class Reference:
@@ -50,28 +49,41 @@ class Reference:
             return log_probabilities(model, sequences, prompt_lengths, pad_id=pad_id, temperature=temperature)
 
 
+class TwoAnswers(Protocol):
+    """Prompts with two answers each: chosen and rejected, or a judged answer and a mismatched one."""
+
+    @property
+    def prompts(self) -> Sequence[Ids]:
+        """The prompts."""
+
+    def two_answers(self) -> tuple[Sequence[Ids], Sequence[Ids]]:
+        """The first and the second answers, in the order of the prompts."""
+
+    def lengths(self) -> Indices:
+        """The number of tokens of each prompt with its longer answer."""
+
+    def __len__(self) -> int:
+        """The number of prompts."""
+
+
+Rows = TypeVar("Rows", bound=TwoAnswers)
+
+
 @dataclass(frozen=True, slots=True)
-class PairsWithReference:
-    """Pairs with the reference's log-probabilities: log p of chosen and rejected answers, float32 [2, pairs].
+class WithReference(Generic[Rows]):
+    """Prompts with two answers and the reference's log-probabilities of these answers, float32 [2, prompts]."""
 
-    KTO needs a third row: log p of mismatched answers (see Pairs.mismatched).
-    """
-
-    pairs: Pairs
+    rows: Rows
     reference: npt.NDArray[np.float32]
 
     def batch(self, indices: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> AnswerBatch:
-        """These pairs, one row each: the prompt, then the answers in the order of the rows of `reference`."""
-        kinds = [self.pairs.answers["chosen"], self.pairs.answers["rejected"]]
-        if len(self.reference) == 3:
-            kinds.append(self.pairs.mismatched())
-        answers = [[kind[i] for kind in kinds] for i in indices]
-        return collate_by_prompt([self.pairs.prompts[i] for i in indices], answers, pad_id, device, dtype)
+        """These prompts, one row each, with both answers in the order of the rows of `reference`."""
+        first, second = self.rows.two_answers()
+        answers = [[first[i], second[i]] for i in indices]
+        return collate_by_prompt([self.rows.prompts[i] for i in indices], answers, pad_id, device, dtype)
 
 
-def add_reference(
-    pairs: Pairs, model: Any, dtype: torch.dtype, path: Path, pad_id: int, mismatched: bool = False
-) -> PairsWithReference:
+def add_reference(rows: Rows, model: Any, dtype: torch.dtype, path: Path, pad_id: int) -> WithReference[Rows]:
     """Add the log-probabilities of `model` in `dtype`, the precision of the training, and store them in `path`.
 
     An existing file of the right size is used without a check, because the name of its folder of checkpoints contains
@@ -79,27 +91,25 @@ def add_reference(
     """
     # In another precision than that of the training, the first log-ratios would not be 0 although policy and reference
     # are the same weights.
-    size = (3 if mismatched else 2, len(pairs))
+    size = (2, len(rows))
     stored = _stored(path)
     if stored is None or stored.shape != size:
-        stored = reference_log_probs(
-            PairsWithReference(pairs, np.zeros(size, np.float32)), Reference(model, dtype), pad_id
-        )
+        stored = reference_log_probs(WithReference(rows, np.zeros(size, np.float32)), Reference(model, dtype), pad_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each process writes a file of its own and renames it, so that `path` is complete whenever it exists.
         temporary = path.with_suffix(f".{processes.rank()}.tmp.npy")
         np.save(temporary, stored)
         temporary.replace(path)
-    return PairsWithReference(pairs, stored)
+    return WithReference(rows, stored)
 
 
 @torch.no_grad()
-def reference_log_probs(pairs: PairsWithReference, reference: Reference, pad_id: int) -> npt.NDArray[np.float32]:
-    """The reference's log-probability of each answer, the sum over its tokens: float32 [kinds, pairs]."""
-    sums = torch.zeros(pairs.reference.shape)
+def reference_log_probs(answers: WithReference[Rows], reference: Reference, pad_id: int) -> npt.NDArray[np.float32]:
+    """The reference's log-probability of each answer, the sum over its tokens: float32 [2, prompts]."""
+    sums = torch.zeros(answers.reference.shape)
     with reference.model() as model:
-        for part in micro_batches(np.arange(len(pairs.pairs)), pairs.pairs.lengths(), PAIRS_PER_BATCH):
-            batch = pairs.batch(part.tolist(), pad_id, next(model.parameters()).device, model.dtype)
+        for part in micro_batches(np.arange(len(answers.rows)), answers.rows.lengths(), ROWS_PER_BATCH):
+            batch = answers.batch(part.tolist(), pad_id, next(model.parameters()).device, model.dtype)
             log_probs = token_log_probs(answer_logits(model, answer_states(model, batch)), batch.targets)
             sums[:, part] = batch.sum_by_answer(log_probs).view(len(part), -1).T.cpu()
     return sums.numpy()

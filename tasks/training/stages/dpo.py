@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from tasks import models
 from tasks.answers import AnswerBatch, answer_logits, answer_states, token_log_probs
 from tasks.errors import NothingLeft
-from tasks.pairs import read_pairs, read_pairs_if_any, read_prompts
+from tasks.pairs import (
+    JudgedAnswers,
+    Pairs,
+    read_judged,
+    read_judged_if_any,
+    read_pairs,
+    read_pairs_if_any,
+    read_prompts,
+    unused_unpaired,
+)
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -30,14 +39,20 @@ from tasks.training.preference_params import PairParams
 from tasks.training.preferences import preference_losses
 from tasks.training.preferences.guard import Guard, GuardParams
 from tasks.training.preferences.order import micro_batches, step_indices
-from tasks.training.preferences.reference import PairsWithReference, Reference, add_reference
+from tasks.training.preferences.reference import Reference, WithReference, add_reference
 from tasks.training.preferences.validation import PolicyValidation, ValidationParams
+
+MIN_BALANCE, MAX_BALANCE = 0.9, 1.5  # weighted good answers / weighted bad answers; 1 to 4/3 with some tolerance
 
 
 class Params(PairParams, frozen=True):
     """Params of DPO: base model, batches, loss and validation, besides those of the training loop."""
 
-    loss: preference_losses.Kind = Field("sigmoid", description="Preference loss: sigmoid (DPO), ipo or kto.")
+    global_batch_size: int = Field(64, ge=1, description="Pairs per step; with the loss kto, answers per step.")
+    loss: preference_losses.Kind = Field(
+        "sigmoid", description="Preference loss: sigmoid (DPO) and ipo use pairs; kto uses answers one by one, also "
+        "those that were judged alone.",
+    )  # fmt: skip
     beta: float = Field(
         0.1, gt=0, description="Strength of the KL constraint: a larger beta keeps the policy nearer to the reference."
     )
@@ -51,9 +66,11 @@ class Params(PairParams, frozen=True):
     chosen_nll_coef: float = Field(
         0.0, ge=0, description="Weight of the cross-entropy of chosen answers, in nats per token (arXiv:2404.19733)."
     )
-    desirable_weight: float = Field(
-        1.0, gt=0, description="Weight of a chosen answer relative to a rejected one; used by the loss kto."
-    )
+    desirable_weight: float = Field(1.0, gt=0, description="Weight of good answers; used by the loss kto.")
+    undesirable_weight: float = Field(
+        1.0, gt=0, description="Weight of bad answers; used by the loss kto. Its authors advise weights with which the "
+        "weighted number of good answers is 1 to 4/3 times that of bad ones.",
+    )  # fmt: skip
     max_new_tokens: int = Field(32, ge=1, description="Maximum tokens of an answer that is generated for validation.")
     prompt_sources: tuple[str, ...] | None = Field(
         None, description="Measure only on prompts from these sources of ingestion; empty uses all, null those of the "
@@ -72,14 +89,19 @@ class Params(PairParams, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One row per pair with its chosen and rejected answer and, for kto, the answer to another prompt.
+    """One row per pair with its chosen and rejected answer or, for kto, per answer with an answer to another prompt.
 
-    reference: log p of these answers under the reference, [2 or 3, pairs]. weight: the number of pairs.
+    reference: log p of these answers under the reference, [2, rows]. weight: the number of rows. is_good: bool [rows],
+    for kto only.
     """
 
     answers: AnswerBatch
     reference: Tensor
     weight: float
+    is_good: Tensor | None = None
+
+
+TrainingAnswers = WithReference[Pairs] | WithReference[JudgedAnswers]
 
 
 class DpoWork(Work):
@@ -88,13 +110,13 @@ class DpoWork(Work):
     model: Any
 
     def __init__(
-        self, model: nn.Module, train: PairsWithReference, validation: PairsWithReference | None,
+        self, model: nn.Module, train: TrainingAnswers, validation: TrainingAnswers | None,
         policy_validation: PolicyValidation | None, params: Params, pad_id: int,
     ) -> None:  # fmt: skip
         self.model, self.train, self.validation, self.policy_validation = model, train, validation, policy_validation
         self.params, self.pad_id = params, pad_id
         self.guard = Guard(params.guard, model)
-        self._lengths = train.pairs.lengths()
+        self._lengths = train.rows.lengths()
 
     def batches(self, step: int) -> Sequence[Batch]:
         """The pairs of this step in micro-batches. The order depends on the seed only."""
@@ -102,30 +124,29 @@ class DpoWork(Work):
         if step == 0 and self.policy_validation is not None:
             with torch.no_grad(), self.unsharded():
                 self.evaluate(0)
-        indices = step_indices(len(self.train.pairs), self.params.global_batch_size, step, self.params.seed)
+        indices = step_indices(len(self.train.rows), self.params.global_batch_size, step, self.params.seed)
         parts = micro_batches(indices, self._lengths[indices], self.params.micro_batch_size)
         return [self._batch(self.train, part.tolist()) for part in parts]
 
-    def _batch(self, source: PairsWithReference, indices: Sequence[int]) -> Batch:
+    def _batch(self, source: TrainingAnswers, indices: Sequence[int]) -> Batch:
         device = next(self.model.parameters()).device
         answers = source.batch(indices, self.pad_id, device, self.model.dtype)
         reference = torch.from_numpy(source.reference[:, indices]).to(device)
-        return Batch(answers, reference, float(len(indices)))
+        rows = source.rows
+        is_good = torch.from_numpy(rows.is_good[indices]).to(device) if isinstance(rows, JudgedAnswers) else None
+        return Batch(answers, reference, float(len(indices)), is_good)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """The loss of `params.loss`, and the implicit rewards beta * log-ratio of chosen and rejected answers.
 
         Both rewards are logged, because the margin can grow while the log-probability of chosen answers falls.
         """
-        log_probs = token_log_probs(
-            answer_logits(self.model, answer_states(self.model, batch.answers)), batch.answers.targets
-        )
-        kinds = len(batch.reference)
-        sums = batch.answers.sum_by_answer(log_probs).view(-1, kinds).T
-        lengths = batch.answers.lengths.view(-1, kinds).T
+        sums, lengths = self._answer_log_probs(batch)
+        if batch.is_good is not None:
+            return self._kto_loss(sums, lengths, batch.reference, batch.is_good)
         ratios = (sums - batch.reference) / (lengths if self.params.per_token else 1)
         chosen, rejected = ratios[0], ratios[1]  # log-ratios to the reference, [pairs]; both are 0 before training
-        losses = self._losses(chosen, rejected, ratios[2:])
+        losses = self._pair_losses(chosen, rejected)
         nll = -(sums[0] / lengths[0]).mean()
         beta, margin = self.params.beta, (chosen - rejected).detach()
         return losses.mean() + self.params.chosen_nll_coef * nll, {
@@ -136,18 +157,43 @@ class DpoWork(Work):
             "chosen_log_prob": -nll.detach(),
         }
 
-    def _losses(self, chosen: Tensor, rejected: Tensor, mismatched: Tensor) -> Tensor:
+    def _answer_log_probs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log p of both answers of each row, and their numbers of tokens: [2, rows] each."""
+        log_probs = token_log_probs(
+            answer_logits(self.model, answer_states(self.model, batch.answers)), batch.answers.targets
+        )
+        return batch.answers.sum_by_answer(log_probs).view(-1, 2).T, batch.answers.lengths.view(-1, 2).T
+
+    def _pair_losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         p = self.params
         if p.loss == "sigmoid":
             return preference_losses.dpo_loss(chosen, rejected, p.beta, p.label_smoothing)
-        if p.loss == "ipo":
-            return preference_losses.ipo_loss(chosen, rejected, p.beta)
-        # KTO compares each answer with the KL of policy and reference, estimated on answers to other prompts. The
-        # estimate has no gradient and is at least 0, as a KL is (arXiv:2402.01306, section 4.1).
-        ratios = torch.cat((chosen, rejected))
-        desirable = torch.arange(len(ratios), device=ratios.device) < len(chosen)
-        kl = mismatched.detach().mean().clamp(min=0)
-        return preference_losses.kto_loss(ratios, desirable, kl, p.beta, p.desirable_weight)
+        return preference_losses.ipo_loss(chosen, rejected, p.beta)
+
+    def _kto_loss(
+        self, sums: Tensor, lengths: Tensor, reference: Tensor, is_good: Tensor
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """As `loss`. The first row of the tensors [2, rows] is of the judged answers, the second of the mismatched.
+
+        An answer counts as accurate if its log-ratio is above the KL for a good answer, and below it for a bad one.
+        """
+        p = self.params
+        ratios = (sums - reference) / (lengths if p.per_token else 1)
+        # The KL of policy and reference, estimated on answers to other prompts. A KL is at least 0, but its estimate
+        # may be negative (arXiv:2402.01306, section 4.1).
+        kl = ratios[1].detach().mean().clamp(min=0)
+        losses = preference_losses.kto_loss(ratios[0], is_good, kl, p.beta, p.desirable_weight, p.undesirable_weight)
+        nll = -_mean_where(sums[0] / lengths[0], is_good)
+        judged = ratios[0].detach()
+        good, bad = (p.beta * _mean_where(judged, selected) for selected in (is_good, ~is_good))
+        return losses.mean() + p.chosen_nll_coef * nll, {
+            "accuracy": torch.where(is_good, judged > kl, judged < kl).float().mean(),
+            "margin": good - bad,
+            "chosen_reward": good,
+            "rejected_reward": bad,
+            "chosen_log_prob": -nll.detach(),
+            "mismatched_kl": kl,
+        }
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Loss and accuracy on validation pairs; gold, KL and other measures of answers to validation prompts."""
@@ -162,14 +208,27 @@ class DpoWork(Work):
     @torch.no_grad()
     def _on_pairs(self) -> dict[str, float]:
         assert self.validation is not None
-        count = min(len(self.validation.pairs), self.params.validation_pairs or len(self.validation.pairs))
+        count = min(len(self.validation.rows), self.params.validation_pairs or len(self.validation.rows))
+        size = self.params.global_batch_size
+        parts = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+        if isinstance(self.validation.rows, JudgedAnswers):
+            return self._on_judged_answers(parts)
         totals: dict[str, float] = {}
-        for start in range(0, count, self.params.global_batch_size):
-            indices = range(start, min(start + self.params.global_batch_size, count))
-            loss, numbers = self.loss(self._batch(self.validation, list(indices)))
+        for indices in parts:
+            loss, numbers = self.loss(self._batch(self.validation, indices))
             for name, value in {"loss": loss, **numbers}.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / count
         return totals
+
+    def _on_judged_answers(self, parts: Sequence[Sequence[int]]) -> dict[str, float]:
+        # All answers at once: the KL and the means of good and of bad answers are not means of those of the parts.
+        assert self.validation is not None
+        batches = [self._batch(self.validation, indices) for indices in parts]
+        log_probs = [self._answer_log_probs(batch) for batch in batches]
+        sums, lengths = (torch.cat(columns, 1) for columns in zip(*log_probs, strict=True))
+        is_good = torch.cat([batch.is_good for batch in batches if batch.is_good is not None])
+        loss, numbers = self._kto_loss(sums, lengths, torch.cat([b.reference for b in batches], 1), is_good)
+        return {name: float(value) for name, value in {"loss": loss, **numbers}.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The evaluations and best weights of the guard, and the answers shown so far."""
@@ -200,15 +259,15 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     dtype = choose(params.precision, device)
     model.to(device)
     with timings.measure("reference"), attention.packed(model):
-        train_pairs, validation = (
+        train_answers, validation = (
             _read_with_reference(model, dtype, tokens, split, params, checkpoints, tokenizer.pad_token_id)
             for split in ("train", "validation")
         )
-    assert train_pairs is not None
+    assert train_answers is not None
     model = adapters.attach(model, params.adapter, params.seed)
     work = DpoWork(
         model,
-        train_pairs,
+        train_answers,
         validation,
         _validation(model, dtype, tokens, params, tokenizer),
         params,
@@ -217,7 +276,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     with timings.measure("steps"), attention.packed(model):
         log = run(work, params, checkpoints, name, timings)
     work.guard.restore_best()
-    counts, notes, tables = _report_parts(work)
+    counts, notes, tables = _report_parts(work, tokens)
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
     report.tables |= tables
     pairs = train_pairs.pairs
@@ -228,14 +287,13 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
 
 def _read_with_reference(
     model: Any, dtype: torch.dtype, tokens: Path, split: str, params: Params, checkpoints: Path, pad_id: int
-) -> PairsWithReference | None:
-    read = read_pairs if split == "train" else read_pairs_if_any
-    split_pairs = read(tokens / "preferences" / split, params.max_length)
-    if split_pairs is None:
-        return None
-    return add_reference(
-        split_pairs, model, dtype, checkpoints / f"reference-{split}.npy", pad_id, params.loss == "kto"
-    )
+) -> TrainingAnswers | None:
+    folder, path = tokens / "preferences" / split, checkpoints / f"reference-{split}.npy"
+    if params.loss == "kto":
+        judged = (read_judged if split == "train" else read_judged_if_any)(folder, params.max_length)
+        return None if judged is None else add_reference(judged, model, dtype, path, pad_id)
+    split_pairs = (read_pairs if split == "train" else read_pairs_if_any)(folder, params.max_length)
+    return None if split_pairs is None else add_reference(split_pairs, model, dtype, path, pad_id)
 
 
 def _validation(
@@ -256,15 +314,42 @@ def _validation(
     )
 
 
-def _report_parts(work: DpoWork) -> tuple[dict[str, int], list[str], dict[str, list[dict[str, Any]]]]:
+def _report_parts(work: DpoWork, tokens: Path) -> tuple[dict[str, int], list[str], dict[str, list[dict[str, Any]]]]:
     """Counts, notes and tables for the report."""
-    counts = {"train_pairs": len(work.train.pairs), "too_long_pairs": work.train.pairs.num_too_long}
+    counts, notes = _counts_of_judged(work) if work.params.loss == "kto" else _counts_of_pairs(work, tokens)
     counts |= adapters.parameter_counts(work.model)
     if work.policy_validation is None:
-        return (
-            counts,
-            ["NOT GUARDED: there is no validation prompt, so the answers of the policy were not measured"],
-            {},
-        )
+        note = "NOT GUARDED: there is no validation prompt, so the answers of the policy were not measured"
+        return counts, [note, *notes], {}
     tables = {"samples": work.policy_validation.samples, "curve": work.guard.history}
-    return counts, [f"dpo: {note}" for note in work.guard.notes()], tables
+    return counts, [*(f"dpo: {note}" for note in work.guard.notes()), *notes], tables
+
+
+def _counts_of_pairs(work: DpoWork, tokens: Path) -> tuple[dict[str, int], list[str]]:
+    pairs = work.train.rows
+    counts = {"train_pairs": len(pairs), "too_long_pairs": pairs.num_too_long}
+    reason = f"the loss {work.params.loss} compares the two answers of a pair"
+    unused, notes = unused_unpaired(tokens / "preferences/train", "dpo", reason)
+    return counts | unused, notes
+
+
+def _counts_of_judged(work: DpoWork) -> tuple[dict[str, int], list[str]]:
+    judged, p = work.train.rows, work.params
+    assert isinstance(judged, JudgedAnswers)
+    num_good = int(judged.is_good.sum())
+    num_bad = len(judged) - num_good
+    counts = {"train_answers": len(judged), "good_answers": num_good, "bad_answers": num_bad}
+    counts |= {"unpaired_answers": judged.num_unpaired, "too_long_answers": judged.num_too_long}
+    weighted = p.desirable_weight * num_good, p.undesirable_weight * num_bad
+    if MIN_BALANCE <= weighted[0] / max(weighted[1], 1e-9) <= MAX_BALANCE:
+        return counts, []
+    note = (
+        f"dpo: {num_good} good and {num_bad} bad answers are weighted {weighted[0]:g} : {weighted[1]:g}. The authors "
+        "of KTO advise 1 : 1 to 4 : 3; set desirable_weight or undesirable_weight."
+    )
+    return counts, [note]
+
+
+def _mean_where(values: Tensor, selected: Tensor) -> Tensor:
+    """The mean of the selected values; 0 if none is selected."""
+    return (values * selected).sum() / selected.sum().clamp(min=1)

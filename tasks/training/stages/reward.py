@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tasks import models, reward_metrics
 from tasks.answers import AnswerBatch, answer_rewards, evaluating
-from tasks.pairs import Pairs, read_pairs, read_pairs_if_any
+from tasks.pairs import Pairs, read_pairs, read_pairs_if_any, unused_unpaired
 from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -141,6 +141,10 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     with timings.measure("measure"):
         _add_metrics(report, model, train_pairs, validation, tokenizer.pad_token_id)
     data_use.describe(report, use, params)
+    reason = "a reward model learns from the comparison of two answers"
+    unused, notes = unused_unpaired(tokens / "preferences/train", "reward", reason)
+    report.counts |= unused
+    report.notes += notes
     return report
 
 

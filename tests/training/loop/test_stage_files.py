@@ -52,6 +52,15 @@ def test_stages_without_data_are_left_out(tmp_path: Path, counts: tuple[int, int
     assert names == expected
 
 
+def test_answers_that_were_judged_alone_are_enough_for_kto(tmp_path: Path) -> None:
+    counts = {"preferences": {"train": {"num_pairs": 0, "num_unpaired": 7}}}
+    write_json(tmp_path / "tokens" / MANIFEST, counts)
+    assert stage_files.left_out("dpo", dpo.Params(loss="kto"), tmp_path) is None
+    reason = "the data has no preference pairs, only 7 answers for dpo with loss: kto"
+    assert stage_files.left_out("dpo", dpo.Params(), tmp_path) == reason
+    assert stage_files.left_out("reward", reward.Params(), tmp_path) == reason
+
+
 def test_a_stage_starts_from_the_base_of_a_stage_that_was_left_out(tmp_path: Path) -> None:
     """Preferences only: pretrain and sft are left out, and dpo starts from the base of pretrain."""
     write_counts(tmp_path, 0, 0, 2)

@@ -52,3 +52,5 @@ def test_kto() -> None:
     ratio = tensor([1 + 10 * LN3, 1 + 10 * LN3])
     loss = kto_loss(ratio, tensor([True, False]), tensor(1.0), 0.1, desirable_weight=2.0)
     torch.testing.assert_close(loss, tensor([0.5, 0.75]))
+    loss = kto_loss(ratio, tensor([True, False]), tensor(1.0), 0.1, undesirable_weight=2.0)
+    torch.testing.assert_close(loss, tensor([0.25, 1.5]))

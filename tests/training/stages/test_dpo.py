@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import models
+from tasks import models, pairs
 from tasks.answers import log_probabilities
 from tasks.pairs import read_pairs
 from tasks.reports import Timings
@@ -25,7 +25,10 @@ def run(data: Path, checkpoints: str = "ck", **changes: Any) -> Any:
     return dpo.train(params, data, data / checkpoints, Timings("dpo", data / "timings"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss": "ipo", "per_token": True}, {"loss": "kto"}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"loss": "ipo", "per_token": True}, {"loss": "kto", "global_batch_size": 16}, {"label_smoothing": 0.1}],
+)
 def test_the_policy_learns_to_prefer_chosen_answers(tmp_path: Path, changes: dict[str, Any]) -> None:
     report = run(tiny.write_data(tmp_path), **changes)
     rows = report.tables["steps"]
@@ -39,25 +42,67 @@ def test_the_first_loss_is_ln_2_and_the_reference_is_stored(tmp_path: Path) -> N
     report = run(tiny.write_data(tmp_path), steps=1)
     assert report.tables["steps"][0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     stored = np.load(tmp_path / "ck/reference-train.npy")
-    pairs = read_pairs(tmp_path / "tokens/preferences/train", 99)
-    expected = log_probabilities(tiny.model(), [pairs.sequence(2, "rejected")], [len(pairs.prompts[2])])[0].sum()
+    train_pairs = read_pairs(tmp_path / "tokens/preferences/train", 99)
+    expected = log_probabilities(tiny.model(), [train_pairs.sequence(2, "rejected")], [len(train_pairs.prompts[2])])[
+        0
+    ].sum()
     assert stored.shape == (2, 15)
     assert stored[1, 2] == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_stored_reference_is_not_computed_again(tmp_path: Path) -> None:
-    pairs = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
+    train_pairs = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
     path = tmp_path / "reference.npy"
     np.save(path, np.full((2, 15), 7.0, np.float32))
-    assert add_reference(pairs, None, torch.float32, path, 0).reference[0, 0] == 7.0
+    assert add_reference(train_pairs, None, torch.float32, path, 0).reference[0, 0] == 7.0
     path.write_bytes(b"half a file")
-    assert add_reference(pairs, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
+    assert add_reference(train_pairs, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
 
 
-def test_mismatched_answers_belong_to_the_next_prompt(tmp_path: Path) -> None:
-    pairs = read_pairs(tiny.write_data(tmp_path) / "tokens/preferences/train", 99)
-    assert pairs.mismatched()[0].tolist() == tiny.answer("c .")
-    assert pairs.mismatched()[14].tolist() == tiny.answer("b .")
+def write_unpaired(data: Path, letters: str, *, only_good: bool = False) -> None:
+    """Add answers that were judged alone: good with a dot for every second letter, bad without a dot for the others."""
+    is_good = [only_good or number % 2 == 0 for number in range(len(letters))]
+    texts = [f"{chr(ord(x) + 1)} ." if good else chr(ord(x) + 1) for x, good in zip(letters, is_good, strict=True)]
+    prompts, answers = [np.array(tiny.prompt(x)) for x in letters], [np.array(tiny.answer(text)) for text in texts]
+    for split in ("train", "validation"):
+        pairs.write_unpaired(data / "tokens/preferences" / split, prompts, answers, is_good, len(tiny.WORDS))
+
+
+@pytest.mark.parametrize("with_pairs", [False, True])
+def test_kto_learns_from_answers_that_were_judged_alone(tmp_path: Path, with_pairs: bool) -> None:
+    tiny.write_data(tmp_path)
+    if not with_pairs:
+        for split in ("train", "validation"):
+            tiny.pair_files(tmp_path / "tokens/preferences" / split, [])
+    write_unpaired(tmp_path, "abcdefghijklmn")
+    report = run(tmp_path, loss="kto")
+    first, *_, last = report.tables["steps"]
+    assert first["loss"] == pytest.approx(0.5, abs=1e-5)  # 1 - sigmoid(0)
+    assert last["validation_chosen_reward"] > 0 > last["validation_rejected_reward"]
+    assert last["validation_accuracy"] > 0.9
+    assert report.counts["unpaired_answers"] == 14
+    assert report.counts["train_answers"] == (44 if with_pairs else 14)
+    assert report.counts["good_answers"] == report.counts["bad_answers"]
+    assert not [note for note in report.notes if "authors of KTO" in note]
+
+
+def test_kto_warns_about_unequal_numbers_of_good_and_bad_answers(tmp_path: Path) -> None:
+    tiny.write_data(tmp_path)
+    write_unpaired(tmp_path, "abcdefghijklmno", only_good=True)
+    report = run(tmp_path, loss="kto", steps=1)
+    assert any("30 good and 15 bad answers are weighted 30 : 15" in note for note in report.notes)
+    report = run(tmp_path, "weighted", loss="kto", steps=1, undesirable_weight=2.0)
+    assert not [note for note in report.notes if "authors of KTO" in note]
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_losses_of_pairs_report_the_answers_that_they_do_not_use(tmp_path: Path, loss: str) -> None:
+    tiny.write_data(tmp_path)
+    write_unpaired(tmp_path, "abcd")
+    report = run(tmp_path, loss=loss, steps=1)
+    assert report.counts["unused_unpaired"] == 4
+    note = f"4 answers that were judged alone are not used, because the loss {loss} compares the two answers of a pair"
+    assert any(note in line for line in report.notes)
 
 
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from tasks import models
 from tasks.answers import pad, reward_scores
 from tasks.errors import BadModel, NothingLeft
-from tasks.pairs import Pairs, Side, read_pairs
+from tasks.pairs import Pairs, Side, read_pairs, write_unpaired
 from tasks.reports import Timings
 from tasks.training.stages import reward
 from tests.training import tiny
@@ -33,6 +33,14 @@ def test_a_preference_is_learned_and_measured(tmp_path: Path) -> None:
     assert report.scores["accuracy_of_length_alone"].value == 1.0
     assert report.scores["length_bias_of_labels"] == pytest.approx(1.0)
     assert report.counts["train_pairs"] == 15
+
+
+def test_answers_that_were_judged_alone_are_reported_as_unused(tmp_path: Path) -> None:
+    ids = [np.array(tiny.prompt("a"))], [np.array(tiny.answer("b ."))]
+    write_unpaired(tiny.write_data(tmp_path) / "tokens/preferences/train", *ids, [True], len(tiny.WORDS))
+    report = run(tmp_path, steps=1)
+    assert report.counts["unused_unpaired"] == 1
+    assert any("1 answers that were judged alone are not used" in note for note in report.notes)
 
 
 def test_plain_transformers_gives_the_same_scores(tmp_path: Path) -> None:
