@@ -151,6 +151,16 @@ def write_unpaired(
     write_json(folder / UNPAIRED / "is_good.json", list(is_good))
 
 
+def too_long_note(stage: str, kind: str, num_too_long: int, num_kept: int, limit: str) -> list[str]:
+    """The note for the report of a stage that leaves out records longer than `limit`; empty if there are none."""
+    if not num_too_long:
+        return []
+    share, total = num_too_long / (num_too_long + num_kept), num_too_long + num_kept
+    return [
+        f"{stage}: {share:.1%} of the train {kind} ({num_too_long} of {total}) are longer than {limit} and not used"
+    ]
+
+
 def count_unpaired(folder: Path) -> int:
     """The number of answers in a folder of pairs that were judged alone."""
     path = folder / UNPAIRED / "is_good.json"
@@ -158,14 +168,15 @@ def count_unpaired(folder: Path) -> int:
 
 
 def unused_unpaired(folder: Path, stage: str, reason: str) -> tuple[dict[str, int], list[str]]:
-    """The count and the note for the report of a stage that uses pairs only; both are empty if nothing is unused."""
-    count = count_unpaired(folder)
+    """The count and the note for the report of a stage that uses pairs only; both are empty if nothing is unused.
+
+    folder: the folder of the splits; those for training and validation are counted.
+    """
+    count = sum(count_unpaired(folder / split) for split in ("train", "validation"))
     if not count:
         return {}, []
-    note = (
-        f"{stage}: {count} answers that were judged alone are not used, because {reason}; dpo with loss: kto uses them"
-    )
-    return {"unused_unpaired": count}, [note]
+    note = f"{stage}: {count} answers that were judged alone are not used, because {reason}; dpo with loss: kto uses"
+    return {"unused_unpaired": count}, [f"{note} them"]
 
 
 def read_judged(folder: Path, max_length: int | None = None) -> JudgedAnswers:

@@ -69,11 +69,13 @@ def test_a_file_states_its_version_and_other_versions_are_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = WRITERS[kind](tmp_path)
-    assert read_json(path)[SCHEMA_VERSION] == SCHEMAS[kind].version == 1
+    version = SCHEMAS[kind].version
+    assert read_json(path)[SCHEMA_VERSION] == version
     READERS[kind](tmp_path)
-    monkeypatch.setitem(SCHEMAS, kind, Schema(2, oldest=1))
+    monkeypatch.setitem(SCHEMAS, kind, Schema(version + 1, oldest=version))
     READERS[kind](tmp_path)
-    for schema, age in ((Schema(2, oldest=2), "an older"), (Schema(0, oldest=0), "a newer")):
+    newer, older = Schema(version + 1, oldest=version + 1), Schema(version - 1, oldest=0)
+    for schema, age in ((newer, "an older"), (older, "a newer")):
         monkeypatch.setitem(SCHEMAS, kind, schema)
         with pytest.raises(UserError, match=rf"{path.name} was written by {age} version.* stage {STAGES[kind]} again"):
             READERS[kind](tmp_path)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from tasks import gold
 from tasks.errors import NothingLeft
-from tasks.pairs import read_pairs_if_any, read_prompts
+from tasks.pairs import count_unpaired, read_pairs_if_any, read_prompts
 from tasks.tokens import Ragged, Stream, read_ragged, read_stream
 
 if TYPE_CHECKING:
@@ -233,6 +233,11 @@ class EvaluationInputs:
         columns = pairs.prompts, pairs.answers["chosen"], pairs.answers["rejected"]
         ids = ([row.tolist() for row in column] for column in columns)
         return [Pair(*row) for row in zip(*ids, pairs.reasons, strict=True)]
+
+    @property
+    def num_unpaired(self) -> int:
+        """The number of answers of the split `test` that were judged alone."""
+        return count_unpaired(self.data / "tokens" / "preferences" / SPLIT)
 
     def answers(self, name: str, greedy: bool) -> list[Answer]:
         """The answers of a model to `prompts`: greedy, or sampled at temperature 1 from the whole vocabulary."""

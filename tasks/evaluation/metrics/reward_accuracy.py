@@ -27,15 +27,19 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """reward_accuracy, reward_margin and the other metrics of tasks/reward_metrics.py, with the prefix `reward_`."""
     pairs = evenly_spaced(inputs.pairs, params.num_pairs)
+    unpaired = inputs.num_unpaired
     if not pairs:
-        raise NotMeasured("the split 'test' contains no preference")
+        alone = f", only {unpaired} answers that were judged alone" if unpaired else ""
+        raise NotMeasured(f"the split 'test' contains no preference pair{alone}")
     margins = _margins(inputs, pairs)
     lengths = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
     reasons = [pair.reason for pair in pairs]
     values = reward_metrics.metrics(margins, reasons, lengths[:, 0], lengths[:, 1], Score.of_share, intervals.bootstrap)
     scores = {f"reward_{name}": value for name, value in values.items()}
     scores["reward_margin"] = intervals.mean(margins)
-    return MetricResult(scores, tables={"reward_margins": _histogram(margins)})
+    note = f"reward_accuracy: {unpaired} test answers that were judged alone are not used, because it compares answers"
+    tables = {"reward_margins": _histogram(margins)}
+    return MetricResult(scores, tables, notes=[note] if unpaired else [])
 
 
 def _margins(inputs: EvaluationInputs, pairs: list[Pair]) -> FloatArray:
