@@ -22,6 +22,7 @@ from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
 
+import pyarrow as pa
 import torch
 
 from tasks import catalog, tables
@@ -146,7 +147,7 @@ def prepare(data: Path) -> None:
 
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     with (
-        tables.Writer(data / "curated", SCHEMA) as documents,
+        tables.Writer(data / "curated", SCHEMA.append(pa.field("language", pa.string()))) as documents,
         tables.Writer(data / "conversations/curated", CONVERSATIONS) as conversations,
         tables.Writer(data / "preferences/curated", PREFERENCES) as preferences,
     ):
@@ -155,7 +156,7 @@ def prepare(data: Path) -> None:
             text = " ".join(words[(number * k + k) % 10] for k in range(1, 8))
             messages: list[Message] = [{"role": "user", "content": f"say {words[number % 10]} {number}"}]
             about = {"task": "saying", "answer": words[number % 10], "closing": "."}
-            documents.add_row(Document(name, text, name).row("made", split))
+            documents.add_row({**Document(name, text, name).row("made", split), "language": "en"})
             answer: Message = {"role": "assistant", "content": words[number % 10]}
             conversations.add_row(Conversation(name, [*messages, answer], name, about).row("made", split))
             pair = Preference(name, messages, words[number % 10] + ".", text, name, "complete", about)

@@ -6,7 +6,8 @@ so that each token is predicted exactly once. `positions` restarts at 0 for ever
 never a target: no document is predicted from the previous one, and padding (position 0 throughout) is ignored.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import BadInput
-from tasks.files import MANIFEST, read_json, rerun_advice, version_problem
+from tasks.files import MANIFEST, read_json, rerun_advice, version_problem, write_json
 
 Ids = npt.NDArray[np.integer[Any]]
 
@@ -52,6 +53,29 @@ class Ragged:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of a stream (documents or conversations), each with its place and its source and language.
+
+    starts, lengths: int64, position of the first token in the stream, and number of tokens. groups: by "source" and by
+    "language", the number of each record's name in `names`, int32; each [num_records].
+    """
+
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    groups: dict[str, npt.NDArray[np.int32]]
+    names: dict[str, list[str]]
+
+
+def make_records(starts: Ids, lengths: Ids, labels: Mapping[str, Sequence[str]]) -> Records:
+    """Return the records of a stream; `labels` has a name for each record, by "source" and by "language"."""
+    names, groups = dict[str, list[str]](), dict[str, npt.NDArray[np.int32]]()
+    for kind, values in labels.items():
+        unique, codes = np.unique(np.asarray(values, str), return_inverse=True)
+        names[kind], groups[kind] = unique.tolist(), codes.astype(np.int32)
+    return Records(np.asarray(starts, np.int64), np.asarray(lengths, np.int64), groups, names)
+
+
 def ids_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     """Return the smaller of the two id types that can represent the vocabulary."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
@@ -66,6 +90,22 @@ def read_stream(folder: Path) -> Stream:
     """Map a stream; pages are read from disk when they are used. Raises BadInput if a file cannot be read."""
     ids, positions, loss_mask = _read(folder, ("ids", "positions", "loss_mask"))
     return Stream(ids, positions, loss_mask)
+
+
+def write_records(folder: Path, records: Records) -> None:
+    """Write where the records of the stream in `folder` are, and their sources and languages."""
+    groups = {f"record_{kind}s": codes for kind, codes in records.groups.items()}
+    _write(folder, {"record_starts": records.starts, "record_lengths": records.lengths, **groups})
+    write_json(folder / "records.json", records.names)
+
+
+def read_records(folder: Path) -> Records:
+    """Map the records of a stream. Raises BadInput if a file cannot be read."""
+    if not (folder / "records.json").is_file():
+        raise BadInput(f"{folder} does not state the sources of its records. Run tokenization again.")
+    names = dict(read_json(folder / "records.json"))
+    starts, lengths, *codes = _read(folder, ("record_starts", "record_lengths", *(f"record_{kind}s" for kind in names)))
+    return Records(starts, lengths, dict(zip(names, codes, strict=True)), names)
 
 
 def write_ragged(folder: Path, lists: Sequence[Sequence[int] | Ids], vocab_size: int) -> None:
@@ -104,3 +144,33 @@ def _check_version(folder: Path) -> None:
             if problem := version_problem("tokens", read_json(path), path):
                 raise BadInput(f"{problem} {rerun_advice(path)}")
             return
+
+
+def best_fit(lengths: Ids, capacity: int) -> list[list[int]]:
+    """Best-fit decreasing bin packing. Returns rows of indices whose lengths add up to at most `capacity`.
+
+    Each list, the longest first, is put into the row with the smallest sufficient space, or into a new row. Rows are
+    grouped by their free space, of which there are at most `capacity` values, so that a row is found in O(log capacity)
+    and the total time is O(n log capacity) instead of O(n^2). The number of rows is at most 11/9 of the optimum plus a
+    constant (Johnson 1973).
+    """
+    rows: list[list[int]] = []
+    rows_by_space: dict[int, list[int]] = {}
+    spaces: list[int] = []  # the keys of rows_by_space, sorted
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[index])
+        smallest = bisect_left(spaces, length)
+        if smallest == len(spaces):
+            row, space = len(rows), capacity
+            rows.append([])
+        else:
+            space = spaces[smallest]
+            row = rows_by_space[space].pop()
+            if not rows_by_space[space]:
+                del rows_by_space[space], spaces[smallest]
+        rows[row].append(index)
+        if space > length:
+            if space - length not in rows_by_space:
+                insort(spaces, space - length)
+            rows_by_space.setdefault(space - length, []).append(row)
+    return rows

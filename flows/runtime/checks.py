@@ -232,6 +232,21 @@ def _pretrain(section: Section) -> Problems:
             )
 
 
+def _mixture(section: Section) -> Problems:
+    """The names of a mixture by source must be the sources that have data for the stage."""
+    providers, mixture = data_kinds.sources(section.body), section.params.mixture
+    if mixture is None or providers is None or section.params.mixture_by != "source" or section.params.data is not None:
+        return
+    needed = set(data_kinds.NEEDED[section.kind])
+    names = [name for name, kinds in providers.items() if set(kinds) & needed]
+    for name in mixture:
+        if name not in names:
+            what = f"has no {' or '.join(needed)}" if name in providers else "is not a source of ingestion"
+            yield Problem(("mixture", name), f"{name!r} {what}; {catalog.suggest(name, names)}")
+    if missing := [name for name in names if name not in mixture]:
+        yield Problem(("mixture",), f"needs a share for {', '.join(missing)}, too; 0 leaves a source out")
+
+
 def _prompt_sources(section: Section) -> Problems:
     providers = data_kinds.sources(section.body)
     if providers is None or section.params.data is not None:
@@ -275,7 +290,8 @@ def _evaluation(section: Section) -> Problems:
 
 CHECKS: dict[str, Sequence[Callable[[Section], Problems]]] = {
     "ingestion": (_source_names,),
-    "pretrain": (_pretrain,),
+    "pretrain": (_pretrain, _mixture),
+    "sft": (_mixture,),
     "ppo": (_prompt_sources,),
     "dpo": (_prompt_sources,),
     "evaluation": (_evaluation,),

@@ -171,6 +171,8 @@ def draw_signals(corpus: Corpus) -> "Figure":
     for position, name in enumerate(names, start=1):
         axes = figure.add_subplot(num_rows, 4, position)
         values = np.asarray(getattr(corpus.signals, name), np.float64)
+        if not len(values):
+            continue
         bounds = sorted(
             {b.bound for b in corpus.bounds if b.signal == name and b.bound is not None and b.language in languages}
         )

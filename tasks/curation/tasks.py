@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from pydantic import Field, RedisDsn, model_validator
 
-from tasks import catalog, losses, tables
+from tasks import catalog, documents, losses, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
 from tasks.curation.classifier import training
@@ -126,10 +126,12 @@ def filter_documents(params: Params, data: Path, timings: Timings, run: Path = R
     parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
     if not rows and not any(tables.manifest(data / name / "raw")["rows"] for name in RECORDS):
         raise BadInput(f"{folder} contains no documents. Check the sources of ingestion in params.yaml.")
+    if not rows:
+        parts = iter([documents.SCHEMA.empty_table()])
     with timings.measure("judge"), ThreadPoolExecutor(1) as background, _progress("filtering", size) as progress:
 
-        def on_progress(documents: int) -> None:
-            progress.advance(documents * size // max(1, rows))
+        def on_progress(num_documents: int) -> None:
+            progress.advance(num_documents * size // max(1, rows))
             # The next steps need the fold table. It is built (once) while kernels run without Python's lock.
             background.submit(folding.fold_table)
 

@@ -4,7 +4,6 @@ Documents are concatenated and cut into rows anywhere. Conversations are packed 
 because the loss of an answer without its question would teach the model to guess.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.tokens import Stream, ids_dtype
+from tasks.tokens import Stream, best_fit, ids_dtype
 
 IdArray = npt.NDArray[np.integer[Any]]
 
@@ -27,12 +26,17 @@ def concatenate(documents: Sequence[IdArray], vocab_size: int) -> Stream:
 
 @dataclass(frozen=True, slots=True)
 class PackedStream:
-    """A stream of complete rows. num_truncated: tokens removed from lists longer than a row."""
+    """A stream of complete rows. num_truncated: tokens removed from lists longer than a row.
+
+    starts, lengths: where each list is in the stream, and how many of its tokens, [num_lists].
+    """
 
     stream: Stream
     num_rows: int
     num_truncated: int
     num_padding: int
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
 
 
 def pack(
@@ -44,53 +48,26 @@ def pack(
     is truncated at its end. `seed` determines which lists share a row.
     """
     if not lists:
-        return PackedStream(_empty_stream(vocab_size), 0, 0, 0)
+        nothing = np.zeros(0, np.int64)
+        return PackedStream(_empty_stream(vocab_size), 0, 0, 0, nothing, nothing)
     full_lengths = np.array([len(ids) for ids, _ in lists])
     lengths = np.minimum(full_lengths, row_length)
     order = np.random.default_rng(seed).permutation(len(lists))
     rows = best_fit(lengths[order], row_length)
     size = len(rows) * row_length
     ids, positions = np.full(size, pad, ids_dtype(vocab_size)), np.zeros(size, np.uint32)
-    mask = np.zeros(size, np.uint8)
+    mask, starts = np.zeros(size, np.uint8), np.zeros(len(lists), np.int64)
     for row_number, row in enumerate(rows):
         start = row_number * row_length
         for index in order[row]:
-            part = slice(start, start + lengths[index])
+            starts[index], part = start, slice(start, start + lengths[index])
             ids[part], mask[part] = lists[index][0][:row_length], lists[index][1][:row_length]
             positions[part] = np.arange(lengths[index])
             start += lengths[index]
     num_truncated = int((full_lengths - lengths).sum())
-    return PackedStream(Stream(ids, positions, mask), len(rows), num_truncated, size - int(lengths.sum()))
-
-
-def best_fit(lengths: IdArray, capacity: int) -> list[list[int]]:
-    """Best-fit decreasing bin packing. Returns rows of indices whose lengths add up to at most `capacity`.
-
-    Each list, the longest first, is put into the row with the smallest sufficient space, or into a new row. Rows are
-    grouped by their free space, of which there are at most `capacity` values, so that a row is found in O(log capacity)
-    and the total time is O(n log capacity) instead of O(n^2). The number of rows is at most 11/9 of the optimum plus a
-    constant (Johnson 1973).
-    """
-    rows: list[list[int]] = []
-    rows_by_space: dict[int, list[int]] = {}
-    spaces: list[int] = []  # the keys of rows_by_space, sorted
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[index])
-        smallest = bisect_left(spaces, length)
-        if smallest == len(spaces):
-            row, space = len(rows), capacity
-            rows.append([])
-        else:
-            space = spaces[smallest]
-            row = rows_by_space[space].pop()
-            if not rows_by_space[space]:
-                del rows_by_space[space], spaces[smallest]
-        rows[row].append(index)
-        if space > length:
-            if space - length not in rows_by_space:
-                insort(spaces, space - length)
-            rows_by_space.setdefault(space - length, []).append(row)
-    return rows
+    return PackedStream(
+        Stream(ids, positions, mask), len(rows), num_truncated, size - int(lengths.sum()), starts, lengths
+    )
 
 
 def _positions(lengths: Sequence[int]) -> npt.NDArray[np.uint32]:

@@ -1,6 +1,8 @@
 """Read curated tables and write token files: one function per kind of record, which returns its counts by split."""
 
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,16 @@ CountsBySplit = dict[str, dict[str, int]]
 BATCH_ROWS = 1024  # records that are encoded at once
 
 
+# In this order, because Japanese and Korean texts contain Han characters, too.
+SCRIPTS = {
+    "ja": re.compile("[\u3041-\u30ff]"),
+    "ko": re.compile("[\uac00-\ud7a3]"),
+    "zh": re.compile("[\u4e00-\u9fff\u3400-\u4dbf]"),
+}
+SCRIPT_CHARACTERS = 200  # of each of the first messages that are looked at
+LETTERS = re.compile(r"[^\W\d_]")
+
+
 @dataclass(frozen=True, slots=True)
 class Packing:
     """row_length: tokens per row; drop_too_long: whether to drop longer conversations, otherwise they are truncated."""
@@ -29,6 +41,31 @@ class Packing:
     row_length: int
     drop_too_long: bool
     seed: int
+
+
+class Labels:
+    """The source and the language of each record, in order."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[str, list[str]] = {"source": [], "language": []}
+
+    def add(self, sources: Sequence[str], languages: Sequence[str | None]) -> None:
+        """Append those of a batch; a language that is not known is `unknown`."""
+        self.by_kind["source"] += sources
+        self.by_kind["language"] += [language or "unknown" for language in languages]
+
+
+def script(messages: Sequence[Message]) -> str:
+    """Return the language that the script of a conversation tells: zh, ja, ko, or otherwise `latin`.
+
+    Conversations are not identified by language like documents; a tenth of the letters at their start decides.
+    """
+    text = " ".join(message["content"][:SCRIPT_CHARACTERS] for message in messages[:3])
+    num_letters = max(1, len(LETTERS.findall(text)))
+    for language, pattern in SCRIPTS.items():
+        if len(pattern.findall(text)) >= num_letters / 10:
+            return language
+    return "latin"
 
 
 def train_texts(data: Path, share: float) -> Iterator[str]:
@@ -47,12 +84,16 @@ def write_documents(tokenizer: Any, source: Path, folder: Path) -> CountsBySplit
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
         documents: list[tokens.Ids] = []
-        num_bytes = 0
-        for texts in _read_batches(source, split, "text"):
+        labels, num_bytes = Labels(), 0
+        for columns in _read_batches(source, split, ("text", "source", "language")):
+            texts = columns["text"]
             documents += [ids.astype(np.uint32) for ids in encoder.encode_documents(texts)]
             num_bytes += sum(len(text.encode()) for text in texts)
+            labels.add(columns["source"], columns["language"])
         stream = packing.concatenate(documents, encoder.vocab_size)
         tokens.write_stream(folder / split, stream)
+        lengths = np.array([len(ids) for ids in documents], np.int64)
+        tokens.write_records(folder / split, tokens.make_records(lengths.cumsum() - lengths, lengths, labels.by_kind))
         counts[split] = {"num_documents": len(documents), "num_tokens": len(stream.ids), "num_bytes": num_bytes}
     return counts
 
@@ -61,15 +102,20 @@ def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Pack
     """Write the conversations of the table `source` as one packed stream per split, <folder>/conversations/<split>/."""
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        conversations, num_bytes, num_dropped = list[Any](), 0, 0
-        for batch in _read_conversations(source, split):
+        conversations, labels, num_bytes, num_dropped = list[Any](), Labels(), 0, 0
+        for batch, sources in _read_conversations(source, split):
             encoded = encoder.encode_conversations(batch)
-            kept = [item for item in encoded if not params.drop_too_long or len(item[0]) <= params.row_length]
+            fits = [not params.drop_too_long or len(ids) <= params.row_length for ids, _ in encoded]
+            kept = list(itertools.compress(encoded, fits))
+            languages = [script(messages) for messages in itertools.compress(batch, fits)]
+            labels.add(list(itertools.compress(sources, fits)), languages)
             num_dropped += len(encoded) - len(kept)
             num_bytes += sum(len(message["content"].encode()) for messages in batch for message in messages)
             conversations += kept
         packed = packing.pack(conversations, params.row_length, encoder.pad, encoder.vocab_size, params.seed)
         tokens.write_stream(folder / "conversations" / split, packed.stream)
+        where = tokens.make_records(packed.starts, packed.lengths, labels.by_kind)
+        tokens.write_records(folder / "conversations" / split, where)
         counts[split] = {
             "num_conversations": len(conversations),
             "num_dropped": num_dropped,
@@ -159,22 +205,25 @@ def _encode_in_batches(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) 
     return [ids for start in range(0, len(rows), BATCH_ROWS) for ids in encode(rows[start : start + BATCH_ROWS])]
 
 
-def _read_batches(folder: Path, split: str, column: str) -> Iterator[list[Any]]:
-    for table in _read_shards(folder, (column, "split")):
+def _read_batches(folder: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    for table in _read_shards(folder, (*columns, "split")):
         for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
-            yield batch[column].to_pylist()
+            yield {name: batch[name].to_pylist() for name in columns}
 
 
-def _read_conversations(folder: Path, split: str) -> Iterator[list[list[Message]]]:
-    """Yield batches of conversations. Answers that are context only, as their metadata say, have the weight 0."""
-    for table in _read_shards(folder, ("messages", "metadata", "split")):
+def _read_conversations(folder: Path, split: str) -> Iterator[tuple[list[list[Message]], list[str]]]:
+    """Yield batches of conversations, with their sources.
+
+    Answers that are context only, as their metadata say, have the weight 0.
+    """
+    for table in _read_shards(folder, ("messages", "metadata", "source", "split")):
         for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
             conversations = batch["messages"].to_pylist()
             for messages, metadata in zip(conversations, batch["metadata"].to_pylist(), strict=True):
                 if f'"{UNTRAINED}"' in metadata:
                     for index in json.loads(metadata)[UNTRAINED]:
                         messages[index]["weight"] = 0
-            yield conversations
+            yield conversations, batch["source"].to_pylist()
 
 
 def _read_table(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.tokenization import packing
+from tasks.tokens import best_fit
 
 
 def lists(*lengths: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -16,19 +17,19 @@ def lists(*lengths: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_best_fit_by_hand() -> None:
     """6 6 4 3 into rows of 10: the 4 is put into the row of one 6, the 3 into the row of the other."""
-    rows = packing.best_fit(np.array([6, 6, 4, 3]), 10)
+    rows = best_fit(np.array([6, 6, 4, 3]), 10)
     assert sorted(sorted(row) for row in rows) == [[0, 3], [1, 2]]
 
 
 def test_best_fit_takes_the_smallest_sufficient_space() -> None:
     """After 8, 7, 5 in rows of 10 (spaces 2, 3, 5), a 2 fits into every row and is put into the row of the 8."""
-    assert packing.best_fit(np.array([8, 7, 5, 2]), 10)[0] == [0, 3]
+    assert best_fit(np.array([8, 7, 5, 2]), 10)[0] == [0, 3]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_best_fit_loses_nothing_overflows_nothing_and_fills(seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 40, 500)
-    rows = packing.best_fit(lengths, 64)
+    rows = best_fit(lengths, 64)
     assert sorted(i for row in rows for i in row) == list(range(500))
     assert max(lengths[row].sum() for row in rows) <= 64
     assert lengths.sum() / (len(rows) * 64) > 0.95

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks import tables, tokens
@@ -12,6 +13,7 @@ from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json, sha256
 from tasks.reports import Timings
 from tasks.tokenization import tasks
+from tasks.tokenization.records import script
 from tests.tokenization.small_data import write_curated
 
 
@@ -139,6 +141,34 @@ def test_data_that_is_missing(tmp_path: Path) -> None:
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     write_curated(tmp_path / "other")
     tokenize(tmp_path / "other")
-    tables.write(tmp_path / "curated", SCHEMA, [])
+    tables.write(tmp_path / "curated", SCHEMA.append(pa.field("language", pa.string())), [])
     with pytest.raises(NothingLeft):
         tokenize(tmp_path, tokenizer=str(tmp_path / "other/tokens/tokenizer"))
+
+
+def test_the_source_and_language_of_each_record_reach_the_token_files(tmp_path: Path) -> None:
+    """16 of the 24 records are train. A record begins where its positions begin."""
+    write_curated(tmp_path)
+    tokenize(tmp_path)
+    for name, languages in (("documents", {"en"}), ("conversations", {"latin", "zh"})):
+        folder = tmp_path / "tokens" / name / "train"
+        records, stream = tokens.read_records(folder), tokens.read_stream(folder)
+        assert len(records.starts) == 16
+        assert (np.asarray(stream.positions)[records.starts] == 0).all()
+        assert (np.asarray(stream.positions)[records.starts + records.lengths - 1] == records.lengths - 1).all()
+        assert [records.names["source"][code] for code in records.groups["source"]] == ["synthetic"] * 16
+        assert {records.names["language"][code] for code in records.groups["language"]} == languages
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("你好，请问 Python 是什么？", "zh"),
+        ("これは日本の文です", "ja"),
+        ("안녕하세요", "ko"),
+        ("Hello, hello, 你", "latin"),
+        ("3 + 4", "latin"),
+    ],
+)
+def test_the_script_of_a_conversation(text: str, language: str) -> None:
+    assert script([{"role": "user", "content": text}]) == language

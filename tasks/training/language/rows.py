@@ -72,7 +72,7 @@ class PackedRows:
         """The micro-batches of one step."""
         first = step * self._global_batch_size
         indices = range(first, first + self._global_batch_size)
-        rows = [self._order(i // self.count)[i % self.count] for i in indices]
+        rows = [self._chosen(place) for place in indices]
         size = self._micro_batch_size
         return [self._batch(rows[start : start + size]) for start in range(0, len(rows), size)]
 
@@ -83,6 +83,14 @@ class PackedRows:
             rows = np.linspace(0, self.count - 1, max_rows).round().astype(int).tolist()
         for start in range(0, len(rows), self._micro_batch_size):
             yield self._batch(rows[start : start + self._micro_batch_size])
+
+    def _chosen(self, place: int) -> int:
+        """The row at a place of the run: the number of rows before it, in all steps."""
+        return int(self._order(place // self.count)[place % self.count])
+
+    def _read(self, row: int) -> tuple[npt.NDArray[Any], ...]:
+        """ids, positions and loss mask of one row: `length` inputs and the target of the last one, or less."""
+        return self.stream.row(row, self.length)
 
     def _batch(self, rows: Sequence[int]) -> PackedBatch:
         columns = zip(*(self._row(row) for row in rows), strict=True)
@@ -95,7 +103,7 @@ class PackedRows:
         The stream gives length + 1 tokens, so that the last one has a target. The first token of a document is never a
         target: it would have to be predicted from another document.
         """
-        ids, positions, mask = (part.astype(np.int64) for part in self.stream.row(row, self.length))
+        ids, positions, mask = (part.astype(np.int64) for part in self._read(row))
         targets = np.where((mask[1:] == 1) & (positions[1:] > 0), ids[1:], IGNORED)
         # Where a document continues from the previous row, its positions begin at 0 again, because the model cannot see
         # the tokens before them.

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from tasks import corruption, models
 from tasks.models import Objective
 from tasks.reports import Report, Timings
-from tasks.training.language import attention
-from tasks.training.language.acceleration import AcceleratedParams, accelerated
+from tasks.training.language import attention, mixture
+from tasks.training.language.acceleration import accelerated
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
@@ -27,7 +27,7 @@ from tasks.training.shape.architecture import Architecture
 DEFAULT_KINDS = {"masked": "modernbert", "span": "t5"}  # objective -> model.kind, unless the params set one
 
 
-class Params(AcceleratedParams, frozen=True):
+class Params(mixture.MixtureParams, frozen=True):
     """Params of pretraining: the first model, the objective and the batches, besides those of the training loop."""
 
     size: sizes.Name | None = Field(
@@ -94,6 +94,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     tokens = stage_files.tokens_folder(params.data, data)
     tokenizer = extend_tokenizer(params, stage_files.load_tokenizer(tokens, data))
     train_rows, validation_rows = open_rows(params, tokens / "documents", tokenizer)
+    train_rows = mixture.mixed(train_rows, tokens / "documents/train", params, is_packed=False, section=name)
     base = None if params.base is None else stage_files.find_model(params.base, data)
     model = initial_model(params, base, tokenizer)
     work = build_work(params, model, tokenizer, train_rows, validation_rows)
@@ -105,6 +106,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     counts = {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
     data_use.describe(report, data_use.DataUse("rows", train_rows.count, params.global_batch_size), params)
+    mixture.add_to_report(train_rows, report.tables, report.counts)
     return report
 
 

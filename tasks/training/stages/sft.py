@@ -9,15 +9,15 @@ from tasks import models
 from tasks.files import MANIFEST, read_json
 from tasks.reports import Report, Timings
 from tasks.training import adapters
-from tasks.training.language import attention
-from tasks.training.language.acceleration import AcceleratedParams, accelerated
+from tasks.training.language import attention, mixture
+from tasks.training.language.acceleration import accelerated
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.training_loop import run
 
 
-class Params(AcceleratedParams, frozen=True):
+class Params(mixture.MixtureParams, frozen=True):
     """Params of SFT: the base model, the adapter and the batches, besides those of the training loop."""
 
     base: str | None = Field(
@@ -53,7 +53,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     model, own_tokenizer = models.load_causal(base)
     models.fit_vocabulary(model, own_tokenizer, tokenizer, base)
     model = adapters.attach(model, params.adapter, params.seed)
-    work = NextToken(model, *open_rows(params, tokens, tokenizer), params.validation_rows)
+    train_rows, validation_rows = open_rows(params, tokens, tokenizer)
+    train_rows = mixture.mixed(train_rows, tokens / "conversations/train", params, is_packed=True, section=name)
+    work = NextToken(model, train_rows, validation_rows, params.validation_rows)
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
@@ -61,6 +63,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     num_cut = read_json(tokens / MANIFEST).get("conversations", {}).get("train", {}).get("num_truncated", 0)
     use = data_use.DataUse("rows", work.train.count, params.global_batch_size, num_cut=num_cut)
     data_use.describe(report, use, params)
+    mixture.add_to_report(train_rows, report.tables, report.counts)
     return report
 
 

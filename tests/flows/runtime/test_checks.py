@@ -60,6 +60,8 @@ def problem(tmp_path: Path, changes: dict[str, Any], stages: tuple[str, ...] = (
         ({"evaluation.metrics": {"kl": {}}}, "evaluation.gates.min_gold_gain: the gate needs the metric gold, whic"),
         ({"evaluation.reference": "stf"}, "evaluation.reference: no stage 'stf' trains a model; did you mean 'sft'?"),
         ({"evaluation.metrics.perplexity": {"model": "base"}}, "evaluation.metrics.perplexity.model: no stage 'base'"),
+        ({"sft.mixture": {"numbers": 1}}, "sft.mixture: needs a share for environment, too; 0 leaves a source out"),
+        ({"pretrain.mixture": {"environment": 1, "numbers": 1}}, "pretrain.mixture.numbers: 'numbers' has no documen"),
         ({"sft.learning_rate": float("inf")}, "sft.learning_rate: expected a finite number, not inf"),
         ({"sft.compile": True}, "sft.compile: expected 'off', 'on' or 'auto' (YAML reads on, off, yes and no as tr"),
         ({"ingestion.sources": {2024: TEXTS["texts"]}}, "the name 2024 is not text in YAML; write it in quotes"),

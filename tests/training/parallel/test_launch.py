@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
-from tasks import models
+from tasks import models, tokens
 from tasks.errors import BadInput, BadParams
 from tasks.reports import Timings
 from tasks.training.parallel import launch
@@ -54,6 +55,29 @@ def test_two_give_the_losses_of_one_and_survive_a_kill(
     assert "a process died in attempt 1" in capfd.readouterr().err
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
     assert [row["loss"] for row in two][:10] == pytest.approx([row["loss"] for row in one][:10], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_mixture_is_the_same_after_a_kill_and_with_another_number_of_processes(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes are killed, and one process continues from their checkpoint: the losses are those of one run."""
+    data = tmp_path / "data"
+    shutil.copytree(ready, data)
+    folder = data / "tokens/documents/train"
+    records = tokens.read_records(folder)
+    names = ["book" if number % 3 else "web" for number in range(len(records.starts))]
+    labels = {"source": names, "language": names}
+    tokens.write_records(folder, tokens.make_records(np.array(records.starts), np.array(records.lengths), labels))
+    settings = {"steps": 60, "mixture": {"book": 1, "web": 3}, "checkpoint_every": 5}
+    whole = train(data, tmp_path / "whole", **settings)
+    monkeypatch.setattr(launch, "MAX_ATTEMPTS", 1)
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "killed",), daemon=True)
+    killer.start()
+    with pytest.raises(BadInput, match="lost a process"):
+        train(data, tmp_path / "killed", **settings, launch={"processes": 2})
+    resumed = train(data, tmp_path / "killed", **settings)
+    assert [row["loss"] for row in resumed] == pytest.approx([row["loss"] for row in whole], rel=1e-4)
 
 
 @pytest.mark.slow
