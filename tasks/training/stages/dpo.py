@@ -280,8 +280,8 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     counts, notes, tables = _report_parts(work, tokens)
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
     report.tables |= tables
-    pairs = train_pairs.pairs
-    use = data_use.DataUse("pairs", len(pairs), params.global_batch_size, pairs.num_too_long, "max_length")
+    rows, unit = train_answers.rows, "answers" if params.loss == "kto" else "pairs"
+    use = data_use.DataUse(unit, len(rows), params.global_batch_size, rows.num_too_long, "max_length")
     data_use.describe(report, use, params)
     return report
 
