@@ -24,6 +24,7 @@ from benchmarks.minhash import PEERS
 from tasks import catalog
 from tasks.curation import filtering
 from tasks.curation.signals import signals
+from tasks.curation.signals.language import Identified
 from tasks.curation.text import characters, phrases
 
 # What the defaults correct for Chinese and for short texts, switched off.
@@ -96,13 +97,14 @@ def run_ours(texts: list[str], language: str) -> tuple[float, list[list[str]]]:
     array, profile = pa.array(texts, pa.large_string()), filtering.profile(language)
     languages = {language: filtering.Language(profile=language, changes=PUBLISHED)}
     filter_params = filtering.params_by_language(languages, FILTERS)[language]
-    names = np.full(len(texts), language)
+    names, ones = np.full(len(texts), language), np.ones(len(texts))
+    identified = Identified(names, ones, 0 * ones)
     seconds, decisions = [], np.full((len(texts), len(FILTERS)), "", object)
     for _ in range(3):
         start = time.process_time()
         rows, stop_word_counts = signals.measure_rows(array, {language: profile.stop_words})
         nothing = np.zeros((len(texts), len(phrases.PHRASE_KINDS)))
-        measured = signals.combine_columns(rows, nothing, stop_word_counts, [language], names, np.ones(len(texts)))
+        measured = signals.combine_columns(rows, nothing, stop_word_counts, [language], identified)
         reasons_by_filter = [
             catalog.find(filtering.FILTERS, name).drop_reasons(measured, filter_params[name]) for name in FILTERS
         ]

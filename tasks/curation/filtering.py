@@ -111,7 +111,7 @@ def decide(
     kept, languages = np.ones(len(signals), np.bool_), filter_languages(signals, filter_params)
     bounds: list[Bound] = []
     for language, filters in filter_params.items():
-        in_language = languages == language
+        in_language = (languages == language) | _is_mixed(signals, language, filter_params)
         for name, params in filters.items():
             # A filter that reads texts gets only the documents that no earlier filter dropped, because reading is slow.
             # A filter that needs signals alone gets all rows, because array expressions are faster than selecting rows.
@@ -122,6 +122,18 @@ def decide(
                 reasons[new_rows], values[new_rows], kept[new_rows] = reason, verdict.values[is_new], False
                 bounds.append(Bound(reason, language, verdict.signal, verdict.bound))
     return Decision(reasons, values, bounds)
+
+
+def _is_mixed(signals: Signals, language: str, filter_params: ParamsByLanguage) -> BoolArray:
+    """Return which texts in two languages are also judged by the filters of `language`, their second language.
+
+    The param `mixed` of the filter `language` decides, of the filters for the main language of a text.
+    """
+    mixed = np.zeros(len(signals), np.bool_)
+    for main, second in (("en", "zh"), ("zh", "en")):
+        if second == language and getattr(filter_params.get(main, {}).get("language"), "mixed", "main") == "both":
+            mixed |= (signals.language == main) & (signals.second_language_share > 0)
+    return mixed
 
 
 def _verdicts_on_rows(

@@ -279,3 +279,49 @@ def test_repetition_in_chinese() -> None:
     assert first_reasons("gopher_repetition", chorus * 12, language="zh") == ["top_3_gram"]
     assert first_reasons("gopher_repetition", phrase, language="zh") == ["top_2_gram"]
     assert first_reasons("gopher_repetition", clean + clean[:60], language="zh") == ["duplicate_5_gram"]
+
+
+def languages_of(*texts: str) -> list[str]:
+    stop_words = {code: filtering.profile(code).stop_words for code in ("en", "zh")}
+    return [str(code) for code in signals.measure(pa.array(texts, pa.large_string()), stop_words, {}).language]
+
+
+def test_a_title_in_another_script_does_not_change_the_language() -> None:
+    chinese = (
+        "他说《さくらのうた》是他最喜欢的歌。",
+        "你聽過《ノルウェイの森》嗎？我很喜歡這本書。",
+        "我在读《한국사》这本书。",
+    )
+    assert set(languages_of(*chinese)) == {"zh"}
+    assert languages_of("彼は『三国志』を読んだ。", "오늘은 《三國志》를 읽었다.") == ["ja", "ko"]
+
+
+def test_languages_in_han_characters() -> None:
+    """Japanese by characters that only Japanese has, Korean by its particles; Cantonese and what is common are zh."""
+    assert languages_of("図書館休館日", "駅前広場再開発計画", "気象庁発表大雨警報") == ["ja"] * 3
+    assert languages_of("모든國民은法앞에平等하다", "大韓民國은民主共和國이다") == ["ko"] * 2
+    assert (
+        languages_of("你食咗飯未呀？", "佢哋話聽日唔返工", "大雨警報", "图书馆休馆通知", "圖書館開放時間") == ["zh"] * 5
+    )
+    assert languages_of("我昨天去了 Apple Store，买了 iPhone 15 Pro Max 和 AirPods Pro") == ["zh"]
+
+
+MIXED = "The mill is at the end of the road. 磨坊在路的尽头。It is open to visitors. 参观的人可以进去。" * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"en": {"length": {"max_words": 5}}}, "length.too_many_words"),  # the stricter of both languages
+        ({"zh": {"language": {"mixed": "main"}}, "en": {"length": {"max_words": 5}}}, ""),  # Chinese is more than half
+    ],
+)
+def test_text_in_two_languages_is_judged_by_both(changes: dict[str, Any], reason: str) -> None:
+    languages = {code: Language(profile=code, changes=changes.get(code, {})) for code in ("en", "zh")}
+    filter_params = filtering.params_by_language(languages, ["language", "length"])
+    texts = pa.array([MIXED], pa.large_string())
+    measured = signals.measure(texts, {code: filtering.profile(code).stop_words for code in languages}, {})
+    assert filtering.decide(measured, filter_params, texts).reasons[0] == reason
+    only_chinese = filtering.params_by_language({"zh": Language(profile="zh")}, ["language"])
+    assert filtering.decide(measured, only_chinese, texts).reasons[0] == "language.uncertain_language"

@@ -54,15 +54,17 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 def drop_reasons(signals: Signals, params: Params) -> Reasons:
     """Return one rule for each bound of table A1."""
     stop_words = below(signals, "num_stop_words", params.min_stop_words)
-    ellipses, line_ellipses, bullets, lengths = _PUBLISHED
+    ellipses, line_ellipses, bullets, lengths = _PUBLISHED if params.published else _CORRECTED
+    too_short = below(signals, lengths, params.min_mean_word_length)
     if not params.published:
-        ellipses, line_ellipses, bullets, lengths = _CORRECTED
+        # The words of a text in Chinese and English are single characters and words: their mean length says nothing.
+        too_short = replace(too_short, dropped=too_short.dropped & (signals.second_language_share == 0))
         is_long = signals.num_content_words >= params.stop_words_min_words
         stop_words = replace(stop_words, dropped=stop_words.dropped & is_long)
     return {
         "too_few_words": below(signals, "num_content_words", params.min_words),
         "too_many_words": above(signals, "num_content_words", params.max_words),
-        "words_too_short": below(signals, lengths, params.min_mean_word_length),
+        "words_too_short": too_short,
         "words_too_long": above(signals, "mean_word_length", params.max_mean_word_length),
         "too_many_hashes": above(signals, "hash_word_ratio", params.max_symbol_word_ratio),
         "too_many_ellipses": above(signals, ellipses, params.max_symbol_word_ratio),

@@ -68,6 +68,8 @@ class Column(IntEnum):
     latin_ratio = auto()
     han_ratio = auto()
     kana_ratio = auto()
+    japanese_han_ratio = auto()
+    chinese_han_ratio = auto()
     hangul_ratio = auto()
     cyrillic_ratio = auto()
     arabic_ratio = auto()

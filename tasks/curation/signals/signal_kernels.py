@@ -173,9 +173,11 @@ def script_signals(classes: UInt16Array, n: int, num_letters: int, row: Float64A
             scripts[classes[i] >> SHIFT] += 1
     shares = scripts / max(num_letters, 1)
     # The indices are positions in characters.SCRIPTS.
-    row[Column.latin_ratio], row[Column.han_ratio], row[Column.kana_ratio] = shares[1], shares[2], shares[3]
+    row[Column.japanese_han_ratio], row[Column.chinese_han_ratio] = shares[11], shares[12]
+    row[Column.latin_ratio], row[Column.kana_ratio] = shares[1], shares[3]
+    row[Column.han_ratio] = shares[2] + shares[11] + shares[12]
     row[Column.hangul_ratio], row[Column.cyrillic_ratio], row[Column.arabic_ratio] = shares[4], shares[5], shares[6]
-    row[Column.other_script_ratio] = shares[0] + shares[7:].sum()
+    row[Column.other_script_ratio] = shares[0] + shares[7:11].sum()
 
 
 @kernel("void(uint32[::1], uint16[::1], int64, int64, float64[::1])")

@@ -129,6 +129,8 @@ class Signals:
     latin_ratio: Float64Array = _share("Latin letters", "letters")
     han_ratio: Float64Array = _share("Han characters", "letters")
     kana_ratio: Float64Array = _share("Kana", "letters")
+    japanese_han_ratio: Float64Array = _share("Han characters that only Japanese uses (図, 駅, 気)", "letters")
+    chinese_han_ratio: Float64Array = _share("Han characters that Japanese does not use (们, 這, 说)", "letters")
     hangul_ratio: Float64Array = _share("Hangul", "letters")
     cyrillic_ratio: Float64Array = _share("Cyrillic letters", "letters")
     arabic_ratio: Float64Array = _share("Arabic letters", "letters")
@@ -147,6 +149,11 @@ class Signals:
     stop_word_ratio: Float64Array = _share("stop words of the document's language", "words", REDPAJAMA)
     language: StringArray = _signal('ISO 639-1 code, "und" if unknown', "code", "language.py", "")
     language_confidence: Float64Array = _signal("confidence of the language", "probability", "language.py")
+    second_language_share: Float64Array = _signal(
+        "share of the other language in a text that has Chinese and English; 0 in texts of one language",
+        "share of content",
+        "language.py",
+    )
 
     def __len__(self) -> int:
         return len(self.num_bytes)
@@ -194,8 +201,8 @@ def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Ma
     automaton = _automaton(tuple((kind, tuple(some)) for kind, some in listed.items()))
     phrases.count_phrases(data, offsets, 0, len(texts), *automaton.tables(), phrase_counts)
     languages = list(stop_words)
-    codes, confidence = language.identify(texts, rows, stop_word_counts, languages)
-    return combine_columns(rows, phrase_counts, stop_word_counts, languages, codes, confidence)
+    identified = language.identify(texts, rows, stop_word_counts, languages)
+    return combine_columns(rows, phrase_counts, stop_word_counts, languages, identified)
 
 
 def measure_rows(texts: pa.Array, stop_words: Mapping[str, Sequence[str]]) -> tuple[Float64Array, Int64Array]:
@@ -224,8 +231,7 @@ def combine_columns(
     phrase_counts: Float64Array,
     stop_word_counts: Int64Array,
     stop_word_languages: list[str],
-    codes: StringArray,
-    confidence: Float64Array,
+    identified: language.Identified,
 ) -> Signals:
     """Return the signals from their measurements: see `measure_rows`, `phrases.count_phrases`, `language.identify`."""
     columns: dict[str, Any] = {column.name: np.ascontiguousarray(rows[:, column]) for column in Column}
@@ -235,12 +241,13 @@ def combine_columns(
     # The kernels counted the stop words of every language; the signals are those of the document's language.
     distinct, total = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     for i, code in enumerate(stop_word_languages):
-        in_language = codes == code
+        in_language = identified.codes == code
         distinct[in_language] = stop_word_counts[in_language, 0, i]
         total[in_language] = stop_word_counts[in_language, 1, i]
     ratio = total / np.maximum(columns["num_words"], 1)
     columns |= {"num_stop_words": distinct, "stop_word_ratio": ratio}
-    return Signals(**columns, language=codes, language_confidence=confidence)
+    confidence, second = identified.confidence, identified.second_share
+    return Signals(**columns, language=identified.codes, language_confidence=confidence, second_language_share=second)
 
 
 @lru_cache(4)

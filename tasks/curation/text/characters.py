@@ -24,8 +24,23 @@ follow the mark that ends a sentence: Pe, Pf, straight quotes, and the marks tha
 """
 
 SCRIPT_SHIFT = 12
-SCRIPTS = ("other", "latin", "han", "kana", "hangul", "cyrillic", "arabic", "greek", "hebrew", "devanagari", "thai")
-LATIN, HAN, KANA, HANGUL = 1, 2, 3, 4  # positions in SCRIPTS
+SCRIPTS = (
+    "other",
+    "latin",
+    "han",
+    "kana",
+    "hangul",
+    "cyrillic",
+    "arabic",
+    "greek",
+    "hebrew",
+    "devanagari",
+    "thai",
+    "han_ja",
+    "han_zh",
+)
+LATIN, HAN, KANA, HANGUL, HAN_JA, HAN_ZH = 1, 2, 3, 4, 11, 12  # positions in SCRIPTS
+"""Han characters are of three kinds: `han_ja` is written in Japanese only, `han_zh` not in Japanese, `han` in both."""
 
 TABLE_SIZE = 0x20000
 """Planes 0 and 1. Above them, the code points of planes 2 and 3 are Han, and the others are neither letter nor space.
@@ -54,6 +69,7 @@ fe52 fe56-fe57 ff01 ff0e ff1f ff61 10a56-10a57 10f55-10f59 10f86-10f89 11047-110
 111cd 111de-111df 11238-11239 1123b-1123c 112a9 1144b-1144c 115c2-115c3 115c9-115d7 11641-11642 1173c-1173e 11944 11946
 11a42-11a43 11a9b-11a9c 11c41-11c42 11ef7-11ef8 11f43-11f44 16a6e-16a6f 16af5 16b37-16b38 16b44 16e98 1bc9f 1da88"""
 _CCNET_MARKS = "«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～"
+_CHINESE_WORDS = "的是了我也很就那呢她"
 _CLOSING_MARKS = "\"'“‘«‹＂＇`*_~"
 _CONTROLS = "0-8 b-1f 7f-9f"
 _LINE_BREAKS = "a-d 1c-1e 85 2028-2029"
@@ -78,12 +94,36 @@ def class_table() -> UInt16Array:
     table[_codes(_LINE_BREAKS)] |= LINE_BREAK
     table[np.isin(categories, ["Pe", "Pf"])] |= CLOSING
     table[[*map(ord, _CLOSING_MARKS)]] |= CLOSING
-    for number, script in enumerate(SCRIPTS[1:], start=1):
-        table[_codes(_SCRIPT_RANGES[script])] |= number << SCRIPT_SHIFT
+    for number, script in enumerate(SCRIPTS):
+        table[_codes(_SCRIPT_RANGES.get(script, ""))] |= number << SCRIPT_SHIFT
+    for code in _codes(_SCRIPT_RANGES["han"]):
+        table[code] = table[code] & ((1 << SCRIPT_SHIFT) - 1) | _han_kind(chr(code)) << SCRIPT_SHIFT
     # The ranges contain numerals and iteration marks that are no letters, such as U+3007; they are words all the same.
     table[_codes(_SCRIPT_RANGES["han"])] |= SINGLE | WORD
     table[_codes(_SCRIPT_RANGES["kana"])] |= SINGLE | WORD
     return table
+
+
+def _han_kind(character: str) -> int:
+    """Return HAN_JA, HAN_ZH or HAN, by the national character sets that contain a Han character.
+
+    JIS X 0208 contains the characters of Japanese, GB 2312 those of simplified and Big5 those of traditional Chinese.
+    The words of Chinese grammar count as Chinese, though Japanese has their characters.
+    """
+    if character in _CHINESE_WORDS:
+        return HAN_ZH
+    japanese, *chinese = (_is_encodable(character, name) for name in ("iso2022_jp", "gb2312", "big5"))
+    if japanese == any(chinese):
+        return HAN
+    return HAN_JA if japanese else HAN_ZH
+
+
+def _is_encodable(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def word_pattern() -> str:
