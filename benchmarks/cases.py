@@ -206,12 +206,12 @@ def check_contamination(section: str, cases: dict[str, Any]) -> Outcome:
             counts = curate(Path(folder), files, filters=())
             kept = sorted(set(names_in(Path(folder) / "curated")) - set(expected.get("may_keep", ())))
         if "kept" in expected or "kept_count" in expected:
-            wanted = sorted(expected["kept"]) if "kept" in expected else expected["kept_count"]
+            right_outcome = sorted(expected["kept"]) if "kept" in expected else expected["kept_count"]
             outcome: Any = kept if "kept" in expected else len(kept)
         else:
-            [(table, wanted)] = expected.items()
-            outcome = counts[table]["contamination"] if wanted != "any" else "any"
-        yield name, "" if outcome == wanted else f"{outcome}, expected {wanted}"
+            [(table, right_outcome)] = expected.items()
+            outcome = counts[table]["contamination"] if right_outcome != "any" else "any"
+        yield name, "" if outcome == right_outcome else f"{outcome}, expected {right_outcome}"
 
 
 def tokenize(section: str, _: Any) -> Outcome:
