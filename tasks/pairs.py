@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks import tokens
-from tasks.errors import NothingLeft
+from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json, write_json
 
 Side = Literal["chosen", "rejected"]
@@ -287,6 +287,11 @@ def read_prompts(folder: Path, max_length: int | None = None, sources: Sequence[
     no prompt remains.
     """
     ids, metadata = tokens.read_ragged(folder), read_json(folder / "metadata.json")
+    if not (folder / "sources.json").is_file():
+        raise BadInput(
+            f"{folder / 'sources.json'} is missing: an older version of Athanor wrote these token files. Run the stage "
+            "tokenization again."
+        )
     known = read_json(folder / "sources.json")
     source_names = known["of_prompts"]
     requested = known["with_preferences"] if sources is None else sources

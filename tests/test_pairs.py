@@ -85,3 +85,6 @@ def test_prompts_of_some_sources_without_the_longest(tmp_path: Path) -> None:
     assert [ids.tolist() for ids in read_prompts(tmp_path, sources=None).ids] == [[3]]  # of those with preferences
     with pytest.raises(NothingLeft, match="requested: numbres; available: letters, numbers"):
         read_prompts(tmp_path, 9, ["numbres"])
+    (tmp_path / "sources.json").unlink()
+    with pytest.raises(BadInput, match=r"sources\.json is missing: .* Run the stage tokenization again"):
+        read_prompts(tmp_path)
