@@ -32,17 +32,17 @@ def documentation(max_bytes: int, seed: int = 0) -> list[str]:
 
 def english(max_bytes: int) -> list[str]:
     """Web pages, articles and books in pieces; documentation where there are none."""
-    pages = (json.loads(line)["text"] for line in _lines("web_text_en/*.jsonl.gz"))
-    books = (" ".join(part) for part in _batched(_lines("lm_text_en/*.txt.gz"), 40))
-    answers = (record.get("output", "") for record in map(json.loads, _lines("alpaca_en/*.jsonl.gz")))
+    pages = (json.loads(line)["text"] for line in lines("web_text_en/*.jsonl.gz"))
+    books = (" ".join(part) for part in _batched(lines("lm_text_en/*.txt.gz"), 40))
+    answers = (record.get("output", "") for record in map(json.loads, lines("alpaca_en/*.jsonl.gz")))
     texts = _until(max_bytes, itertools.chain(pages, books, answers))
     return texts or documentation(max_bytes)
 
 
 def chinese(max_bytes: int, min_characters: int = 100) -> list[str]:
     """News and reviews of at least `min_characters`; nothing where there are none."""
-    lines = itertools.chain(_lines("text_zh/CLUE*.txt.gz"), _lines("text_zh/chnsenticorp.txt.gz"))
-    return _until(max_bytes, (line for line in lines if len(line) >= min_characters))
+    texts = itertools.chain(lines("text_zh/CLUE*.txt.gz"), lines("text_zh/chnsenticorp.txt.gz"))
+    return _until(max_bytes, (line for line in texts if len(line) >= min_characters))
 
 
 def clean_chinese(min_characters: int = 100) -> list[str]:
@@ -51,7 +51,7 @@ def clean_chinese(min_characters: int = 100) -> list[str]:
     sentences = iter(flores.read_text(encoding="utf-8").splitlines()) if flores.is_file() else iter(())
     news = ("".join(part) for part in _batched(sentences, 6))
     tests = ("\n".join(passage[0]) for path in sorted(DATA.glob("eval_c3/c3-m-*.gz")) for passage in _json(path))
-    answers = (json.loads(line)["output"] for line in _lines("alpaca_zh_a/*.jsonl.gz"))
+    answers = (json.loads(line)["output"] for line in lines("alpaca_zh_a/*.jsonl.gz"))
     texts = (text for text in itertools.chain(news, tests, answers) if len(text) >= min_characters)
     return [text for text in texts if sum("\u4e00" <= c <= "\u9fff" for c in text) > 0.6 * len(text)]
 
@@ -61,14 +61,15 @@ def _json(path: Path) -> Any:
         return json.load(file)
 
 
-def _lines(pattern: str) -> Iterator[str]:
+def lines(pattern: str) -> Iterator[str]:
+    """Yield the lines of all files that match, without outer white space; blank lines are skipped."""
     for path in sorted(DATA.glob(pattern)):
         with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:
             yield from (line.strip() for line in file if line.strip())
 
 
-def _batched(lines: Iterator[str], size: int) -> Iterator[tuple[str, ...]]:
-    while part := tuple(itertools.islice(lines, size)):
+def _batched(parts: Iterator[str], size: int) -> Iterator[tuple[str, ...]]:
+    while part := tuple(itertools.islice(parts, size)):
         yield part
 
 

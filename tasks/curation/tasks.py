@@ -21,7 +21,7 @@ from pydantic import Field, RedisDsn, model_validator
 from tasks import catalog, documents, losses, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
-from tasks.curation.classifier import training
+from tasks.curation.classifier import spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
@@ -43,6 +43,7 @@ RUN = Path(".run")
 PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
 RECORDS = ("conversations", "preferences")
 Classifiers = training.Params
+train_spam_classifier = spam_examples.train
 
 
 class Params(losses.LossParams, frozen=True, extra="forbid"):
@@ -342,9 +343,21 @@ def train_classifier(
 ) -> None:
     """Train and write the classifier `name`, and add its quality to the report. Raises BadInput."""
     with timings.measure(name):
-        classifier, probabilities, labels = training.train_and_validate(params)
-        classifier.save(data / "classifiers" / f"{name}.safetensors")
+        trained, probabilities, labels = training.train_and_validate(params)
+        trained.save(data / "classifiers" / f"{name}.safetensors")
         training.add_to_report(report, name, probabilities, labels)
+        if (documents := _some_documents(data)) is not None:
+            settings = training.settings(params)
+            difference = training.compare_with(training.read_examples(params)[0], documents, settings)
+            training.warn_if_different(report, name, difference)
+
+
+def _some_documents(data: Path) -> pa.Array | None:
+    """Return the texts of some ingested documents, from the first part; None if there are none."""
+    if not (data / "documents").is_dir():
+        return None
+    part = next(tables.batches(data / "documents", PART_BYTES), None)
+    return part["text"].combine_chunks() if part and part.num_rows else None
 
 
 def explain(name: str, params: Params, data: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks import catalog
 from tasks.curation import filtering
-from tasks.curation.classifier import classifier
+from tasks.curation.classifier import classifier, spam_examples
 from tasks.curation.filtering import Language
 from tasks.curation.signals import signals
 from tasks.errors import BadParams
@@ -153,6 +153,33 @@ def test_verse_is_no_list() -> None:
 )
 def test_spam(text: str, language: str, reason: str) -> None:
     assert first_reasons("spam", text, language=language) == [reason]
+
+
+HONEST = [
+    "澳门旅游局公布的报告说，去年旅客的消费不再只集中在赌场，当地政府希望减少对博彩的依赖。学者指出，转型需要时间。",
+    "央行公布的数据显示，上个月新增贷款有所减少，多家银行下调了贷款利率。专家提醒，申请贷款要看清合同，不要轻信广告。",
+    "The casino on the beach will be turned into a museum, and the jackpot of the last slot machine went to a school.",
+    "Each toy is made by hand. Orders of more than fifty euros have free shipping, and schools have a discount code.",
+]
+SPAM = [
+    "【金鼎装饰】免费量房设计，前50名送价值3888元大礼包，咨询热线13800001234，退订回T",
+    "本公司长期对外代开各类发票，税点低，先验后付款，联系王经理13900005678",
+    "Congratulations! You have won a 500 pounds cash prize. To claim call 09061234567 now.",
+    "Please check out my channel and subscribe, I make covers of songs",
+]
+
+
+@pytest.mark.parametrize(("texts", "dropped"), [(HONEST, False), (SPAM, True)])
+def test_spam_with_the_shipped_classifier(texts: list[str], dropped: bool) -> None:
+    assert [bool(reason) for reason in first_reasons("spam", *texts, language="zh")] == [dropped] * 4
+
+
+def test_the_shipped_classifier_is_small_and_its_examples_are_reproducible() -> None:
+    assert classifier.load(spam_examples.FILE).params == spam_examples.PARAMS
+    examples = spam_examples.written(40)
+    assert examples == spam_examples.written(40)
+    assert [sum(label for _, label in examples), len(examples)] == [80, 160]
+    assert not any("{" in text or "#" in text for text, _ in examples)
 
 
 def test_length() -> None:

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from tasks.curation.arrays import BoolArray, Float32Array, Float64Array, Int16Array, Int64Array
 from tasks.curation.classifier import classifier_kernels
 from tasks.curation.signals.signals import string_buffers
+from tasks.curation.text import folding
 from tasks.errors import BadInput
 
 FORMAT = "athanor-linear-1"
@@ -134,7 +135,7 @@ def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, 
     if labels.all() or not labels.any():
         raise BadInput("A classifier needs texts of both labels, but all texts have the same label.")
     margins = np.empty(len(labels))
-    for fold in stratified_folds(labels, params):
+    for fold in stratified_folds(labels, params, text_groups(texts)):
         train_rows = np.setdiff1d(np.arange(len(labels)), fold)
         fold_classifier = _fit(texts.take(pa.array(train_rows)), labels[train_rows], params)
         margins[fold] = fold_classifier.margins(texts.take(pa.array(fold)))
@@ -147,19 +148,48 @@ def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, 
 def cross_validate(texts: pa.Array, labels: Labels, params: Params) -> Float64Array:
     """Return the probability of each text by a classifier that was trained and calibrated on the other folds only."""
     probabilities = np.empty(len(labels))
-    for fold in stratified_folds(labels, params):
+    for fold in stratified_folds(labels, params, text_groups(texts)):
         train_rows = np.setdiff1d(np.arange(len(labels)), fold)
         fold_classifier, _ = train(texts.take(pa.array(train_rows)), labels[train_rows], params)
         probabilities[fold] = fold_classifier.probabilities(texts.take(pa.array(fold)))
     return probabilities
 
 
-def stratified_folds(labels: Labels, params: Params) -> Sequence[Int64Array]:
-    """Divide the rows into `folds` random folds that have the same share of each label."""
-    generator, fold_of_row = np.random.default_rng(params.seed), np.empty(len(labels), np.int64)
+def text_groups(texts: pa.Array) -> Int64Array:
+    """Return a number for each text, int64 [n], equal for texts that are equal when folded.
+
+    Folded texts have no case, width, digits, punctuation or white space. A text and its copy with another telephone
+    number must not be in different folds: the classifier would be tested on a text that it was trained on.
+    """
+    table = folding.fold_table()
+    numbers: dict[bytes, int] = {}
+    groups = np.empty(len(texts), np.int64)
+    for row, text in enumerate(texts.to_pylist()):
+        codes = np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32)
+        folded = table[np.minimum(codes, folding.SIZE - 1)]
+        letters = folded[(folded > folding.CODE) & ((folded & folding.CODE) > ord("9"))]  # words without ASCII digits
+        groups[row] = numbers.setdefault(letters.tobytes(), len(numbers))
+    return groups
+
+
+def stratified_folds(labels: Labels, params: Params, groups: Int64Array) -> Sequence[Int64Array]:
+    """Divide the rows into `folds` random folds with about the same share of each label; a group is in one fold.
+
+    groups: of `text_groups`. The label of a group is that of its first row. Raises BadInput if a label has fewer
+    groups than there are folds.
+    """
+    generator = np.random.default_rng(params.seed)
+    _, first_rows, group_of_row = np.unique(groups, return_index=True, return_inverse=True)
+    fold_of_group = np.empty(len(first_rows), np.int64)
     for label in (False, True):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        fold_of_row[rows] = np.arange(len(rows)) % params.folds
+        members = generator.permutation(np.flatnonzero(labels[first_rows] == label))
+        if len(members) < params.folds:
+            raise BadInput(
+                f"Only {len(members)} different texts have the label {'positive' if label else 'negative'}; "
+                f"cross-validation in {params.folds} folds needs at least {params.folds} of each label."
+            )
+        fold_of_group[members] = np.arange(len(members)) % params.folds
+    fold_of_row = fold_of_group[group_of_row]
     return [np.flatnonzero(fold_of_row == fold) for fold in range(params.folds)]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
 from tasks.curation.arrays import Float64Array
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_BINS, NUM_RESAMPLES = 10, 200
+NUM_COMPARED, COMPARED_CHARACTERS = 1_000, 200  # texts of each side, and the characters of each that are compared
+MAX_DIFFERENCE = 0.8
 MAX_LABELS = 10  # labels that an error message lists
 
 
@@ -71,9 +74,14 @@ def read_examples(params: ClassifierParams) -> tuple[pa.Array, Labels]:
 def train_and_validate(params: ClassifierParams) -> tuple[Classifier, Float64Array, Labels]:
     """Train a classifier on all examples. Return it, cross-validated probabilities float64[n], and labels bool[n]."""
     texts, labels = read_examples(params)
-    settings = classifier.Params(**params.model_dump(exclude={"examples", "positive"}))
-    trained, _ = classifier.train(texts, labels, settings)
-    return trained, classifier.cross_validate(texts, labels, settings), labels
+    chosen = settings(params)
+    trained, _ = classifier.train(texts, labels, chosen)
+    return trained, classifier.cross_validate(texts, labels, chosen), labels
+
+
+def settings(params: ClassifierParams) -> classifier.Params:
+    """Return how the classifier is trained, without its examples."""
+    return classifier.Params(**params.model_dump(exclude={"examples", "positive"}))
 
 
 def add_to_report(report: Report, name: str, probabilities: Float64Array, labels: Labels) -> None:
@@ -88,6 +96,38 @@ def add_to_report(report: Report, name: str, probabilities: Float64Array, labels
     }
     report.tables[f"{name}_calibration"] = calibration(probabilities, labels)
     report.figures[f"{name}_calibration"] = _draw(report.tables[f"{name}_calibration"], name)
+
+
+def compare_with(texts: pa.Array, documents: pa.Array, params: classifier.Params) -> float | None:
+    """Return how well a classifier distinguishes training texts from documents to judge: 0.5 not at all, 1 always.
+
+    It is None if there are too few different texts on one side to say so.
+
+    This is a two-sample test: the share of unseen texts, as many of each side, that a classifier assigns to the right
+    side (arXiv:1610.06545). Only the beginning of a text is compared, so that its length alone decides little.
+    """
+    generator = np.random.default_rng(params.seed)
+    number = min(NUM_COMPARED, len(texts), len(documents))
+    sides = [side.take(pa.array(generator.permutation(len(side))[:number])) for side in (texts, documents)]
+    both = pc.utf8_slice_codeunits(pa.concat_arrays(sides), 0, COMPARED_CHARACTERS)
+    if min(len(set(classifier.text_groups(side).tolist())) for side in sides) < 4 * params.folds:
+        return None
+    is_document = np.arange(2 * number) >= number
+    probabilities = classifier.cross_validate(both, is_document, params)
+    return float(((probabilities > 0.5) == is_document).mean())
+
+
+def warn_if_different(report: Report, name: str, difference: float | None) -> None:
+    """Add the difference to the report, and a warning if the scores may not hold for the documents."""
+    if difference is None:
+        return
+    report.scores[f"{name}_difference"] = difference
+    if difference > MAX_DIFFERENCE:
+        report.notes.append(
+            f"The documents differ from the texts that the classifier {name} was trained on: another classifier tells "
+            f"them apart in {difference:.0%} of cases (50 % if they were alike). Its scores may not hold for them. "
+            "Label some of the documents, and add them to the examples."
+        )
 
 
 def calibration(probabilities: Float64Array, labels: Labels) -> list[dict[str, Any]]:

@@ -66,3 +66,19 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
         classifier.load(tmp_path / "x")
     with pytest.raises(BadInput, match="both labels"):
         classifier.train(*((texts := messages(0)[0]), np.ones(len(texts), np.bool_)), PARAMS)
+
+
+def test_equal_texts_are_in_one_fold() -> None:
+    """Copies differ in digits, case, width, punctuation and script only; each of the two labels has 4 groups of 3."""
+    copies = ["{} Call 123!", "{} CALL 9 87", "{}\u3000ｃａｌｌ。"]
+    names = ["a", "b", "c", "d", "買", "e", "f", "g"]
+    texts = pa.array([copy.format(name) for name in names for copy in copies], pa.large_string())
+    groups = classifier.text_groups(texts)
+    assert groups.tolist() == [number for number in range(8) for _ in range(3)]
+    assert classifier.text_groups(pa.array(["買", "买", "卖"])).tolist() == [0, 0, 1]
+    labels = np.arange(24) < 12
+    folds = classifier.stratified_folds(labels, classifier.Params(folds=4), groups)
+    assert sorted(len(set(groups[fold].tolist())) for fold in folds) == [2, 2, 2, 2]
+    assert sorted(np.concatenate(folds).tolist()) == list(range(24))
+    with pytest.raises(BadInput, match="Only 4 different texts"):
+        classifier.stratified_folds(labels, classifier.Params(folds=5), groups)

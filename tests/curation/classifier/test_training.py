@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
@@ -89,3 +90,16 @@ def test_calibration_by_hand() -> None:
         (0.1, 2, 0.5),
         (0.9, 1, 1.0),
     ]
+
+
+def test_documents_that_differ_from_the_training_texts() -> None:
+    texts, _ = messages(0)
+    settings, report = classifier.Params(bits=12, folds=2), Report("classifier")
+    names = [f"{a}_{b}" for a in "abcdefghij" for b in "abcdefghijklmnopqrst"]
+    same = messages(1)[0]
+    other = pa.array([f"def {name}(value): return value" for name in names], pa.large_string())
+    for name, documents in (("same", same), ("other", other)):
+        training.warn_if_different(report, name, training.compare_with(texts, documents, settings))
+    assert report.scores["same_difference"] < 0.7 < 0.95 < report.scores["other_difference"]
+    assert [note.split(" that")[0] for note in report.notes] == ["The documents differ from the texts"]
+    assert "other" in report.notes[0]
