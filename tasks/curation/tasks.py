@@ -346,18 +346,7 @@ def train_classifier(
         trained, probabilities, labels = training.train_and_validate(params)
         trained.save(data / "classifiers" / f"{name}.safetensors")
         training.add_to_report(report, name, probabilities, labels)
-        if (documents := _some_documents(data)) is not None:
-            settings = training.settings(params)
-            difference = training.compare_with(training.read_examples(params)[0], documents, settings)
-            training.warn_if_different(report, name, difference)
-
-
-def _some_documents(data: Path) -> pa.Array | None:
-    """Return the texts of some ingested documents, from the first part; None if there are none."""
-    if not (data / "documents").is_dir():
-        return None
-    part = next(tables.batches(data / "documents", PART_BYTES), None)
-    return part["text"].combine_chunks() if part and part.num_rows else None
+        training.compare_documents(report, name, params, data / "documents")
 
 
 def explain(name: str, params: Params, data: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
+from tasks import tables
 from tasks.curation.arrays import Float64Array
 from tasks.curation.classifier import classifier
 from tasks.curation.classifier.classifier import Classifier, Labels
@@ -96,6 +97,14 @@ def add_to_report(report: Report, name: str, probabilities: Float64Array, labels
     }
     report.tables[f"{name}_calibration"] = calibration(probabilities, labels)
     report.figures[f"{name}_calibration"] = _draw(report.tables[f"{name}_calibration"], name)
+
+
+def compare_documents(report: Report, name: str, params: ClassifierParams, folder: Path) -> None:
+    """Compare the first documents that were ingested, if there are any, with the training texts, and report it."""
+    part = next(tables.batches(folder), None) if folder.is_dir() else None
+    if part is not None and part.num_rows:
+        documents = part["text"].combine_chunks()
+        warn_if_different(report, name, compare_with(read_examples(params)[0], documents, settings(params)))
 
 
 def compare_with(texts: pa.Array, documents: pa.Array, params: classifier.Params) -> float | None:
