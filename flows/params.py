@@ -5,8 +5,8 @@ import sys
 import textwrap
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,6 +21,15 @@ PLUG_INS = {  # key of params.yaml -> package whose files define further keys be
     "adapter": "tasks.training.adapters",  # in the section of every training stage
 }
 MAX_WIDTH = 120
+MAX_DEFAULT = 60  # characters of a default in docs/params.md
+ADAPTER = ".adapter("
+EXAMPLE = Path("no params.yaml")  # docs/params.md lists the stages that every project has, not those of params.yaml
+PAGE_HEAD = """# Every setting
+
+The keys of params.yaml, with their defaults, types and meanings. `<name>` stands for a name of yours, and
+`key(plug-in)` for the keys that a plug-in adds. `python -m flows.params [STAGE]` prints the same.
+`python -m tests.test_readme` writes this page from the code."""
+TABLE_HEAD = ("| key | default | type | meaning |", "|---|---|---|---|")
 SECTION = "section"  # a key whose own keys follow, with their own defaults
 
 
@@ -114,6 +123,36 @@ def print_text(keys: Iterable[Key]) -> None:
 def print_json(keys: Iterable[Key]) -> None:
     """Print a JSON list with one object per key."""
     print(json.dumps([asdict(key) for key in keys], ensure_ascii=False, indent=1, default=str))
+
+
+def page() -> str:
+    """Return docs/params.md: a table of the keys of each stage; the keys of adapters, which all have, once."""
+    lines = [PAGE_HEAD]
+    adapters: dict[str, Key] = {}
+    for stage in params.stages(file=EXAMPLE):
+        lines += [f"\n## {stage}\n", *TABLE_HEAD]
+        for key in stage_keys(stage):
+            if ADAPTER in key.key:
+                name = key.key.partition(".")[2]
+                adapters.setdefault(name, replace(key, key=name))
+            else:
+                lines.append(_row(key))
+    lines += ["\n## Adapters\n", "In the section of every training stage except pretrain.\n", *TABLE_HEAD]
+    return "\n".join([*lines, *map(_row, adapters.values())]) + "\n"
+
+
+def _row(key: Key) -> str:
+    default = (
+        ""
+        if SECTION in key.type
+        else "required"
+        if key.required
+        else f"`{json.dumps(key.default, ensure_ascii=False, default=str)}`"
+    )
+    if len(default) > MAX_DEFAULT:
+        default = f"{default[:MAX_DEFAULT]}...`"
+    cells = (f"`{key.key}`", default, key.type, key.description)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def main() -> int:

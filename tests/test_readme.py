@@ -1,6 +1,6 @@
 """The README and the pages of docs/: the tree is generated from the code, YAML examples are valid, links exist.
 
-`python -m tests.test_readme` writes docs/tree.md again.
+`python -m tests.test_readme` writes docs/tree.md and docs/params.md again.
 """
 
 import ast
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows import params
 from tasks.ingestion import tasks as ingestion
 
 MAX_README_LINES = 220
-TREE = Path("docs/tree.md")
+TREE, PARAMS = Path("docs/tree.md"), Path("docs/params.md")
 FOLDERS = ("tasks", "flows", "benchmarks")
 PAGES = sorted([*Path().glob("*.md"), *Path("docs").rglob("*.md"), Path("benchmarks/README.md")])
 HEAD = """# The tree
@@ -46,6 +47,10 @@ def test_the_tree_is_generated_from_the_code() -> None:
     assert TREE.read_text(encoding="utf-8") == tree(), "run python -m tests.test_readme"
 
 
+def test_every_setting_is_documented() -> None:
+    assert PARAMS.read_text(encoding="utf-8") == params.page(), "run python -m tests.test_readme"
+
+
 def test_the_readme_is_short() -> None:
     assert Path("README.md").read_text(encoding="utf-8").count("\n") <= MAX_README_LINES
 
@@ -66,3 +71,4 @@ def test_links_exist(page: Path) -> None:
 
 if __name__ == "__main__":
     TREE.write_text(tree(), encoding="utf-8")
+    PARAMS.write_text(params.page(), encoding="utf-8")
