@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks import corpora
 from tasks import tables
-from tasks.conversations import Conversation, Preference
+from tasks.conversations import Conversation, Preference, UnpairedAnswer
 from tasks.documents import Document
 from tasks.ingestion.labels import StoredRecord, pair_labeled_answers
 from tasks.ingestion.record_writer import RecordWriter
@@ -122,6 +122,8 @@ def describe(records: list[StoredRecord]) -> str:
             parts.append(repr(record.text[:80]))
         elif isinstance(record, Conversation):
             parts.append(" | ".join(f"{m['role']}: {m['content'][:40]}" for m in record.messages))
+        elif isinstance(record, UnpairedAnswer):
+            parts.append(f"{record.prompt[-1]['content'][:40]} > {record.is_good}: {record.answer[:40]}")
         else:
             parts.append(f"{record.prompt[-1]['content'][:40]} > {record.chosen[:40]} > {record.rejected[:40]}")
     return f"{len(records)} records: {'; '.join(parts)}"

@@ -103,6 +103,8 @@ class UnpairedAnswer:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
     changes: Mapping[str, int] = field(default_factory=dict, compare=False)
+    rows: tuple[str, ...] = field(default=("",), compare=False)  # the files of its rows, as of a Document
+    format: str = field(default="", compare=False)  # how the row was read, for the report
 
     def row(self, source: str, split: str) -> dict[str, Any]:
         """Return this answer as a row of PREFERENCES in which the other answer is null."""

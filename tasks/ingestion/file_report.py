@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.conversations import Conversation
+from tasks.conversations import Conversation, UnpairedAnswer
 from tasks.documents import Document
 from tasks.ingestion.labels import StoredRecord
 from tasks.ingestion.read_counts import GENERATED, ReadCounts
@@ -118,7 +118,10 @@ def describe(record: Document | Conversation | Any) -> str:
     size = EXAMPLE_CHARACTERS // 2
     if isinstance(record, Conversation):
         return " | ".join(f"{m['role']}: {_shorten(m['content'], size)}" for m in record.messages[:3])
-    answers = {"chosen": record.chosen, "rejected": record.rejected}
+    if isinstance(record, UnpairedAnswer):
+        answers = {"good" if record.is_good else "bad": record.answer}
+    else:
+        answers = {"chosen": record.chosen, "rejected": record.rejected}
     prompt = f"user: {_shorten(record.prompt[-1]['content'], size)}"
     return " | ".join([prompt, *(f"{name}: {_shorten(text, size)}" for name, text in answers.items())])
 
