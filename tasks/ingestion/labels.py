@@ -114,8 +114,11 @@ def _join(first: LabeledRow, second: LabeledRow) -> Preference:
 
 
 def _unpaired(row: LabeledRow) -> UnpairedAnswer:
-    answer, about = row.labeled, {"changes": row.changes, "rows": row.rows, "format": KTO}
-    return UnpairedAnswer(row.id, answer.prompt, answer.answer, answer.is_good, **row.origin, **about)
+    answer = row.labeled
+    return UnpairedAnswer(
+        row.id, answer.prompt, answer.answer, answer.is_good, **row.origin, changes=row.changes, rows=row.rows,
+        format=KTO,
+    )  # fmt: skip
 
 
 def _quarantine_contradiction(row: LabeledRow) -> Quarantined:
