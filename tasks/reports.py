@@ -54,7 +54,7 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)  # Score, dict of Scores by model, or number
     notes: list[str] = field(default_factory=list)  # warnings for the user, the most important first
-    losses: list[str] = field(default_factory=list)  # warnings about what was not kept; written before the notes
+    warnings: list[str] = field(default_factory=list)  # about what was not kept; written before the notes
     summary: str = ""  # one line for people: what was kept, and the most frequent reasons for the rest
     highlights: tuple[str, ...] = ()  # names of the counts and scores in the closing table of a run, in order
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> rows; written as <name>.csv
@@ -72,8 +72,8 @@ class Report:
         body = {name: _as_json(score) for name, score in self.scores.items()}
         if self.counts:
             body["counts"] = self.counts
-        if self.losses or self.notes:
-            body["notes"] = [*self.losses, *self.notes]
+        if self.warnings or self.notes:
+            body["notes"] = [*self.warnings, *self.notes]
         if self.summary:
             body["summary"] = self.summary
         if self.highlights:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tasks import losses, tables
+from tasks import kept_shares, tables
 from tasks.curation import filtering
 from tasks.curation.arrays import Float64Array, Int64Array
 from tasks.curation.corpus import Corpus
@@ -67,20 +67,22 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     return report
 
 
-def add_summary(report: Report, corpus: Corpus, records: Mapping[str, Counter[str]], params: losses.LossParams) -> None:
+def add_summary(
+    report: Report, corpus: Corpus, records: Mapping[str, Counter[str]], params: kept_shares.KeptShareParams
+) -> None:
     """Add the line that is printed at the end, and a warning for each source, language and table that loses much."""
     counts, reasons = report.counts, dict(corpus.by_reason())
     outcomes = {name: _outcome(counts_by_reason) for name, counts_by_reason in records.items()}
     text = (
         f"curation kept {counts['kept']:,} of {counts['read']:,} documents "
-        f"({losses.share_text(counts['kept'], counts['read'])}), "
-        f"{losses.share_text(counts['bytes_kept'], counts['bytes_read'])} of bytes"
+        f"({kept_shares.share_text(counts['kept'], counts['read'])}), "
+        f"{kept_shares.share_text(counts['bytes_kept'], counts['bytes_read'])} of bytes"
     )
     if reasons:
-        text += f"; top reasons: {losses.list_counts(reasons)}"
+        text += f"; top reasons: {kept_shares.list_counts(reasons)}"
     for name, (num_kept, num_read, record_reasons) in outcomes.items():
         if num_read:
-            because = f": {losses.list_counts(record_reasons)}" if num_kept < num_read else ""
+            because = f": {kept_shares.list_counts(record_reasons)}" if num_kept < num_read else ""
             text += f"; {num_kept:,} of {num_read:,} {name}{because}"
     report.summary = f"{text}; see data/reports/curation/curation.html"
     report.highlights = (
@@ -89,21 +91,21 @@ def add_summary(report: Report, corpus: Corpus, records: Mapping[str, Counter[st
     )
     sources, languages = corpus.columns["source"].to_numpy(), corpus.signals.language
     tables_of_records = {name: outcome for name, outcome in outcomes.items() if outcome[1]}
-    report.losses += losses.warn_of_losses("source", _outcomes(corpus, sources), params, "documents")
-    of_languages = losses.warn_of_losses("language", _outcomes(corpus, languages), params, "documents")
-    report.losses += losses.shorten(of_languages, "data/reports/curation/languages.csv", MAX_LANGUAGE_WARNINGS)
-    report.losses += losses.warn_of_losses("table", tables_of_records, params, "records")
+    report.warnings += kept_shares.warn_of_low_shares("source", _outcomes(corpus, sources), params, "documents")
+    of_languages = kept_shares.warn_of_low_shares("language", _outcomes(corpus, languages), params, "documents")
+    report.warnings += kept_shares.shorten(of_languages, "data/reports/curation/languages.csv", MAX_LANGUAGE_WARNINGS)
+    report.warnings += kept_shares.warn_of_low_shares("table", tables_of_records, params, "records")
 
 
-def _outcome(counts: Mapping[str, int]) -> losses.Outcome:
+def _outcome(counts: Mapping[str, int]) -> kept_shares.Outcome:
     reasons = {name: n for name, n in counts.items() if name not in ("read", "kept") and not name.startswith("masked_")}
     return counts.get("kept", 0), counts.get("read", 0), reasons
 
 
-def _outcomes(corpus: Corpus, values: npt.NDArray[Any]) -> dict[str, losses.Outcome]:
+def _outcomes(corpus: Corpus, values: npt.NDArray[Any]) -> dict[str, kept_shares.Outcome]:
     """Return value of a column -> number of documents kept, number read, and the reasons of the others."""
     kept, names = corpus.kept, values.astype(str)
-    outcomes: dict[str, losses.Outcome] = {}
+    outcomes: dict[str, kept_shares.Outcome] = {}
     for name in np.unique(names):
         has_value = names == name
         reasons = Counter(corpus.reasons[has_value & ~kept].tolist())

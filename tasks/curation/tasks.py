@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from pydantic import Field, RedisDsn, model_validator
 
-from tasks import catalog, documents, losses, tables
+from tasks import catalog, documents, kept_shares, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
 from tasks.curation.classifier import spam_examples, training
@@ -46,7 +46,7 @@ Classifiers = training.Params
 train_spam_classifier = spam_examples.train
 
 
-class Params(losses.LossParams, frozen=True, extra="forbid"):
+class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
     """Settings of curation. A step whose settings are null is skipped."""
 
     filters: tuple[str, ...] = Field(
@@ -334,7 +334,7 @@ def write_report(
         reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents")
         _create_artifact(report, data / "reports" / "curation" / "curation.html")
     timings.write()
-    losses.check_strict("curation", report.losses, params)
+    kept_shares.check_strict("curation", report.warnings, params)
 
 
 @task(cache_policy=NO_CACHE)

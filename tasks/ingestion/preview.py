@@ -23,7 +23,7 @@ from tasks.ingestion.files.decompression import read_chunks
 from tasks.ingestion.labels import LabeledRow
 from tasks.ingestion.opening import COMPRESSED, InputFile, find_files
 from tasks.ingestion.read_counts import ReadCounts
-from tasks.losses import list_counts, share_text
+from tasks.kept_shares import list_counts, share_text
 from tasks.tables import Quarantined
 
 SOURCES = "tasks.ingestion.sources"

@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasks import losses
+from tasks import kept_shares
 from tasks.files import write_json
 from tasks.ingestion.file_report import FileReport, file_name
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
-from tasks.losses import LossParams, list_counts
+from tasks.kept_shares import KeptShareParams, list_counts
 from tasks.reports import Report
 
 MAX_LISTED_FILES = 1000  # in the report; those that lost most rows come first, then those with most rows
@@ -22,7 +22,7 @@ pre{{white-space:pre-wrap;background:#f6f6f4;padding:.6em;margin:.3em 0}}small{{
 """
 
 
-def make_report(writer: RecordWriter, params: LossParams) -> Report:
+def make_report(writer: RecordWriter, params: KeptShareParams) -> Report:
     """Return the report: read = kept + quarantined + skipped, in rows, of each source and of each file."""
     files = writer.files.all()
     names = dict.fromkeys(report.source for report in files)
@@ -42,13 +42,13 @@ def make_report(writer: RecordWriter, params: LossParams) -> Report:
     body.tables["changes"] = [
         {"source": source, "change": words, "times": n} for (source, words), n in sorted(writer.num_by_change.items())
     ]
-    body.losses = warnings(writer, params)
+    body.warnings = warnings(writer, params)
     body.summary = _summary(body.counts, writer, len(names))
     body.highlights = columns
     return body
 
 
-def warnings(writer: RecordWriter, params: LossParams) -> list[str]:
+def warnings(writer: RecordWriter, params: KeptShareParams) -> list[str]:
     """Return a warning for each source and file that loses too many rows, and for columns that no source uses."""
     by_source: dict[str, list[FileReport]] = {}
     for report in writer.files.all():
@@ -57,7 +57,7 @@ def warnings(writer: RecordWriter, params: LossParams) -> list[str]:
         source: (
             sum(report.num_kept for report in reports),
             sum(report.num_kept + report.num_quarantined for report in reports),
-            losses.total(report.reasons for report in reports),
+            kept_shares.total(report.reasons for report in reports),
         )
         for source, reports in by_source.items()
     }
@@ -67,16 +67,16 @@ def warnings(writer: RecordWriter, params: LossParams) -> list[str]:
         for report in reports
         if len(reports) > 1
     }
-    notes = losses.warn_of_losses("source", sources, params, "rows")
-    file_notes = losses.warn_of_losses("file", files, params, "rows")
-    return [*notes, *losses.shorten(file_notes, "data/reports/ingestion/files.csv")]
+    notes = kept_shares.warn_of_low_shares("source", sources, params, "rows")
+    file_notes = kept_shares.warn_of_low_shares("file", files, params, "rows")
+    return [*notes, *kept_shares.shorten(file_notes, "data/reports/ingestion/files.csv")]
 
 
 def write_files(writer: RecordWriter, body: Report, folder: Path) -> None:
     """Write files.json and ingestion.html: each file with its format, its rows, the reasons and examples."""
     listed = _listed(writer.files.all())
     write_json(folder / "files.json", [report.body() for report in listed])
-    parts = [f"<p>{html.escape(body.summary)}</p>", *(f"<p><b>{html.escape(note)}</b></p>" for note in body.losses)]
+    parts = [f"<p>{html.escape(body.summary)}</p>", *(f"<p><b>{html.escape(note)}</b></p>" for note in body.warnings)]
     parts += ["<h2>Sources</h2>", _table(body.tables["sources"]), "<h2>What was changed</h2>"]
     parts += [_table(body.tables["changes"]), *map(_file_section, listed)]
     if (num_others := len(writer.files.all()) - len(listed)) > 0:
@@ -88,17 +88,18 @@ def _summary(counts: dict[str, int], writer: RecordWriter, num_sources: int) -> 
     records = ", ".join(f"{counts[kind]:,} {kind}" for kind in RECORD_KINDS if counts[kind])
     text = (
         f"ingestion kept {counts['kept']:,} of {counts['read']:,} rows "
-        f"({losses.share_text(counts['kept'], counts['read'])}) of {num_sources} sources as {records or 'no record'}"
+        f"({kept_shares.share_text(counts['kept'], counts['read'])}) of {num_sources} sources "
+        f"as {records or 'no record'}"
     )
     reasons: Counter[str] = Counter()
     for (_, reason), n in writer.num_by_reason.items():
         reasons[reason] += n
     if reasons:
         text += f"; quarantined {counts['quarantined']:,}: {list_counts(reasons)}"
-    skipped = losses.total(report.skipped for report in writer.files.all())
+    skipped = kept_shares.total(report.skipped for report in writer.files.all())
     if skipped:
         text += f"; skipped {counts['skipped']:,}: {list_counts(skipped)}"
-    if unused := losses.total(report.unused_columns for report in writer.files.all()):
+    if unused := kept_shares.total(report.unused_columns for report in writer.files.all()):
         text += f"; columns not used: {list_counts(unused)}"
     return f"{text}; see data/reports/ingestion/ingestion.html"
 

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_serializer, model_validator
 
-from tasks import catalog, losses
+from tasks import catalog, kept_shares
 from tasks.errors import BadInput, NothingLeft
 from tasks.ingestion import opening, reporting, splits
 from tasks.ingestion import preview as previewing
@@ -47,7 +47,7 @@ class Source(BaseModel, frozen=True):
         return {"source": self.source, **self.params.model_dump()}
 
 
-class Params(losses.LossParams, frozen=True, extra="forbid"):
+class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
     """The sources by name, and how their records are split by group (a package, a number, a file ...)."""
 
     seed: int = Field(0, ge=0, description="Seed of the hash that assigns groups to splits.")
@@ -136,7 +136,7 @@ def report(writer: RecordWriter, params: Params, data: Path, timings: Timings) -
     body.write(data / "reports")
     reporting.write_files(writer, body, data / "reports" / "ingestion")
     timings.write()
-    losses.check_strict("ingestion", body.losses, params)
+    kept_shares.check_strict("ingestion", body.warnings, params)
 
 
 def preview(paths: Sequence[str]) -> previewing.Preview:

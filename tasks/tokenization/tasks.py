@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
 
-from tasks import losses, tables
+from tasks import kept_shares, tables
 from tasks.documents import SPLITS
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import MANIFEST, sha256, with_version, write_json
@@ -18,7 +18,7 @@ CountsBySplit = dict[str, dict[str, int]]
 """split -> name of a count -> count"""
 
 
-class Params(losses.LossParams, frozen=True, extra="forbid"):
+class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
     """Which tokenizer to train or load, and how conversations are packed."""
 
     tokenizer: str | None = Field(
@@ -121,7 +121,7 @@ def report(params: Params, tokenizer: Any, counts: dict[str, CountsBySplit], dat
     _add_summary(written, counts, params)
     written.write(data / "reports")
     timings.write()
-    losses.check_strict("tokenization", written.losses, params)
+    kept_shares.check_strict("tokenization", written.warnings, params)
 
 
 def _test_sets(data: Path) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _add_summary(report: Report, counts: dict[str, CountsBySplit], params: Param
             words = {"num_truncated": "tokens cut off", "num_dropped": "dropped because they are too long"}
             texts = (f"{train[name]:,} {words.get(name, name.removeprefix('num_'))}" for name in shown)
             parts.append(f"{kind} {', '.join(texts)}")
-        report.losses += _losses(kind, train, params)
+        report.warnings += _warnings(kind, train, params)
     text = "; ".join(parts)
     report.summary = f"tokenization wrote for training: {text}; see data/reports/tokenization/counts.csv"
     kinds = ("documents", "conversations", "preferences", "prompts")
@@ -182,12 +182,12 @@ def _add_summary(report: Report, counts: dict[str, CountsBySplit], params: Param
     report.highlights = names
 
 
-def _losses(kind: str, train: dict[str, int], params: Params) -> list[str]:
+def _warnings(kind: str, train: dict[str, int], params: Params) -> list[str]:
     limit = f"tokenization.sequence_length = {params.sequence_length}"
     warnings = []
     num_tokens, num_cut = train.get("num_tokens", 0), train.get("num_truncated", 0)
     if num_cut and num_tokens < params.min_kept_share * (num_tokens + num_cut):
-        share = losses.share_text(num_tokens, num_tokens + num_cut)
+        share = kept_shares.share_text(num_tokens, num_tokens + num_cut)
         warnings.append(f"The {kind} keep {share} of their tokens; {num_cut:,} are cut off beyond {limit}.")
     num_kept, num_dropped = train.get(f"num_{kind}", 0), train.get("num_dropped", 0)
     if num_dropped and num_kept < params.min_kept_share * (num_kept + num_dropped):

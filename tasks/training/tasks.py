@@ -11,8 +11,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
-from tasks import losses
-from tasks.losses import LossParams
+from tasks import kept_shares
+from tasks.kept_shares import KeptShareParams
 from tasks.reports import Report, Timings
 
 STAGES = "tasks.training.stages"
@@ -44,8 +44,8 @@ def write_report(report: Report, params: BaseModel, data: Path, timings: Timings
     """
     report.write(data / "reports")
     timings.write()
-    if isinstance(params, LossParams):
-        losses.check_strict(report.stage, report.losses, params)
+    if isinstance(params, KeptShareParams):
+        kept_shares.check_strict(report.stage, report.warnings, params)
 
 
 def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any], data: Path) -> Iterator[str]:

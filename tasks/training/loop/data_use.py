@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tasks.losses import share_text
+from tasks.kept_shares import share_text
 from tasks.reports import Report
 from tasks.training.loop.params import LoopParams
 
@@ -41,12 +41,12 @@ def describe(report: Report, use: DataUse, params: LoopParams) -> None:
     report.summary = f"{text}; see data/reports/{stage}"
     report.highlights = ("steps", "epochs", f"too_long_{use.unit}", "loss", "validation_loss", "validation_accuracy")
     if use.num_too_long and use.num_used < params.min_kept_share * num_all:
-        report.losses.append(
+        report.warnings.append(
             f"{stage} uses {use.num_used:,} of {num_all:,} {use.unit} ({share_text(use.num_used, num_all)}); "
             f"the others are longer than {use.limit}."
         )
     if epochs > params.many_epochs:
-        report.losses.append(
+        report.warnings.append(
             f"{stage} sees its data {epochs:.3g} times ({use.num_used:,} {use.unit}); beyond {params.many_epochs:g} "
             f"epochs, repeated data hardly help. Decrease `{stage}.steps`, or add data."
         )

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from tasks.errors import BadParams
-from tasks.losses import LossParams
+from tasks.kept_shares import KeptShareParams
 from tasks.training.loop import optimizers, schedules
 from tasks.training.parallel import strategies
 from tasks.training.parallel.precision import Precision
@@ -14,7 +14,7 @@ from tasks.training.parallel.precision import Precision
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class LoopParams(LossParams, frozen=True, extra="forbid"):
+class LoopParams(KeptShareParams, frozen=True, extra="forbid"):
     """Settings of the training loop; the Params of a stage inherit them."""
 
     seed: int = Field(0, ge=0, description="Seed of the batch order and of dropout.")

@@ -13,7 +13,7 @@ Outcome = tuple[int, int, Mapping[str, int]]
 """(number of rows kept, number of rows, reasons of those that are not kept)"""
 
 
-class LossParams(BaseModel, frozen=True, extra="forbid"):
+class KeptShareParams(BaseModel, frozen=True, extra="forbid"):
     """When a stage warns about what it did not keep."""
 
     min_kept_share: float = Field(
@@ -47,7 +47,7 @@ def list_counts(counts: Mapping[str, int], num_listed: int = 3) -> str:
     return ", ".join(listed)
 
 
-def warn_of_losses(kind: str, parts: Mapping[str, Outcome], params: LossParams, unit: str) -> list[str]:
+def warn_of_low_shares(kind: str, parts: Mapping[str, Outcome], params: KeptShareParams, unit: str) -> list[str]:
     """Return a warning for each part with too few rows kept; the parts that lost most rows come first.
 
     parts: name of a part, such as a file, -> its outcome. unit: what its rows are, such as "documents".
@@ -69,7 +69,7 @@ def shorten(warnings: list[str], table: str, max_warnings: int = MAX_WARNINGS) -
     return [*warnings[:max_warnings], f"{len(warnings) - max_warnings} more warnings of this kind: see {table}."]
 
 
-def check_strict(stage: str, warnings: Iterable[str], params: LossParams) -> None:
+def check_strict(stage: str, warnings: Iterable[str], params: KeptShareParams) -> None:
     """Raise NothingLeft if params are strict and there is a warning. To be called after the report is written."""
     texts = list(warnings)
     if params.strict and texts:
