@@ -37,7 +37,7 @@ TEXTS = {
     "german": ("Das Haus steht am Rande der Stadt und niemand weiß, wer darin wohnt. " * 3, "language.other_language"),
     "again": ("A line that comes again and again with the tide.\n" * 20, "gopher_repetition.duplicate_line"),
     "casino": (
-        PROSE.format("money")
+        PROSE.format("casino")
         .replace("library", "online casino")
         .replace("winter", "jackpot")
         .replace("lamps", "casino"),
