@@ -73,6 +73,16 @@ def mean(values: Iterable[float]) -> float:
     return sum(numbers) / max(len(numbers), 1)
 
 
+TERMINAL = [c for c in map(chr, range(0x3010)) if characters.class_table()[ord(c)] & characters.TERMINAL]
+
+
+def ends(line: str, marks: str = "".join([*TERMINAL, "…"])) -> bool:
+    """Whether a line ends with one of the marks, before white space, quotes and brackets."""
+    while line and (line[-1].isspace() or unicodedata.category(line[-1]) in ("Pe", "Pf") or line[-1] in CLOSING):
+        line = line[:-1]
+    return line.endswith(tuple(marks))
+
+
 def signals(text: str) -> dict[str, float]:
     """What `signals.measure` must say of a text that is not empty."""
     tokens, n = words(text), len(text)
@@ -81,15 +91,8 @@ def signals(text: str) -> dict[str, float]:
     pieces, paragraphs = re.split("\n+", text), re.split("\n\n+", text.strip())
     letters = [c for c in text if c.isalpha()]
     bare = [line.strip() for line in lines]
-    terminal = [c for c in map(chr, range(0x3010)) if characters.class_table()[ord(c)] & characters.TERMINAL]
     counts = Counter(tokens)
     prose = [token for token in content if len(token) > 1 and not all(c.isdecimal() for c in token)]
-
-    def ends(line: str, marks: str = "".join([*terminal, "…"])) -> bool:
-        """Whether a line ends with one of the marks, before white space, quotes and brackets."""
-        while line and (line[-1].isspace() or unicodedata.category(line[-1]) in ("Pe", "Pf") or line[-1] in CLOSING):
-            line = line[:-1]
-        return line.endswith(tuple(marks))
 
     expected: dict[str, float] = {
         "num_bytes": len(text.encode()),
@@ -121,7 +124,7 @@ def signals(text: str) -> dict[str, float]:
         "duplicate_filled_line_ratio": repeated(filled)[0] / max(len(filled), 1),
         "bullet_line_ratio": sum(line.startswith(("•", "-")) for line in bare) / max(len(lines), 1),
         "ellipsis_line_ratio": sum(line.endswith(("...", "…")) for line in bare) / max(len(lines), 1),
-        "terminal_line_ratio": sum(line.endswith(tuple(terminal)) for line in filled) / max(len(filled), 1),
+        "terminal_line_ratio": sum(line.endswith(tuple(TERMINAL)) for line in filled) / max(len(filled), 1),
         "short_line_ratio": sum(len(line) <= 30 for line in filled) / max(len(filled), 1),
         "mean_line_words": len(tokens) / max(len(filled), 1),
         "mean_line_digit_ratio": mean(sum(c.isdecimal() for c in line) / len(line) for line in filled),
@@ -136,6 +139,12 @@ def signals(text: str) -> dict[str, float]:
         "duplicate_paragraph_char_ratio": repeated(paragraphs)[1] / n,
         "han_ratio": sum("\u4e00" <= c <= "\u9fff" or c >= "\U00020000" for c in letters) / max(len(letters), 1),
     }
-    expected |= {f"top_{size}_gram_ratio": top(tokens, size) / n for size in range(2, 5)}
-    expected |= {f"repeated_{size}_gram_ratio": top(tokens, size, 2) / n for size in range(2, 5)}
-    return expected | {f"duplicate_{size}_gram_ratio": duplicate(tokens, size) / n for size in range(5, 11)}
+    return expected | ngram_ratios(tokens, n)
+
+
+def ngram_ratios(tokens: list[str], num_characters: int) -> dict[str, float]:
+    """The signals of repeated n-grams."""
+    n = num_characters
+    ratios = {f"top_{size}_gram_ratio": top(tokens, size) / n for size in range(2, 5)}
+    ratios |= {f"repeated_{size}_gram_ratio": top(tokens, size, 2) / n for size in range(2, 5)}
+    return ratios | {f"duplicate_{size}_gram_ratio": duplicate(tokens, size) / n for size in range(5, 11)}

@@ -28,34 +28,48 @@ def follow_up(turn: Turn, draw: Draw) -> Turn | None:
     if chance < 0.35:
         sign = turn.state["sign"]
         a, b = _operands(draw, sign)
-        a_text, b_text = (_shown(number, draw, digits) for number in (a, b))
+        a_text, b_text = (_write(number, draw, digits) for number in (a, b))
         words = {
             "en": ("(and|what about|how about|now) {a} " + ("times" if sign == "*" else sign) + " {b}",),
             "zh": ("(那|那么|换成){a}" + SIGNS[sign]["zh"] + "{b}呢",),
         }
-        return _made(draw, words[draw.language], sign, a, b, digits, {"a": a_text, "b": b_text}, follows=False)
+        return _make_turn(draw, words[draw.language], sign, a, b, digits, {"a": a_text, "b": b_text}, follows=False)
     sign = draw.rng.choice("+-") if result < MAX_SUM else "-"
     if result == 0:
         sign = "+"
     most = MAX_SUM - result if sign == "+" else result
     b = draw.rng.randint(1, max(1, min(most, draw.rng.choice((9, 20, 50)))))
-    return _made(
-        draw, FOLLOW_UPS[sign][draw.language], sign, result, b, digits, {"b": _shown(b, draw, digits)}, follows=True
+    return _make_turn(
+        draw,
+        FOLLOW_UPS[sign][draw.language],
+        sign,
+        result,
+        b,
+        digits,
+        {"b": _write(b, draw, digits)},
+        follows=True,
     )
 
 
-def solved(a: int, sign: str, b: int) -> int:
+def solve(a: int, sign: str, b: int) -> int:
     """The result."""
     return a + b if sign == "+" else a - b if sign == "-" else a * b
 
 
 def _turn(draw: Draw, patterns: tuple[str, ...], sign: str, a: int, b: int, digits: bool) -> Turn:
-    return _made(
-        draw, patterns, sign, a, b, digits, {"a": _shown(a, draw, digits), "b": _shown(b, draw, digits)}, follows=False
+    return _make_turn(
+        draw,
+        patterns,
+        sign,
+        a,
+        b,
+        digits,
+        {"a": _write(a, draw, digits), "b": _write(b, draw, digits)},
+        follows=False,
     )
 
 
-def _made(
+def _make_turn(
     draw: Draw,
     patterns: tuple[str, ...],
     sign: str,
@@ -66,7 +80,7 @@ def _made(
     *,
     follows: bool,
 ) -> Turn:
-    result = solved(a, sign, b)
+    result = solve(a, sign, b)
     if digits:
         answer = f"{a} {sign} {b} = {result}" if sign != "*" else f"{a} x {b} = {result}"
     else:
@@ -78,7 +92,7 @@ def _made(
     )
 
 
-def _shown(number: int, draw: Draw, digits: bool) -> str:
+def _write(number: int, draw: Draw, digits: bool) -> str:
     return str(number) if digits else number_forms.vary_number(number, draw.language, draw.rng)
 
 

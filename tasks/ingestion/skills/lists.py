@@ -35,7 +35,7 @@ def draw_turn(draw: Draw) -> Turn:
     items: Items = draw.value(lambda: _items(draw, words))
     patterns = {**ORDERS, **EXTREMES, "count": COUNT}[kind][draw.language]
     return draw.turn(
-        NAME, patterns, {"list": _listed(items, draw)}, solve(kind, items, draw.language), items=items, kind=kind
+        NAME, patterns, {"list": _write_list(items, draw)}, solve(kind, items, draw.language), items=items, kind=kind
     )
 
 
@@ -55,7 +55,7 @@ def follow_up(turn: Turn, draw: Draw) -> Turn | None:
     if kind == "reversed":  # of what was last answered, where that is a list
         shown = turn.answer.replace("，", ", ").split(", ")
         shown_items = tuple(shown) if len(shown) == len(items) else tuple(map(str, items))
-        answer = _joined(shown_items[::-1], draw.language)
+        answer = _join(shown_items[::-1], draw.language)
         items = shown_items[::-1] if isinstance(items[0], str) else tuple(int(item) for item in shown_items[::-1])
     return draw.turn(NAME, NEXT[kind][draw.language], {}, answer, follows=True, items=items, kind=kind)
 
@@ -69,15 +69,15 @@ def solve(kind: str, items: Items, language: str) -> str:
     if kind == "count":
         return str(len(items))
     if kind == "reversed":
-        return _joined(items[::-1], language)
-    return _joined(tuple(sorted(items, reverse=kind == "descending")), language)
+        return _join(items[::-1], language)
+    return _join(tuple(sorted(items, reverse=kind == "descending")), language)
 
 
-def _joined(items: tuple[object, ...], language: str) -> str:
+def _join(items: tuple[object, ...], language: str) -> str:
     return (", " if language == "en" else "，").join(map(str, items))
 
 
-def _listed(items: tuple[object, ...], draw: Draw) -> str:
+def _write_list(items: tuple[object, ...], draw: Draw) -> str:
     marks = (", ", ", ", " ", ",", " and ") if draw.language == "en" else ("，", "、", "、", " ", ",", "和")
     mark = draw.rng.choice(marks)
     if mark in (" and ", "和"):

@@ -42,18 +42,18 @@ def same_number(draw: Draw, number: int, *used: str) -> Turn:
     target = draw.rng.choice([form for form in ("en", "zh", "digits") if form not in used] or ["zh"])
     patterns = THE_SAME[target][draw.language]
     return draw.turn(
-        NAME, patterns, {}, written(number, target), follows=True, number=number, target=target, source=used[0]
+        NAME, patterns, {}, write_in_form(number, target), follows=True, number=number, target=target, source=used[0]
     )
 
 
-def written(number: int, form: str) -> str:
+def write_in_form(number: int, form: str) -> str:
     """A number in one of the three forms, as answers have it."""
     return str(number) if form == "digits" else number_forms.write_number(number, form)
 
 
 def _turn(draw: Draw, patterns: tuple[str, ...], number: int, source: str, target: str, follows: bool) -> Turn:
     shown = str(number) if source == "digits" else number_forms.vary_number(number, source, draw.rng)
-    answer = written(number, target)
+    answer = write_in_form(number, target)
     return draw.turn(NAME, patterns, {"x": shown}, answer, follows=follows, number=number, source=source, target=target)
 
 

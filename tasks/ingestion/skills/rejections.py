@@ -73,7 +73,7 @@ def _language(turns: Sequence[Turn], draw: Draw) -> str | None:
     if turn.skill == small_talk.NAME:
         return _sentence(small_talk.TOPICS[turn.state["topic"]][other][1], other)
     if turn.skill == number_words.NAME and turn.state["target"] in OTHER:
-        return _sentence(number_words.written(turn.state["number"], OTHER[turn.state["target"]]), turn.language)
+        return _sentence(number_words.write_in_form(turn.state["number"], OTHER[turn.state["target"]]), turn.language)
     for names in (calendar_time.WEEKDAYS, calendar_time.MONTHS):
         if turn.answer in names[turn.language]:
             return _sentence(names[other][names[turn.language].index(turn.answer)], other)

@@ -79,10 +79,12 @@ def ask(
     unseen = [wording for wording in every if wording.for_test]
     use_unseen = bool(for_test and unseen and rng.random() < 0.5)
     wording = rng.choice(unseen if use_unseen else [one for one in every if not one.for_test] or every)
-    return typed(wording.text, values, language, rng, remark), use_unseen
+    return type_question(wording.text, values, language, rng, remark), use_unseen
 
 
-def typed(text: str, values: Mapping[str, object], language: str, rng: random.Random, remark: bool = False) -> str:
+def type_question(
+    text: str, values: Mapping[str, object], language: str, rng: random.Random, remark: bool = False
+) -> str:
     """`text` as a person may type it, with phrases around it and `values` in it; values are never misspelled.
 
     `remark`: the text is no question of its own ("thank you", "and plus five"), so that fewer phrases go with it.
@@ -98,7 +100,7 @@ def typed(text: str, values: Mapping[str, object], language: str, rng: random.Ra
         text = text[:1].lower() + text[1:]
     text = before + text + after + rng.choice(END[language])
     if language == "en":
-        text = _careless(text, rng)
+        text = _add_typing_errors(text, rng)
     question = text.format(**values)
     if language == "en" and rng.random() < 0.04:
         question = question.upper() if rng.random() < 0.5 else question.title()
@@ -107,7 +109,7 @@ def typed(text: str, values: Mapping[str, object], language: str, rng: random.Ra
     return question.strip()
 
 
-def _careless(text: str, rng: random.Random) -> str:
+def _add_typing_errors(text: str, rng: random.Random) -> str:
     """Lower case, missing punctuation, a misspelled word: each now and then."""
     if rng.random() < 0.45:
         text = text.lower()
@@ -116,11 +118,11 @@ def _careless(text: str, rng: random.Random) -> str:
     if rng.random() < 0.1:
         text = text.replace("what's", "whats").replace("What's", "Whats").replace("'", "")
     if rng.random() < 0.1:
-        text = _misspelled(text, rng)
+        text = _misspell(text, rng)
     return text
 
 
-def _misspelled(text: str, rng: random.Random) -> str:
+def _misspell(text: str, rng: random.Random) -> str:
     """One letter of one longer word dropped, doubled or swapped with its neighbor; values are left alone."""
     words = list(re.finditer(r"(?<![{\w])[A-Za-z]{4,}(?![}\w])", text))
     if not words:
