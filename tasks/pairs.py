@@ -151,16 +151,6 @@ def write_unpaired(
     write_json(folder / UNPAIRED / "is_good.json", list(is_good))
 
 
-def too_long_note(stage: str, kind: str, num_too_long: int, num_kept: int, limit: str) -> list[str]:
-    """The note for the report of a stage that leaves out records longer than `limit`; empty if there are none."""
-    if not num_too_long:
-        return []
-    share, total = num_too_long / (num_too_long + num_kept), num_too_long + num_kept
-    return [
-        f"{stage}: {share:.1%} of the train {kind} ({num_too_long} of {total}) are longer than {limit} and not used"
-    ]
-
-
 def count_unpaired(folder: Path) -> int:
     """The number of answers in a folder of pairs that were judged alone."""
     path = folder / UNPAIRED / "is_good.json"

@@ -25,7 +25,6 @@ from tasks.pairs import (
     read_pairs,
     read_pairs_if_any,
     read_prompts,
-    too_long_note,
     unused_unpaired,
 )
 from tasks.reports import Report, Timings
@@ -281,7 +280,8 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
     report.tables |= tables
     rows, unit = train_answers.rows, "answers" if params.loss == "kto" else "pairs"
-    use = data_use.DataUse(unit, len(rows), params.global_batch_size, rows.num_too_long, "max_length")
+    limit = f"max_length ({params.max_length} tokens)"
+    use = data_use.DataUse(unit, len(rows), params.global_batch_size, rows.num_too_long, limit)
     data_use.describe(report, use, params)
     return report
 
@@ -331,8 +331,7 @@ def _counts_of_pairs(work: DpoWork, tokens: Path) -> tuple[dict[str, int], list[
     counts = {"train_pairs": len(pairs), "too_long_pairs": pairs.num_too_long}
     reason = f"the loss {work.params.loss} compares the two answers of a pair"
     unused, notes = unused_unpaired(tokens / "preferences", "dpo", reason)
-    limit = f"max_length ({work.params.max_length} tokens)"
-    return counts | unused, [*too_long_note("dpo", "pairs", pairs.num_too_long, len(pairs), limit), *notes]
+    return counts | unused, notes
 
 
 def _counts_of_judged(work: DpoWork) -> tuple[dict[str, int], list[str]]:
@@ -343,14 +342,13 @@ def _counts_of_judged(work: DpoWork) -> tuple[dict[str, int], list[str]]:
     counts = {"train_answers": len(judged), "good_answers": num_good, "bad_answers": num_bad}
     counts |= {"unpaired_answers": judged.num_unpaired, "too_long_answers": judged.num_too_long}
     weighted = p.desirable_weight * num_good, p.undesirable_weight * num_bad
-    notes = too_long_note("dpo", "answers", judged.num_too_long, len(judged), f"max_length ({p.max_length} tokens)")
     if MIN_BALANCE <= weighted[0] / max(weighted[1], 1e-9) <= MAX_BALANCE:
-        return counts, notes
+        return counts, []
     note = (
         f"dpo: {num_good} good and {num_bad} bad answers are weighted {weighted[0]:g} : {weighted[1]:g}. The authors "
         "of KTO advise 1 : 1 to 4 : 3; set desirable_weight or undesirable_weight."
     )
-    return counts, [*notes, note]
+    return counts, [note]
 
 
 def _mean_where(values: Tensor, selected: Tensor) -> Tensor:

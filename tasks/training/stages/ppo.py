@@ -20,7 +20,7 @@ from tasks import models
 from tasks.answers import answer_logits, answer_states
 from tasks.errors import NothingLeft
 from tasks.files import MANIFEST, read_json
-from tasks.pairs import Prompts, read_prompts, too_long_note
+from tasks.pairs import Prompts, read_prompts
 from tasks.reports import Report, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -312,7 +312,8 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     report = stage_files.finish(name, params, policy, tokenizer, log, data, timings, base, counts, notes)
     report.tables |= tables
     per_step = work.num_rollouts * params.rollout_size / max(1, report.counts["steps"])
-    use = data_use.DataUse("prompts", len(work.train), per_step, work.train.num_too_long, "max_prompt_length")
+    limit = f"max_prompt_length ({params.max_prompt_length} tokens)"
+    use = data_use.DataUse("prompts", len(work.train), per_step, work.train.num_too_long, limit)
     data_use.describe(report, use, params)
     return report
 
@@ -382,10 +383,8 @@ def _report_parts(work: PpoWork) -> tuple[dict[str, int], list[str], dict[str, l
     answers = work.num_rollouts * work.params.rollout_size * work.params.group_size
     counts = {"rollouts": work.num_rollouts, "answers": answers, "train_prompts": len(work.train)}
     counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
-    limit = f"max_prompt_length ({work.params.max_prompt_length} tokens)"
-    notes = too_long_note("ppo", "prompts", work.train.num_too_long, len(work.train), limit)
     if work.validation is None:
         note = "ppo: NOT GUARDED: there is no validation prompt; answers were scored by the reward only"
-        return counts, [note, *notes], {}
+        return counts, [note], {}
     tables = {"samples": work.validation.samples, "curve": work.guard.history}
-    return counts, [*(f"ppo: {note}" for note in work.guard.notes()), *notes], tables
+    return counts, [f"ppo: {note}" for note in work.guard.notes()], tables

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tasks import models, reward_metrics
 from tasks.answers import AnswerBatch, answer_rewards, evaluating
-from tasks.pairs import Pairs, read_pairs, read_pairs_if_any, too_long_note, unused_unpaired
+from tasks.pairs import Pairs, read_pairs, read_pairs_if_any, unused_unpaired
 from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
 from tasks.training.language import attention
@@ -137,15 +137,15 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     counts = adapters.parameter_counts(model)
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts)
     pairs_per_step = params.global_batch_size * len(train_pairs) / work.num_lists
-    use = data_use.DataUse("pairs", len(train_pairs), pairs_per_step, train_pairs.num_too_long, "max_length")
+    limit = f"max_length ({params.max_length} tokens)"
+    use = data_use.DataUse("pairs", len(train_pairs), pairs_per_step, train_pairs.num_too_long, limit)
     with timings.measure("measure"):
         _add_metrics(report, model, train_pairs, validation, tokenizer.pad_token_id)
     data_use.describe(report, use, params)
     reason = "a reward model learns from the comparison of two answers"
     unused, notes = unused_unpaired(tokens / "preferences", "reward", reason)
     report.counts |= unused
-    limit = f"max_length ({params.max_length} tokens)"
-    report.notes += too_long_note("reward", "pairs", train_pairs.num_too_long, len(train_pairs), limit) + notes
+    report.notes += notes
     return report
 
 
