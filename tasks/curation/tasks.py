@@ -351,10 +351,8 @@ def train_classifier(
 
 def explain(name: str, params: Params, data: Path) -> None:
     """Print the signals of one document, the decision of every filter, and the result. Raises BadInput."""
-    lists, filter_params = (
-        shards.word_lists(params.languages),
-        filtering.params_by_language(params.languages, params.filters),
-    )
+    lists = shards.word_lists(params.languages)
+    filter_params = filtering.params_by_language(params.languages, params.filters)
     for line in explanation.explain(data, name, lists, filter_params):
         print(line)
 

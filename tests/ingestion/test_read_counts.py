@@ -80,8 +80,8 @@ def test_one_row_may_be_several_records_and_two_rows_one_record() -> None:
         {"prompt": "c", "completion": "alone", "label": True},
     ]
     Path("a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert account("a.jsonl", "jsonl", kind="preferences") == (4, 3, 1, 0)
-    assert tables.read(Path("data/preferences/raw")).num_rows == 4
+    assert account("a.jsonl", "jsonl", kind="preferences") == (4, 4, 0, 0)
+    assert tables.read(Path("data/preferences/raw")).num_rows == 5
 
 
 def test_the_report_names_format_unused_columns_and_examples() -> None:
