@@ -17,7 +17,7 @@ def evaluation(params: tasks.Params, data: Path = Path("data")) -> None:
     inputs = tasks.open_inputs(params, data, stages)
     metrics = params.active_metrics()
     results = [tasks.measure(name, metric_params, inputs, timings) for name, metric_params in metrics]
-    failed_gates = tasks.write_report(results, params, data, stages, timings)
+    failed_gates = tasks.write_report(results, inputs, params, data, stages, timings)
     tasks.enforce(failed_gates, data)
 
 

@@ -19,6 +19,11 @@ from tasks import peft
 from tasks.errors import BadModel
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+# Bounds of one batch, so that memory does not grow with the length of the texts. An attention mask and the weights of
+# attention have an element for each pair of tokens of a row.
+MAX_BATCH_TOKENS = 1 << 15
+MAX_BATCH_TOKEN_PAIRS = 1 << 26
+MAX_LOGITS = 1 << 23  # 32 MB in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +101,14 @@ def log_probabilities(
     """log p of every answer token without gradient: one float32 tensor on the CPU per sequence, in their order."""
     result: list[Tensor] = [torch.empty(0)] * len(sequences)
     with evaluating(model):
-        for rows in _rows_by_length(sequences, batch_size):
+        for rows in batches_by_length([len(sequence) for sequence in sequences], batch_size):
             batch = collate([sequences[r] for r in rows], [prompt_lengths[r] for r in rows], pad_id, device_of(model))
-            logits = answer_logits(model, answer_states(model, batch))
-            log_probs = token_log_probs(logits, batch.targets, temperature).cpu()
+            states = answer_states(model, batch)
+            parts = [
+                token_log_probs(answer_logits(model, states[part]), batch.targets[part], temperature)
+                for part in logit_slices(model, len(states))
+            ]
+            log_probs = torch.cat(parts).cpu()
             for row, of_answer in zip(rows, torch.split(log_probs, batch.lengths.tolist()), strict=True):
                 result[row] = of_answer
     return result
@@ -121,18 +130,37 @@ def reward_scores(model: Any, sequences: Sequence[Ids], *, pad_id: int, batch_si
     """
     result = torch.zeros(len(sequences))
     with evaluating(model):
-        for rows in _rows_by_length(sequences, batch_size):
+        for rows in batches_by_length([len(sequence) for sequence in sequences], batch_size):
             lengths = [len(sequences[row]) for row in rows]
             batch = collate([sequences[row] for row in rows], lengths, pad_id, device_of(model))
             result[rows] = answer_rewards(model, batch).cpu()
     return result
 
 
-def _rows_by_length(sequences: Sequence[Ids], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, because every row is padded to the longest one of its batch."""
-    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def batches_by_length(lengths: Sequence[int], batch_size: int, num_new_tokens: int = 0) -> Iterator[list[int]]:
+    """The numbers of the rows with these lengths (in tokens) in batches, shortest first.
+
+    Every row is padded to the longest one of its batch, to which `num_new_tokens` will be added. A batch has at most
+    `batch_size` rows, and fewer where they are long: MAX_BATCH_TOKENS and MAX_BATCH_TOKEN_PAIRS bound its memory.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    batch: list[int] = []
+    for row in order:
+        length = max(1, lengths[row] + num_new_tokens)
+        most = min(batch_size, MAX_BATCH_TOKENS // length, MAX_BATCH_TOKEN_PAIRS // length**2)
+        if batch and len(batch) >= most:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def logit_slices(model: Any, num_states: int) -> Iterator[slice]:
+    """Slices of `num_states` hidden states, each of which has at most MAX_LOGITS logits; one empty slice for none."""
+    most = max(1, MAX_LOGITS // int(peft.base_model(model).get_output_embeddings().weight.shape[0]))
+    for start in range(0, max(1, num_states), most):
+        yield slice(start, start + most)
 
 
 def _all_states(model: Any, batch: AnswerBatch) -> Tensor:

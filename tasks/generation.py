@@ -1,7 +1,7 @@
 """Text generation with a causal language model: batched sampling with a key-value cache.
 
 Log-probabilities and values are collected while decoding, so that a rollout of PPO costs one forward pass per token.
-Finished rows are removed from the batch, and the vocabulary head is applied to the last position only.
+Complete rows are removed from the batch, and the vocabulary head is applied to the last position only.
 """
 
 import sys
@@ -15,10 +15,20 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from tasks import peft
-from tasks.answers import Ids, answer_logits, backbone, device_of, embed_after, evaluating, pad, soft_prompt
+from tasks.answers import (
+    Ids,
+    answer_logits,
+    backbone,
+    batches_by_length,
+    device_of,
+    embed_after,
+    evaluating,
+    pad,
+    soft_prompt,
+)
 from tasks.errors import BadInput
 
-MIN_FINISHED_SHARE = 0.25  # of a batch, before its finished rows are removed: copying the cache costs time too
+MIN_COMPLETE_SHARE = 0.25  # of a batch, before its complete rows are removed: copying the cache costs time too
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +61,14 @@ def generate(
     on_token: Callable[[int, int], None] | None = None,
     batch_size: int = 256,
     random_numbers: Tensor | None = None,
+    on_answers: Callable[[int], object] | None = None,
 ) -> Generated:
     """Sample one answer for each prompt, until a token of `end_ids`, `max_new_tokens`, or the end of the context.
 
     temperature 0 takes the most probable token. top_p < 1 samples from the smallest set of tokens whose probabilities
     sum to at least top_p (nucleus sampling, arXiv:1904.09751). `on_token(row, id)` is called for each token drawn.
     random_numbers: float32 [prompts, max_new_tokens], uniform in [0, 1); drawn from `generator` if not given.
+    `on_answers(count)` is called when `count` more answers are complete. Long prompts are decoded in smaller batches.
     Raises BadInput for a prompt that is empty or fills the context.
     """
     if random_numbers is None:
@@ -64,20 +76,22 @@ def generate(
         # depends neither on the other prompts of its batch nor on the device.
         size = (len(prompts), max_new_tokens)
         random_numbers = torch.rand(size, generator=generator) if temperature > 0 else torch.zeros(size)
-    record = _Record(len(prompts), value_head is not None, on_token)
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # similar lengths: little padding
+        lengths = [len(prompt) for prompt in prompts]
+    room = [min(max_new_tokens, free) for free in _free_context(model, lengths)]
+    record = _Record(room, value_head is not None, on_token)
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in batches_by_length(lengths, batch_size, max_new_tokens):
             batch = _DecodingBatch(model, prompts, rows, pad_id)
-            for step in range(min(max_new_tokens, _free_context(model, [len(prompts[row]) for row in rows]))):
+            for step in range(max(room[row] for row in rows)):
                 states = batch.advance()
                 uniform = random_numbers[batch.rows, step].to(states.device)
                 tokens, log_probs = sample(answer_logits(model, states), uniform, temperature, top_p)
                 values = value_head(states).squeeze(-1) if value_head is not None else None
                 record.add(batch, tokens, log_probs, values, end_ids)
-                if not batch.append(tokens, record.finished):
+                if not batch.append(tokens, record.complete):
                     break
+            if on_answers is not None:
+                on_answers(len(rows))
     return record.generated()
 
 
@@ -126,6 +140,7 @@ class _DecodingBatch:
         if cache is not None:  # prefix tuning: the virtual tokens are in the cache already and have no inputs
             self._positions = self._positions[:, num_virtual:]
         self._model, self._backbone = model, backbone(model)
+        self._last_position = _context(model) - 1
         self._cache = DynamicCache(config=peft.base_model(model).config) if cache is None else cache
 
     def advance(self) -> Tensor:
@@ -141,15 +156,17 @@ class _DecodingBatch:
             use_cache=True,
         )[:, -1]
 
-    def append(self, tokens: Tensor, finished: list[bool]) -> bool:
-        """Append one token to each row; return whether any row is unfinished."""
-        self._new_ids, self._positions = tokens[:, None], self._positions[:, -1:] + 1
+    def append(self, tokens: Tensor, complete: list[bool]) -> bool:
+        """Append one token to each row; return whether any row is not complete."""
+        # A row that is complete may stay in the batch for some steps. Its positions must remain within the context.
+        self._new_ids = tokens[:, None]
+        self._positions = (self._positions[:, -1:] + 1).clamp(max=self._last_position)
         self._attention_mask = F.pad(self._attention_mask, (0, 1), value=True)
-        unfinished = torch.tensor([not finished[row] for row in self.rows.tolist()])
-        num_finished = len(unfinished) - int(unfinished.sum())
-        if num_finished >= MIN_FINISHED_SHARE * len(unfinished) and unfinished.any():
-            self._select(unfinished.nonzero().squeeze(1))
-        return bool(unfinished.any())
+        incomplete = torch.tensor([not complete[row] for row in self.rows.tolist()])
+        num_complete = len(incomplete) - int(incomplete.sum())
+        if num_complete >= MIN_COMPLETE_SHARE * len(incomplete) and incomplete.any():
+            self._select(incomplete.nonzero().squeeze(1))
+        return bool(incomplete.any())
 
     def _select(self, index: Tensor) -> None:
         """Remove all rows but those of `index`, from the cache too."""
@@ -161,14 +178,16 @@ class _DecodingBatch:
 
 
 class _Record:
-    """What was drawn for each prompt so far."""
+    """What was drawn for each prompt so far. room: the maximum number of tokens of each answer."""
 
-    def __init__(self, num_prompts: int, with_values: bool, on_token: Callable[[int, int], None] | None) -> None:
+    def __init__(self, room: list[int], with_values: bool, on_token: Callable[[int, int], None] | None) -> None:
+        num_prompts = len(room)
         self.answers: list[list[int]] = [[] for _ in range(num_prompts)]
         self.log_probs: list[list[float]] = [[] for _ in range(num_prompts)]
         self.values: list[list[float]] | None = [[] for _ in range(num_prompts)] if with_values else None
         self.finished = [False] * num_prompts
-        self._on_token = on_token
+        self.complete = [False] * num_prompts  # finished, or without room for another token
+        self._room, self._on_token = room, on_token
 
     def add(
         self,
@@ -178,17 +197,18 @@ class _Record:
         values: Tensor | None,
         end_ids: Sequence[int],
     ) -> None:
-        """Add one token per row of `batch`. Rows that have finished but are still in the batch are ignored."""
+        """Add one token per row of `batch`. Rows that are complete but still in the batch are ignored."""
         value_list = values.tolist() if values is not None else [0.0] * len(tokens)
         columns = zip(batch.rows.tolist(), tokens.tolist(), log_probs.tolist(), value_list, strict=True)
         for row, token, log_prob, value in columns:
-            if self.finished[row]:
+            if self.complete[row]:
                 continue
             self.answers[row].append(token)
             self.log_probs[row].append(log_prob)
             if self.values is not None:
                 self.values[row].append(value)
             self.finished[row] = token in end_ids
+            self.complete[row] = self.finished[row] or len(self.answers[row]) >= self._room[row]
             if self._on_token is not None:
                 self._on_token(row, token)
 
@@ -198,17 +218,19 @@ class _Record:
         return Generated(self.answers, [torch.tensor(row) for row in self.log_probs], values, self.finished)
 
 
-def _free_context(model: Any, prompt_lengths: list[int]) -> int:
-    """The number of tokens that fit after the longest of these prompts. Raises BadInput if there is no room."""
+def _free_context(model: Any, prompt_lengths: list[int]) -> list[int]:
+    """The number of tokens that fit after each of these prompts. Raises BadInput if there is no room after one."""
     if 0 in prompt_lengths:
         raise BadInput("a prompt is empty; it must contain at least one token")
-    context = getattr(peft.base_model(model).config, "max_position_embeddings", None)
-    if context is None:
-        return sys.maxsize
-    context -= peft.num_virtual_tokens(model)
-    if max(prompt_lengths) >= context:
+    context = _context(model) - peft.num_virtual_tokens(model)
+    if max(prompt_lengths, default=0) >= context:
         raise BadInput(
             f"a prompt of {max(prompt_lengths)} tokens fills the model's context of {context} tokens: no answer fits. "
             "Shorten the prompt."
         )
-    return int(context - max(prompt_lengths))
+    return [context - length for length in prompt_lengths]
+
+
+def _context(model: Any) -> int:
+    """The number of positions that the model has."""
+    return getattr(peft.base_model(model).config, "max_position_embeddings", None) or sys.maxsize

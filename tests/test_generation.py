@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from tasks import answers
 from tasks.answers import collate, log_probabilities
 from tasks.errors import BadInput
 from tasks.generation import generate, nucleus, sample
@@ -127,6 +128,43 @@ def test_read_only_uint16_arrays_are_prompts_too(model: Any) -> None:
 def test_generation_stops_where_the_context_is_full(model: Any) -> None:
     result = draw(model, [[3] * 30], max_new_tokens=9, end_ids=[])
     assert len(result.answers[0]) == 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_room_of_a_prompt_does_not_depend_on_its_batch(model: Any, kind: str) -> None:
+    """GPT-2 has a table of 32 positions, so that a position beyond the context would be an error."""
+    if kind == "gpt2":
+        torch.manual_seed(0)
+        shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.5}
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=24, n_positions=32, **shape)).eval()
+    prompts = [[3] * 30, [4, 5], [6] * 25]
+    together = draw(model, prompts, max_new_tokens=40, end_ids=[], temperature=0)
+    assert [len(answer) for answer in together.answers] == [2, 30, 7]
+    alone = [draw(model, [prompt], max_new_tokens=40, end_ids=[], temperature=0).answers[0] for prompt in prompts]
+    assert together.answers == alone
+
+
+def test_batches_are_bounded_by_tokens_and_pairs_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_BATCH_TOKENS", 20)
+    monkeypatch.setattr(answers, "MAX_BATCH_TOKEN_PAIRS", 100)
+    lengths = [9, 1, 4, 4, 30, 2, 4]
+    assert list(answers.batches_by_length(lengths, 4)) == [[1, 5, 2, 3], [6], [0], [4]]
+    assert list(answers.batches_by_length(lengths, 2, num_new_tokens=3)) == [[1, 5], [2, 3], [6], [0], [4]]
+    assert list(answers.batches_by_length([], 4)) == []
+
+
+def test_small_batches_change_no_result(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = [prompt + prompt for prompt in PROMPTS]
+    lengths = [len(prompt) for prompt in PROMPTS]
+    texts = draw(model, PROMPTS)
+    expected = log_probabilities(model, sequences, lengths)
+    counts: list[int] = []
+    monkeypatch.setattr(answers, "MAX_BATCH_TOKENS", 16)
+    monkeypatch.setattr(answers, "MAX_LOGITS", 48)
+    assert draw(model, PROMPTS, on_answers=counts.append).answers == texts.answers
+    assert counts == [1, 1, 1, 1, 1]
+    for small, large in zip(log_probabilities(model, sequences, lengths), expected, strict=True):
+        torch.testing.assert_close(small, large)
 
 
 @pytest.mark.parametrize(

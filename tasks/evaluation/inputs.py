@@ -4,6 +4,7 @@ Everything is loaded or computed when it is first used, then shared by all metri
 which is used neither for training nor for early stopping nor for the choice of settings.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from pydantic import BaseModel, Field
 from tasks import gold
 from tasks.errors import NothingLeft
 from tasks.pairs import count_unpaired, read_pairs_if_any, read_prompts
+from tasks.progress import Progress
 from tasks.tokens import Ragged, Stream, read_ragged, read_stream
 
 if TYPE_CHECKING:
@@ -59,6 +61,12 @@ class SamplingParams(BaseModel, frozen=True, extra="forbid"):
     reward_model: str = Field("reward", description="Name of the stage whose model scores the answers.")
     num_prompts: int = Field(400, ge=2, description="Maximum number of test prompts; they are evenly spaced.")
     max_new_tokens: int = Field(64, ge=1, description="Maximum length of an answer, in tokens.")
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        description="Maximum length of a prompt with its answer, in tokens. Longer pairs, and prompts after which "
+        "`max_new_tokens` do not fit, are left out and counted. Null: the context of the reference model.",
+    )
     batch_size: int = Field(128, ge=1, description="Number of answers that are generated or scored at once.")
     seed: int = Field(0, ge=0, description="Seed of the random numbers that sample the answers.")
 
@@ -113,6 +121,7 @@ class EvaluationInputs:
         self._models: dict[str, tuple[Any, Any]] = {}
         self._answers: dict[tuple[str, bool], list[Answer]] = {}
         self._rewards: dict[str, npt.NDArray[np.float64]] = {}
+        self.left_out_notes: list[str] = []  # what is too long to be measured with
 
     @property
     def reference(self) -> str:
@@ -216,23 +225,48 @@ class EvaluationInputs:
         except NothingLeft:
             raise NotMeasured(f"the split {SPLIT!r} contains no prompt") from None
         rows = [(ids.tolist(), metadata) for ids, metadata in zip(test.ids, test.metadata, strict=True)]
-        prompts = [Prompt(ids, str(about["text"]), about) for ids, about in rows if tuple(ids) not in training_prompts]
-        if not prompts:
+        unseen = [Prompt(ids, str(about["text"]), about) for ids, about in rows if tuple(ids) not in training_prompts]
+        if not unseen:
             raise NotMeasured(
                 "the split 'test' contains no prompt to measure with: each of them also occurs in the split 'train'"
             )
+        room = self.max_length - self.params.max_new_tokens
+        prompts = [prompt for prompt in unseen if len(prompt.ids) <= room]
+        if len(prompts) < len(unseen):
+            limit = (
+                f"are longer than {room} tokens, so that {self.params.max_new_tokens} more would exceed {self._limit}"
+            )
+            self.left_out_notes.append(f"{len(unseen) - len(prompts):,} of {len(unseen):,} test prompts {limit}")
+        if not prompts:
+            raise NotMeasured(f"all {len(unseen):,} prompts of the split 'test' {limit}")
         return prompts
 
     @cached_property
+    def max_length(self) -> int:
+        """The maximum number of tokens of a prompt with its answer."""
+        context = getattr(self.model(self.reference).config, "max_position_embeddings", None) or sys.maxsize
+        return min(self.params.max_length or context, context)
+
+    @property
+    def _limit(self) -> str:
+        is_param = self.max_length == self.params.max_length
+        return f"evaluation.max_length ({self.max_length:,})" if is_param else f"the context ({self.max_length:,})"
+
+    @cached_property
     def pairs(self) -> list[Pair]:
-        """The preferences of the split `test`."""
+        """The preferences of the split `test` that are at most `max_length` tokens long."""
         folder = self.data / "tokens" / "preferences" / SPLIT
         pairs = read_pairs_if_any(folder)
         if pairs is None:
             return []
         columns = pairs.prompts, pairs.answers["chosen"], pairs.answers["rejected"]
         ids = ([row.tolist() for row in column] for column in columns)
-        return [Pair(*row) for row in zip(*ids, pairs.reasons, strict=True)]
+        rows = [Pair(*row) for row in zip(*ids, pairs.reasons, strict=True)]
+        kept = [row for row in rows if len(row.prompt) + max(len(row.chosen), len(row.rejected)) <= self.max_length]
+        if len(kept) < len(rows):
+            note = f"{len(rows) - len(kept):,} of {len(rows):,} test preferences are longer than {self._limit}"
+            self.left_out_notes.append(note)
+        return kept
 
     @property
     def num_unpaired(self) -> int:
@@ -252,16 +286,18 @@ class EvaluationInputs:
         from tasks.generation import generate
 
         model, tokenizer = self.model(name), self.tokenizer
-        generated = generate(
-            model,
-            [prompt.ids for prompt in prompts],
-            max_new_tokens=self.params.max_new_tokens,
-            end_ids=(tokenizer.eos_token_id,),
-            pad_id=tokenizer.pad_token_id,
-            temperature=0.0 if greedy else 1.0,
-            generator=torch.Generator().manual_seed(self.params.seed),
-            batch_size=self.params.batch_size,
-        )
+        with Progress(f"evaluation, answers of {name}", len(prompts), "answers") as progress:
+            generated = generate(
+                model,
+                [prompt.ids for prompt in prompts],
+                max_new_tokens=self.params.max_new_tokens,
+                end_ids=(tokenizer.eos_token_id,),
+                pad_id=tokenizer.pad_token_id,
+                temperature=0.0 if greedy else 1.0,
+                generator=torch.Generator().manual_seed(self.params.seed),
+                batch_size=self.params.batch_size,
+                on_answers=progress.advance,
+            )
         texts = tokenizer.batch_decode(generated.answers, skip_special_tokens=True)
         return [Answer(*row) for row in zip(generated.answers, texts, generated.finished, strict=True)]
 

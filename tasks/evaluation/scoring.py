@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.answers import answer_logits, answer_states, collate, log_probabilities
+from tasks.answers import answer_logits, answer_states, batches_by_length, collate, log_probabilities, logit_slices
 from tasks.tokens import Stream
 
 FloatArray = npt.NDArray[np.float64]
-# Answer tokens whose next-token distributions are computed at once. Two models times 2048 tokens times a vocabulary of
-# 4096 take 64 MB in fp32; all tokens of a batch would take many times that.
-MAX_TOKENS_OF_LOGITS = 2048
+MAX_STREAM_LOGITS = 1 << 27  # 512 MB in fp32: the logits of the rows of a stream that are read at once
 
 
 @torch.inference_mode()
@@ -28,6 +26,7 @@ def stream_nats(
     from the positions that documents in the same row do not attend to one another.
     """
     nats_of_rows: list[FloatArray] = []
+    batch_size = max(1, min(batch_size, MAX_STREAM_LOGITS // (sequence_length * int(model.config.vocab_size))))
     for batch in _batches_of_equal_length([stream.row(row, sequence_length)[:2] for row in rows], batch_size):
         ids = torch.from_numpy(np.stack([row[0] for row in batch]).astype(np.int64)).to(model.device)
         positions = torch.from_numpy(np.stack([row[1] for row in batch]).astype(np.int64)).to(model.device)
@@ -59,16 +58,13 @@ def answer_divergences(
     (Rao-Blackwellized, arXiv:2504.10637). It is never negative and has the smaller variance. The second one is
     ln p_policy(answer) - ln p_reference(answer), which PPO implementations call "k1".
     """
-    rao_blackwellized, k1 = [], []
     sequences = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    prompt_lengths = [len(prompt) for prompt in prompts]
-    for start in range(0, len(sequences), batch_size):
-        part = slice(start, start + batch_size)
-        batch = collate(sequences[part], prompt_lengths[part], 0, policy.device)
+    estimates = np.zeros((2, len(sequences)))
+    for rows in batches_by_length([len(sequence) for sequence in sequences], batch_size):
+        batch = collate([sequences[row] for row in rows], [len(prompts[row]) for row in rows], 0, policy.device)
         states = [answer_states(model, batch) for model in (policy, reference)]
-        sums = torch.zeros(2, len(batch.lengths), device=policy.device)
-        for first_token in range(0, len(batch.targets), MAX_TOKENS_OF_LOGITS):
-            tokens = slice(first_token, first_token + MAX_TOKENS_OF_LOGITS)
+        sums = torch.zeros(2, len(rows), device=policy.device)
+        for tokens in logit_slices(policy, len(batch.targets)):
             models = zip((policy, reference), states, strict=True)
             policy_log_probs, reference_log_probs = (
                 answer_logits(m, s[tokens]).float().log_softmax(-1) for m, s in models
@@ -78,19 +74,18 @@ def answer_divergences(
             # batch.owner is the index of the answer that each token belongs to.
             sums[0].index_add_(0, batch.owner[tokens], (policy_log_probs.exp() * differences).sum(-1))
             sums[1].index_add_(0, batch.owner[tokens], of_targets)
-        rao_blackwellized.append(sums[0])
-        k1.append(sums[1])
-    return _concatenate(rao_blackwellized), _concatenate(k1)
+        estimates[:, rows] = sums.double().cpu().numpy()
+    return estimates[0], estimates[1]
 
 
 @torch.inference_mode()
 def reward_scores(model: Any, sequences: Sequence[list[int]], pad_id: int, batch_size: int) -> FloatArray:
     """The reward model's scalar score of each sequence, [num_sequences]."""
-    scores = []
-    for start in range(0, len(sequences), batch_size):
-        ids, mask = _padded(sequences[start : start + batch_size], pad_id, model.device)
-        scores.append(model(input_ids=ids, attention_mask=mask).logits[:, 0])
-    return _concatenate(scores)
+    scores = np.zeros(len(sequences))
+    for rows in batches_by_length([len(sequence) for sequence in sequences], batch_size):
+        ids, mask = _padded([sequences[row] for row in rows], pad_id, model.device)
+        scores[rows] = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().cpu().numpy()
+    return scores
 
 
 def _padded(sequences: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -110,7 +105,3 @@ def _batches_of_equal_length(rows: Sequence[Any], batch_size: int) -> list[list[
         else:
             batches.append([row])
     return batches
-
-
-def _concatenate(parts: Sequence[Tensor]) -> FloatArray:
-    return np.concatenate([part.double().cpu().numpy() for part in parts])

@@ -78,7 +78,12 @@ def measure(name: str, params: BaseModel, inputs: EvaluationInputs, timings: Tim
 
 @task(cache_policy=NO_CACHE)
 def write_report(
-    results: list[MetricResult], params: Params, data: Path, stages: Sequence[PipelineStage], timings: Timings
+    results: list[MetricResult],
+    inputs: EvaluationInputs,
+    params: Params,
+    data: Path,
+    stages: Sequence[PipelineStage],
+    timings: Timings,
 ) -> list[str]:
     """Write the report and the page. Returns one sentence for each gate that failed."""
     from tasks.evaluation import page
@@ -98,6 +103,7 @@ def write_report(
         *(f"gate that does not apply: {sentence}" for sentence in outcome.not_applicable),
         *_notes_on_unmeasured(unmeasured),
     ]
+    report.notes += [f"left out: {note}" for note in inputs.left_out_notes]
     report.scores |= {
         "gates_checked": outcome.num_checked,
         "gates_failed": len(outcome.failed),

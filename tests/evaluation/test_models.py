@@ -149,3 +149,17 @@ def test_prompts_that_occur_in_training_are_left_out(tmp_path: Path) -> None:
     tokens.write_ragged(prompts / "train", [test_prompts[i].tolist() for i in range(16)], small.VOCAB_SIZE)
     with pytest.raises(NotMeasured, match="no prompt to measure with: each of them also occurs in the split 'train'"):
         _ = EvaluationInputs(data, SamplingParams(policies=small.POLICIES)).prompts
+
+
+def test_what_is_too_long_is_left_out_and_counted(tmp_path: Path) -> None:
+    data = small.write_project(tmp_path)
+    params = SamplingParams(policies=small.POLICIES, max_new_tokens=4, max_length=15)
+    inputs = EvaluationInputs(data, params)
+    assert [prompt.text for prompt in inputs.prompts] == ["say one", "say two", "say six"]
+    assert max(len(pair.prompt) + len(pair.chosen) for pair in inputs.pairs) == 14
+    assert inputs.left_out_notes == [
+        "13 of 16 test prompts are longer than 11 tokens, so that 4 more would exceed evaluation.max_length (15)",
+        "3 of 8 test preferences are longer than evaluation.max_length (15)",
+    ]
+    with pytest.raises(NotMeasured, match=r"all 16 prompts .* would exceed the context \(128\)"):
+        _ = EvaluationInputs(data, SamplingParams(policies=small.POLICIES, max_new_tokens=126)).prompts

@@ -42,7 +42,7 @@ def evaluate(data: Path, params: Params) -> list[str]:
     inputs = tasks.open_inputs.fn(params, data, STAGES)
     metrics = params.active_metrics()
     results = [tasks.measure.fn(name, metric_params, inputs, timings) for name, metric_params in metrics]
-    return tasks.write_report.fn(results, params, data, STAGES, timings)
+    return tasks.write_report.fn(results, inputs, params, data, STAGES, timings)
 
 
 @pytest.fixture(scope="module")
