@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from tasks import catalog
 from tasks.documents import Document
 from tasks.errors import BadInput
+from tasks.ingestion import text_layout
 from tasks.ingestion.file_report import NUM_EXAMPLES, describe
 from tasks.ingestion.files import containers, file_types
 from tasks.ingestion.files.decompression import read_chunks
@@ -144,6 +145,8 @@ def _files_by_source(path: str, not_read: dict[str, str]) -> dict[str, list[str]
             not_read[file.name] = file.error
             continue
         sources = _archive_sources(file) if containers.is_archive(file.name) else {_source_of(file)}
+        if sources == {"text"} and _is_label_table(file):
+            sources = {"csv"}
         if "" in sources:
             is_archive = containers.is_archive(file.name)
             reason = "No member of the archive ends as a file that is read." if is_archive else _identify(file)
@@ -151,6 +154,10 @@ def _files_by_source(path: str, not_read: dict[str, str]) -> dict[str, list[str]
         for source in sorted(sources - {""}):
             files.setdefault(source, []).append(_path(file))
     return files
+
+
+def _is_label_table(file: InputFile) -> bool:
+    return text_layout.is_label_table(text_layout.first_lines(_path(file), max_lines=NUM_ROWS))
 
 
 def _path(file: InputFile) -> str:
@@ -211,14 +218,14 @@ def _propose(path: str, source: str, names: Sequence[str]) -> list[Proposal]:
     """Return one proposal for each way in which files of a source at `path` are to be read."""
     readings = {name: _best_reading(source, name) for name in names[:MAX_FILES]}
     ways: dict[str, list[str]] = {}
-    for name, reading in readings.items():
-        ways.setdefault(repr(reading.settings), []).append(name)
+    for name, reading in readings.items():  # a file of which nothing is kept would spoil the paragraph of the others
+        ways.setdefault(f"{reading.settings} {bool(reading.num_kept)}", []).append(name)
     proposals = []
     for files in ways.values():
         settings = readings[files[0]].settings
         total = _sum(settings, [readings[name] for name in files])
         # The whole path is named where all of its files are read in one way, so that files added later are read too.
-        is_whole = len(ways) == 1
+        is_whole = len(ways) == 1 and _are_all(path, source, names)
         paths = [path] if is_whole else files
         num_files = len(names) if is_whole else len(files)
         warnings = _warnings(source, total, num_files if is_whole else len(files), len(files))
@@ -227,6 +234,16 @@ def _propose(path: str, source: str, names: Sequence[str]) -> list[Proposal]:
         stem = path if is_whole and Path(path).is_dir() else files[0]
         proposals.append(Proposal(_entry_name(stem), source, settings, paths, num_files, total, warnings))
     return proposals
+
+
+def _are_all(path: str, source: str, names: Sequence[str]) -> bool:
+    """Return whether these are the files that the source reads at a path; archives may have other members, too."""
+    if not Path(path).is_dir():
+        return True
+    module: Any = catalog.find(SOURCES, source)
+    suffixes = (*module.SUFFIXES, *getattr(module, "DOCUMENT_SUFFIXES", ()))
+    found = {_path(file) for file in find_files((path,), (*suffixes, "")) if _source_of_name(file.name) == source}
+    return found == {name for name in names if not containers.is_archive(name)}
 
 
 def _best_reading(source: str, name: str) -> Reading:
@@ -247,12 +264,29 @@ def _best_reading(source: str, name: str) -> Reading:
         if inner:
             nested = [_read(source, name, {"kind": kind, "records": inner[0]}) for kind in KINDS]
             best = max([best, *nested], key=lambda reading: reading.share)
+    if source == "csv" and not best.num_kept:
+        best = max([best, *_read_without_header(name)], key=lambda reading: reading.share)
     if best.share < FEW_KEPT and (column := _longest_column(source, name, best)):
         settings = {"kind": "documents", "fields": {"text": column}}
         best = max([best, _read(source, name, settings)], key=lambda reading: reading.share)
     if best.settings.get("kind") == "documents":
         best.settings = {key: value for key, value in best.settings.items() if key != "kind"}
+    if (
+        source == "text"
+        and not best.settings
+        and (per := text_layout.choose_per(text_layout.first_lines(name))) != "file"
+    ):
+        best = _read(source, name, {"per": per})
     return best
+
+
+def _read_without_header(name: str) -> Iterator[Reading]:
+    """Yield the reading of a table as documents if its first line is no header."""
+    module: Any = catalog.find(SOURCES, "csv")
+    lines = text_layout.first_lines(name, ("",), NUM_ROWS)
+    for delimiter in module.DELIMITERS:
+        if names := text_layout.name_columns(text_layout.split_rows(lines, delimiter)):
+            yield _read("csv", name, {"column_names": names, "delimiter": delimiter})
 
 
 def _read(source: str, name: str, settings: dict[str, Any]) -> Reading:
@@ -299,7 +333,7 @@ def _longest_column(source: str, name: str, reading: Reading) -> str:
         except ValidationError:
             continue
         texts = [r.text for r in _first(module.read(params), NUM_ROWS // 4) if isinstance(r, Document)]
-        lengths[column] = sum(map(len, texts)) / max(1, len(texts))
+        lengths[column] = sum(map(text_layout.width, texts)) / max(1, len(texts))
     by_length = sorted(lengths, key=lambda column: -lengths[column])
     if not by_length or lengths[by_length[0]] < MIN_TEXT_CHARACTERS:
         return ""
@@ -339,6 +373,10 @@ def _warnings(source: str, reading: Reading, num_files: int, num_tried: int) -> 
         )
     if column := reading.settings.get("fields", {}).get("text"):
         warnings.append(f"No usual column was recognized; the column {column!r} has the longest texts. Check it.")
+    if (columns := reading.settings.get("column_names")) and "fields" not in reading.settings:
+        warnings.append(f"The first line is no header; the columns are named {', '.join(columns)}. Check the names.")
+    if per := reading.settings.get("per"):
+        warnings.append(f"The file is long, so that each {per} is one document (`per: {per}`). Check the examples.")
     if num_tried < num_files:
         warnings.append(f"{num_tried} of {num_files} files were tried.")
     return warnings

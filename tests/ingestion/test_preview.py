@@ -87,3 +87,66 @@ def test_the_command_prints_text_or_json(folder: Path, capsys: pytest.CaptureFix
     command.show(["raw/pairs.jsonl"], as_json=True)
     body = json.loads(capsys.readouterr().out)
     assert set(body) == {"sources", "not_read", "params"}
+
+
+CHINESE = "图书馆每天早上八点开门，读者可以借阅小说和历史书籍。"
+ENGLISH = "The library opens at eight every morning, and readers may borrow novels."
+
+
+@pytest.mark.parametrize(
+    ("lines", "per"),
+    [
+        pytest.param([f"{CHINESE}{n}。" for n in range(4000)], "line", id="a Chinese sentence per line"),
+        pytest.param([f"{ENGLISH} " * 4 + str(n) for n in range(1000)], "line", id="long lines without an end"),
+        pytest.param([ENGLISH, "and so on", ""] * 2000, "paragraph", id="blank lines between paragraphs"),
+        pytest.param(["of a line that an editor has broken"] * 5000, "file", id="broken lines without blank ones"),
+        pytest.param([ENGLISH] * 100, "file", id="a short file"),
+    ],
+)
+def test_long_texts_are_divided_into_documents(folder: Path, lines: list[str], per: str) -> None:
+    Path("long.txt").write_text("\n".join(lines), encoding="utf-8")
+    (proposal,) = preview.preview(["long.txt"]).proposals
+    assert proposal.settings == ({} if per == "file" else {"per": per})
+    assert any(f"per: {per}" in warning for warning in proposal.warnings) == (per != "file")
+
+
+def test_tables_without_a_header_are_documents_whatever_their_ending_is(folder: Path) -> None:
+    rows = [f"{n % 2}\t第{n}本书很好看，我推荐大家都来读一读。" for n in range(30)]
+    for name in ("reviews.txt", "more.tsv"):
+        Path(name).write_text("\n".join(rows), encoding="utf-8")
+        (proposal,) = preview.preview([name]).proposals
+        assert (proposal.source, proposal.settings["column_names"]) == ("csv", ["label", "text"])
+        assert "The first line is no header" in proposal.warnings[0]
+    ingest(yaml.safe_load(preview.preview(["reviews.txt"]).paragraph)["ingestion"]["sources"])
+    counts = read_json(Path("data/reports/ingestion.json"))["counts"]
+    assert (counts["documents"], counts["quarantined"]) == (30, 0)
+
+
+def test_prompts_and_answers_between_tabs_remain_conversations(folder: Path) -> None:
+    Path("chats.txt").write_text("\n".join(f"Question {n}?\tAnswer {n}." for n in range(30)))
+    (proposal,) = preview.preview(["chats.txt"]).proposals
+    assert (proposal.source, proposal.settings) == ("text", {"kind": "conversations"})
+
+
+def test_a_file_that_another_source_reads_is_not_read_twice(folder: Path) -> None:
+    Path("mixed").mkdir()
+    Path("mixed/a.txt").write_text("One text.")
+    Path("mixed/labels.txt").write_text("\n".join(f"{n % 2}\tThe text of the row {n}, long enough." for n in range(30)))
+    Path("mixed/lines").write_text(json.dumps(PAIR))  # recognized by its content; a folder's source would not find it
+    paths = {p.source: p.paths for p in preview.preview(["mixed"]).proposals}
+    assert paths == {"text": ["mixed/a.txt"], "csv": ["mixed/labels.txt"], "jsonl": ["mixed/lines"]}
+
+
+def test_a_file_of_which_nothing_is_kept_is_not_in_the_paragraph(folder: Path) -> None:
+    Path("mixed").mkdir()
+    Path("mixed/good.jsonl").write_text(json.dumps(PAIR))
+    Path("mixed/bad.jsonl").write_text(json.dumps({"prompt": "Why?", "first": "Yes.", "second": "No.", "verdict": "x"}))
+    text = preview.preview(["mixed"]).paragraph
+    assert "mixed/good.jsonl" in text
+    assert "bad" not in text
+
+
+def test_a_column_of_short_chinese_texts_is_found(folder: Path) -> None:
+    Path("food.csv").write_text("label,review\n" + "1,很快，好吃，味道足。\n" * 20, encoding="utf-8")
+    (proposal,) = preview.preview(["food.csv"]).proposals
+    assert proposal.settings == {"fields": {"text": "review"}}

@@ -1,4 +1,4 @@
-"""CSV and TSV files with a header: documents, conversations or preferences.
+"""CSV and TSV files, whose first line or `column_names` names the columns: documents, conversations or preferences.
 
 Rows are read as RFC 4180 defines them: a quoted value may have any number of lines, up to max_row_bytes. A quote that
 is never closed would make the rest of the file one value; then only the first line of the row is quarantined, and
@@ -33,6 +33,9 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
         description="The character between values; if empty, the one of comma, tab, semicolon and bar with which the "
         "header has the columns that are read, or else the most frequent one.",
     )
+    column_names: tuple[str, ...] = Field(
+        (), description="Names of the columns of a file without a header; if empty, the first line names them."
+    )
     max_row_bytes: int = Field(
         8 << 20, gt=0, description="Maximum size in bytes of a row whose quoted values span several lines."
     )
@@ -45,7 +48,7 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
-    """Yield the records of one file, whose first line is the header."""
+    """Yield the records of one file, whose first line is the header unless params name the columns."""
     reader = _RowReader(read_lines(file, params), params)
     for row in reader.read():
         file.count_rows()
@@ -90,6 +93,8 @@ class _RowReader:
                 except UnusableRecord as error:
                     header_error = error
                     yield line.location.quarantine(error)
+                if self.header and self._params.column_names:
+                    self._put_back.appendleft(line)  # it is the first row
             else:
                 try:
                     yield _CsvRow(line.location, self._read_row(line))
@@ -110,23 +115,25 @@ class _RowReader:
             return
         if not self._delimiter:
             candidates = sorted(DELIMITERS, key=line.text.count, reverse=True)
-            fitting = [d for d in candidates if self._is_recognized(self._split_header(line.text, d))]
+            fitting = [d for d in candidates if self._fits_header(line.text, d)]
             self._delimiter = (fitting or candidates)[0]
-        names = self._split_header(line.text, self._delimiter)
+        names = list(self._params.column_names) or self._split_header(line.text, self._delimiter)
         required = self._params.names
-        if not self._is_recognized(names):
+        if not self._params.recognizes(names):
             expected, available = ", ".join(sorted(required)), ", ".join(names[:10])
             detail = (
-                f"The header has no column {expected}; available: {available}. The first line must name the columns; "
-                f"`fields` in params.yaml maps other names. {self._dialect}"
+                f"The header has no column {expected}; available: {available}. The first line must name the columns, "
+                f"unless `column_names` in params.yaml does; `fields` maps other names. {self._dialect}"
             )
             raise UnusableRecord("missing_field", detail)
         if duplicates := [name for name in names if names.count(name) > 1 and name in required]:
             raise UnusableRecord("duplicate_key", f"The header has {duplicates[0]!r} more than once.", duplicates[0])
         self.header, self.unused_columns = names, self._params.unused_columns(names)
 
-    def _is_recognized(self, names: list[str]) -> bool:
-        return self._params.recognizes(names)
+    def _fits_header(self, text: str, delimiter: str) -> bool:
+        """Return whether a line that is split at `delimiter` has the columns that are read, or as many as named."""
+        values, names = self._split_header(text, delimiter), self._params.column_names
+        return len(values) == len(names) if names else self._params.recognizes(values)
 
     def _split_header(self, text: str, delimiter: str) -> list[str]:
         try:
