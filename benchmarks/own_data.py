@@ -114,7 +114,8 @@ def raw_rows(path: Path, source: dict[str, Any]) -> Rows:
 def _csv_rows(text: str, source: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the line and the text of each row of a table."""
     delimiter = source.get("delimiter") or ("\t" if text.split("\n", 1)[0].count("\t") else ",")
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=delimiter == ",")
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # in text between tabs, quotes are characters
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting)
     columns = source.get("column_names") or next(reader)
     column, line = columns.index(source.get("fields", {}).get("text", "text")), reader.line_num
     for row in reader:

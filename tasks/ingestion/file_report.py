@@ -60,6 +60,8 @@ class FileReports:
 
     def __init__(self) -> None:
         self._files: dict[str, dict[str, FileReport]] = {}
+        self._opened: set[str] = set()
+        self._passed_over: set[str] = set()
 
     def of_source(self, source: str) -> list[FileReport]:
         """Return the reports of the files of a source, by name."""
@@ -68,6 +70,10 @@ class FileReports:
     def all(self) -> list[FileReport]:
         """Return the reports of all files, by source and name."""
         return [report for source in sorted(self._files) for report in self.of_source(source)]
+
+    def not_read(self) -> list[str]:
+        """Return the files in the folders of the sources that no source reads, because of their endings."""
+        return sorted(self._passed_over - self._opened)
 
     def add(self, source: str, record: StoredRecord) -> None:
         """Count a record in the files of its rows."""
@@ -96,6 +102,8 @@ class FileReports:
             self._report(source, file).skipped[reason] += n
         for (file, column), n in counts.unused_columns().items():
             self._report(source, file).unused_columns[column] += n
+        self._opened |= counts.files
+        self._passed_over |= counts.other_files
         reports = self._files.get(source, {})
         counts.check(source, {file: report.num_kept + report.num_quarantined for file, report in reports.items()})
 

@@ -79,15 +79,18 @@ class InputFile:
         self.counts.add(self.name, num_rows)
 
 
-def find_files(paths: Sequence[str], suffixes: tuple[str, ...]) -> list[InputFile]:
+def find_files(paths: Sequence[str], suffixes: tuple[str, ...], counts: ReadCounts | None = None) -> list[InputFile]:
     """Return the files of `paths`, each once, sorted by name within each path.
 
     A folder contributes its files with one of `suffixes`, compressed or not, and its archives; links to folders are
-    followed once. Raises BadInput if a path does not exist or has no such file.
+    followed once. The other files of folders, except hidden ones, are noted in `counts`. Raises BadInput if a path does
+    not exist or has no such file.
     """
+    counts = ReadCounts() if counts is None else counts
     files: dict[str, InputFile] = {}
     for path in paths:
-        matches = list(_find_remote(path, suffixes) if "://" in path else _find_local(path, suffixes))
+        find = _find_remote if "://" in path else _find_local
+        matches = list(find(path, suffixes, counts.other_files))
         if not matches:
             raise BadInput(
                 f"{path} contains no file to read. Expected a name that ends in {', '.join(suffixes)}, alone or "
@@ -107,7 +110,8 @@ def read_files(
     Quarantined and counted as one row. Raises BadInput if a path does not exist or has no file.
     """
     counts = ReadCounts() if counts is None else counts
-    for file in _open_files(params, suffixes):
+    for file in _open_files(params, suffixes, counts):
+        counts.files.add(file.file if isinstance(file, Quarantined) else file.name)
         if isinstance(file, Quarantined):
             counts.add(file.file, file.num_records)
             yield file
@@ -115,17 +119,19 @@ def read_files(
             yield replace(file, counts=counts)
 
 
-def _open_files(params: FileParams, suffixes: tuple[str, ...]) -> Iterator[InputFile | Quarantined]:
-    for file in find_files(params.paths, suffixes):
+def _open_files(params: FileParams, suffixes: tuple[str, ...], counts: ReadCounts) -> Iterator[InputFile | Quarantined]:
+    for file in find_files(params.paths, suffixes, counts):
         if file.error:
             yield Quarantined(file.name, "unreadable_file", file.error)
         elif containers.is_archive(file.name):
-            yield from _read_archive(file, suffixes, params.max_ratio)
+            yield from _read_archive(file, suffixes, params.max_ratio, counts)
         else:
             yield file
 
 
-def _read_archive(file: InputFile, suffixes: tuple[str, ...], max_ratio: float) -> Iterator[InputFile | Quarantined]:
+def _read_archive(
+    file: InputFile, suffixes: tuple[str, ...], max_ratio: float, counts: ReadCounts
+) -> Iterator[InputFile | Quarantined]:
     num_members = 0
     for member in containers.read_members(file.name, file.open, max_ratio):
         num_members += 1
@@ -136,13 +142,15 @@ def _read_archive(file: InputFile, suffixes: tuple[str, ...], max_ratio: float) 
         elif file.is_named:  # in a folder, another source may read the member
             detail = f"The member of the archive does not end in {', '.join(suffixes)}; its own source reads it."
             yield Quarantined(_printable(member[0]), "other_format", detail)
+        else:
+            counts.other_files.add(_printable(member[0]))
     if not num_members:
         yield Quarantined(file.name, "empty_file", "The archive has no members.")
 
 
 def contains_files(folder: str, suffixes: tuple[str, ...]) -> bool:
     """Return whether a local folder has a file with one of `suffixes`, compressed or not."""
-    return any(not containers.is_archive(file.name) for file in _find_local(folder, suffixes))
+    return any(not containers.is_archive(file.name) for file in _find_local(folder, suffixes, set()))
 
 
 def retry(action: Callable[[], Result], name: str) -> Result:
@@ -184,14 +192,20 @@ def _without_compression(name: str) -> str:
     return name
 
 
-def _find_local(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
+def _find_local(path: str, suffixes: tuple[str, ...], other: set[str]) -> Iterator[InputFile]:
+    """Yield the files at a path. Add the names of a folder's other files that are not hidden to `other`."""
     location = Path(path)
     if location.is_dir():
         for file in _walk(location):
             name = file.name.lower()
-            is_wanted = _has_suffix(name, suffixes) or (containers.is_archive(name) and not name.startswith("."))
-            if is_wanted and file.stem not in _CONTROL_FILES and (file.is_file() or file.is_symlink()):
+            is_wanted = _has_suffix(name, suffixes) or containers.is_archive(name)
+            is_hidden = name.startswith(".") or file.stem in _CONTROL_FILES
+            if is_hidden or not (file.is_file() or file.is_symlink()):
+                continue
+            if is_wanted:
                 yield _local_file(file)
+            else:
+                other.add(_printable(file.as_posix()))
         return
     if location.exists():
         files = [location]
@@ -243,7 +257,7 @@ def _open_local(path: Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def _find_remote(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
+def _find_remote(path: str, suffixes: tuple[str, ...], other: set[str]) -> Iterator[InputFile]:
     import fsspec
 
     try:
@@ -255,7 +269,10 @@ def _find_remote(path: str, suffixes: tuple[str, ...]) -> Iterator[InputFile]:
         if glob.has_magic(path_there):
             return sorted(str(name) for name in file_system.glob(path_there))
         if file_system.isdir(path_there):
-            return sorted(name for name in map(str, file_system.find(path_there)) if _has_suffix(name, suffixes))
+            names = sorted(map(str, file_system.find(path_there)))
+            visible = [name for name in names if not Path(name).name.startswith(".")]
+            other.update(file_system.unstrip_protocol(name) for name in visible if not _has_suffix(name, suffixes))
+            return [name for name in names if _has_suffix(name, suffixes)]
         return [path_there] if file_system.exists(path_there) else []
 
     names = retry(find_names, path)

@@ -24,6 +24,8 @@ class ReadCounts:
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()  # by file
         self.skipped: Counter[tuple[str, str]] = Counter()  # rows that are read and not used, by (file, reason)
+        self.files: set[str] = set()  # names of the files that were opened, also of those that could not be read
+        self.other_files: set[str] = set()  # names of files in folders that this source passes over: their endings
         self._column_sets: Counter[tuple[str, frozenset[str]]] = Counter()  # rows by (file, columns not used)
         self._unused_columns: Counter[tuple[str, str]] = Counter()
 

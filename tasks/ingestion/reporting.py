@@ -8,6 +8,7 @@ from typing import Any
 from tasks import kept_shares
 from tasks.files import write_json
 from tasks.ingestion.file_report import FileReport, file_name
+from tasks.ingestion.opening import COMPRESSED
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
 from tasks.kept_shares import KeptShareParams, list_counts
 from tasks.reports import Report
@@ -42,7 +43,11 @@ def make_report(writer: RecordWriter, params: KeptShareParams) -> Report:
     body.tables["changes"] = [
         {"source": source, "change": words, "times": n} for (source, words), n in sorted(writer.num_by_change.items())
     ]
+    not_read = writer.files.not_read()
+    body.counts["files_not_read"] = len(not_read)
+    body.tables["files_not_read"] = [{"file": name, "ending": _ending(name)} for name in not_read[:MAX_LISTED_FILES]]
     body.warnings = warnings(writer, params)
+    body.notes = _notes(not_read)
     body.summary = _summary(body.counts, writer, len(names))
     body.highlights = columns
     return body
@@ -72,11 +77,33 @@ def warnings(writer: RecordWriter, params: KeptShareParams) -> list[str]:
     return [*notes, *kept_shares.shorten(file_notes, "data/reports/ingestion/files.csv")]
 
 
+def _notes(not_read: list[str]) -> list[str]:
+    """Return a note about files in the folders of the sources that no source reads."""
+    if not not_read:
+        return []
+    number = "1 file" if len(not_read) == 1 else f"{len(not_read):,} files"
+    endings = list_counts(Counter(map(_ending, not_read)))
+    return [
+        f"{number} in the folders of the sources cannot be read by any of them, judged by the endings ({endings}); the "
+        f"first is {not_read[0]}. `python -m flows.preview` says how to read a file; the others are listed in "
+        "data/reports/ingestion/files_not_read.csv."
+    ]
+
+
+def _ending(name: str) -> str:
+    """Return .xlsx for a/b.c.xlsx, .xml.gz for b.xml.gz, and "none" for a name without an ending."""
+    endings = Path(name.lower()).suffixes
+    return "".join(endings[-2:] if name.lower().endswith(COMPRESSED) else endings[-1:]) or "none"
+
+
 def write_files(writer: RecordWriter, body: Report, folder: Path) -> None:
     """Write files.json and ingestion.html: each file with its format, its rows, the reasons and examples."""
     listed = _listed(writer.files.all())
     write_json(folder / "files.json", [report.body() for report in listed])
-    parts = [f"<p>{html.escape(body.summary)}</p>", *(f"<p><b>{html.escape(note)}</b></p>" for note in body.warnings)]
+    parts = [
+        f"<p>{html.escape(body.summary)}</p>",
+        *(f"<p><b>{html.escape(note)}</b></p>" for note in [*body.warnings, *body.notes]),
+    ]
     parts += ["<h2>Sources</h2>", _table(body.tables["sources"]), "<h2>What was changed</h2>"]
     parts += [_table(body.tables["changes"]), *map(_file_section, listed)]
     if (num_others := len(writer.files.all()) - len(listed)) > 0:

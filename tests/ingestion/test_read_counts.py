@@ -1,6 +1,7 @@
 """Every row that a reader counts becomes records, is quarantined or is skipped; each file has its own account."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,3 +126,27 @@ def test_a_reader_that_loses_rows_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(LostRows, match=r"'own'.* read 3 rows of web\.txt, but 1 rows became records"):
         ingest({"own": {"source": "web"}})
     assert tasks.Params(sources={"own": {"source": "web"}}).strict is False
+
+
+def test_files_that_no_source_reads_are_counted_and_listed() -> None:
+    for name in ("a.txt", "b.xlsx", "c.xml.gz", "d.csv", ".hidden.xlsx"):
+        Path("raw", name).parent.mkdir(exist_ok=True)
+        Path("raw", name).write_text("text\nA text.\n")
+    with zipfile.ZipFile("raw/more.zip", "w") as archive:
+        archive.writestr("e.txt", "A text.")
+        archive.writestr("f.bin", "no text")
+    ingest({name: {"source": name, "paths": "raw"} for name in ("text", "csv")})
+    table = Path("data/reports/ingestion/files_not_read.csv").read_text(encoding="utf-8").splitlines()
+    assert table == ["file,ending", "raw/b.xlsx,.xlsx", "raw/c.xml.gz,.xml.gz", "raw/more.zip/f.bin,.bin"]
+    report = read_json(Path("data/reports/ingestion.json"))
+    assert report["counts"]["files_not_read"] == 3
+    assert report["notes"][0].startswith("3 files in the folders of the sources cannot be read by any of them")
+    ingest({"text": {"paths": ["raw/a.txt"]}})  # a file that is named has no neighbors
+    assert read_json(Path("data/reports/ingestion.json"))["counts"]["files_not_read"] == 0
+
+
+def test_records_about_the_crawl_are_counted_by_their_types() -> None:
+    Path("a.warc").write_text(warc("warcinfo", "request", "resource", "request"))
+    assert account("a.warc", "warc") == (4, 1, 0, 3)
+    report = read_json(Path("data/reports/ingestion.json"))
+    assert "skipped 3: warc_request 2, warc_warcinfo 1" in report["summary"]

@@ -52,7 +52,7 @@ def test_read_is_kept_and_quarantined(world: Path) -> None:
     counts = read_json(Path("data/reports/ingestion.json"))["counts"]
     # Of 349 rows, the ranked list of three answers gives three preferences.
     expected = {"documents": 3, "conversations": 301, "preferences": 44}
-    assert counts == expected | {"read": 349, "kept": 346, "quarantined": 3, "skipped": 0}
+    assert counts == expected | {"read": 349, "kept": 346, "quarantined": 3, "skipped": 0, "files_not_read": 0}
     for kind, (folder, _) in record_writer.TABLES.items():
         assert tables.read(Path("data") / folder).num_rows == counts[kind]
 
