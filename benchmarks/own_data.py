@@ -114,8 +114,10 @@ def raw_rows(path: Path, source: dict[str, Any]) -> Rows:
 def _csv_rows(text: str, source: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the line and the text of each row of a table."""
     delimiter = source.get("delimiter") or ("\t" if text.split("\n", 1)[0].count("\t") else ",")
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # in text between tabs, quotes are characters
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting)
+    if delimiter == "\t":  # in text between tabs, quotes are characters
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     columns = source.get("column_names") or next(reader)
     column, line = columns.index(source.get("fields", {}).get("text", "text")), reader.line_num
     for row in reader:
@@ -160,9 +162,11 @@ def unreported_by_ingestion(root: Path, sources: dict[str, Any]) -> Counter[str]
             rows = raw_rows(path, source)
             num_kept = sum(record_id(name, file, number) in kept for number, _ in rows)
             missing[file] += abs(len(rows) - num_kept - reported.get((name, file), 0))
+    with (data / "reports/ingestion/files_not_read.csv").open(encoding="utf-8", newline="") as table:
+        not_read = {root / row["file"] for row in csv.DictReader(table)}
     listed = {file for source in sources.values() for file in files_of(root, source)}
     for path in sorted((root / "data/raw").glob("*/*")):  # a file that no source reads is lost as a whole
-        missing[path.relative_to(root).as_posix()] += path not in listed
+        missing[path.relative_to(root).as_posix()] += path not in listed and path not in not_read
     return missing
 
 
@@ -172,7 +176,7 @@ def record_id(source: str, file: str, number: str) -> str:
 
 
 def unreported_later(root: Path) -> Counter[str]:
-    """Return the records that curation and tokenization lost without a count in their reports."""
+    """Return the records that curation, tokenization, reward and dpo lost without a count in their reports."""
     data, missing = root / "data", Counter[str]()
     curation, tokenization = (
         json.loads((data / f"reports/{stage}.json").read_text(encoding="utf-8"))["counts"]
@@ -192,6 +196,10 @@ def unreported_later(root: Path) -> Counter[str]:
         splits = ("train", "validation", "test")
         num_encoded = sum(tokenization.get(f"{kind}_{split}_{name}", 0) for split in splits for name in names)
         missing[f"tokenization {kind}"] = abs(num_curated - num_encoded)
+    for stage in ("reward", "dpo"):
+        trained = json.loads((data / f"reports/{stage}.json").read_text(encoding="utf-8"))["counts"]
+        num_reported = trained["train_pairs"] + trained.get("too_long_pairs", 0)
+        missing[stage] = abs(tokenization["preferences_train_num_pairs"] - num_reported)
     return missing
 
 
@@ -234,7 +242,7 @@ def main() -> None:
         write_params(root, sources)
         exit_code, _ = run(root, "flows.pipeline")
         results: dict[str, Any] = {}
-        if (root / "data/reports/tokenization.json").is_file():
+        if (root / "data/reports/dpo.json").is_file():
             missing = unreported_by_ingestion(root, sources) + unreported_later(root)
             print(f"unreported: {dict(missing)}")
             results = {**kept_shares(root, sources), "unreported": missing.total()}
