@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow, runtime
 
 from flows.runtime import command, embedded, params, results, spool, stage_run, tracking, versioning
+from tasks import pipeline_stages
 from tasks.errors import GateFailed
 
 INGESTION = "ingestion"
@@ -49,6 +50,7 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     """Run the pipeline if a stage is stale, then print the results. Raises what a stage raises."""
     start = time.perf_counter()
     params.check_names()
+    params.check_blocks([stage.name for stage in pipeline_stages.read_stages()])
     states: dict[str, str] = {}
     try:
         if stale := versioning.stale(to):

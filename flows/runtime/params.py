@@ -101,6 +101,26 @@ def check_names(file: Path = FILE) -> None:
         raise BadParams("\n".join(errors))
 
 
+def check_blocks(blocks: Collection[str], file: Path = FILE) -> None:
+    """Raise BadParams for a section of `file` whose stage has no block among those of dvc.yaml, and so never runs."""
+    body, root = _parse(file)
+    missing = [name for name in body if name not in (*blocks, *OPTIONAL)]
+    if missing:
+        raise BadParams("\n".join(f"{_where(file, root, (name,))}: {_missing_block(name, file)}" for name in missing))
+
+
+def _missing_block(stage: str, file: Path) -> str:
+    text = f"the stage never runs, because dvc.yaml has no block {stage!r}; remove the section, or add the block"
+    kind = named_stages(file).get(stage)
+    if kind is None:
+        return f"{text} `{stage}:` as the dvc.yaml of the project has it"
+    return (
+        f"{text} `{stage}:`: that of {kind!r} with `cmd: python -m flows.training {stage}`, `params: [{stage}]`, the "
+        f"model of its `base` in `deps`, and the outputs data/models/{stage}, data/reports/{stage} and "
+        f"data/reports/{stage}.json, which `deps` of `evaluation` must list, too (docs/evaluation.md)"
+    )
+
+
 def check_files(ingestion: Any, file: Path = FILE) -> None:
     """Raise BadInput for the files of `ingestion`, the Params of that stage, that do not exist."""
     _, root = _parse(file)

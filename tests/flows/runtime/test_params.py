@@ -143,6 +143,19 @@ def test_unknown_names_are_reported_before_anything_is_imported(text: str, messa
     assert message in str(error.value)
 
 
+def test_a_section_without_a_block_of_dvc_yaml_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("sft: {}\nmid: {stage: sft, base: sft}\nreward: {}\nclassifier: {}\n", encoding="utf-8")
+    with pytest.raises(BadParams) as error:
+        params.check_blocks(["sft"], file)
+    mid, reward = str(error.value).splitlines()
+    assert mid.startswith(f"{file}, line 2: mid: the stage never runs, because dvc.yaml has no block 'mid'")
+    assert "`cmd: python -m flows.training mid`" in mid
+    assert "data/reports/mid.json" in mid
+    assert reward.startswith(f"{file}, line 3: reward: the stage never runs")
+    params.check_blocks(["sft", "mid", "reward"], file)
+
+
 def test_names_of_a_wrong_type_are_left_to_the_params(tmp_path: Path) -> None:
     text = "ingestion: 3\ncuration: {filters: 3, languages: [en]}\nsft: {adapter: [], launch: 1}\n"
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
