@@ -7,7 +7,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Literal
 
 from tasks.ingestion.decoding import Line, read_lines
@@ -18,7 +18,7 @@ Per = Literal["file", "paragraph", "line"]
 MAX_LINES = 10_000  # of a file that are looked at
 LONG_CHARACTERS = 100_000  # a larger file is rarely one document; published filters drop texts of more words
 MIN_LINE_WIDTH = 160  # mean width of lines that are not broken by an editor
-MIN_SENTENCE_SHARE, MIN_BLANK_SHARE = 0.5, 0.02
+MIN_SENTENCE_SHARE, MIN_BLANK_SHARE = 0.5, 0.02  # shares of the lines that end a sentence, and before a blank one
 MIN_TABLE_ROWS, MAX_LABEL_SHARE, MAX_LABEL_CHARACTERS = 10, 0.1, 20
 MIN_WIDTH_RATIO = 3.0  # of the column of texts to every other one
 _WIDE = re.compile("[\u3040-\u9fff\uac00-\ud7a3]")
@@ -58,7 +58,8 @@ def choose_per(lines: Sequence[str]) -> Per:
     if sum(map(len, texts)) <= LONG_CHARACTERS:
         return "file"
     num_sentences = sum(bool(_SENTENCE_END.search(line)) for line in texts)
-    if len(lines) - len(texts) >= MIN_BLANK_SHARE * len(lines):
+    num_paragraphs = sum(1 for is_blank, _ in groupby(lines, lambda line: not line.strip()) if not is_blank)
+    if num_paragraphs - 1 >= MIN_BLANK_SHARE * len(texts):
         return "paragraph"
     is_complete = num_sentences >= MIN_SENTENCE_SHARE * len(texts)
     return "line" if is_complete or sum(map(width, texts)) >= MIN_LINE_WIDTH * len(texts) else "file"

@@ -98,6 +98,7 @@ ENGLISH = "The library opens at eight every morning, and readers may borrow nove
     [
         pytest.param([f"{CHINESE}{n}。" for n in range(4000)], "line", id="a Chinese sentence per line"),
         pytest.param([f"{ENGLISH} " * 4 + str(n) for n in range(1000)], "line", id="long lines without an end"),
+        pytest.param([f"{ENGLISH} " * 100] * 20 + [""], "line", id="few long lines and an empty one at the end"),
         pytest.param([ENGLISH, "and so on", ""] * 2000, "paragraph", id="blank lines between paragraphs"),
         pytest.param(["of a line that an editor has broken"] * 5000, "file", id="broken lines without blank ones"),
         pytest.param([ENGLISH] * 100, "file", id="a short file"),
