@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_EXAMPLES, EXAMPLE_CHARACTERS, MAX_PANELS = 3, 400, 24
+MAX_MEASURED_AGAIN = 1000  # kept documents whose texts are read for the examples of a rule
 MAX_LANGUAGE_WARNINGS = 5  # of the languages that lose most documents; a corpus of web pages has dozens
 PAGE = """<!doctype html><meta charset="utf-8"><title>Curation</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}}
@@ -208,7 +209,7 @@ def write_page(folder: Path, corpus: Corpus, report: Report, documents: Path) ->
     """Write curation.html: the figures, the tables, and for each reason some dropped documents next to kept ones."""
     parts = [f'<h2>{HEADINGS[name]}</h2><img src="{name}.png" alt="{HEADINGS[name]}">' for name in report.figures]
     parts += [f"<h2>{HEADINGS[name]}</h2>{_table(rows)}" for name, rows in report.tables.items() if name != "reasons"]
-    chosen = {reason: examples(corpus, reason) for reason, _ in corpus.by_reason()}
+    chosen = {reason: examples(corpus, reason, documents) for reason, _ in corpus.by_reason()}
     texts = _texts(documents, np.unique(np.concatenate([np.empty(0, np.int64), *sum(chosen.values(), ())])))
     for reason, (dropped, kept) in chosen.items():
         parts.append(f"<h2>Examples of {html.escape(reason)}</h2>")
@@ -217,19 +218,25 @@ def write_page(folder: Path, corpus: Corpus, report: Report, documents: Path) ->
     (folder / "curation.html").write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 
-def examples(corpus: Corpus, reason: str) -> tuple[Int64Array, Int64Array]:
+def examples(corpus: Corpus, reason: str, documents: Path) -> tuple[Int64Array, Int64Array]:
     """Return some rows that were dropped for a reason, evenly spaced, and some kept rows to compare them with.
 
-    If the rule has a bound, these are the kept documents with the values closest to it. For duplicates, they are the
-    documents that were kept instead.
+    If the rule has a bound, these are the kept documents with the values closest to it; of a rule that reads texts, the
+    closest of MAX_MEASURED_AGAIN kept documents, which are evenly spaced. For duplicates, they are the documents that
+    were kept instead.
     """
     rows = np.flatnonzero(corpus.reasons == reason)
     dropped = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_EXAMPLES).astype(int))]
     for bound in corpus.bounds:
-        values = _values(corpus, bound) if bound.reason == reason and bound.bound is not None else None
-        if values is not None:
+        if bound.reason == reason and bound.bound is not None:
             kept = np.flatnonzero(corpus.kept & (corpus.filter_languages == bound.language))
-            closest = np.argsort(np.abs(values[kept] - (bound.bound or 0.0)), kind="stable")[:NUM_EXAMPLES]
+            values = _values(corpus, bound)
+            if values is None and len(kept):
+                kept = kept[np.unique(np.linspace(0, len(kept) - 1, MAX_MEASURED_AGAIN).astype(int))]
+                values_of_kept = _measure_again(corpus, bound, kept, documents)
+            else:
+                values_of_kept = np.empty(0) if values is None else values[kept]
+            closest = np.argsort(np.abs(values_of_kept - bound.bound), kind="stable")[:NUM_EXAMPLES]
             return dropped, kept[closest]
     originals = np.unique(corpus.original_rows[dropped])
     return dropped, originals[~np.isin(originals, dropped)]
@@ -245,6 +252,15 @@ def _values(corpus: Corpus, bound: Bound) -> Float64Array | None:
         return None
     no_texts = pa.array([], pa.large_string())
     return dict(filtering.verdicts(name, params, corpus.signals, no_texts))[bound.reason].values
+
+
+def _measure_again(corpus: Corpus, bound: Bound, rows: Int64Array, documents: Path) -> Float64Array:
+    """Return the values of documents that a rule, which reads their texts, compares with its bound, [rows]."""
+    name, texts = bound.reason.split(".")[0], _texts(documents, rows)
+    in_order = pa.array([texts[row][1] for row in rows.tolist()], pa.large_string())
+    params = corpus.filter_params[bound.language][name]
+    measured = dict(filtering.verdicts(name, params, corpus.signals.take(rows), in_order))
+    return measured[bound.reason].values if bound.reason in measured else np.zeros(len(rows))  # it reads metadata
 
 
 def _figure(width: float, height: float) -> tuple["Figure", Any]:

@@ -324,15 +324,16 @@ def test_a_server_that_fails_costs_a_warning(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "reports" / "curation.json").is_file()
 
 
-def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classifier", [None, "shipped"])
+def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path, classifier: str | None) -> None:
     """The nearest to the bound, though it is of no one signal; of a copy, what is kept in its place.
 
-    A filter with a classifier would need the texts again; so the rules of `spam` are applied alone.
+    With a classifier, the filter `spam` reads the texts, which are read again for the kept examples.
     """
     ingest(tmp_path, {name: text for name, (text, _) in TEXTS.items()})
-    rules_only = copy.deepcopy(PARAMS)
-    rules_only["languages"]["en"].setdefault("changes", {})["spam"] = {"file": None}
-    params, timings = tasks.Params(**rules_only), Timings("curation", tmp_path / "timings")
+    settings = copy.deepcopy(PARAMS)
+    settings["languages"]["en"].setdefault("changes", {})["spam"] = {"file": classifier, "max_probability": 1.0}
+    params, timings = tasks.Params(**settings), Timings("curation", tmp_path / "timings")
     corpus = tasks.filter_documents.fn(params, tmp_path, timings, tmp_path / "run")
     tasks.deduplicate.fn(corpus, params, timings)
     names = list(TEXTS)
@@ -341,5 +342,7 @@ def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path) -> None:
         ("gopher_quality.too_few_words", ["short"], ["en", "other"]),
         ("exact.duplicate", ["en again"], ["en"]),
     ]:
-        examples = [sorted(names[row] for row in rows) for rows in reporting.examples(corpus, reason)]
+        examples = [
+            sorted(names[row] for row in rows) for rows in reporting.examples(corpus, reason, tmp_path / "documents")
+        ]
         assert examples == [dropped, kept], reason
