@@ -65,6 +65,40 @@ def test_pipeline_and_dvc_repro_write_the_same_bytes(tiny_project: Project) -> N
     assert "mid" in scores["exact_match"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_answers_that_were_judged_alone_train_dpo_with_the_loss_kto(tiny_project: Project) -> None:
+    rows = [
+        {
+            "prompt": f"Write the number {n} in words, please.",
+            "completion": f"It is number {n}{end}",
+            "label": end == ".",
+        }
+        for n in range(120)
+        for end in ((".", "!!") if n % 3 == 0 else (".",) if n % 2 else ("!!",))  # a third of them become pairs
+    ]
+    tiny_project.write("data/raw/votes.jsonl", "\n".join(map(json.dumps, rows)))
+    file = tiny_project.root / "params.yaml"
+    params = yaml.safe_load(file.read_text(encoding="utf-8"))
+    sources = params["ingestion"]["sources"]
+    sources["numbers"]["num_preferences"] = 0
+    sources["votes"] = {"source": "jsonl", "kind": "preferences", "paths": ["data/raw/votes.jsonl"]}
+    params["dpo"] |= {"loss": "kto", "global_batch_size": 16}
+    file.write_text(yaml.safe_dump(params), encoding="utf-8")
+    tiny_project.run("flows.pipeline")
+    reports = {
+        stage: json.loads((tiny_project.root / f"data/reports/{stage}.json").read_text(encoding="utf-8"))
+        for stage in ("ingestion", "tokenization", "dpo")
+    }
+    assert reports["ingestion"]["counts"]["preferences"] == len(rows) - 40  # 40 rows are the second answer of a pair
+    counts = reports["tokenization"]["counts"]
+    num_pairs, num_alone = (counts[f"preferences_train_{name}"] for name in ("num_pairs", "num_unpaired"))
+    assert num_pairs > 20
+    assert num_alone > 50
+    trained = reports["dpo"]["counts"]
+    assert (trained["train_answers"], trained["unpaired_answers"]) == (2 * num_pairs + num_alone, num_alone)
+
+
 def add_second_round(project: Project) -> None:
     """Add the stage `mid`, a second round of sft after sft, as docs/evaluation.md describes it."""
     params, dvc_file = project.root / "params.yaml", project.root / "dvc.yaml"
