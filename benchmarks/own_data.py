@@ -155,13 +155,15 @@ def unreported_by_ingestion(root: Path, sources: dict[str, Any]) -> Counter[str]
     folders = ("documents", "conversations/raw", "preferences/raw")
     kept = {identifier.split("/0", 1)[0] for folder in folders for identifier in table_ids(data / folder)}
     reports = json.loads((data / "reports/ingestion/files.json").read_text(encoding="utf-8"))
-    reported = {(r["source"], r["file"]): r["quarantined"] + r["skipped"] for r in reports}
+    lost = {(r["source"], r["file"]): r["quarantined"] + r["skipped"] for r in reports}
+    read = {(r["source"], r["file"]): r["read"] for r in reports}
     for name, source in sources.items():
         for path in files_of(root, source):
             file = path.relative_to(root).as_posix()
             rows = raw_rows(path, source)
             num_kept = sum(record_id(name, file, number) in kept for number, _ in rows)
-            missing[file] += abs(len(rows) - num_kept - reported.get((name, file), 0))
+            differences = len(rows) - num_kept - lost.get((name, file), 0), len(rows) - read.get((name, file), 0)
+            missing[file] += max(map(abs, differences))
     with (data / "reports/ingestion/files_not_read.csv").open(encoding="utf-8", newline="") as table:
         not_read = {root / row["file"] for row in csv.DictReader(table)}
     listed = {file for source in sources.values() for file in files_of(root, source)}
