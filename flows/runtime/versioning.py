@@ -162,6 +162,7 @@ def _repo() -> Iterator[Any]:
     """Yield the DVC project of the current folder; errors of DVC become BadInput."""
     from dvc.exceptions import DvcException, ReproductionError
     from dvc.repo import Repo
+    from dvc.rwlock import RWLockFileCorruptedError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # without "Updating lock file" for each stage
     try:
@@ -169,6 +170,11 @@ def _repo() -> Iterator[Any]:
             yield repo
     except ReproductionError:
         raise
+    except RWLockFileCorruptedError as error:
+        raise BadInput(
+            f"DVC: {error}. A command was killed while it wrote this file. If no other command runs in this project, "
+            "remove the file and run the command again."
+        ) from error
     except DvcException as error:
         raise BadInput(f"DVC: {error}") from error
 

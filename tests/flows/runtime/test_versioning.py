@@ -132,6 +132,12 @@ def test_what_dvc_cannot_do_is_one_message(project: Project) -> None:
         versioning.stages()
 
 
+def test_a_file_that_a_killed_command_left_is_named_with_the_remedy(project: Project) -> None:
+    project.write(".dvc/tmp/rwlock", "")
+    with pytest.raises(BadInput, match=r"'\.dvc/tmp/rwlock'.*remove the file and run the command again"):
+        versioning.reproduce(lambda versions: None, lambda versions: None)
+
+
 def test_a_missing_file_that_no_stage_makes_is_one_message(project: Project) -> None:
     project.write("dvc.yaml", Path("dvc.yaml").read_text().replace("tasks/letters]", "tasks/letters, absent.txt]"))
     with pytest.raises(BadInput, match=r"absent\.txt is missing.*depends on it"):
