@@ -310,9 +310,10 @@ class EvaluationInputs:
 
     def rewards(self, sequences: Sequence[list[int]]) -> npt.NDArray[np.float64]:
         """The reward model's score of each sequence (a prompt followed by an answer), [num_sequences]."""
-        from tasks.evaluation.scoring import reward_scores
+        from tasks.answers import reward_scores
 
-        return reward_scores(self._reward_model, sequences, self.tokenizer.pad_token_id, self.params.batch_size)
+        pad_id, batch_size = self.tokenizer.pad_token_id, self.params.batch_size
+        return reward_scores(self._reward_model, sequences, pad_id=pad_id, batch_size=batch_size).double().numpy()
 
     @cached_property
     def _reward_model(self) -> Any:

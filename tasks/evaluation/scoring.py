@@ -1,4 +1,4 @@
-"""Forward passes of causal models and of the reward model: nats per token, log-likelihoods, rewards, divergences."""
+"""Forward passes of causal models: nats per token, log-likelihoods and divergences of answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.answers import answer_logits, answer_states, batches_by_length, collate, log_probabilities, logit_slices
@@ -76,24 +75,6 @@ def answer_divergences(
             sums[1].index_add_(0, batch.owner[tokens], of_targets)
         estimates[:, rows] = sums.double().cpu().numpy()
     return estimates[0], estimates[1]
-
-
-@torch.inference_mode()
-def reward_scores(model: Any, sequences: Sequence[list[int]], pad_id: int, batch_size: int) -> FloatArray:
-    """The reward model's scalar score of each sequence, [num_sequences]."""
-    scores = np.zeros(len(sequences))
-    for rows in batches_by_length([len(sequence) for sequence in sequences], batch_size):
-        ids, mask = _padded([sequences[row] for row in rows], pad_id, model.device)
-        scores[rows] = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().cpu().numpy()
-    return scores
-
-
-def _padded(sequences: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sequences as one tensor [num_sequences, longest], padded at the end, and the attention mask."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in sequences])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in sequences])
-    return ids.to(device), mask.to(device)
 
 
 def _batches_of_equal_length(rows: Sequence[Any], batch_size: int) -> list[list[Any]]:
