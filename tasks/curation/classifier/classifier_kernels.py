@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import (
     Float32Array,
     Float64Array,
@@ -20,7 +21,6 @@ from tasks.curation.arrays import (
     UInt32Array,
     UInt64Array,
 )
-from tasks.curation.compiled import kernel
 from tasks.curation.signals.repetition_kernels import BASE, ONE, mix
 from tasks.curation.signals.signal_kernels import decode_text, split_words
 from tasks.curation.text import characters

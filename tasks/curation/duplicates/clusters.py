@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 
 BandKeys = UInt64Array  # [bands, n]; one hash for the values of a signature that form a band
 ShingleSets = tuple[UInt64Array, Int64Array]  # sorted sets of shingle hashes in one array, and their n + 1 offsets

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode_code_point, padded_buffers

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import BoolArray, Int64Array, UInt8Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.duplicates.ranking import ranks
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE

@@ -6,8 +6,8 @@ ASCII is at least 0x80.
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array
-from tasks.curation.compiled import kernel
 from tasks.curation.text.words import BYTES, OFFSETS
 
 # Numba reads constants of a module as constants. `byte | LOWER_CASE` turns ASCII capitals into small letters.

@@ -5,8 +5,8 @@ Two lines count as equal if their 64-bit hashes are equal.
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Float64Array, Int64Array, UInt16Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 from tasks.curation.signals.repetition_kernels import ONE, clear_table, insert_if_new, mix, polynomial
 from tasks.curation.text import characters

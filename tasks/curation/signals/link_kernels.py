@@ -1,7 +1,7 @@
 """Compiled loops that count web addresses, e-mail addresses and telephone numbers."""
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Float64Array, UInt16Array, UInt32Array
-from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 from tasks.curation.text import characters
 

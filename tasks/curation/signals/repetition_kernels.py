@@ -11,8 +11,8 @@ many characters as n words of a dictionary: `span(n)`.
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Float64Array, Int64Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64

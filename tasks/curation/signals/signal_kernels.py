@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array, UInt16Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.signals.columns import Column
 from tasks.curation.signals.line_kernels import (
     find_newlines,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.shingles import BASE, FINISH
 from tasks.curation.text.words import BYTES, HASHES, OFFSETS, TABLE, Texts, padded_buffers, token_hashes

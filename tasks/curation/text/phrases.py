@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array
-from tasks.curation.compiled import kernel
 
 PHRASE_KINDS = ("call_to_action", "offer", "gambling", "handle", "lorem_ipsum", "javascript", "policy")
 """The kinds that `profiles/*.yaml` lists under `phrases`. The occurrences of each are the signal num_<kind>."""

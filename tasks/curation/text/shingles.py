@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.words import (
     BYTES,

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
 from tasks.curation.text import folding
 from tasks.curation.text.vectors import classes64, load64, trailing_zeros
 
