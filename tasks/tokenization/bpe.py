@@ -35,15 +35,15 @@ NUMERALS = "〇零一二三四五六七八九十百千万亿"
 # - No match is longer than MAX_WORD characters: the time of training grows with the square of the length of a word, so
 #   that one line of 250,000 letters without a space would take days.
 # The alternatives are tried in order; `&&` is intersection in the syntax of Oniguruma, which `tokenizers` uses.
-_HAN = rf"[\p{{Han}}&&[^{NUMERALS}]]"
+HAN = rf"[\p{{Han}}&&[^{NUMERALS}]]"
 MAX_WORD = 256
-_LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
+LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
 _ANY, _SOME = f"{{0,{MAX_WORD}}}", f"{{1,{MAX_WORD}}}"
 PATTERN = "|".join(
     (
         rf"\p{{N}}|[{NUMERALS}]",  # one digit or numeral
-        rf"{_HAN}{_SOME}",  # Han characters that are not numerals
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_LETTER}{_SOME}",  # a word, with one space or mark before it
+        rf"{HAN}{_SOME}",  # Han characters that are not numerals
+        rf"[^\r\n\p{{L}}\p{{N}}]?{LETTER}{_SOME}",  # a word, with one space or mark before it
         rf" ?[^\s\p{{L}}\p{{N}}]{_SOME}[\r\n]{_ANY}",  # punctuation, with the line ends after it
         rf"\s{_ANY}[\r\n]{_SOME}",  # line ends
         rf"\s{_SOME}(?!\S)",  # spaces except the last one, which belongs to the next word

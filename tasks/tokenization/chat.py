@@ -6,18 +6,25 @@ plain text, so that no user can speak in the role of the assistant.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tasks.conversations import Message
 from tasks.errors import BadInput
 from tasks.tokenization.bpe import CHAT_TEMPLATE
+from tasks.tokenization.compiled_bpe import CompiledBPE
+from tasks.tokenization.merge_kernels import UInt32Array
+from tasks.tokenization.patterns import Int64Array
 
 IdArray = npt.NDArray[np.int64]
 EncodedConversation = tuple[IdArray, npt.NDArray[np.uint8]]
 """ids and loss mask, both [num_tokens]"""
+Flat = tuple[UInt32Array, Int64Array]
+"""ids of several texts, [num_tokens], and where each text starts, [num_texts + 1]"""
 
 
 class Encoder:
@@ -27,20 +34,38 @@ class Encoder:
         self.tokenizer = tokenizer
         self.document, self.end, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         self.vocab_size = len(tokenizer)
+        self._compiled = CompiledBPE.of(tokenizer.backend_tokenizer)
         self._has_own_template = tokenizer.chat_template == CHAT_TEMPLATE
         if self._has_own_template:
             names = ("system", "user", "assistant")
             self.roles = {role: tokenizer.convert_tokens_to_ids(f"<|{role}|>") for role in names}
 
-    def encode_texts(self, texts: Sequence[str]) -> list[IdArray]:
-        """Return the ids of each text. No special tokens are added, and those in a text are encoded as plain text."""
+    def encode_flat(self, texts: pa.Array, num_before: Int64Array, num_after: Int64Array) -> Flat:
+        """Return the ids of all texts in one array, and where each text starts, int64 [num_texts + 1].
+
+        No special tokens are added, and those in a text are encoded as plain text. num_before, num_after: entries that
+        are left free before and after the ids of each text, [num_texts].
+        """
+        if self._compiled is not None:
+            return self._compiled.encode(texts, num_before, num_after)
         backend = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = True  # despite its name: split special tokens like any other text
         try:
-            encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = backend.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
         finally:
             backend.encode_special_tokens = False
-        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
+        starts = np.concatenate(([0], np.cumsum(num_before + lengths + num_after)))
+        ids = np.empty(starts[-1], np.uint32)
+        for encoding, start, length in zip(encodings, starts[:-1] + num_before, lengths, strict=True):
+            ids[start : start + length] = encoding.ids
+        return ids, starts
+
+    def encode_texts(self, texts: Sequence[str]) -> list[IdArray]:
+        """Return the ids of each text. No special tokens are added, and those in a text are encoded as plain text."""
+        nothing = np.zeros(len(texts), np.int64)
+        ids, starts = self.encode_flat(pa.array(texts, pa.large_string()), nothing, nothing)
+        return [ids[start:end].astype(np.int64) for start, end in pairwise(starts.tolist())]
 
     def encode_documents(self, texts: Sequence[str]) -> list[IdArray]:
         """Return the ids of each text after the token that starts a document."""
