@@ -186,17 +186,19 @@ def shards(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Ta
         yield table
 
 
-def batches(folder: Path, num_bytes: int = 8 << 20) -> Iterator[pa.Table]:
+def batches(folder: Path, num_bytes: int = 8 << 20, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of `folder` in tables of about `num_bytes` before compression, at least one row each.
 
-    A table never contains rows of two shards. Raises BadInput if a shard is missing or damaged.
+    columns: the columns to read, otherwise all; `num_bytes` is the size with all columns. A table never contains rows
+    of two shards. Raises BadInput if a shard is missing or damaged.
     """
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
         with _readable(path), pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             parts = max(1, sum(group.total_byte_size for group in groups) // num_bytes)
-            parquet_batches = file.iter_batches(max(1, -(-file.metadata.num_rows // parts)))
+            num_rows = max(1, -(-file.metadata.num_rows // parts))
+            parquet_batches = file.iter_batches(num_rows, columns=list(columns) if columns else None)
             while (batch := next(parquet_batches, None)) is not None:
                 yield pa.Table.from_batches([batch])
 

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.tokenization import merge_kernels, patterns, word_kernels
+from tasks.tokenization.columns import string_buffers
 from tasks.tokenization.merge_kernels import UInt32Array
-from tasks.tokenization.patterns import Int64Array, Rules, UInt8Array
+from tasks.tokenization.patterns import Int64Array, Rules
 
 _PLAIN_MODEL = {
     "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
@@ -58,7 +59,7 @@ class CompiledBPE:
 
         num_before, num_after: entries that are left free before and after the ids of each text, [num_texts].
         """
-        data, offsets = _buffers(texts)
+        data, offsets = string_buffers(texts)
         space = int(offsets[-1] - offsets[0] + num_before.sum() + num_after.sum())
         ids, starts = np.empty(space, np.uint32), np.empty(len(texts) + 1, np.int64)
         word_kernels.encode_texts(
@@ -82,13 +83,3 @@ def _is_plain(model: dict[str, Any]) -> bool:
     """Return whether a model is BPE with all bytes and no option of its own."""
     values = {name: model.get(name, value) or value for name, value in _PLAIN_MODEL.items()}
     return values == _PLAIN_MODEL and all(character in model["vocab"] for character in byte_characters())
-
-
-def _buffers(texts: pa.Array) -> tuple[UInt8Array, Int64Array]:
-    """Return the bytes and the offsets of strings, as a large_string array has them."""
-    texts = texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
-    _, offsets, data = texts.buffers()
-    if not len(texts) or data is None:
-        return np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
-    # Arrow's buffers are read-only, and the kernel is compiled for one kind of array; the offsets are small.
-    return np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int64)[texts.offset :][: len(texts) + 1].copy()

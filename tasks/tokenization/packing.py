@@ -1,27 +1,140 @@
-"""Join lists of ids to streams (tasks/tokens.py), with NumPy only.
+"""Join lists of ids to streams (tasks/tokens.py).
 
 Documents are concatenated and cut into rows anywhere. Conversations are packed whole into rows by best-fit decreasing,
-because the loss of an answer without its question would teach the model to guess.
+because the loss of an answer without its question would teach the model to guess. The lengths of all conversations
+determine the rows, so the tokens wait in a file until all are encoded.
 """
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.tokens import Stream, best_fit, ids_dtype
+from tasks.tokenization.fit_kernels import best_fit_starts
+from tasks.tokens import Stream, ids_dtype
 
 IdArray = npt.NDArray[np.integer[Any]]
+Int64Array = npt.NDArray[np.int64]
+UInt32Array = npt.NDArray[np.uint32]
+
+PART_TOKENS = 1 << 18  # tokens of the rows that are made at once
+_MASK_SHIFT, _ID_BITS = np.uint32(31), np.uint32((1 << 31) - 1)  # an entry is the loss mask << 31 | id
 
 
 def concatenate(documents: Sequence[IdArray], vocab_size: int) -> Stream:
     """Concatenate documents. Every token except the first of each document is a target."""
-    if not documents:
-        return _empty_stream(vocab_size)
-    positions = _positions([len(ids) for ids in documents])
-    return Stream(np.concatenate(documents).astype(ids_dtype(vocab_size)), positions, (positions > 0).astype(np.uint8))
+    starts = np.concatenate(([0], np.cumsum([len(ids) for ids in documents]))).astype(np.int64)
+    return document_stream(np.concatenate([np.zeros(0, np.int64), *documents]), starts, vocab_size)
+
+
+def document_stream(ids: IdArray, starts: Int64Array, vocab_size: int) -> Stream:
+    """Return the stream of documents that are already concatenated; starts: [num_documents + 1]."""
+    positions = _positions(np.diff(starts))
+    return Stream(ids.astype(ids_dtype(vocab_size), copy=False), positions, (positions > 0).astype(np.uint8))
+
+
+class Lists(Protocol):
+    """Lists of tokens, from which rows are made."""
+
+    def read(self, index: int, entries: UInt32Array) -> None:
+        """Write the first tokens of list `index`, as many as there are `entries`, each as loss mask << 31 | id."""
+
+
+class StoredLists:
+    """Lists of tokens in a temporary file in `folder`, which is removed when it is closed."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes it
+        self._lengths: list[Int64Array] = []
+        self._offsets = np.zeros(0, np.int64)
+
+    def append(self, ids: UInt32Array, mask: npt.NDArray[np.uint8], starts: Int64Array) -> None:
+        """Append concatenated lists; starts: [num_lists + 1]."""
+        self._file.write((ids | mask.astype(np.uint32) << _MASK_SHIFT).data)
+        self._lengths.append(np.diff(starts))
+
+    def finish(self) -> Int64Array:
+        """Return the length of each list. No list is appended afterwards."""
+        self._file.flush()
+        lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
+        self._lengths, self._offsets = [], 4 * (np.cumsum(lengths) - lengths)
+        return lengths
+
+    def read(self, index: int, entries: UInt32Array) -> None:
+        """Write the first tokens of list `index`, as `Lists` says."""
+        num_bytes = os.preadv(self._file.fileno(), [entries.data], int(self._offsets[index]))
+        assert num_bytes == entries.nbytes, (num_bytes, entries.nbytes)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+class ListsInMemory:
+    """Lists of tokens in memory: (ids, loss mask)."""
+
+    def __init__(self, lists: Sequence[tuple[IdArray, npt.NDArray[np.uint8]]]) -> None:
+        self._lists = lists
+
+    def read(self, index: int, entries: UInt32Array) -> None:
+        """Write the first tokens of list `index`, as `Lists` says."""
+        ids, mask = self._lists[index]
+        size = len(entries)
+        entries[:] = ids[:size].astype(np.uint32) | mask[:size].astype(np.uint32) << _MASK_SHIFT
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which lists share a row. A list longer than a row is truncated at its end.
+
+    lengths, starts: how many tokens of each list are in the stream, and where they start, both [num_lists].
+    num_truncated, num_padding: tokens that are removed, and that fill rows.
+    """
+
+    row_length: int
+    num_rows: int
+    lengths: Int64Array
+    starts: Int64Array
+    num_truncated: int
+    num_padding: int
+
+
+def plan_rows(full_lengths: Int64Array, row_length: int, seed: int) -> Plan:
+    """Distribute lists over rows of `row_length` tokens. `seed` determines which lists share a row."""
+    lengths = np.minimum(full_lengths, row_length)
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    starts = np.empty(len(lengths), np.int64)
+    starts[order], num_rows = best_fit_starts(lengths[order], row_length)
+    num_tokens = int(lengths.sum())
+    num_truncated = int(full_lengths.sum()) - num_tokens
+    return Plan(row_length, num_rows, lengths, starts, num_truncated, num_rows * row_length - num_tokens)
+
+
+def packed_parts(plan: Plan, lists: Lists, pad: int, vocab_size: int) -> Iterator[Stream]:
+    """Yield the rows of a plan, about PART_TOKENS tokens at a time.
+
+    Positions restart at 0 in each list, by which attention keeps the lists of a row separate.
+    """
+    part_size = max(1, PART_TOKENS // plan.row_length) * plan.row_length
+    order = np.argsort(plan.starts)
+    firsts = range(0, plan.num_rows * plan.row_length, part_size)
+    bounds = np.searchsorted(plan.starts, [*firsts, plan.num_rows * plan.row_length], sorter=order)
+    for part, first in enumerate(firsts):
+        indices = order[bounds[part] : bounds[part + 1]]
+        lengths, starts = plan.lengths[indices], plan.starts[indices] - first
+        entries = np.full(min(part_size, plan.num_rows * plan.row_length - first), pad, np.uint32)
+        for index, start, length in zip(indices.tolist(), starts.tolist(), lengths.tolist(), strict=True):
+            lists.read(index, entries[start : start + length])
+        positions, positions_in_lists = np.zeros(len(entries), np.uint32), _positions(lengths)
+        positions[np.repeat(starts, lengths) + positions_in_lists] = positions_in_lists
+        ids: IdArray = (entries & _ID_BITS).astype(ids_dtype(vocab_size))
+        yield Stream(ids, positions, (entries >> _MASK_SHIFT).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +160,22 @@ def pack(
     Positions restart at 0 in each list, by which attention keeps the lists of a row separate. A list longer than a row
     is truncated at its end. `seed` determines which lists share a row.
     """
-    if not lists:
-        nothing = np.zeros(0, np.int64)
-        return PackedStream(_empty_stream(vocab_size), 0, 0, 0, nothing, nothing)
-    full_lengths = np.array([len(ids) for ids, _ in lists])
-    lengths = np.minimum(full_lengths, row_length)
-    order = np.random.default_rng(seed).permutation(len(lists))
-    rows = best_fit(lengths[order], row_length)
-    size = len(rows) * row_length
-    ids, positions = np.full(size, pad, ids_dtype(vocab_size)), np.zeros(size, np.uint32)
-    mask, starts = np.zeros(size, np.uint8), np.zeros(len(lists), np.int64)
-    for row_number, row in enumerate(rows):
-        start = row_number * row_length
-        for index in order[row]:
-            starts[index], part = start, slice(start, start + lengths[index])
-            ids[part], mask[part] = lists[index][0][:row_length], lists[index][1][:row_length]
-            positions[part] = np.arange(lengths[index])
-            start += lengths[index]
-    num_truncated = int((full_lengths - lengths).sum())
-    return PackedStream(
-        Stream(ids, positions, mask), len(rows), num_truncated, size - int(lengths.sum()), starts, lengths
+    plan = plan_rows(np.array([len(ids) for ids, _ in lists], np.int64), row_length, seed)
+    parts = [_empty_stream(vocab_size), *packed_parts(plan, ListsInMemory(lists), pad, vocab_size)]
+    ids: IdArray = np.concatenate([part.ids for part in parts])
+    stream = Stream(
+        ids,
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.loss_mask for part in parts]),
     )
+    return PackedStream(stream, plan.num_rows, plan.num_truncated, plan.num_padding, plan.starts, plan.lengths)
 
 
-def _positions(lengths: Sequence[int]) -> npt.NDArray[np.uint32]:
+def _positions(lengths: Int64Array) -> UInt32Array:
     """Return 0, 1, 2 ... for each length, concatenated: [2, 3] -> 0 1 0 1 2."""
     ends = np.cumsum(lengths)
     starts = np.repeat(ends - lengths, lengths)
-    return (np.arange(ends[-1]) - starts).astype(np.uint32)
+    return (np.arange(len(starts)) - starts).astype(np.uint32)
 
 
 def _empty_stream(vocab_size: int) -> Stream:

@@ -22,6 +22,7 @@ word. The other classes are what the alternatives of the pattern repeat.
 """
 UNBOUNDED = 1 << 62
 NUM_CODE_POINTS = 0x110000
+_BLOCK = 1 << 12  # code points that are looked up at once
 _SURROGATES = range(0xD800, 0xE000)  # they are no characters and do not occur in UTF-8
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -98,13 +99,11 @@ def _members(pattern: str) -> npt.NDArray[np.bool_]:
 
     The library's own regular expressions answer, because versions of Unicode differ in the classes of characters.
     """
-    others = normalizers.Replace(Regex(f"(?:{pattern})+"), "").normalize_str(_all_characters())
-    result = np.ones(NUM_CODE_POINTS, np.bool_)
-    result[np.frombuffer(others.encode("utf-32-le"), np.uint32)] = False
-    result[_SURROGATES.start : _SURROGATES.stop] = False
-    return result
-
-
-@cache
-def _all_characters() -> str:
-    return "".join(chr(code) for code in range(NUM_CODE_POINTS) if code not in _SURROGATES)
+    remove = normalizers.Replace(Regex(f"(?:{pattern})+"), "")
+    is_member = np.ones(NUM_CODE_POINTS, np.bool_)
+    is_member[_SURROGATES.start : _SURROGATES.stop] = False
+    for first in range(0, NUM_CODE_POINTS, _BLOCK):
+        block = np.arange(first, first + _BLOCK, dtype="<u4")[is_member[first : first + _BLOCK]]
+        others = remove.normalize_str(block.tobytes().decode("utf-32-le"))
+        is_member[np.frombuffer(others.encode("utf-32-le"), "<u4")] = False
+    return is_member

@@ -2,36 +2,31 @@
 
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks import pairs, tables, tokens
-from tasks.conversations import UNTRAINED, Message
+from tasks import pairs, tables
+from tasks.conversations import Message
 from tasks.documents import SPLITS
-from tasks.tokenization import packing
-from tasks.tokenization.chat import Encoder
+from tasks.tokenization import columns, packing
+from tasks.tokenization.chat import EncodedBatch, Encoder
+from tasks.tokenization.merge_kernels import UInt32Array
+from tasks.tokenization.patterns import Int64Array, UInt8Array
+from tasks.tokenization.writers import StreamWriter
 
 CountsBySplit = dict[str, dict[str, int]]
 """split -> name of a count -> count"""
 
 BATCH_ROWS = 1024  # records that are encoded at once
-
-
-# In this order, because Japanese and Korean texts contain Han characters, too.
-SCRIPTS = {
-    "ja": re.compile("[\u3041-\u30ff]"),
-    "ko": re.compile("[\uac00-\ud7a3]"),
-    "zh": re.compile("[\u4e00-\u9fff\u3400-\u4dbf]"),
-}
-SCRIPT_CHARACTERS = 200  # of each of the first messages that are looked at
-LETTERS = re.compile(r"[^\W\d_]")
+BATCH_BYTES = 2 << 20  # of text that are encoded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +36,6 @@ class Packing:
     row_length: int
     drop_too_long: bool
     seed: int
-
-
-class Labels:
-    """The source and the language of each record, in order."""
-
-    def __init__(self) -> None:
-        self.by_kind: dict[str, list[str]] = {"source": [], "language": []}
-
-    def add(self, sources: Sequence[str], languages: Sequence[str | None]) -> None:
-        """Append those of a batch; a language that is not known is `unknown`."""
-        self.by_kind["source"] += sources
-        self.by_kind["language"] += [language or "unknown" for language in languages]
-
-
-def script(messages: Sequence[Message]) -> str:
-    """Return the language that the script of a conversation tells: zh, ja, ko, or otherwise `latin`.
-
-    Conversations are not identified by language like documents; a tenth of the letters at their start decides.
-    """
-    text = " ".join(message["content"][:SCRIPT_CHARACTERS] for message in messages[:3])
-    num_letters = max(1, len(LETTERS.findall(text)))
-    for language, pattern in SCRIPTS.items():
-        if len(pattern.findall(text)) >= num_letters / 10:
-            return language
-    return "latin"
 
 
 def train_texts(data: Path, share: float) -> Iterator[str]:
@@ -81,52 +51,84 @@ def train_texts(data: Path, share: float) -> Iterator[str]:
 
 def write_documents(tokenizer: Any, source: Path, folder: Path) -> CountsBySplit:
     """Write the documents of the table `source` as one stream per split, <folder>/<split>/."""
-    encoder, counts = Encoder(tokenizer), CountsBySplit()
-    for split in SPLITS:
-        documents: list[tokens.Ids] = []
-        labels, num_bytes = Labels(), 0
-        for columns in _read_batches(source, split, ("text", "source", "language")):
-            texts = columns["text"]
-            documents += [ids.astype(np.uint32) for ids in encoder.encode_documents(texts)]
-            num_bytes += sum(len(text.encode()) for text in texts)
-            labels.add(columns["source"], columns["language"])
-        stream = packing.concatenate(documents, encoder.vocab_size)
-        tokens.write_stream(folder / split, stream)
-        lengths = np.array([len(ids) for ids in documents], np.int64)
-        tokens.write_records(folder / split, tokens.make_records(lengths.cumsum() - lengths, lengths, labels.by_kind))
-        counts[split] = {"num_documents": len(documents), "num_tokens": len(stream.ids), "num_bytes": num_bytes}
-    return counts
+    encoder, num_bytes = Encoder(tokenizer), dict.fromkeys(SPLITS, 0)
+    with ExitStack() as stack:
+        writers = {split: _open_stream(stack, folder / split, encoder) for split in SPLITS}
+        for split, table in _read_batches(source, ("text", "source", "language")):
+            texts = table["text"].combine_chunks()
+            ids, starts = encoder.encode_documents(texts)
+            num_bytes[split] += _num_bytes(texts)
+            writers[split].add_starts(writers[split].num_tokens + starts[:-1])
+            writers[split].append(packing.document_stream(ids, starts, encoder.vocab_size))
+            languages = [language or "unknown" for language in table["language"].to_pylist()]
+            labels = {"source": table["source"].to_pylist(), "language": languages}
+            writers[split].add_records(np.diff(starts), labels)
+    return {
+        split: {"num_documents": writer.lengths.size, "num_tokens": writer.num_tokens, "num_bytes": num_bytes[split]}
+        for split, writer in writers.items()
+    }
 
 
 def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Packing) -> CountsBySplit:
     """Write the conversations of the table `source` as one packed stream per split, <folder>/conversations/<split>/."""
-    encoder, counts = Encoder(tokenizer), CountsBySplit()
-    for split in SPLITS:
-        conversations, labels, num_bytes, num_dropped = list[Any](), Labels(), 0, 0
-        for batch, sources in _read_conversations(source, split):
-            encoded = encoder.encode_conversations(batch)
-            fits = [not params.drop_too_long or len(ids) <= params.row_length for ids, _ in encoded]
-            kept = list(itertools.compress(encoded, fits))
-            languages = [script(messages) for messages in itertools.compress(batch, fits)]
-            labels.add(list(itertools.compress(sources, fits)), languages)
-            num_dropped += len(encoded) - len(kept)
-            num_bytes += sum(len(message["content"].encode()) for messages in batch for message in messages)
-            conversations += kept
-        packed = packing.pack(conversations, params.row_length, encoder.pad, encoder.vocab_size, params.seed)
-        tokens.write_stream(folder / "conversations" / split, packed.stream)
-        where = tokens.make_records(packed.starts, packed.lengths, labels.by_kind)
-        tokens.write_records(folder / "conversations" / split, where)
-        counts[split] = {
-            "num_conversations": len(conversations),
-            "num_dropped": num_dropped,
-            "num_bytes": num_bytes,
-            "num_tokens": len(packed.stream.ids) - packed.num_padding,
-            "num_targets": int(packed.stream.loss_mask.sum()),
-            "num_rows": packed.num_rows,
-            "num_truncated": packed.num_truncated,
-            "num_padding": packed.num_padding,
-        }
-    return counts
+    encoder = Encoder(tokenizer)
+    num_bytes, num_dropped = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    with ExitStack() as stack:
+        folders = {split: folder / "conversations" / split for split in SPLITS}
+        writers = {split: _open_stream(stack, folders[split], encoder) for split in SPLITS}
+        lists = {split: stack.enter_context(closing(packing.StoredLists(folders[split]))) for split in SPLITS}
+        for split, table in _read_batches(source, ("messages", "metadata", "source")):
+            conversations = columns.from_table(table)
+            num_bytes[split] += _num_bytes(conversations.contents)
+            ids, mask, starts = encoder.encode_columns(conversations)
+            labels = {"source": table["source"].to_pylist(), "language": conversations.languages()}
+            if params.drop_too_long:
+                fits = np.diff(starts) <= params.row_length
+                num_dropped[split] += int((~fits).sum())
+                ids, mask, starts = _select_lists(ids, mask, starts, fits)
+                labels = {kind: list(itertools.compress(values, fits)) for kind, values in labels.items()}
+            lists[split].append(ids, mask, starts)
+            writers[split].add_records(np.minimum(np.diff(starts), params.row_length), labels)
+        counts = CountsBySplit()
+        for split in SPLITS:
+            counts[split] = {"num_conversations": 0, "num_dropped": num_dropped[split], "num_bytes": num_bytes[split]}
+            counts[split] |= _pack(encoder, lists[split], writers[split], params)
+        return counts
+
+
+def _pack(encoder: Encoder, lists: packing.StoredLists, writer: StreamWriter, params: Packing) -> dict[str, int]:
+    """Write the packed stream of one split; return counts of it."""
+    plan, num_targets = packing.plan_rows(lists.finish(), params.row_length, params.seed), 0
+    writer.add_starts(plan.starts)
+    for part in packing.packed_parts(plan, lists, encoder.pad, encoder.vocab_size):
+        writer.append(part)
+        num_targets += int(part.loss_mask.sum())
+    return {
+        "num_conversations": len(plan.lengths),
+        "num_tokens": writer.num_tokens - plan.num_padding,
+        "num_targets": num_targets,
+        "num_rows": plan.num_rows,
+        "num_truncated": plan.num_truncated,
+        "num_padding": plan.num_padding,
+    }
+
+
+def _select_lists(
+    ids: UInt32Array, mask: UInt8Array, starts: Int64Array, is_selected: npt.NDArray[np.bool_]
+) -> EncodedBatch:
+    """Return the selected ones of concatenated lists."""
+    lengths = np.diff(starts)
+    is_kept = np.repeat(is_selected, lengths)
+    new_starts = np.concatenate(([0], np.cumsum(lengths[is_selected])))
+    return ids[is_kept], mask[is_kept], new_starts
+
+
+def _open_stream(stack: ExitStack, folder: Path, encoder: Encoder) -> StreamWriter:
+    return stack.enter_context(StreamWriter(folder, encoder.vocab_size, ("source", "language")))
+
+
+def _num_bytes(texts: pa.Array) -> int:
+    return int(pc.sum(pc.binary_length(texts)).as_py() or 0)
 
 
 def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySplit:
@@ -205,25 +207,14 @@ def _encode_in_batches(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) 
     return [ids for start in range(0, len(rows), BATCH_ROWS) for ids in encode(rows[start : start + BATCH_ROWS])]
 
 
-def _read_batches(folder: Path, split: str, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    for table in _read_shards(folder, (*columns, "split")):
-        for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
-            yield {name: batch[name].to_pylist() for name in columns}
-
-
-def _read_conversations(folder: Path, split: str) -> Iterator[tuple[list[list[Message]], list[str]]]:
-    """Yield batches of conversations, with their sources.
-
-    Answers that are context only, as their metadata say, have the weight 0.
-    """
-    for table in _read_shards(folder, ("messages", "metadata", "source", "split")):
-        for batch in _select_split(table, split).to_batches(max_chunksize=BATCH_ROWS):
-            conversations = batch["messages"].to_pylist()
-            for messages, metadata in zip(conversations, batch["metadata"].to_pylist(), strict=True):
-                if f'"{UNTRAINED}"' in metadata:
-                    for index in json.loads(metadata)[UNTRAINED]:
-                        messages[index]["weight"] = 0
-            yield conversations, batch["source"].to_pylist()
+def _read_batches(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each split as tables of about BATCH_BYTES; nothing if the data has no records of this kind."""
+    if folder.is_dir():
+        for table in tables.batches(folder, BATCH_BYTES, (*names, "split")):
+            for split in SPLITS:
+                rows = _select_split(table, split)
+                if len(rows):
+                    yield split, rows
 
 
 def _read_table(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:

@@ -66,6 +66,17 @@ def test_the_mask_leaves_out_answers_with_weight_0(template: str | None) -> None
     assert chat_tokenizer.decode(ids[mask == 1]) == ("good</s>\n" if template else "good<|end|>")
 
 
+def test_a_conversation_without_messages_starts_a_document() -> None:
+    chat_tokenizer = tokenizer()
+    encoded = Encoder(chat_tokenizer).encode_conversations([[], CONVERSATIONS[0], [], []])
+    assert [chat_tokenizer.decode(ids) for ids, _ in encoded] == [
+        "<|document|>",
+        "<|document|><|user|>the cat<|end|><|assistant|>sat on the mat.<|end|>",
+        "<|document|>",
+        "<|document|>",
+    ]
+
+
 def test_prompt_and_answer_make_the_conversation() -> None:
     chat_tokenizer = tokenizer()
     encoder, messages = Encoder(chat_tokenizer), CONVERSATIONS[0]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.tokenization import packing
+from tasks.tokenization.fit_kernels import best_fit_starts
 from tasks.tokens import best_fit
 
 
@@ -33,6 +34,17 @@ def test_best_fit_loses_nothing_overflows_nothing_and_fills(seed: int) -> None:
     assert sorted(i for row in rows for i in row) == list(range(500))
     assert max(lengths[row].sum() for row in rows) <= 64
     assert lengths.sum() / (len(rows) * 64) > 0.95
+
+
+@pytest.mark.parametrize("capacity", [1, 40, 64, 100, 1000])
+def test_the_kernel_puts_every_list_where_best_fit_does(capacity: int) -> None:
+    for seed in range(20):
+        lengths = np.random.default_rng(seed).integers(0, min(capacity, 60) + 1, 300)
+        rows, (starts, num_rows) = best_fit(lengths, capacity), best_fit_starts(lengths, capacity)
+        assert num_rows == len(rows)
+        for number, row in enumerate(rows):
+            ends = number * capacity + np.cumsum(lengths[row])
+            assert starts[row].tolist() == (ends - lengths[row]).tolist()
 
 
 def test_packed_rows_by_hand() -> None:

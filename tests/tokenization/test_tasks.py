@@ -12,8 +12,7 @@ from tasks.documents import SCHEMA
 from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json, sha256
 from tasks.reports import Timings
-from tasks.tokenization import tasks
-from tasks.tokenization.records import script
+from tasks.tokenization import columns, tasks
 from tests.tokenization.small_data import write_curated
 
 
@@ -171,4 +170,4 @@ def test_the_source_and_language_of_each_record_reach_the_token_files(tmp_path: 
     ],
 )
 def test_the_script_of_a_conversation(text: str, language: str) -> None:
-    assert script([{"role": "user", "content": text}]) == language
+    assert columns.from_messages([[{"role": "user", "content": text}]]).languages() == [language]
