@@ -6,7 +6,7 @@ prompts holds lists of ids, metadata.json and sources.json. Every prompt ends wi
 message, and every answer with the end token.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,20 +89,21 @@ class JudgedAnswers:
 
 def write_pairs(
     folder: Path,
-    columns: Mapping[str, Sequence[tokens.Ids]],
+    columns: Mapping[str, Iterable[tokens.Ids]],
     reasons: Sequence[str],
     lists: Sequence[str | None],
     vocab_size: int,
-) -> None:
-    """Write a folder of pairs.
+) -> int:
+    """Write a folder of pairs; return the number of their tokens.
 
-    columns: ids by "prompt", "chosen" and "rejected". lists: the name of the ranked list that a pair was made from;
-    None for a pair of its own.
+    columns: ids by "prompt", "chosen" and "rejected"; each is read once, in this order. lists: the name of the ranked
+    list that a pair was made from; None for a pair of its own.
     """
-    for name in ("prompt", "chosen", "rejected"):
-        tokens.write_ragged(folder / name, columns[name], vocab_size)
+    names = ("prompt", "chosen", "rejected")
+    num_tokens = sum(tokens.write_ragged(folder / name, columns[name], vocab_size) for name in names)
     write_json(folder / "reasons.json", list(reasons))
     write_json(folder / "lists.json", list(lists))
+    return num_tokens
 
 
 def read_pairs(folder: Path, max_length: int | None = None) -> Pairs:
@@ -143,12 +144,16 @@ def read_pairs_if_any(folder: Path, max_length: int | None = None) -> Pairs | No
 
 
 def write_unpaired(
-    folder: Path, prompts: Sequence[tokens.Ids], answers: Sequence[tokens.Ids], is_good: Sequence[bool], vocab_size: int
-) -> None:
-    """Write answers that were judged alone to the folder unpaired/ of a folder of pairs."""
-    tokens.write_ragged(folder / UNPAIRED / "prompt", prompts, vocab_size)
-    tokens.write_ragged(folder / UNPAIRED / "answer", answers, vocab_size)
+    folder: Path, prompts: Iterable[tokens.Ids], answers: Iterable[tokens.Ids], is_good: Sequence[bool], vocab_size: int
+) -> int:
+    """Write answers that were judged alone to the folder unpaired/ of a folder of pairs; return the number of tokens.
+
+    Those of their prompts count, too. The prompts are read first, then the answers.
+    """
+    num_tokens = tokens.write_ragged(folder / UNPAIRED / "prompt", prompts, vocab_size)
+    num_tokens += tokens.write_ragged(folder / UNPAIRED / "answer", answers, vocab_size)
     write_json(folder / UNPAIRED / "is_good.json", list(is_good))
+    return num_tokens
 
 
 def count_unpaired(folder: Path) -> int:

@@ -7,8 +7,9 @@ never a target: no document is predicted from the previous one, and padding (pos
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from tasks.errors import BadInput
 from tasks.files import MANIFEST, read_json, rerun_advice, version_problem, write_json
 
 Ids = npt.NDArray[np.integer[Any]]
+
+CHUNK = 1 << 18  # entries of a file that are changed at once
+LISTS = 1024  # lists of ids that are written at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +112,62 @@ def read_records(folder: Path) -> Records:
     return Records(starts, lengths, dict(zip(names, codes, strict=True)), names)
 
 
-def write_ragged(folder: Path, lists: Sequence[Sequence[int] | Ids], vocab_size: int) -> None:
-    """Write lists of ids as two .npy files: one flat array and its offsets."""
-    offsets = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-    dtype = ids_dtype(vocab_size)
-    flat = np.concatenate([np.zeros(0, dtype), *(np.asarray(ids, dtype) for ids in lists)])
-    _write(folder, {"ids": flat, "offsets": offsets})
+def write_ragged(folder: Path, lists: Iterable[Sequence[int] | Ids], vocab_size: int) -> int:
+    """Write lists of ids as two .npy files: one flat array and its offsets. Returns the number of ids.
+
+    Only some of the lists are in memory at a time, if `lists` is an iterator.
+    """
+    ids, offsets = ArrayWriter(folder / "ids.npy", ids_dtype(vocab_size)), ArrayWriter(folder / "offsets.npy", np.int64)
+    offsets.append(np.zeros(1, np.int64))
+    iterator = iter(lists)
+    while part := list(islice(iterator, LISTS)):
+        offsets.append(ids.size + np.cumsum([len(values) for values in part]))
+        ids.append(np.concatenate([np.asarray(values, ids.dtype) for values in part]))
+    ids.close()
+    offsets.close()
+    return ids.size
 
 
 def read_ragged(folder: Path) -> Ragged:
     """Map lists of ids. Raises BadInput if a file cannot be read."""
     ids, offsets = _read(folder, ("ids", "offsets"))
     return Ragged(ids, offsets)
+
+
+class ArrayWriter:
+    """One flat .npy file. The number of entries, which its first bytes state, is entered when it is closed."""
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
+        self.dtype, self.size = np.dtype(dtype), 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "w+b")  # noqa: SIM115 - `close` closes it
+        self._write_header()
+        self._start = self._file.tell()
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        """Append entries, which are converted to the type of the file."""
+        self._file.write(np.ascontiguousarray(values, self.dtype).data)
+        self.size += len(values)
+
+    def replace(self, values: npt.NDArray[Any]) -> None:
+        """Replace every entry by values[entry]."""
+        for first in range(0, self.size, CHUNK):
+            place = self._start + first * self.dtype.itemsize
+            self._file.seek(place)
+            part = np.frombuffer(self._file.read(CHUNK * self.dtype.itemsize), self.dtype)
+            self._file.seek(place)
+            self._file.write(values[part].astype(self.dtype).data)
+
+    def close(self) -> None:
+        """Enter the number of entries, and close the file."""
+        self._file.seek(0)
+        self._write_header()
+        assert self._file.tell() == self._start or not self.size  # numpy leaves space for any number
+        self._file.close()
+
+    def _write_header(self) -> None:
+        description = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.size,)}
+        np.lib.format.write_array_header_1_0(self._file, description)
 
 
 def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

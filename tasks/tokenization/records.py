@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks import pairs, tables
+from tasks import pairs, tables, tokens
 from tasks.conversations import Message
 from tasks.documents import SPLITS
 from tasks.tokenization import columns, packing
@@ -139,28 +139,38 @@ def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySpl
     """
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     for split in SPLITS:
-        rows = _read_table(source, split, ("prompt", "chosen", "rejected", "reason", "metadata"))
-        is_pair = pc.and_(pc.is_valid(rows["chosen"]), pc.is_valid(rows["rejected"]))
-        table, unpaired = rows.filter(is_pair), rows.filter(pc.invert(is_pair))
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-        encoded = {"prompt": _encode_in_batches(encoder.encode_prompts, columns["prompt"])}
-        encoded |= {name: _encode_in_batches(encoder.encode_answers, columns[name]) for name in ("chosen", "rejected")}
-        ranked_lists = [json.loads(metadata).get("list") for metadata in columns["metadata"]]
-        pairs.write_pairs(folder / split, encoded, columns["reason"], ranked_lists, encoder.vocab_size)
-        num_tokens = sum(len(ids) for id_lists in encoded.values() for ids in id_lists)
-        num_tokens += _write_unpaired(encoder, unpaired, folder / split)
-        counts[split] = {"num_pairs": len(table), "num_unpaired": len(unpaired), "num_tokens": num_tokens}
+        reasons, ranked_lists, is_good = list[str](), list[str | None](), list[bool]()
+        for rows in _read_preferences(source, split, True, ("reason", "metadata")):
+            reasons += rows["reason"].to_pylist()
+            ranked_lists += [json.loads(metadata).get("list") for metadata in rows["metadata"].to_pylist()]
+        for rows in _read_preferences(source, split, False):
+            is_good += pc.is_valid(rows["chosen"]).to_pylist()
+        ids = {name: _answer_ids(encoder, source, split, name) for name in ("chosen", "rejected")}
+        ids["prompt"] = _prompt_ids(encoder, source, split, True)
+        num_tokens = pairs.write_pairs(folder / split, ids, reasons, ranked_lists, encoder.vocab_size)
+        prompts, answers = _prompt_ids(encoder, source, split, False), _answer_ids(encoder, source, split, None)
+        num_tokens += pairs.write_unpaired(folder / split, prompts, answers, is_good, encoder.vocab_size)
+        counts[split] = {"num_pairs": len(reasons), "num_unpaired": len(is_good), "num_tokens": num_tokens}
     return counts
 
 
-def _write_unpaired(encoder: Encoder, rows: pa.Table, folder: Path) -> int:
-    """Write answers that were judged alone; return the number of their tokens and of those of their prompts."""
-    answers = pc.coalesce(rows["chosen"], rows["rejected"]).to_pylist() if len(rows) else []
-    prompt_ids = _encode_in_batches(encoder.encode_prompts, rows["prompt"].to_pylist())
-    answer_ids = _encode_in_batches(encoder.encode_answers, answers)
-    is_good = pc.is_valid(rows["chosen"]).to_pylist()
-    pairs.write_unpaired(folder, prompt_ids, answer_ids, is_good, encoder.vocab_size)
-    return sum(len(ids) for ids in (*prompt_ids, *answer_ids))
+def _read_preferences(source: Path, split: str, is_paired: bool, names: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """Yield the pairs of a split, or the answers that were judged alone, with the columns `names` and the answers."""
+    for _, rows in _read_batches(source, ("chosen", "rejected", *names), (split,)):
+        has_both = pc.and_(pc.is_valid(rows["chosen"]), pc.is_valid(rows["rejected"]))
+        yield rows.filter(has_both if is_paired else pc.invert(has_both))
+
+
+def _prompt_ids(encoder: Encoder, source: Path, split: str, is_paired: bool) -> Iterator[tokens.Ids]:
+    for rows in _read_preferences(source, split, is_paired, ("prompt",)):
+        yield from encoder.encode_prompts(rows["prompt"].to_pylist())
+
+
+def _answer_ids(encoder: Encoder, source: Path, split: str, name: str | None) -> Iterator[tokens.Ids]:
+    """Yield the ids of the answers `name` of the pairs; None: those of the answers that were judged alone."""
+    for rows in _read_preferences(source, split, name is not None):
+        answers = rows[name] if name else pc.coalesce(rows["chosen"], rows["rejected"])
+        yield from encoder.encode_answers(answers.to_pylist())
 
 
 def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
@@ -207,11 +217,11 @@ def _encode_in_batches(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) 
     return [ids for start in range(0, len(rows), BATCH_ROWS) for ids in encode(rows[start : start + BATCH_ROWS])]
 
 
-def _read_batches(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def _read_batches(folder: Path, names: Sequence[str], splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, pa.Table]]:
     """Yield the rows of each split as tables of about BATCH_BYTES; nothing if the data has no records of this kind."""
     if folder.is_dir():
         for table in tables.batches(folder, BATCH_BYTES, (*names, "split")):
-            for split in SPLITS:
+            for split in splits:
                 rows = _select_split(table, split)
                 if len(rows):
                     yield split, rows

@@ -5,51 +5,11 @@ The files are those that `tokens.write_stream` and `tokens.write_records` write 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks import tokens
 from tasks.files import write_json
-
-CHUNK = 1 << 18  # entries of a file that are changed at once
-
-
-class ArrayWriter:
-    """One flat .npy file. The number of entries, which its first bytes state, is entered when it is closed."""
-
-    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
-        self.dtype, self.size = np.dtype(dtype), 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "w+b")  # noqa: SIM115 - `close` closes it
-        self._write_header()
-        self._start = self._file.tell()
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        """Append entries, which are converted to the type of the file."""
-        self._file.write(np.ascontiguousarray(values, self.dtype).data)
-        self.size += len(values)
-
-    def replace(self, values: npt.NDArray[Any]) -> None:
-        """Replace every entry by values[entry]."""
-        for first in range(0, self.size, CHUNK):
-            place = self._start + first * self.dtype.itemsize
-            self._file.seek(place)
-            part = np.frombuffer(self._file.read(CHUNK * self.dtype.itemsize), self.dtype)
-            self._file.seek(place)
-            self._file.write(values[part].astype(self.dtype).data)
-
-    def close(self) -> None:
-        """Enter the number of entries, and close the file."""
-        self._file.seek(0)
-        self._write_header()
-        assert self._file.tell() == self._start or not self.size  # numpy leaves space for any number
-        self._file.close()
-
-    def _write_header(self) -> None:
-        description = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.size,)}
-        np.lib.format.write_array_header_1_0(self._file, description)
 
 
 class StreamWriter:
@@ -57,12 +17,12 @@ class StreamWriter:
 
     def __init__(self, folder: Path, vocab_size: int, record_kinds: Sequence[str]) -> None:
         self.folder = folder
-        self.ids = ArrayWriter(folder / "ids.npy", tokens.ids_dtype(vocab_size))
-        self.positions = ArrayWriter(folder / "positions.npy", np.uint32)
-        self.loss_mask = ArrayWriter(folder / "loss_mask.npy", np.uint8)
-        self.starts = ArrayWriter(folder / "record_starts.npy", np.int64)
-        self.lengths = ArrayWriter(folder / "record_lengths.npy", np.int64)
-        self._codes = {kind: ArrayWriter(folder / f"record_{kind}s.npy", np.int32) for kind in record_kinds}
+        self.ids = tokens.ArrayWriter(folder / "ids.npy", tokens.ids_dtype(vocab_size))
+        self.positions = tokens.ArrayWriter(folder / "positions.npy", np.uint32)
+        self.loss_mask = tokens.ArrayWriter(folder / "loss_mask.npy", np.uint8)
+        self.starts = tokens.ArrayWriter(folder / "record_starts.npy", np.int64)
+        self.lengths = tokens.ArrayWriter(folder / "record_lengths.npy", np.int64)
+        self._codes = {kind: tokens.ArrayWriter(folder / f"record_{kind}s.npy", np.int32) for kind in record_kinds}
         self._names: dict[str, dict[str, int]] = {kind: {} for kind in record_kinds}  # name -> its code for now
 
     def __enter__(self) -> "StreamWriter":

@@ -7,7 +7,7 @@ import pytest
 
 from tasks import tokens
 from tasks.tokenization import packing
-from tasks.tokenization.writers import ArrayWriter, StreamWriter
+from tasks.tokenization.writers import StreamWriter
 
 LABELS = {"source": ["web", "books", "web", "a", "books"], "language": ["zh", "en", "unknown", "en", "zh"]}
 
@@ -39,7 +39,7 @@ def test_a_stream_in_parts_has_the_bytes_of_the_whole(tmp_path: Path, part_sizes
 def test_an_array_of_many_entries_is_renumbered(tmp_path: Path) -> None:
     """More entries than are changed at once: 0 becomes 2, 1 becomes 0, 2 becomes 1."""
     codes = np.random.default_rng(0).integers(0, 3, 600_000).astype(np.int32)
-    array = ArrayWriter(tmp_path / "codes.npy", np.int32)
+    array = tokens.ArrayWriter(tmp_path / "codes.npy", np.int32)
     array.append(codes)
     array.replace(np.array([2, 0, 1]))
     array.close()
