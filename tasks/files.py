@@ -7,9 +7,10 @@ presence means that the folder is complete.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = "schema_version"  # the key under which files state it; a file without it has version 0
@@ -43,10 +44,29 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, body: object) -> None:
     """Write JSON so that `path` is, at every moment, either the old file or the complete new one."""
+    with _replacement(path) as file:
+        json.dump(body, file, ensure_ascii=False, indent=1, sort_keys=True)
+
+
+def write_json_list(path: Path, items: Iterable[object]) -> int:
+    """Write the file that `write_json` writes of a list, with one item in memory at a time; return their number."""
+    num_items = 0
+    with _replacement(path) as file:
+        for item in items:
+            text = json.dumps(item, ensure_ascii=False, indent=1, sort_keys=True)
+            file.write(("," if num_items else "[") + "\n " + text.replace("\n", "\n "))
+            num_items += 1
+        file.write("\n]" if num_items else "[]")
+    return num_items
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[TextIO]:
+    """Open a file that becomes `path`, with a line end, when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(body, file, ensure_ascii=False, indent=1, sort_keys=True)
+        yield file
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())  # without it a power cut can leave an empty file under the new name

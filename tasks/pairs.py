@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tasks import tokens
 from tasks.errors import BadInput, NothingLeft
-from tasks.files import read_json, write_json
+from tasks.files import read_json, write_json, write_json_list
 
 Side = Literal["chosen", "rejected"]
 UNPAIRED = "unpaired"  # the folder of answers that were judged alone, in a folder of pairs
@@ -258,20 +258,22 @@ class Prompts:
 
 def write_prompts(
     folder: Path,
-    ids: Sequence[tokens.Ids],
-    metadata: Sequence[Mapping[str, Any]],
+    ids: Iterable[tokens.Ids],
+    metadata: Iterable[Mapping[str, Any]],
     vocab_size: int,
     sources: Sequence[str] = (),
     preference_sources: Collection[str] = (),
-) -> None:
-    """Write a folder of prompts; each mapping in `metadata` includes `text`, the user's last message.
+) -> int:
+    """Write a folder of prompts; return the number of their tokens.
 
-    sources: the source of each prompt. preference_sources: the sources that have preferences, in any split.
+    metadata: a mapping for each prompt, with `text`, the user's last message. sources: the source of each prompt.
+    preference_sources: the sources that have preferences, in any split. All ids are read before metadata and sources.
     """
-    tokens.write_ragged(folder, ids, vocab_size)
-    write_json(folder / "metadata.json", list(metadata))
-    by_prompt = list(sources or [""] * len(ids))
+    num_tokens = tokens.write_ragged(folder, ids, vocab_size)
+    num_prompts = write_json_list(folder / "metadata.json", metadata)
+    by_prompt = list(sources or [""] * num_prompts)
     write_json(folder / "sources.json", {"of_prompts": by_prompt, "with_preferences": sorted(preference_sources)})
+    return num_tokens
 
 
 def read_prompts(folder: Path, max_length: int | None = None, sources: Sequence[str] | None = ()) -> Prompts:

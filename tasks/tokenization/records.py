@@ -20,6 +20,7 @@ from tasks.tokenization import columns, packing
 from tasks.tokenization.chat import EncodedBatch, Encoder
 from tasks.tokenization.merge_kernels import UInt32Array
 from tasks.tokenization.patterns import Int64Array, UInt8Array
+from tasks.tokenization.prompts import DistinctPrompts, Prompt
 from tasks.tokenization.writers import StreamWriter
 
 CountsBySplit = dict[str, dict[str, int]]
@@ -183,29 +184,25 @@ def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
     preferences = _read_shards(data / "preferences/curated", ("source",))
     preference_sources = {name for table in preferences for name in pc.unique(table["source"]).to_pylist()}
     for split in SPLITS:
-        distinct: dict[str, tuple[list[Message], dict[str, Any], str]] = {}
-        for prompt, metadata, source in _read_prompts(data, split):
-            key = json.dumps(prompt)
-            if key not in distinct or ("reference" in metadata and "reference" not in distinct[key][1]):
-                distinct[key] = (prompt, metadata, source)
-        id_lists = _encode_in_batches(encoder.encode_prompts, [prompt for prompt, _, _ in distinct.values()])
-        metadata_of_prompts = [metadata for _, metadata, _ in distinct.values()]
-        sources = [source for _, _, source in distinct.values()]
-        pairs.write_prompts(
-            folder / split, id_lists, metadata_of_prompts, encoder.vocab_size, sources, preference_sources
-        )
-        counts[split] = {"num_prompts": len(id_lists), "num_tokens": sum(len(ids) for ids in id_lists)}
+        with closing(DistinctPrompts(folder / split)) as prompts:
+            ids = _encode_in_batches(encoder.encode_prompts, prompts.add(_read_prompts(data, split)))
+            metadata, sources = prompts.metadata(), prompts.sources
+            num_tokens = pairs.write_prompts(
+                folder / split, ids, metadata, encoder.vocab_size, sources, preference_sources
+            )
+            counts[split] = {"num_prompts": len(prompts), "num_tokens": num_tokens}
     return counts
 
 
-def _read_prompts(data: Path, split: str) -> Iterator[tuple[list[Message], dict[str, Any], str]]:
+def _read_prompts(data: Path, split: str) -> Iterator[Prompt]:
     """Yield every prompt with its metadata and source, first of conversations, then of preferences."""
-    for row in _read_table(data / "conversations/curated", split, ("messages", "metadata", "source")).to_pylist():
-        *prompt, answer = row["messages"]
-        yield prompt, _prompt_metadata(row, prompt, answer["content"]), row["source"]
-    columns = ("prompt", "chosen", "metadata", "source")
-    for row in _read_table(data / "preferences/curated", split, columns).to_pylist():
-        yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
+    for _, rows in _read_batches(data / "conversations/curated", ("messages", "metadata", "source"), (split,)):
+        for row in rows.to_pylist():
+            *prompt, answer = row["messages"]
+            yield prompt, _prompt_metadata(row, prompt, answer["content"]), row["source"]
+    for _, rows in _read_batches(data / "preferences/curated", ("prompt", "chosen", "metadata", "source"), (split,)):
+        for row in rows.to_pylist():
+            yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
 
 
 def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: str | None) -> dict[str, Any]:
@@ -213,8 +210,11 @@ def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: 
     return metadata if reference is None else {**metadata, "reference": reference}
 
 
-def _encode_in_batches(encode: Callable[[Any], list[Any]], rows: Sequence[Any]) -> list[Any]:
-    return [ids for start in range(0, len(rows), BATCH_ROWS) for ids in encode(rows[start : start + BATCH_ROWS])]
+def _encode_in_batches(
+    encode: Callable[[Sequence[Sequence[Message]]], Sequence[tokens.Ids]], rows: Iterator[Sequence[Message]]
+) -> Iterator[tokens.Ids]:
+    while batch := list(itertools.islice(rows, BATCH_ROWS)):
+        yield from encode(batch)
 
 
 def _read_batches(folder: Path, names: Sequence[str], splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, pa.Table]]:
@@ -225,11 +225,6 @@ def _read_batches(folder: Path, names: Sequence[str], splits: Sequence[str] = SP
                 rows = _select_split(table, split)
                 if len(rows):
                     yield split, rows
-
-
-def _read_table(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
-    shards = [_select_split(table, split) for table in _read_shards(folder, (*columns, "split"))]
-    return pa.concat_tables(shards) if shards else pa.table({name: [] for name in columns})
 
 
 def _read_shards(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
