@@ -32,6 +32,7 @@ SCHEMAS = {
     "deliveries": Schema(1, oldest=0),  # the index of earlier deliveries; it cannot be built again from data
     "report": Schema(1, oldest=1),  # scores and counts have other names in version 0
     "checkpoint": Schema(1, oldest=1),  # the state has other keys in version 0
+    "language_model": Schema(1, oldest=1),  # a model of the filter `perplexity`; it is trained again in a minute
     "signals": Schema(1, oldest=1),  # signals are measured again, which takes seconds
 }
 

@@ -29,6 +29,7 @@ from tasks.curation.duplicates import deliveries, exact, minhash, redis_index, r
 from tasks.curation.duplicates.minhash import Params as Minhash
 from tasks.curation.duplicates.rehydration import Params as Rehydration
 from tasks.curation.duplicates.repeated_lines import Params as Repeats
+from tasks.curation.language_model import training as language_model
 from tasks.curation.privacy import pii
 from tasks.curation.privacy.pii import Params as Pii
 from tasks.curation.signals.signals import NUMERIC_NAMES
@@ -43,7 +44,7 @@ RUN = Path(".run")
 PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
 RECORDS = ("conversations", "preferences")
 Classifiers = training.Params
-train_spam_classifier = spam_examples.train
+train_spam_classifier, train_language_model = spam_examples.train, language_model.train_and_save
 
 
 class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
