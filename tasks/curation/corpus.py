@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tasks import documents
 from tasks.curation import filtering, text_files
 from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, ObjectArray, StringArray
-from tasks.curation.filtering import KEPT, Bound, ParamsByLanguage
+from tasks.curation.filtering import KEPT, Bound, ParamsByLanguage, PartCounts
 from tasks.curation.signals.signals import Signals
 
 COLUMNS = ("id", "source", "split")  # columns of data/documents that are in memory for every document
@@ -36,7 +36,7 @@ class Corpus:
 
     columns: the COLUMNS of the document table.
     reasons: KEPT, or "filter.reason" or the like; values: the deciding value, NaN if there is none.
-    bounds: every bound that documents were compared with.
+    bounds: every bound that documents were compared with; parts: as in `Decision`, for the report.
     scratch: the folder for files with texts.
     texts: the texts of the documents `text_rows`, which no step had dropped when `texts` was written.
     evidence: "set/example" of the held-out text that a document shares, or the id of a document of an earlier run that
@@ -55,6 +55,7 @@ class Corpus:
     reasons: ObjectArray
     values: Float64Array
     bounds: Sequence[Bound]
+    parts: PartCounts
     scratch: Path
     texts: pa.ChunkedArray
     text_rows: Int64Array

@@ -3,6 +3,7 @@
 The contract of a filter is `FilterModule` and `FilterHooks` in tasks/catalog.py.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,16 +63,23 @@ class Bound:
     bound: float | None
 
 
+PartCounts = Counter[tuple[str, str, str, bool]]
+"""(reason, language, part, dropped) -> number of documents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The results of all filters, each array [documents].
 
-    reasons: "filter.reason", or KEPT; values: the value that decided, NaN if there is none.
+    reasons: "filter.reason", or KEPT; values: the value that decided, NaN if there is none; parts: number of documents
+    by rule, language, part of the distribution (`Verdict.parts`), and whether the rule drops them, of those that no
+    earlier rule dropped.
     """
 
     reasons: ObjectArray
     values: Float64Array
     bounds: Sequence[Bound]
+    parts: PartCounts
 
 
 def params_by_language(languages: Mapping[str, Language], filters: Sequence[str]) -> ParamsByLanguage:
@@ -110,6 +118,7 @@ def decide(
     reasons, values = np.full(len(signals), KEPT, dtype=object), np.full(len(signals), np.nan)
     kept, languages = np.ones(len(signals), np.bool_), filter_languages(signals, filter_params)
     bounds: list[Bound] = []
+    parts: PartCounts = Counter()
     for language, filters in filter_params.items():
         in_language = (languages == language) | _is_mixed(signals, language, filter_params)
         for name, params in filters.items():
@@ -117,11 +126,15 @@ def decide(
             # A filter that needs signals alone gets all rows, because array expressions are faster than selecting rows.
             rows = np.flatnonzero(in_language & kept) if needs_texts(name, params) else None
             for reason, verdict in _verdicts_on_rows(name, params, rows, signals, texts, metadata):
-                is_new = verdict.dropped & (in_language & kept if rows is None else kept[rows])
+                judged = in_language & kept if rows is None else kept[rows]
+                is_new = verdict.dropped & judged
                 new_rows = np.flatnonzero(is_new) if rows is None else rows[is_new]
                 reasons[new_rows], values[new_rows], kept[new_rows] = reason, verdict.values[is_new], False
                 bounds.append(Bound(reason, language, verdict.signal, verdict.bound))
-    return Decision(reasons, values, bounds)
+                if verdict.parts is not None:
+                    pairs = zip(verdict.parts[judged].tolist(), is_new[judged].tolist(), strict=True)
+                    parts.update((reason, language, part, dropped) for part, dropped in pairs)
+    return Decision(reasons, values, bounds, parts)
 
 
 def _is_mixed(signals: Signals, language: str, filter_params: ParamsByLanguage) -> BoolArray:

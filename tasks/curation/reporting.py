@@ -36,6 +36,7 @@ HEADINGS = {
     "signals": "Signals and their bounds",
     "languages": "Languages",
     "sources": "Sources",
+    "parts": "Head, middle and tail of the documents that reached a filter",
     "clusters": "Clusters of duplicates, by size",
     "boilerplate": "Passages that many texts share, which are no evidence of contamination",
     "rehydration": "Copies of documents that had duplicates",
@@ -59,6 +60,8 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     report.tables["reasons"] = [{"reason": reason, "documents": n} for reason, n in corpus.by_reason()]
     report.tables["languages"] = shares(corpus, corpus.signals.language, "language")
     report.tables["sources"] = shares(corpus, corpus.columns["source"].to_numpy(), "source")
+    if corpus.parts:
+        report.tables["parts"] = parts(corpus)
     report.tables["clusters"] = clusters(corpus)
     if corpus.boilerplate:
         report.tables["boilerplate"] = corpus.boilerplate
@@ -136,6 +139,16 @@ def shares(corpus: Corpus, values: npt.NDArray[Any], name: str) -> list[dict[str
         counts = {"read": int(has_value.sum()), "kept": int((has_value & kept).sum())}
         rows.append({name: str(value), **counts, "bytes_kept": int(sizes[has_value & kept].sum())})
     return sorted(rows, key=lambda row: (-row["read"], row[name]))
+
+
+def parts(corpus: Corpus) -> list[dict[str, Any]]:
+    """Return documents judged and dropped for each rule that counts parts, language, and part of the distribution."""
+    rows = []
+    for reason, language, part in sorted({key[:3] for key in corpus.parts}):
+        dropped, kept = (corpus.parts[reason, language, part, is_dropped] for is_dropped in (True, False))
+        names = {"rule": reason, "language": language, "part": part or "no words"}
+        rows.append({**names, "documents": dropped + kept, "dropped": dropped})
+    return rows
 
 
 def clusters(corpus: Corpus) -> list[dict[str, int]]:

@@ -1,5 +1,6 @@
 """Measure and filter the documents shard by shard, several shards at once. Texts go to disk, signals stay in memory."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class ShardFilter:
             reasons=reasons,
             values=np.concatenate([decision.values for decision in self._decisions]),
             bounds=self._decisions[0].bounds,  # equal for all parts
+            parts=sum((decision.parts for decision in self._decisions), Counter()),
             scratch=scratch,
             texts=texts,
             text_rows=np.flatnonzero(reasons == KEPT),

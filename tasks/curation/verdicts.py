@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.curation.arrays import BoolArray, Float64Array
+from tasks.curation.arrays import BoolArray, Float64Array, StringArray
 from tasks.curation.signals.signals import Signals
 
 
@@ -15,13 +15,15 @@ class Verdict:
 
     dropped: bool [documents]; values: the values that were compared, float64 [documents]; signal: the name of the
     signal that the values come from, "" if it is not one signal alone; bound: what the values were compared with, None
-    if there is no bound.
+    if there is no bound; parts: the part of the distribution to which each document belongs, such as head, middle or
+    tail, [documents], None if the report does not count parts.
     """
 
     dropped: BoolArray
     values: Float64Array
     signal: str = ""
     bound: float | None = None
+    parts: StringArray | None = None
 
 
 Reasons = Mapping[str, Verdict | BoolArray]

@@ -346,3 +346,37 @@ def test_beside_what_was_dropped_stands_what_nearly_was(tmp_path: Path, classifi
             sorted(names[row] for row in rows) for rows in reporting.examples(corpus, reason, tmp_path / "documents")
         ]
         assert examples == [dropped, kept], reason
+
+
+def test_the_report_counts_head_middle_and_tail(tmp_path: Path) -> None:
+    """All documents are like the training text, except those of shuffled words. English has no model here."""
+    topics = [f"{i}号的历史" for i in range(60)]
+    training_text = "\n".join(CHINESE.format(topic) for topic in topics * 2)
+    (tmp_path / "zh.txt").write_text(training_text, encoding="utf-8")
+    file = tmp_path / "zh.safetensors"
+    bounds = tasks.train_language_model([tmp_path / "zh.txt"], "zh", 14, file)
+    odd = "".join(random.Random(0).sample(CHINESE, len(CHINESE)))
+    ingest(tmp_path, {"known": CHINESE.format(topics[0]), "odd": odd, "en": PROSE.format("history")})
+    changes: dict[str, Any] = {
+        "en": {"profile": "en"},
+        "zh": {"profile": "zh", "changes": {"perplexity": {"file": file}}},
+    }
+    outcomes = curate(tmp_path, report=True, filters=["perplexity"], languages=changes, contamination=None)
+    assert outcomes == {"known": "", "odd": "perplexity.too_high", "en": ""}
+    (dropped,) = tables.read(tmp_path / "dropped" / "documents").to_pylist()
+    assert dropped["value"] > 10 * bounds["max_perplexity_of_middle"]
+    rows = (tmp_path / "reports" / "curation" / "parts.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "rule,language,part,documents,dropped"
+    assert rows[-1] == "perplexity.too_high,zh,tail,1,1"
+    assert sum(int(row.split(",")[3]) for row in rows[1:]) == 2
+    page = (tmp_path / "reports" / "curation" / "curation.html").read_text(encoding="utf-8")
+    assert "Head, middle and tail of the documents that reached a filter" in page
+    assert "Examples of perplexity.too_high" in page
+    tasks.explain("odd", tasks.Params(**{**PARAMS, "filters": ["perplexity"], "languages": changes}), tmp_path)
+
+
+def test_a_language_model_that_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
+    ingest(tmp_path, {"en": PROSE.format("history")})
+    languages = {"en": {"profile": "en", "changes": {"perplexity": {"file": tmp_path / "en.safetensors"}}}}
+    with pytest.raises(BadInput, match=r"en.safetensors. Train .*: python -m flows.language_model --language CODE"):
+        curate(tmp_path, filters=["perplexity"], languages=languages)

@@ -12,9 +12,11 @@ from tasks import catalog
 from tasks.curation import filtering
 from tasks.curation.classifier import classifier, spam_examples
 from tasks.curation.filtering import Language
+from tasks.curation.language_model import ngram_model, training
 from tasks.curation.signals import signals
-from tasks.errors import BadParams
+from tasks.errors import BadInput, BadParams
 from tests.curation.classifier.test_classifier import messages
+from tests.curation.language_model.test_ngram_model import CHINESE
 
 SENTENCE = "The keeper of the house went to the sea and had a look at the boats that had come home with the tide."
 
@@ -247,6 +249,30 @@ def test_quality_model(tmp_path: Path) -> None:
     verdicts = first_reasons("quality_model", *unseen.to_pylist(), file=tmp_path / "model")
     assert verdicts == ["low_quality" if bad else "" for bad in truth]
     assert set(first_reasons("quality_model", *unseen.to_pylist())) == {""}
+
+
+def test_perplexity(tmp_path: Path) -> None:
+    """Unlike text is dropped; a text without a word and, without a model, every text is kept."""
+    (tmp_path / "zh.txt").write_text("\n".join(CHINESE), encoding="utf-8")
+    model = training.train_on_paths([tmp_path / "zh.txt"], "zh", ngram_model.Params(bits=14))
+    model.save(tmp_path / "zh.safetensors")
+    texts = (*CHINESE, "我想买一台便宜的电脑", "!", "")
+    perplexities = model.perplexities(pa.array(texts, pa.large_string()))
+    for keep, bound in (("head", model.bounds[0]), ("middle", model.bounds[1]), ("tail", np.inf)):
+        expected = ["too_high" if value > bound else "" for value in perplexities]
+        reasons = first_reasons("perplexity", *texts, language="zh", file=tmp_path / "zh.safetensors", keep=keep)
+        assert reasons == expected
+        assert reasons[-3:] == (["", "", ""] if keep == "tail" else ["too_high", "", ""])
+    limit = float(perplexities[0])
+    bounded = {"file": tmp_path / "zh.safetensors", "max_perplexity": limit}
+    assert first_reasons("perplexity", *texts, language="zh", **bounded) == [
+        "too_high" if value > limit else "" for value in perplexities
+    ]
+    assert set(first_reasons("perplexity", *texts, language="zh")) == {""}
+    with pytest.raises(
+        BadInput, match=r"no language model absent\. Train .*: python -m flows.language_model --language"
+    ):
+        first_reasons("perplexity", *texts, language="zh", file=Path("absent"))
 
 
 def test_a_filter_of_bare_masks_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
