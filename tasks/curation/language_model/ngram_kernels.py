@@ -14,9 +14,8 @@ import math
 
 import numpy as np
 
+from tasks.compiled import kernel
 from tasks.curation.arrays import Float64Array, Int64Array, UInt8Array, UInt32Array, UInt64Array
-from tasks.curation.compiled import kernel
-from tasks.curation.text import folding
 from tasks.curation.text.words import (
     BYTES,
     HASHES,
@@ -25,6 +24,7 @@ from tasks.curation.text.words import (
     SEED,
     TABLE,
     Texts,
+    fold_table,
     padded_buffers,
     token_hashes,
 )
@@ -198,7 +198,7 @@ def count_ngrams(
     frequencies: int64 [ORDER, 2], the number of n-grams of each order with the counts 1 and 2.
     """
     for _, data, offsets in padded_buffers(texts):
-        _count_texts(data, offsets, folding.fold_table(), keys, numbers, sums, frequencies)
+        _count_texts(data, offsets, fold_table(), keys, numbers, sums, frequencies)
 
 
 def perplexities(
@@ -208,7 +208,7 @@ def perplexities(
 
     The other arguments are those of `count_ngrams`, which has counted a token; discounts: float64 [ORDER].
     """
-    measured, table = np.empty(len(texts)), folding.fold_table()
+    measured, table = np.empty(len(texts)), fold_table()
     for first, data, offsets in padded_buffers(texts):
         rows = slice(first, first + len(offsets) - 1)
         _measure_perplexities(data, offsets, table, keys, numbers, sums, discounts, measured[rows])
