@@ -76,7 +76,7 @@ def generate(
         # depends neither on the other prompts of its batch nor on the device.
         size = (len(prompts), max_new_tokens)
         random_numbers = torch.rand(size, generator=generator) if temperature > 0 else torch.zeros(size)
-        lengths = [len(prompt) for prompt in prompts]
+    lengths = [len(prompt) for prompt in prompts]
     room = [min(max_new_tokens, free) for free in _free_context(model, lengths)]
     record = _Record(room, value_head is not None, on_token)
     with evaluating(model):

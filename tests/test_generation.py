@@ -47,6 +47,11 @@ def test_sampling_does_not_depend_on_how_prompts_are_batched(model: Any) -> None
     assert together.answers != draw(model, PROMPTS * 3, generator=torch.Generator().manual_seed(8)).answers
 
 
+def test_random_numbers_can_be_given(model: Any) -> None:
+    numbers = torch.rand((len(PROMPTS), 9), generator=torch.Generator().manual_seed(7))
+    assert draw(model, PROMPTS, random_numbers=numbers).answers == draw(model, PROMPTS).answers
+
+
 def test_rows_end_at_the_end_token_and_say_so(model: Any) -> None:
     ends = list(range(2, 8))
     result = draw(model, PROMPTS * 4, end_ids=ends)
