@@ -158,7 +158,7 @@ def batches_by_length(lengths: Sequence[int], batch_size: int, num_new_tokens: i
 
 def logit_slices(model: Any, num_states: int) -> Iterator[slice]:
     """Slices of `num_states` hidden states, each of which has at most MAX_LOGITS logits; one empty slice for none."""
-    most = max(1, MAX_LOGITS // int(peft.base_model(model).get_output_embeddings().weight.shape[0]))
+    most = max(1, MAX_LOGITS // int(peft.base_model(model).config.vocab_size))
     for start in range(0, max(1, num_states), most):
         yield slice(start, start + most)
 

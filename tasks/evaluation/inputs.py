@@ -65,7 +65,8 @@ class SamplingParams(BaseModel, frozen=True, extra="forbid"):
         None,
         ge=2,
         description="Maximum length of a prompt with its answer, in tokens. Longer pairs, and prompts after which "
-        "`max_new_tokens` do not fit, are left out and counted. Null: the context of the reference model.",
+        "`max_new_tokens` do not fit, are left out and counted. Null: the context of the reference model, and for "
+        "pairs that of the reward model.",
     )
     batch_size: int = Field(128, ge=1, description="Number of answers that are generated or scored at once.")
     seed: int = Field(0, ge=0, description="Seed of the random numbers that sample the answers.")
@@ -230,31 +231,26 @@ class EvaluationInputs:
             raise NotMeasured(
                 "the split 'test' contains no prompt to measure with: each of them also occurs in the split 'train'"
             )
-        room = self.max_length - self.params.max_new_tokens
+        max_length, source = self._max_length(self.model(self.reference))
+        room = max_length - self.params.max_new_tokens
         prompts = [prompt for prompt in unseen if len(prompt.ids) <= room]
         if len(prompts) < len(unseen):
-            limit = (
-                f"are longer than {room} tokens, so that {self.params.max_new_tokens} more would exceed {self._limit}"
-            )
+            limit = f"are longer than {room} tokens, so that {self.params.max_new_tokens} more would exceed {source}"
             self.left_out_notes.append(f"{len(unseen) - len(prompts):,} of {len(unseen):,} test prompts {limit}")
         if not prompts:
             raise NotMeasured(f"all {len(unseen):,} prompts of the split 'test' {limit}")
         return prompts
 
-    @cached_property
-    def max_length(self) -> int:
-        """The maximum number of tokens of a prompt with its answer."""
-        context = getattr(self.model(self.reference).config, "max_position_embeddings", None) or sys.maxsize
-        return min(self.params.max_length or context, context)
-
-    @property
-    def _limit(self) -> str:
-        is_param = self.max_length == self.params.max_length
-        return f"evaluation.max_length ({self.max_length:,})" if is_param else f"the context ({self.max_length:,})"
+    def _max_length(self, model: Any) -> tuple[int, str]:
+        """The maximum number of tokens of a prompt with its answer that `model` reads, and what sets it."""
+        context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        if self.params.max_length and self.params.max_length <= context:
+            return self.params.max_length, f"evaluation.max_length ({self.params.max_length:,})"
+        return context, f"the context ({context:,})"
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """The preferences of the split `test` that are at most `max_length` tokens long."""
+        """The preferences of the split `test` that fit the context of the reward model and `max_length`."""
         folder = self.data / "tokens" / "preferences" / SPLIT
         pairs = read_pairs_if_any(folder)
         if pairs is None:
@@ -262,9 +258,10 @@ class EvaluationInputs:
         columns = pairs.prompts, pairs.answers["chosen"], pairs.answers["rejected"]
         ids = ([row.tolist() for row in column] for column in columns)
         rows = [Pair(*row) for row in zip(*ids, pairs.reasons, strict=True)]
-        kept = [row for row in rows if len(row.prompt) + max(len(row.chosen), len(row.rejected)) <= self.max_length]
+        max_length, source = self._max_length(self._reward_model)
+        kept = [row for row in rows if len(row.prompt) + max(len(row.chosen), len(row.rejected)) <= max_length]
         if len(kept) < len(rows):
-            note = f"{len(rows) - len(kept):,} of {len(rows):,} test preferences are longer than {self._limit}"
+            note = f"{len(rows) - len(kept):,} of {len(rows):,} test preferences are longer than {source}"
             self.left_out_notes.append(note)
         return kept
 

@@ -12,6 +12,8 @@ from tasks import tokens
 from tasks.evaluation import scoring
 from tasks.evaluation.inputs import EvaluationInputs, NotMeasured, SamplingParams
 from tasks.evaluation.metrics import kl, multiple_choice, perplexity, samples
+from tasks.files import write_json
+from tasks.models import LEFT_OUT
 from tests.evaluation import small
 
 
@@ -163,3 +165,12 @@ def test_what_is_too_long_is_left_out_and_counted(tmp_path: Path) -> None:
     ]
     with pytest.raises(NotMeasured, match=r"all 16 prompts .* would exceed the context \(128\)"):
         _ = EvaluationInputs(data, SamplingParams(policies=small.POLICIES, max_new_tokens=126)).prompts
+
+
+def test_pairs_need_the_reward_model_only(tmp_path: Path) -> None:
+    data = small.write_project(tmp_path)
+    write_json(data / "models/sft" / LEFT_OUT, {"reason": "there are no conversations", "base": None})
+    inputs = EvaluationInputs(data, SamplingParams(policies=small.POLICIES))
+    assert len(inputs.pairs) == 8
+    with pytest.raises(NotMeasured, match="sft was left out"):
+        _ = inputs.prompts
