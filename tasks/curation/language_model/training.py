@@ -127,11 +127,18 @@ def _parse_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        try:
+            text = line.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadInput(
+                f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}). Convert the file, for "
+                "example with `iconv -f GB18030 -t UTF-8`."
+            ) from error
         if not is_json:
-            yield line.decode("utf-8", "replace")
+            yield text
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):

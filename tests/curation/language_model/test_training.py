@@ -88,6 +88,15 @@ def test_mistakes_are_named(tmp_path: Path, name: str, content: str, message: st
         training.train_on_paths([tmp_path / name], "en", PARAMS)
 
 
+def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "zh.txt"
+    path.write_bytes("\ufeff第一行\n".encode() + "第二行".encode("gb18030"))
+    with pytest.raises(BadInput, match=r"zh\.txt, line 2: not UTF-8 \(.*\)\. Convert the file"):
+        training.train_on_paths([path], "zh", PARAMS)
+    path.write_bytes("\ufeff第一行".encode())
+    assert [text for part in training.read_texts(path, "zh") for text in part.to_pylist()] == ["第一行"]
+
+
 def test_absent_paths_and_empty_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"There is no file or folder .*nowhere.txt. Name the text"):
         training.train_on_paths([tmp_path / "nowhere.txt"], "en", PARAMS)
