@@ -60,8 +60,8 @@ class FileReports:
 
     def __init__(self) -> None:
         self._files: dict[str, dict[str, FileReport]] = {}
-        self._opened: set[str] = set()
-        self._passed_over: set[str] = set()
+        self._opened_files: set[str] = set()
+        self._other_files: set[str] = set()
 
     def of_source(self, source: str) -> list[FileReport]:
         """Return the reports of the files of a source, by name."""
@@ -73,7 +73,7 @@ class FileReports:
 
     def not_read(self) -> list[str]:
         """Return the files in the folders of the sources that no source reads, because of their endings."""
-        return sorted(self._passed_over - self._opened)
+        return sorted(self._other_files - self._opened_files)
 
     def add(self, source: str, record: StoredRecord) -> None:
         """Count a record in the files of its rows."""
@@ -102,8 +102,8 @@ class FileReports:
             self._report(source, file).skipped[reason] += n
         for (file, column), n in counts.unused_columns().items():
             self._report(source, file).unused_columns[column] += n
-        self._opened |= counts.files
-        self._passed_over |= counts.other_files
+        self._opened_files |= counts.files
+        self._other_files |= counts.other_files
         reports = self._files.get(source, {})
         counts.check(source, {file: report.num_kept + report.num_quarantined for file, report in reports.items()})
 
