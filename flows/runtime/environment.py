@@ -50,6 +50,9 @@ def defaults() -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         # torch's threads wait actively, which makes every step many times slower on a machine with other work
         "GOMP_SPINCOUNT": "1000",
+        # torch's matrix products on a CPU are compiled for each shape and kept. Rows of packed texts have ever new
+        # shapes, of which the default number, 1024, takes gigabytes.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }
     for name, setting in (("prefect", "PREFECT_API_URL"), ("mlflow", "MLFLOW_TRACKING_URI")):
         if server(name) is not None:
