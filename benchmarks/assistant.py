@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import chat
-from tasks import gold, models
+from tasks import chat_templates, gold, models
 from tasks.conversations import Conversation
 from tasks.generation import generate
 from tasks.ingestion.sources import skills
@@ -47,10 +47,9 @@ def answer(folder: str | Path, records: list[Conversation]) -> list[str]:
     prompts = Encoder(tokenizer).encode_prompts([list(record.messages[:-1]) for record in records])
     generated = generate(
         model, [[int(token) for token in prompt] for prompt in prompts], max_new_tokens=MAX_NEW_TOKENS,
-        end_ids=(tokenizer.eos_token_id,), pad_id=tokenizer.pad_token_id, temperature=0.0, batch_size=64,
+        end_ids=chat_templates.end_ids(tokenizer, model), pad_id=tokenizer.pad_token_id, temperature=0.0, batch_size=64,
     )  # fmt: skip
-    texts: list[str] = tokenizer.batch_decode(generated.answers, skip_special_tokens=True)
-    return texts
+    return chat_templates.ChatTemplate.of(tokenizer).texts(generated.answers)
 
 
 def share(flags: Iterable[bool]) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flows.chat_commands import Session
 from flows.runtime import arguments
 from tasks.conversations import Message
-from tasks.errors import BadModel, UserError
+from tasks.errors import BadInput, BadModel, UserError
 from tasks.files import read_json
 from tasks.pipeline_stages import read_stages
 
@@ -44,8 +44,10 @@ class Chat:
         `on_text` is called with each new part of the answer's text. Raises BadInput if `message` is too long; the
         conversation is then as before.
         """
+        from tasks.chat_templates import ChatTemplate, end_ids
         from tasks.generation import generate
 
+        template = ChatTemplate.of(self.tokenizer)
         tokens: list[int] = []
         printed = ""
 
@@ -54,18 +56,19 @@ class Chat:
             # printed only when its last character is complete.
             nonlocal printed
             tokens.append(token)
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            if not text.endswith(REPLACEMENT):
+            (text,) = template.texts([tokens])
+            is_content = text.startswith(printed) and not template.is_in_preface(tokens)
+            if is_content and not text.endswith(REPLACEMENT):
                 on_text(text[len(printed) :])
                 printed = text
 
-        self.messages.append({"role": "user", "content": self._without_special_tokens(message)})
+        self.messages.append({"role": "user", "content": message})
         try:
             generate(
                 self.model,
                 [self._prompt()],
                 max_new_tokens=self.max_new_tokens,
-                end_ids=[self.tokenizer.eos_token_id],
+                end_ids=end_ids(self.tokenizer, self.model),
                 pad_id=self.tokenizer.pad_token_id,
                 temperature=self.temperature,
                 top_p=self.top_p,
@@ -75,15 +78,9 @@ class Chat:
         except UserError:
             self.messages.pop()
             raise
-        answer = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        (answer,) = template.texts([tokens])
         self.messages.append({"role": "assistant", "content": answer})
         return answer
-
-    def _without_special_tokens(self, message: str) -> str:
-        """Remove special tokens, with which a message could end early and continue as the assistant's."""
-        for token in self.tokenizer.all_special_tokens:
-            message = message.replace(token, "")
-        return message
 
     def _prompt(self) -> list[int]:
         """The token ids of the conversation; the oldest turns are removed if an answer would not fit after them."""
@@ -96,8 +93,13 @@ class Chat:
         return ids
 
     def _ids(self) -> list[int]:
-        ids = self.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, return_dict=False)
-        return [int(token) for token in ids]
+        from tasks.chat_layout import Refused
+        from tasks.chat_templates import ChatTemplate
+
+        (prompt,) = ChatTemplate.of(self.tokenizer).encode_prompts([self.messages])
+        if isinstance(prompt, Refused):
+            raise BadInput(f"the chat template of the model refuses this conversation: {prompt}. Try /reset.")
+        return [int(token) for token in prompt.ids]
 
 
 def main(command_line: list[str] | None = None) -> int:

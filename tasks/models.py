@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks import peft
+from tasks import chat_templates, peft
 from tasks.errors import BadModel
 from tasks.files import MANIFEST, read_json, rerun_advice, sha256, version_problem, with_version, write_json
 
@@ -44,6 +44,7 @@ def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) ->
     if peft.has_adapter(model):
         model.save_pretrained(folder / ADAPTER)
         model = peft.without_adapter_files(model)
+    state_end_tokens(model, tokenizer)
     with _without_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -231,8 +232,21 @@ def fit_vocabulary(model: Any, model_tokenizer: Any, tokenizer: Any, name: str |
     _initialize_new_embeddings(model, model_tokenizer, tokenizer)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, key, getattr(tokenizer, key))
-        if getattr(model, "generation_config", None) is not None:  # encoders have none
+        if getattr(model, "generation_config", None) is not None and key != "eos_token_id":  # encoders have none
             setattr(model.generation_config, key, getattr(tokenizer, key))
+    state_end_tokens(model, tokenizer)
+
+
+def state_end_tokens(model: Any, tokenizer: Any) -> None:
+    """State in the generation config of `model` which tokens end an answer, so that any library stops there.
+
+    These are the end token of `tokenizer`, those that the model's checkpoint states, and the one after an answer in the
+    chat template.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:  # encoders and reward models have none
+        ids = chat_templates.end_ids(tokenizer, model)
+        settings.eos_token_id = ids[0] if len(ids) == 1 else list(ids)
 
 
 def _initialize_new_embeddings(model: Any, model_tokenizer: Any, tokenizer: Any) -> None:

@@ -3,7 +3,7 @@
 A folder of pairs holds the lists of ids prompt/, chosen/ and rejected/, one of each per pair, with reasons.json and
 lists.json. Its folder unpaired/ holds answers that were judged alone: prompt/, answer/ and is_good.json. A folder of
 prompts holds lists of ids, metadata.json and sources.json. Every prompt ends with the header of the assistant's
-message, and every answer with the end token.
+message, and every answer with the end token and what the chat template puts after it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -104,6 +104,48 @@ def write_pairs(
     write_json(folder / "reasons.json", list(reasons))
     write_json(folder / "lists.json", list(lists))
     return num_tokens
+
+
+class PairWriter:
+    """A folder of pairs with its folder unpaired/, written part by part. Files are complete when the block ends."""
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        self.folder = folder
+        names = ("prompt", "chosen", "rejected", f"{UNPAIRED}/prompt", f"{UNPAIRED}/answer")
+        self._writers = {name: tokens.RaggedWriter(folder / name, vocab_size) for name in names}
+        self.reasons, self.lists, self.is_good = list[str](), list[str | None](), list[bool]()
+
+    def __enter__(self) -> "PairWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        write_json(self.folder / "reasons.json", self.reasons)
+        write_json(self.folder / "lists.json", self.lists)
+        write_json(self.folder / UNPAIRED / "is_good.json", self.is_good)
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens so far."""
+        return sum(writer.num_tokens for writer in self._writers.values())
+
+    def add_pairs(
+        self, columns: Mapping[str, Sequence[tokens.Ids]], reasons: Sequence[str], lists: Sequence[str | None]
+    ) -> None:
+        """Append pairs. columns: ids by "prompt", "chosen" and "rejected"; lists: see `write_pairs`."""
+        for name, ids in columns.items():
+            self._writers[name].append(ids)
+        self.reasons += reasons
+        self.lists += lists
+
+    def add_unpaired(
+        self, prompts: Sequence[tokens.Ids], answers: Sequence[tokens.Ids], is_good: Sequence[bool]
+    ) -> None:
+        """Append answers that were judged alone."""
+        self._writers[f"{UNPAIRED}/prompt"].append(prompts)
+        self._writers[f"{UNPAIRED}/answer"].append(answers)
+        self.is_good += is_good
 
 
 def read_pairs(folder: Path, max_length: int | None = None) -> Pairs:

@@ -117,21 +117,48 @@ def write_ragged(folder: Path, lists: Iterable[Sequence[int] | Ids], vocab_size:
 
     Only some of the lists are in memory at a time, if `lists` is an iterator.
     """
-    ids, offsets = ArrayWriter(folder / "ids.npy", ids_dtype(vocab_size)), ArrayWriter(folder / "offsets.npy", np.int64)
-    offsets.append(np.zeros(1, np.int64))
-    iterator = iter(lists)
-    while part := list(islice(iterator, LISTS)):
-        offsets.append(ids.size + np.cumsum([len(values) for values in part]))
-        ids.append(np.concatenate([np.asarray(values, ids.dtype) for values in part]))
-    ids.close()
-    offsets.close()
-    return ids.size
+    with RaggedWriter(folder, vocab_size) as writer:
+        iterator = iter(lists)
+        while part := list(islice(iterator, LISTS)):
+            writer.append(part)
+    return writer.num_tokens
 
 
 def read_ragged(folder: Path) -> Ragged:
     """Map lists of ids. Raises BadInput if a file cannot be read."""
     ids, offsets = _read(folder, ("ids", "offsets"))
     return Ragged(ids, offsets)
+
+
+class RaggedWriter:
+    """Lists of ids as `read_ragged` reads them, written part by part. Files are complete when the block ends."""
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        self._ids = ArrayWriter(folder / "ids.npy", ids_dtype(vocab_size))
+        self._offsets = ArrayWriter(folder / "offsets.npy", np.int64)
+        self._offsets.append(np.zeros(1, np.int64))
+
+    def __enter__(self) -> "RaggedWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Complete the files."""
+        self._ids.close()
+        self._offsets.close()
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of ids so far."""
+        return self._ids.size
+
+    def append(self, lists: Sequence[Sequence[int] | Ids]) -> None:
+        """Append lists of ids."""
+        if lists:
+            self._offsets.append(self.num_tokens + np.cumsum([len(values) for values in lists]))
+            self._ids.append(np.concatenate([np.asarray(values, self._ids.dtype) for values in lists]))
 
 
 class ArrayWriter:

@@ -13,6 +13,7 @@ MODULES = files("tasks", "flows")
 # readers that others are built on: pairs.py on token files, generation.py on batches of answers.
 FOUNDATION = {
     "tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft", "tasks.tokens", "tasks.answers", "tasks.yaml_files",
+    "tasks.chat_templates", "tasks.chat_layout",
 }  # fmt: skip
 RESTRICTED = {  # package -> the only files that may import it
     "mlflow": {Path("flows/runtime/tracking.py"), Path("flows/runtime/tracked_runs.py")},

@@ -10,6 +10,7 @@ import torch
 from tasks import models
 from tasks.tokenization import bpe, merging
 from tasks.training.shape.architecture import all_objectives
+from tests.test_chat_templates import CHATML, with_template
 from tests.tokenization import corpus
 from tests.tokenization.small_data import write_curated
 from tests.tokenization.test_tasks import tokenize
@@ -75,3 +76,24 @@ def test_a_base_is_trained_further_with_an_extended_tokenizer(tmp_path: Path) ->
     run_pretrain(fresh, steps=5, base=str(fresh / "base"))
     model, tokenizer = models.load_causal(fresh / "models/pretrain")
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) == 312
+
+
+def test_the_end_tokens_of_a_base_are_kept_and_that_of_the_template_is_added(tmp_path: Path) -> None:
+    """Plain transformers reads from the saved folder where an answer ends."""
+    model, tokenizer = small_model("llama"), with_template(CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.eos_token_id = [3, tokenizer.eos_token_id]
+    models.fit_vocabulary(model, corpus.tokenizer(), tokenizer, "base")
+    models.save(tmp_path, model, tokenizer, {"stage": "sft"})
+    loaded, _ = models.load_causal(tmp_path)
+    assert loaded.generation_config is not None
+    assert loaded.generation_config.eos_token_id == [tokenizer.eos_token_id, end, 3]
+    assert loaded.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_one_end_token_is_saved_as_one_number(tmp_path: Path) -> None:
+    tokenizer = corpus.tokenizer()
+    models.save(tmp_path, small_model("llama"), tokenizer, {"stage": "sft"})
+    loaded, _ = models.load_causal(tmp_path)
+    assert loaded.generation_config is not None
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id

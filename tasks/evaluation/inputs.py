@@ -280,6 +280,7 @@ class EvaluationInputs:
         """Generate the answers of a model to any prompts. They are not cached."""
         import torch
 
+        from tasks.chat_templates import ChatTemplate, end_ids
         from tasks.generation import generate
 
         model, tokenizer = self.model(name), self.tokenizer
@@ -288,14 +289,14 @@ class EvaluationInputs:
                 model,
                 [prompt.ids for prompt in prompts],
                 max_new_tokens=self.params.max_new_tokens,
-                end_ids=(tokenizer.eos_token_id,),
+                end_ids=end_ids(tokenizer, model),
                 pad_id=tokenizer.pad_token_id,
                 temperature=0.0 if greedy else 1.0,
                 generator=torch.Generator().manual_seed(self.params.seed),
                 batch_size=self.params.batch_size,
                 on_answers=progress.advance,
             )
-        texts = tokenizer.batch_decode(generated.answers, skip_special_tokens=True)
+        texts = ChatTemplate.of(tokenizer).texts(generated.answers)
         return [Answer(*row) for row in zip(generated.answers, texts, generated.finished, strict=True)]
 
     def sampled_rewards(self, name: str) -> npt.NDArray[np.float64]:
@@ -308,9 +309,12 @@ class EvaluationInputs:
     def rewards(self, sequences: Sequence[list[int]]) -> npt.NDArray[np.float64]:
         """The reward model's score of each sequence (a prompt followed by an answer), [num_sequences]."""
         from tasks.answers import reward_scores
+        from tasks.chat_templates import ChatTemplate
 
+        template = ChatTemplate.of(self.tokenizer)
+        complete = [template.complete(sequence) for sequence in sequences]
         pad_id, batch_size = self.tokenizer.pad_token_id, self.params.batch_size
-        return reward_scores(self._reward_model, sequences, pad_id=pad_id, batch_size=batch_size).double().numpy()
+        return reward_scores(self._reward_model, complete, pad_id=pad_id, batch_size=batch_size).double().numpy()
 
     @cached_property
     def _reward_model(self) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tasks.chat_templates import ChatTemplate
 from tasks.errors import BadModel, BadParams
 
 PAD, DOCUMENT, SYSTEM, USER, ASSISTANT, END = SPECIAL = (
@@ -104,7 +105,7 @@ def _to_transformers(tokenizer: Tokenizer) -> Any:
 def load(name: str) -> Any:
     """Load the tokenizer `name` (a folder or hub name) and add the tokens and the chat template that it lacks.
 
-    Raises BadModel if there is none, or if it has no fast version.
+    Raises BadModel if there is none, if it has no fast version, or if its chat template cannot render a chat.
     """
     from transformers import AutoTokenizer
 
@@ -120,7 +121,9 @@ def load(name: str) -> Any:
         raise BadModel(
             f"tokenization.tokenizer: {name} has no fast version (tokenizer.json); choose another tokenizer."
         )
-    return add_missing_tokens(tokenizer)
+    tokenizer = add_missing_tokens(tokenizer)
+    _ = ChatTemplate.of(tokenizer).end_ids  # a template that cannot render a chat is refused before any work
+    return tokenizer
 
 
 def add_missing_tokens(tokenizer: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,17 @@ from tasks import pairs, tables, tokens
 from tasks.conversations import Message
 from tasks.documents import SPLITS
 from tasks.tokenization import columns, packing
-from tasks.tokenization.chat import EncodedBatch, Encoder
+from tasks.tokenization.chat import EncodedBatch, Encoder, Refusals
 from tasks.tokenization.merge_kernels import UInt32Array
 from tasks.tokenization.patterns import Int64Array, UInt8Array
 from tasks.tokenization.prompts import DistinctPrompts, Prompt
+from tasks.tokenization.refusals import RefusalLog
 from tasks.tokenization.writers import StreamWriter
 
 CountsBySplit = dict[str, dict[str, int]]
 """split -> name of a count -> count"""
+
+T = TypeVar("T")
 
 BATCH_ROWS = 1024  # records that are encoded at once
 BATCH_BYTES = 2 << 20  # of text that are encoded at once
@@ -78,14 +81,17 @@ def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Pack
         folders = {split: folder / "conversations" / split for split in SPLITS}
         writers = {split: _open_stream(stack, folders[split], encoder) for split in SPLITS}
         lists = {split: stack.enter_context(closing(packing.StoredLists(folders[split]))) for split in SPLITS}
-        for split, table in _read_batches(source, ("messages", "metadata", "source")):
-            conversations = columns.from_table(table)
+        log = stack.enter_context(RefusalLog(encoder, folder, "conversations"))
+        for split, table in _read_batches(source, ("messages", "metadata", "source", *log.columns)):
+            conversations, refused = columns.from_table(table), Refusals()
             num_bytes[split] += _num_bytes(conversations.contents)
-            ids, mask, starts = encoder.encode_columns(conversations)
+            ids, mask, starts = encoder.encode_columns(conversations, refused)
+            accepted = np.array(log.accepted(split, table, refused), np.bool_)
             labels = {"source": table["source"].to_pylist(), "language": conversations.languages()}
-            if params.drop_too_long:
-                fits = np.diff(starts) <= params.row_length
+            if params.drop_too_long or refused:
+                fits = (np.diff(starts) <= params.row_length) | (not params.drop_too_long)
                 num_dropped[split] += int((~fits).sum())
+                fits &= accepted
                 ids, mask, starts = _select_lists(ids, mask, starts, fits)
                 labels = {kind: list(itertools.compress(values, fits)) for kind, values in labels.items()}
             lists[split].append(ids, mask, starts)
@@ -93,7 +99,7 @@ def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Pack
         counts = CountsBySplit()
         for split in SPLITS:
             counts[split] = {"num_conversations": 0, "num_dropped": num_dropped[split], "num_bytes": num_bytes[split]}
-            counts[split] |= _pack(encoder, lists[split], writers[split], params)
+            counts[split] |= {**_pack(encoder, lists[split], writers[split], params), **log.counts(split)}
         return counts
 
 
@@ -138,40 +144,45 @@ def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySpl
     reasons.json has the reason of each pair. lists.json has the id of the ranked list that a pair comes from, and null
     for a pair that was given alone. Answers that were judged alone are in <folder>/<split>/unpaired/.
     """
-    encoder, counts = Encoder(tokenizer), CountsBySplit()
-    for split in SPLITS:
-        reasons, ranked_lists, is_good = list[str](), list[str | None](), list[bool]()
-        for rows in _read_preferences(source, split, True, ("reason", "metadata")):
-            reasons += rows["reason"].to_pylist()
-            ranked_lists += [json.loads(metadata).get("list") for metadata in rows["metadata"].to_pylist()]
-        for rows in _read_preferences(source, split, False):
-            is_good += pc.is_valid(rows["chosen"]).to_pylist()
-        ids = {name: _answer_ids(encoder, source, split, name) for name in ("chosen", "rejected")}
-        ids["prompt"] = _prompt_ids(encoder, source, split, True)
-        num_tokens = pairs.write_pairs(folder / split, ids, reasons, ranked_lists, encoder.vocab_size)
-        prompts, answers = _prompt_ids(encoder, source, split, False), _answer_ids(encoder, source, split, None)
-        num_tokens += pairs.write_unpaired(folder / split, prompts, answers, is_good, encoder.vocab_size)
-        counts[split] = {"num_pairs": len(reasons), "num_unpaired": len(is_good), "num_tokens": num_tokens}
+    encoder, counts, names = Encoder(tokenizer), CountsBySplit(), ("prompt", "chosen", "rejected", "reason", "metadata")
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(_pair_writer(folder / split, encoder)) for split in SPLITS}
+        log = stack.enter_context(RefusalLog(encoder, folder.parent, "preferences"))
+        for split, rows in _read_batches(source, (*names, *log.columns)):
+            has_both = pc.and_(pc.is_valid(rows["chosen"]), pc.is_valid(rows["rejected"]))
+            _add_pairs(encoder, writers[split], log, split, rows.filter(has_both))
+            _add_unpaired(encoder, writers[split], log, split, rows.filter(pc.invert(has_both)))
+        for split, writer in writers.items():
+            counts[split] = {"num_pairs": len(writer.reasons), "num_unpaired": len(writer.is_good)}
+            counts[split] |= {"num_tokens": writer.num_tokens, **log.counts(split)}
     return counts
 
 
-def _read_preferences(source: Path, split: str, is_paired: bool, names: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """Yield the pairs of a split, or the answers that were judged alone, with the columns `names` and the answers."""
-    for _, rows in _read_batches(source, ("chosen", "rejected", *names), (split,)):
-        has_both = pc.and_(pc.is_valid(rows["chosen"]), pc.is_valid(rows["rejected"]))
-        yield rows.filter(has_both if is_paired else pc.invert(has_both))
+def _pair_writer(folder: Path, encoder: Encoder) -> pairs.PairWriter:
+    return pairs.PairWriter(folder, encoder.vocab_size)
 
 
-def _prompt_ids(encoder: Encoder, source: Path, split: str, is_paired: bool) -> Iterator[tokens.Ids]:
-    for rows in _read_preferences(source, split, is_paired, ("prompt",)):
-        yield from encoder.encode_prompts(rows["prompt"].to_pylist())
+def _add_pairs(encoder: Encoder, writer: pairs.PairWriter, log: RefusalLog, split: str, rows: pa.Table) -> None:
+    texts = (rows["prompt"].to_pylist(), rows["chosen"].to_pylist(), rows["rejected"].to_pylist())
+    refused = Refusals()
+    ids = encoder.encode_answered(*texts, refused=refused)
+    accepted = log.accepted(split, rows, refused)
+    reasons = rows["reason"].to_pylist()
+    lists = [json.loads(metadata).get("list") for metadata in rows["metadata"].to_pylist()]
+    columns = dict(zip(("prompt", "chosen", "rejected"), (_compress(column, accepted) for column in ids), strict=True))
+    writer.add_pairs(columns, _compress(reasons, accepted), _compress(lists, accepted))
 
 
-def _answer_ids(encoder: Encoder, source: Path, split: str, name: str | None) -> Iterator[tokens.Ids]:
-    """Yield the ids of the answers `name` of the pairs; None: those of the answers that were judged alone."""
-    for rows in _read_preferences(source, split, name is not None):
-        answers = rows[name] if name else pc.coalesce(rows["chosen"], rows["rejected"])
-        yield from encoder.encode_answers(answers.to_pylist())
+def _add_unpaired(encoder: Encoder, writer: pairs.PairWriter, log: RefusalLog, split: str, rows: pa.Table) -> None:
+    answers, refused = pc.coalesce(rows["chosen"], rows["rejected"]).to_pylist(), Refusals()
+    prompts, ids = encoder.encode_answered(rows["prompt"].to_pylist(), answers, refused=refused)
+    accepted = log.accepted(split, rows, refused)
+    is_good = pc.is_valid(rows["chosen"]).to_pylist()
+    writer.add_unpaired(_compress(prompts, accepted), _compress(ids, accepted), _compress(is_good, accepted))
+
+
+def _compress(values: Sequence[T], accepted: Sequence[bool]) -> list[T]:
+    return list(itertools.compress(values, accepted))
 
 
 def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
@@ -183,26 +194,31 @@ def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
     encoder, counts = Encoder(tokenizer), CountsBySplit()
     preferences = _read_shards(data / "preferences/curated", ("source",))
     preference_sources = {name for table in preferences for name in pc.unique(table["source"]).to_pylist()}
-    for split in SPLITS:
-        with closing(DistinctPrompts(folder / split)) as prompts:
-            ids = _encode_in_batches(encoder.encode_prompts, prompts.add(_read_prompts(data, split)))
-            metadata, sources = prompts.metadata(), prompts.sources
-            num_tokens = pairs.write_prompts(
-                folder / split, ids, metadata, encoder.vocab_size, sources, preference_sources
-            )
-            counts[split] = {"num_prompts": len(prompts), "num_tokens": num_tokens}
+    with RefusalLog(encoder, folder.parent, "prompts") as log:
+        for split in SPLITS:
+            with closing(DistinctPrompts(folder / split)) as prompts:
+                ids = _encode_in_batches(encoder.encode_prompts, prompts.add(_read_prompts(data, split, log)))
+                metadata, sources = prompts.metadata(), prompts.sources
+                num_tokens = pairs.write_prompts(
+                    folder / split, ids, metadata, encoder.vocab_size, sources, preference_sources
+                )
+                counts[split] = {"num_prompts": len(prompts), "num_tokens": num_tokens, **log.counts(split)}
     return counts
 
 
-def _read_prompts(data: Path, split: str) -> Iterator[Prompt]:
+def _read_prompts(data: Path, split: str, log: RefusalLog) -> Iterator[Prompt]:
     """Yield every prompt with its metadata and source, first of conversations, then of preferences."""
-    for _, rows in _read_batches(data / "conversations/curated", ("messages", "metadata", "source"), (split,)):
+    names = ("messages", "metadata", "source", *log.columns)
+    for _, rows in _read_batches(data / "conversations/curated", names, (split,)):
         for row in rows.to_pylist():
             *prompt, answer = row["messages"]
-            yield prompt, _prompt_metadata(row, prompt, answer["content"]), row["source"]
-    for _, rows in _read_batches(data / "preferences/curated", ("prompt", "chosen", "metadata", "source"), (split,)):
+            if log.accepts_prompt(split, row.get("id"), prompt):
+                yield prompt, _prompt_metadata(row, prompt, answer["content"]), row["source"]
+    names = ("prompt", "chosen", "metadata", "source", *log.columns)
+    for _, rows in _read_batches(data / "preferences/curated", names, (split,)):
         for row in rows.to_pylist():
-            yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
+            if log.accepts_prompt(split, row.get("id"), row["prompt"]):
+                yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
 
 
 def _prompt_metadata(row: dict[str, Any], prompt: Sequence[Message], reference: str | None) -> dict[str, Any]:

@@ -161,7 +161,27 @@ def _make_report(vocab_size: int, counts: dict[str, CountsBySplit]) -> Report:
                 report.notes.append(
                     f"{kind} ({split}) longer than sequence_length were truncated: {num_truncated} tokens were removed."
                 )
+        report.notes += _template_notes(kind, by_split)
     return report
+
+
+def _template_notes(kind: str, by_split: dict[str, dict[str, int]]) -> list[str]:
+    """State what the chat template of another model refused, and what was joined for it."""
+    num_refused, num_joined = (
+        sum(counts.get(name, 0) for counts in by_split.values()) for name in ("num_refused", "num_joined")
+    )
+    notes = []
+    if num_refused:
+        notes.append(
+            f"{num_refused:,} {kind} are left out, because the chat template of tokenization.tokenizer refuses them; "
+            f"their ids and the reasons are in data/tokens/quarantine/{kind}.jsonl."
+        )
+    if num_joined:
+        notes.append(
+            f"In {num_joined:,} {kind}, messages were joined by an empty line, because the chat template of "
+            "tokenization.tokenizer accepts no system message or no consecutive messages of one role."
+        )
+    return notes
 
 
 def _add_summary(report: Report, counts: dict[str, CountsBySplit], params: Params) -> None:
@@ -189,6 +209,9 @@ def _warnings(kind: str, train: dict[str, int], params: Params) -> list[str]:
     if num_cut and num_tokens < params.min_kept_share * (num_tokens + num_cut):
         share = kept_shares.share_text(num_tokens, num_tokens + num_cut)
         warnings.append(f"The {kind} keep {share} of their tokens; {num_cut:,} are cut off beyond {limit}.")
+    num_kept, num_refused = train.get("num_pairs", train.get(f"num_{kind}", 0)), train.get("num_refused", 0)
+    if num_refused and num_kept < params.min_kept_share * (num_kept + num_refused):
+        warnings.append(f"The chat template refuses {num_refused:,} of {num_kept + num_refused:,} {kind}.")
     num_kept, num_dropped = train.get(f"num_{kind}", 0), train.get("num_dropped", 0)
     if num_dropped and num_kept < params.min_kept_share * (num_kept + num_dropped):
         warnings.append(f"{num_dropped:,} of {num_kept + num_dropped:,} {kind} are dropped: longer than {limit}.")

@@ -51,6 +51,11 @@ def encode(text: str) -> list[int]:
     return [int(token) for token in tokenizer()(text, add_special_tokens=False)["input_ids"]]
 
 
+def encode_text(text: str) -> list[int]:
+    """The token ids of a text in which special tokens are text: one token per byte."""
+    return [int(tokenizer().convert_tokens_to_ids(character)) for character in text]
+
+
 def stream(texts: list[str]) -> tokens.Stream:
     """Consecutive documents; the positions of each start at 0."""
     lists = [[DOCUMENT, *encode(text)] for text in texts]

@@ -1,6 +1,5 @@
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tasks.conversations import Message
@@ -80,12 +79,11 @@ def test_a_conversation_without_messages_starts_a_document() -> None:
 def test_prompt_and_answer_make_the_conversation() -> None:
     chat_tokenizer = tokenizer()
     encoder, messages = Encoder(chat_tokenizer), CONVERSATIONS[0]
-    joined = np.concatenate(
-        [encoder.encode_prompts([messages[:-1]])[0], encoder.encode_answers([messages[-1]["content"]])[0]]
-    )
+    (prompt,), (answer,) = encoder.encode_answered([messages[:-1]], [messages[-1]["content"]])
+    assert prompt.tolist() == encoder.encode_prompts([messages[:-1]])[0].tolist()
     ids, mask = encoder.encode_conversations([messages])[0]
-    assert joined.tolist() == ids.tolist()
-    assert mask.sum() == len(encoder.encode_answers([messages[-1]["content"]])[0])
+    assert [*prompt, *answer] == ids.tolist()
+    assert mask.sum() == len(answer)
 
 
 def test_special_tokens_in_a_message_stay_text() -> None:

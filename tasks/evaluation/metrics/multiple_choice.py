@@ -49,7 +49,7 @@ def _num_correct(inputs: EvaluationInputs, name: str, questions: list[Question],
 
     prompts = [prompt for prompt, options in questions for _ in options]
     texts = [option for _, options in questions for option in options]
-    encoded = inputs.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = inputs.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     options = [ids[: params.max_option_tokens] for ids in encoded]
     log_likelihoods = answer_log_likelihoods(inputs.model(name), prompts, options, inputs.params.batch_size)
     per_token = (log_likelihoods / np.array([len(ids) for ids in options])).reshape(-1, params.num_options)

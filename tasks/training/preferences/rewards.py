@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tasks import gold, models
 from tasks.answers import Ids, reward_scores
+from tasks.chat_templates import ChatTemplate
 from tasks.errors import BadModel, BadParams
 
 Scorer = Callable[[Sequence[Ids], Sequence[str], Sequence[Mapping[str, Any]]], Tensor]
@@ -128,11 +129,17 @@ def load_model(name: str | Path, tokenizer: Any) -> Any:
     return model.requires_grad_(False)
 
 
-def scorer(model: Any, weight: float, functions: Mapping[str, float], pad_id: int) -> Scorer:
-    """Return a function that computes `weight` * score of `model` (None: no model) + the weighted reward functions."""
+def scorer(model: Any, weight: float, functions: Mapping[str, float], tokenizer: Any) -> Scorer:
+    """Return a function that computes `weight` * score of `model` (None: no model) + the weighted reward functions.
+
+    The model reads after a finished answer what the chat template puts there, as in the pairs that it was trained on.
+    """
 
     def score(sequences: Sequence[Ids], answers: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         total = function_scores(functions, answers, metadata)
-        return total if model is None else total + weight * reward_scores(model, sequences, pad_id=pad_id)
+        if model is None:
+            return total
+        complete = [ChatTemplate.of(tokenizer).complete(sequence) for sequence in sequences]
+        return total + weight * reward_scores(model, complete, pad_id=tokenizer.pad_token_id)
 
     return score

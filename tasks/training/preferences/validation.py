@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tasks import gold
 from tasks.answers import Ids
+from tasks.chat_templates import ChatTemplate, end_ids
 from tasks.generation import Generated, generate
 from tasks.pairs import Prompts
 from tasks.training.preferences.reference import Reference
@@ -66,7 +67,7 @@ class PolicyValidation:
             policy,
             self.prompts.ids,
             max_new_tokens=self.max_new_tokens,
-            end_ids=[self.tokenizer.eos_token_id],
+            end_ids=end_ids(self.tokenizer, policy),
             pad_id=self.tokenizer.pad_token_id,
             temperature=self.params.temperature,
             generator=torch.Generator().manual_seed(self.seed),
@@ -103,7 +104,7 @@ def gold_scorer(name: str | None, tokenizer: Any) -> Scorer | None:
     """Return a function that scores answers by a reward model that is used for validation only; None without `name`."""
     if name is None:
         return None
-    return scorer(load_model(name, tokenizer), 1.0, {}, tokenizer.pad_token_id)
+    return scorer(load_model(name, tokenizer), 1.0, {}, tokenizer)
 
 
 def join_answers(prompts: Sequence[Ids], answers: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -112,9 +113,8 @@ def join_answers(prompts: Sequence[Ids], answers: Sequence[Sequence[int]]) -> li
 
 
 def decode_answers(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
-    """The text of each answer, without its end token."""
-    texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    return texts
+    """The text of each answer, without its end token and what else the chat template puts around it."""
+    return ChatTemplate.of(tokenizer).texts(answers)
 
 
 def _is_measured(values: Sequence[float | None]) -> bool:

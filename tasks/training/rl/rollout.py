@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from tasks import gold
 from tasks.answers import AnswerBatch, Ids
+from tasks.chat_templates import end_ids
 from tasks.generation import Generated, generate
 from tasks.pairs import Prompts
 from tasks.training.preferences import rewards
@@ -200,7 +201,7 @@ class Collector:
             self.model.policy,
             prompts,
             max_new_tokens=self.max_new_tokens,
-            end_ids=[self.tokenizer.eos_token_id],
+            end_ids=end_ids(self.tokenizer, self.model.policy),
             pad_id=self.tokenizer.pad_token_id,
             temperature=self.temperature,
             random_numbers=random_numbers,

@@ -331,7 +331,7 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     policy.to(device)
     reference = Reference(policy, dtype)  # copies the policy before its first update
     reward_model = _reward_model(params, data, tokenizer, device, dtype)
-    score = scorer(reward_model, params.reward_model_weight, params.reward_functions, tokenizer.pad_token_id)
+    score = scorer(reward_model, params.reward_model_weight, params.reward_functions, tokenizer)
     critic = params.critic if params.advantage == "gae" else "none"
     model = PolicyWithValue(policy, critic, params.value_scale, reward_model)
     collector = Collector(
