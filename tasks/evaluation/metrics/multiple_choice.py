@@ -6,6 +6,7 @@ language; `documents`, whose options are answers to other open test questions. I
 """
 
 import unicodedata
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,22 @@ def _num_correct(inputs: EvaluationInputs, name: str, questions: list[Question],
 
     prompts = [prompt for prompt, options in questions for _ in options]
     texts = [option for _, options in questions for option in options]
-    encoded = inputs.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    options = [ids[: params.max_option_tokens] for ids in encoded]
+    preface, *encoded = _answer_ids(inputs.tokenizer, ["", *texts])
+    options = [ids[: len(preface) + params.max_option_tokens] for ids in encoded]
     log_likelihoods = answer_log_likelihoods(inputs.model(name), prompts, options, inputs.params.batch_size)
     per_token = (log_likelihoods / np.array([len(ids) for ids in options])).reshape(-1, params.num_options)
     # A tie counts as wrong: a model that gives all options the same likelihood knows nothing.
     return int((per_token[:, 0] > per_token[:, 1:].max(axis=1)).sum())
+
+
+def _answer_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The ids of answers as the chat template renders them, such as after an empty block of thoughts, without the end."""
+    from tasks.chat_templates import ChatTemplate, EncodedPair
+
+    template = ChatTemplate.of(tokenizer)
+    pair = template.encode_pair([{"role": "user", "content": "x"}], texts)
+    assert isinstance(pair, EncodedPair), pair  # tokenization has rendered such chats
+    return [list(takewhile(lambda index: index not in template.end_ids, ids.tolist())) for ids in pair.answers]
 
 
 def number_questions(inputs: EvaluationInputs, params: Params) -> list[Question]:
