@@ -59,7 +59,7 @@ def _num_correct(inputs: EvaluationInputs, name: str, questions: list[Question],
 
 
 def _answer_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of answers as the chat template renders them (after a block of thoughts, for example), without the end."""
+    """The ids of answers as the chat template renders them (after a block of thoughts, perhaps), without the end."""
     from tasks.chat_templates import ChatTemplate, EncodedPair
 
     template = ChatTemplate.of(tokenizer)
