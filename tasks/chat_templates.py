@@ -333,8 +333,8 @@ def rename(backend: Tokenizer, tokens: Iterable[str], used: Collection[str]) -> 
     wrong = [token for token, name in names.items() if copy.token_to_id(name) != backend.token_to_id(token)]
     if wrong:
         raise BadModel(
-            f"tokenization.tokenizer: the special token {wrong[0]!r} cannot be told from the same text in a message, "
-            "because its id depends on its name. Choose another tokenizer."
+            f"tokenization.tokenizer: the special token {wrong[0]!r} cannot be distinguished from the same text in a "
+            "message, because its id depends on its name. Choose another tokenizer."
         )
     return RenamedTokens(copy, names, frame)
 

@@ -131,8 +131,10 @@ def _simplified(name: str, pattern: re.Pattern[str]) -> str:
 def _warmup(section: Section) -> Problems:
     warmup_steps, steps = section.params.warmup_steps, section.params.steps
     if warmup_steps is not None and warmup_steps >= steps > 1:
+        scratch = section.params.from_scratch
+        is_of_scratch = scratch is not None and "warmup_steps" in scratch.model_fields_set
         yield Problem(
-            ("warmup_steps",),
+            ("from_scratch", "warmup_steps") if is_of_scratch else ("warmup_steps",),
             f"the warm-up of {warmup_steps} steps is not shorter than the run of {steps} steps, so that the learning "
             f"rate would never fall from its peak; expected less than {steps}, for example {steps // 20}",
         )

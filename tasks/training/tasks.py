@@ -24,14 +24,16 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
 
     A stage is left out if there is no data of the kind that it reads, and the report says so.
     """
-    from tasks.training.loop import stage_files
+    from tasks.training.loop import rates, stage_files
     from tasks.training.parallel import launch
 
     kind = launch.kind(params)
     if reason := stage_files.left_out(kind, params, data):
         print(f"{stage} is left out: {reason}.", file=sys.stderr, flush=True)
         return stage_files.leave_out(stage, kind, params, data, reason)
+    params, notes = rates.resolve(params, kind, data)
     report = launch.train(stage, params, data, checkpoints, timings)
+    report.notes += notes
     timings.values["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     return report
 
@@ -40,12 +42,16 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
 def write_report(report: Report, params: BaseModel, data: Path, timings: Timings) -> None:
     """Write the report, then the timings; the report comes last in a stage, so that it implies success.
 
-    Raises NothingLeft if params are strict and the stage uses too little of its data, or sees it too often.
+    Raises NothingLeft if params are strict and the stage uses too little of its data, or sees it too often; GateFailed
+    if it has made a trained base worse.
     """
+    from tasks.training.loop import rates
+
     report.write(data / "reports")
     timings.write()
     if isinstance(params, KeptShareParams):
         kept_shares.check_strict(report.stage, report.warnings, params)
+    rates.check_gain(report, params)
 
 
 def estimate(params: BaseModel, vocab_size: int, options: Mapping[str, Any], data: Path) -> Iterator[str]:

@@ -34,8 +34,8 @@ def figure(rows: StepLog) -> "Figure":
 
     rate = [name for name in rows[0] if name == RATE]
     names = [name for name in rows[0] if name not in ("step", RATE)][: MAX_PANELS - len(rate)] + rate
-    columns = min(3, len(names))
-    height = -(-len(names) // columns)
+    columns = max(1, min(3, len(names)))
+    height = max(1, -(-len(names) // columns))
     drawing = Figure(figsize=(4 * columns, 2.6 * height), layout="constrained")
     for number, name in enumerate(names):
         axes = drawing.add_subplot(height, columns, number + 1)

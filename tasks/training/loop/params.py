@@ -1,13 +1,13 @@
 """The settings that every training stage has, and the device that they select."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.errors import BadParams
 from tasks.kept_shares import KeptShareParams
-from tasks.training.loop import optimizers, schedules
+from tasks.training.loop import optimizers, rates, schedules
 from tasks.training.parallel import strategies
 from tasks.training.parallel.precision import Precision
 
@@ -18,14 +18,24 @@ class LoopParams(KeptShareParams, frozen=True, extra="forbid"):
     """Settings of the training loop; the Params of a stage inherit them."""
 
     seed: int = Field(0, ge=0, description="Seed of the batch order and of dropout.")
-    steps: int = Field(1000, ge=1, description="Number of optimizer updates.")
+    steps: int = Field(1000, ge=0, description="Number of optimizer updates; 0 keeps the model of `base` as it is.")
     many_epochs: float = Field(
         16,
         gt=0,
         description="Number of epochs beyond which a warning is given: repeated data are nearly as good as new ones up "
         "to about 4 epochs, and hardly help beyond 16 (arXiv:2305.16264).",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate, reached after the warm-up.")
+    from_scratch: rates.FromScratch | None = Field(
+        None,
+        description="Settings of the optimizer for weights that this pipeline has trained from random ones; those of "
+        "the section itself have priority. Weights that descend from a trained base get AdamW and published rates.",
+    )
+    learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="Peak learning rate, reached after the warm-up. If it is not stated, weights that descend from a "
+        "trained base get a published rate by their number, and ten times of it with an adapter.",
+    )
     embedding_learning_rate: float | None = Field(
         None, gt=0, description="Learning rate of embeddings and head; null uses learning_rate."
     )
@@ -63,11 +73,26 @@ class LoopParams(KeptShareParams, frozen=True, extra="forbid"):
     evaluate_every: int | None = Field(
         None, ge=1, description="Steps between two evaluations; null evaluates after the last step only."
     )
+    evaluate_first: bool = Field(
+        False,
+        description="Evaluate before the first step. If it is not stated, pretrain, sft and reward do so with a "
+        "trained base.",
+    )
+    may_end_worse: bool = Field(
+        False,
+        description="Whether a stage that evaluates before its first step may end with a higher validation loss. "
+        "Otherwise it ends with exit code 6, after everything is written.",
+    )
     keep_best: bool = Field(False, description="Return the weights with the lowest validation_loss, not the last ones.")
     checkpoint_every: int | None = Field(
         None, ge=1, description="Steps between two checkpoints; null spends at most 1 % of the time on them."
     )
     keep_checkpoints: int = Field(2, ge=1, description="Number of checkpoints that are kept on disk during a run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_from_scratch(cls, section: Any) -> Any:
+        return rates.apply_from_scratch(section)
 
     @property
     def num_warmup_steps(self) -> int:

@@ -94,6 +94,8 @@ class _Run:
         saver = self.saver if is_first else nullcontext()
         bar = Progress(name, self.params.steps, "steps", initial=self.step) if is_first else nullcontext()
         with bar as progress, Interruption() as interruption, saver:
+            if not self.rows and (self.params.evaluate_first or not self.params.steps):
+                self._append({"step": 0}, True)
             while self.step < self.params.steps and not self.ended:
                 self._one_step()
                 if progress is not None:
@@ -107,7 +109,8 @@ class _Run:
 
     def _note(self) -> str:
         """The text beside the progress: the loss of the newest row and the throughput."""
-        return f"loss {self.rows[-1]['loss']:.3f}, {self.throughput.note()}" if self.rows else ""
+        loss = self.rows[-1].get("loss") if self.rows else None
+        return "" if loss is None else f"loss {loss:.3f}, {self.throughput.note()}"
 
     def _save(self, interruption: Interruption) -> None:
         """Save a checkpoint if one is due or a signal arrived. All processes gather it, the first one writes it."""
@@ -182,7 +185,10 @@ class _Run:
         evaluates = last or (every is not None and self.step % every == 0)
         if not evaluates and self.step != 1 and self.step % self.params.log_every:
             return
-        row = {"step": self.step, **self.strategy.all_reduce_sum(numbers), **others}
+        self._append({"step": self.step, **self.strategy.all_reduce_sum(numbers), **others}, evaluates)
+
+    def _append(self, row: Row, evaluates: bool) -> None:
+        """Append a row to the step log, with the results of an evaluation if one is due."""
         if evaluates:
             self.work.model.eval()
             with torch.no_grad(), self.strategy.unsharded():
@@ -239,7 +245,8 @@ def _identity(params: LoopParams) -> str:
 
     Params that change no result are left out, so that a run may continue with them changed.
     """
-    body = params.model_dump_json(exclude={"checkpoint_every", "keep_checkpoints", "num_threads", "launch"})
+    unimportant = {"checkpoint_every", "keep_checkpoints", "num_threads", "launch", "from_scratch", "may_end_worse"}
+    body = params.model_dump_json(exclude=unimportant)
     return hashlib.sha256(body.encode()).hexdigest()
 
 

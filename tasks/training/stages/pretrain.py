@@ -67,7 +67,10 @@ class Params(mixture.MixtureParams, frozen=True):
         """Add the values that `size` and `objective` imply to the keys that the section sets itself."""
         if not isinstance(section, dict):
             return section
-        section = sizes.apply_size(section)
+        scratch = section.get("from_scratch")
+        scratch = scratch if isinstance(scratch, dict) else {}
+        sized = sizes.apply_size({**scratch, **section})  # what a section states has priority over its size
+        section = {key: value for key, value in sized.items() if key in section or key not in scratch}
         kind, model = DEFAULT_KINDS.get(str(section.get("objective"))), section.get("model", {})
         return {**section, "model": {"kind": kind, **model}} if kind and isinstance(model, dict) else section
 
@@ -75,6 +78,10 @@ class Params(mixture.MixtureParams, frozen=True):
     def _is_consistent(self) -> "Params":
         if self.base is not None:
             return self
+        if not self.steps:
+            raise ValueError(
+                "steps: 0 keeps the model of `base` as it is, but base is null; set base, or steps above 0"
+            )
         model = self.model
         if model.objective != self.objective:
             kinds = [kind for kind, objective in architecture.all_objectives().items() if objective == self.objective]

@@ -36,6 +36,7 @@ MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Params(PairParams, frozen=True):
     """Params of the reward model: the base model, the batches and the loss, besides those of the training loop."""
 
+    steps: int = Field(1000, ge=1, description="Number of optimizer updates; without any, the head would be random.")
     global_batch_size: int = Field(
         64, ge=1, description="Ranked lists of answers per step; a pair that is not part of a list counts as one."
     )

@@ -97,7 +97,7 @@ def test_params_that_a_user_may_write(tmp_path: Path, changes: dict[str, Any]) -
 
 
 def test_problems_of_all_sections_are_reported_together(tmp_path: Path) -> None:
-    assert len(problem(tmp_path, {"sft.warmup_steps": 450, "dpo.loss": "dpo", "ppo.steps": 0}).splitlines()) == 3
+    assert len(problem(tmp_path, {"sft.warmup_steps": 450, "dpo.loss": "dpo", "reward.steps": 0}).splitlines()) == 3
 
 
 def test_the_kinds_of_data_of_each_source() -> None:

@@ -142,3 +142,12 @@ def test_the_report_says_what_is_too_long(tmp_path: Path, loss: str, kind: str, 
     tiny.pair_files(data / "tokens/preferences/train", [*rows, ("a", "b", "c")])
     report = run(data, loss=loss, steps=1, max_length=len(tiny.prompt("a")) + 2)
     assert f"; 15 {kind} ({share}) longer than max_length (7 tokens) are left out" in report.summary
+
+
+def test_without_steps_the_base_is_saved_as_it_is(tmp_path: Path) -> None:
+    data = tiny.write_data(tmp_path)
+    report = run(data, steps=0)
+    assert report.counts["steps"] == 0
+    before = models.load_causal(data / "models/sft")[0].state_dict()
+    after = models.load_causal(data / "models/dpo")[0].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)

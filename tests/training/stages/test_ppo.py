@@ -193,3 +193,12 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
         runs.append([row["loss"] for row in report.tables["steps"]])
         models.verify(data / "models/ppo")
     assert runs[0] == pytest.approx(runs[1], abs=1e-5)
+
+
+def test_without_steps_the_base_is_saved_as_it_is(tmp_path: Path) -> None:
+    data = tiny.write_data(tmp_path)
+    report = run(data, steps=0)
+    assert report.counts["steps"] == 0
+    before = models.load_causal(data / "models/sft")[0].state_dict()
+    after = models.load_causal(data / "models/ppo")[0].state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
