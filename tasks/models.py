@@ -45,6 +45,7 @@ def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) ->
         model.save_pretrained(folder / ADAPTER)
         model = peft.without_adapter_files(model)
     state_end_tokens(model, tokenizer)
+    _drop_trained_tokens(model, tokenizer, origin)
     with _without_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -230,11 +231,27 @@ def fit_vocabulary(model: Any, model_tokenizer: Any, tokenizer: Any, name: str |
     if size > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(size, mean_resizing=False)
     _initialize_new_embeddings(model, model_tokenizer, tokenizer)
+    if new := set(vocabulary.values()) - set(model_vocabulary.values()):
+        # In the config, so that a later stage knows them, too: a pretraining does not train the tokens of roles.
+        model.config.new_token_ids = sorted({*new, *new_token_ids(model)})
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, key, getattr(tokenizer, key))
         if getattr(model, "generation_config", None) is not None and key != "eos_token_id":  # encoders have none
             setattr(model.generation_config, key, getattr(tokenizer, key))
     state_end_tokens(model, tokenizer)
+
+
+def new_token_ids(model: Any) -> list[int]:
+    """The tokens that were added to the vocabulary of a base, and whose embeddings no stage has trained yet."""
+    return list(getattr(model.config, "new_token_ids", None) or [])
+
+
+def _drop_trained_tokens(model: Any, tokenizer: Any, origin: Mapping[str, Any]) -> None:
+    """Leave in the config only the new tokens that the stage has not trained: special ones, where it read documents."""
+    if not new_token_ids(model) or not (origin.get("params") or {}).get("steps", 1):
+        return
+    special = set(tokenizer.all_special_ids) if origin.get("kind") == "pretrain" else set()
+    model.config.new_token_ids = [index for index in new_token_ids(model) if index in special]
 
 
 def state_end_tokens(model: Any, tokenizer: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from pydantic import BaseModel, Field, SerializeAsAny, model_serializer, model_validator
 
-from tasks import catalog, peft
+from tasks import catalog, models, peft
 from tasks.errors import BadParams
 
 
@@ -75,6 +75,20 @@ def has_conv1d(model: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def new_token_rows(model: Any) -> dict[str, list[int]] | None:
+    """The rows of new tokens in the embeddings, and in the head if it is another matrix, by the names of these modules.
+
+    LoRA trains them besides its own matrices; otherwise the new tokens would keep their first embeddings.
+    """
+    indices, embedding, head = models.new_token_ids(model), model.get_input_embeddings(), model.get_output_embeddings()
+    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    layers = [embedding]
+    # peft would leave out the bias of a head.
+    if head is not None and head.weight is not embedding.weight and getattr(head, "bias", None) is None:
+        layers.append(head)
+    return {names[id(layer)]: indices for layer in layers} if indices else None
 
 
 def task_type(model: Any) -> Any:

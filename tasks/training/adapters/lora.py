@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from tasks.training.adapters import has_conv1d, task_type
+from tasks.training.adapters import has_conv1d, new_token_rows, task_type
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -23,7 +23,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 
 def attach(model: Any, params: Params) -> Any:
-    """Add LoRA to every linear map of the blocks."""
+    """Add LoRA to every linear map of the blocks, and train the rows of new tokens in the embeddings and the head."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -35,5 +35,6 @@ def attach(model: Any, params: Params) -> Any:
         use_dora=params.use_dora,
         use_rslora=params.use_rslora,
         fan_in_fan_out=has_conv1d(model),
+        trainable_token_indices=new_token_rows(model),
     )
     return get_peft_model(model, config)

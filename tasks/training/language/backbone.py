@@ -47,7 +47,9 @@ def _load_balancing_loss(model: Any, router_logits: tuple[Tensor, ...]) -> Tenso
 
 def head_weight(model: Any) -> Tensor:
     """The matrix that turns hidden states into logits, [vocab, width]."""
-    weight: Tensor = model.get_output_embeddings().weight
+    layer = model.get_output_embeddings()
+    tokens = getattr(layer, "token_adapter", None)  # LoRA that trains rows of new tokens, too
+    weight: Tensor = layer.weight if tokens is None else tokens.get_merged_weights(tokens.active_adapters)
     return weight
 
 
