@@ -166,10 +166,11 @@ class ChatTemplate:
         end = self.tokenizer.convert_tokens_to_ids(self.surroundings.end)
         return answer[len(answer) - answer[::-1].index(end) :] if end in answer else []
 
-    def complete(self, sequence: Ids) -> list[int]:
+    def complete(self, sequence: Ids) -> Ids:
         """A prompt with an answer that a model wrote, and what the template puts after the end token of the answer."""
-        ids = [int(index) for index in sequence]
-        return [*ids, *self.ids_after_end] if self.ids_after_end and ids[-1] == self.end_ids[-1] else ids
+        if self.ids_after_end and sequence[-1] == self.end_ids[-1]:
+            return [*map(int, sequence), *self.ids_after_end]
+        return sequence
 
     def texts(self, answers: Iterable[Ids]) -> list[str]:
         """The contents of answers that a model wrote, without thoughts, special tokens and what the template adds."""
