@@ -24,7 +24,7 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
 
     A stage is left out if there is no data of the kind that it reads, and the report says so.
     """
-    from tasks.training.loop import rates, stage_files
+    from tasks.training.loop import origins, rates, stage_files
     from tasks.training.parallel import launch
 
     kind = launch.kind(params)
@@ -32,8 +32,9 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
         print(f"{stage} is left out: {reason}.", file=sys.stderr, flush=True)
         return stage_files.leave_out(stage, kind, params, data, reason)
     params, notes = rates.resolve(params, kind, data)
+    params, context_notes = origins.fit_context(params, kind, data)
     report = launch.train(stage, params, data, checkpoints, timings)
-    report.notes += notes
+    report.notes += notes + context_notes
     timings.values["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     return report
 

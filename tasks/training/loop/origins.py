@@ -1,10 +1,11 @@
-"""Where the weights of a stage come from: from random weights of this pipeline, or from a trained checkpoint."""
+"""The base of a stage: where its weights come from, how many it has, and how long its context is."""
 
 from pathlib import Path
 from typing import Any
 
 from tasks import models
-from tasks.files import read_json
+from tasks.errors import BadParams
+from tasks.files import MANIFEST, read_json
 from tasks.training.loop import stage_files
 
 
@@ -43,3 +44,47 @@ def num_weights(base: str | Path) -> int:
 
     with torch.device("meta"):
         return int(AutoModel.from_config(models.load_config(base)).num_parameters())
+
+
+def fit_context(params: Any, kind: str, data: Path) -> tuple[Any, list[str]]:
+    """The params of a stage with lengths that fit the context of its base, and a note about each that was decreased.
+
+    Longer pairs and prompts are then left out and counted. Raises BadParams where the length of rows is fixed, or where
+    no prompt fits before an answer.
+    """
+    base = base_of(params, kind, data)
+    if base is None or (isinstance(base, Path) and not base.is_dir()):
+        return params, []  # the stage itself states that a model is missing
+    context = getattr(models.load_config(base), "max_position_embeddings", None)
+    if not context:
+        return params, []
+    if kind in ("pretrain", "sft"):
+        _check_rows(params, kind, data, base, context)
+        return params, []
+    # One token less, so that a policy can answer after the longest prompt.
+    name, limit = "max_length", context - 1
+    if kind == "ppo":
+        name, limit = "max_prompt_length", context - params.max_new_tokens
+    if limit < 1:
+        raise BadParams(
+            f"{kind}.max_new_tokens is {params.max_new_tokens}, but the context of {base} has {context} tokens, so "
+            "that no prompt fits before an answer. Decrease max_new_tokens."
+        )
+    value = getattr(params, name)
+    if value is not None and value <= limit:
+        return params, []
+    note = f"{kind}: {name} is {limit} instead of {value}, because the context of {base} has {context} tokens."
+    return params.model_copy(update={name: limit}), [note]
+
+
+def _check_rows(params: Any, kind: str, data: Path, base: str | Path, context: int) -> None:
+    if kind == "pretrain":
+        length, key = params.sequence_length, "pretrain.sequence_length"
+    else:
+        manifest = stage_files.tokens_folder(params.data, data) / MANIFEST
+        length, key = read_json(manifest).get("sequence_length", 0), "tokenization.sequence_length"
+    if length > context:
+        raise BadParams(
+            f"{key} is {length}, but the context of {base} has {context} tokens (max_position_embeddings). Set it "
+            f"to at most {context}."
+        )

@@ -9,11 +9,11 @@ import torch
 
 from flows.runtime import params as sections
 from tasks import models
-from tasks.errors import GateFailed
+from tasks.errors import BadParams, GateFailed
 from tasks.reports import Report, Timings
 from tasks.training import tasks
 from tasks.training.loop import origins, rates
-from tasks.training.stages import pretrain, sft
+from tasks.training.stages import dpo, ppo, pretrain, sft
 from tests.tokenization.small_data import write_curated
 from tests.tokenization.test_tasks import tokenize
 from tests.training.models import small_model
@@ -157,3 +157,20 @@ def test_a_run_that_makes_its_base_worse_fails_its_gate(ready: Path, tmp_path: P
 def test_steps_0_needs_a_base() -> None:
     with pytest.raises(ValueError, match="base is null"):
         pretrain.Params(steps=0)
+
+
+def test_lengths_fit_the_context_of_the_base(ready: Path) -> None:
+    """The context of the small model has 1024 tokens; the rows of conversations have 64."""
+    context = models.load_config(ready / "models/sft").max_position_embeddings
+    short, notes = origins.fit_context(dpo.Params(max_length=5000), "dpo", ready)
+    assert short.max_length == context - 1
+    assert "instead of 5000" in notes[0]
+    short, notes = origins.fit_context(ppo.Params(max_prompt_length=5000, max_new_tokens=24), "ppo", ready)
+    assert short.max_prompt_length == context - 24
+    params = dpo.Params(max_length=100)
+    assert origins.fit_context(params, "dpo", ready) == (params, [])
+    with pytest.raises(BadParams, match="no prompt fits"):
+        origins.fit_context(ppo.Params(max_new_tokens=context), "ppo", ready)
+    with pytest.raises(BadParams, match=r"pretrain\.sequence_length is 9999"):
+        origins.fit_context(pretrain.Params(base="sft", sequence_length=9999), "pretrain", ready)
+    assert origins.fit_context(sft.Params(), "sft", ready) == (sft.Params(), [])
