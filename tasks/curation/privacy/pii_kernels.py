@@ -30,14 +30,20 @@ MIN_ADDRESS_DOTS, MIN_ADDRESS_DIGITS = 3, 4  # of an IPv4 address, such as 1.1.1
 IDENTITY_DIGITS = 17  # of a Chinese identity number, before its check digit, which may be an X
 MIN_ADDRESS_COLONS = 2  # of an IPv6 address
 
-# Words before accounts and addresses, as `load64` reads their first six bytes.
-_SIX_BYTES = np.uint64((1 << 48) - 1)
-_WECHAT, _WXID, _RESIDENCE, _HOME = (
-    np.uint64(int.from_bytes(word.encode()[:6], "little")) for word in ("微信", "wxid_", "住址", "家庭")
+# Words before accounts and addresses, as `load64` reads their first bytes.
+_FIVE_BYTES, _SIX_BYTES = np.uint64((1 << 40) - 1), np.uint64((1 << 48) - 1)
+_WECHAT, _WXID, _RESIDENCE, _HOME_ADDRESS = (
+    np.uint64(int.from_bytes(word.encode()[:8], "little")) for word in ("微信", "wxid_", "住址", "家庭地址")
 )
-_FIVE_BYTES = np.uint64((1 << 40) - 1)
+MIN_ACCOUNT = 6  # bytes
 MAX_BEFORE_ACCOUNT, MAX_RESIDENCE = 24, 120  # bytes from the word on
 NEW_LINE, SMALL_W, FIRST_OF_HOME, FIRST_OF_RESIDENCE = ord("\n"), ord("w"), 0xE5, 0xE4
+
+# Two bytes at which `mark_candidates` looks further: one test for nearly all bytes of a text.
+MAY_BEGIN = np.zeros((256, 256), np.bool_)
+MAY_BEGIN[list(b"0123456789@([{+:")] = MAY_BEGIN[FULL_WIDTH_0, FULL_WIDTH_1] = True
+for word in ("wxid_", "微信", "住址", "家庭地址"):
+    MAY_BEGIN[tuple(word.encode()[:2])] = True
 
 
 @kernel("boolean(uint8)", inline="always")
@@ -113,10 +119,11 @@ def _labeled_end(data: UInt8Array, i: int, end: int) -> int:
     if word & _SIX_BYTES == _WECHAT or word & _FIVE_BYTES == _WXID:
         while j < min(end, i + MAX_BEFORE_ACCOUNT) and not _is_email_byte(data[j]):
             j += 1
+        account = j
         while j < end and _is_email_byte(data[j]):
             j += 1
-        return i if j < end and data[j] == AT else j
-    if word & _SIX_BYTES != _RESIDENCE and word & _SIX_BYTES != _HOME:
+        return i if j < account + MIN_ACCOUNT or (j < end and data[j] == AT) else j
+    if word & _SIX_BYTES != _RESIDENCE and word != _HOME_ADDRESS:
         return i
     stop = min(end, i + MAX_RESIDENCE)
     while j < stop and data[j] != AT and data[j] != NEW_LINE:
@@ -141,6 +148,9 @@ def mark_candidates(data: UInt8Array, offsets: Int64Array, out: Int64Array) -> i
         i, end = offsets[row], offsets[row + 1]
         while i < end:
             byte = data[i]
+            if not MAY_BEGIN[byte, data[i + 1]]:
+                i += 1
+                continue
             begin = stop = i
             if byte == AT:
                 while begin > offsets[row] and _is_email_byte(data[begin - 1]):

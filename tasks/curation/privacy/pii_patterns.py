@@ -83,7 +83,8 @@ _PATTERNS = {
     + _END,
     "passport": rb"(?<!\w)[A-Z]{1,2}\d{7,8}(?!\w)",
     "account": rb"(?<!\w)[1-9]\d{6,11}(?!\w)",
-    "wechat account": rb"(?<![\w@.])[A-Za-z][\w-]{5,24}(?![\w@])",
+    "wechat account": rb"(?<![\w@.])[A-Za-z][\w-]{5,19}(?![\w@])",
+    "wxid account": rb"(?<![\w@.])wxid_\w{4,20}(?![\w@])",
     "address": rb"(?:"
     + rb"|".join(
         rb"(?<=" + f"{word}{colon}".encode() + rb")"
@@ -94,11 +95,13 @@ _PATTERNS = {
     + _HAN
     + rb"|[\w#-]){2,40}",
 }
-_MIN_BYTES = {"identity": 15, "card": 13, "mobile": 10, "phone": 8, "wechat account": 6}
+_MIN_BYTES = {"identity": 15, "card": 13, "mobile": 10, "phone": 8}
+_WORDS = {"wechat account": "微信".encode(), "wxid account": b"wxid_", "address": "址".encode()}
 COMPILED = tuple(
-    (name, name.split()[-1], _MIN_BYTES.get(name, 7), re.compile(pattern)) for name, pattern in _PATTERNS.items()
+    (name, name.split()[-1], _MIN_BYTES.get(name, 7), _WORDS.get(name, b""), re.compile(pattern))
+    for name, pattern in _PATTERNS.items()
 )
-"""(name of the pattern, type of personal data, fewest bytes of a match, pattern)"""
+"""(name of the pattern, type of personal data, fewest bytes of a span, word that the span contains, pattern)"""
 
 
 def _label(words: str, after: str) -> re.Pattern[bytes]:
@@ -159,7 +162,9 @@ def is_valid(name: str, match: re.Match[bytes], public_ips_only: bool) -> bool:
         case "account":
             return _ACCOUNT_LABEL.search(before) is not None
         case "wechat account":
-            return match.group().startswith(b"wxid_") or _WECHAT_LABEL.search(before) is not None
+            return _WECHAT_LABEL.search(before) is not None
+        case "wxid account":
+            return True
         case "address":
             return len(_PLACE.findall(match.group().decode())) >= 2
         case "phone" if _AFTER_PUBLIC_NUMBER.match(after.decode(errors="ignore")):
