@@ -8,8 +8,7 @@ import numpy as np
 
 from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array
-from tasks.curation.text.vectors import load64
-from tasks.curation.text.words import BYTES, OFFSETS
+from tasks.curation.text.words import BYTES, OFFSETS, load64
 
 # Numba reads constants of a module as constants. `byte | LOWER_CASE` turns ASCII capitals into small letters.
 LOWER_CASE = 0x20
