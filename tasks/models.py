@@ -157,11 +157,14 @@ def load_reward(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Load a reward model (sequence classification with one label) in eval mode and its tokenizer. Raises BadModel."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+
+    from tasks.causal.reward_class import reward_class
 
     _verify_if_own(name)
-    settings = {"dtype": dtype or torch.float32, "num_labels": 1}
-    return _load(AutoModelForSequenceClassification, name, **settings).eval(), load_tokenizer(name)
+    config = load_config(name)
+    kind = reward_class(config)
+    settings = {"dtype": dtype or torch.float32, "num_labels": 1, **_attention(kind, config)}
+    return _load(kind, name, **settings).eval(), load_tokenizer(name)
 
 
 def _load_model(name: str | Path, dtype: "torch.dtype | None", expected: Objective) -> Any:
@@ -174,7 +177,19 @@ def _load_model(name: str | Path, dtype: "torch.dtype | None", expected: Objecti
             f"{name} is of the kind {MODEL_KINDS[actual]} (objective {actual}), but this step needs the kind "
             f"{MODEL_KINDS[expected]} (objective {expected}). Name another model, or change pretrain.objective."
         )
-    return _load(auto_class(actual), name, dtype=dtype or torch.float32).eval()
+    settings = {"dtype": dtype or torch.float32}
+    return _load(auto_class(actual), name, **settings, **_attention(auto_class(actual), load_config(name))).eval()
+
+
+def _attention(kind: Any, config: Any) -> dict[str, str]:
+    """The setting for eager attention, for models that cannot change theirs later; {} for all others.
+
+    Of such families, the code for other kinds of attention is rarely used and not always the same (Falcon with ALiBi).
+    """
+    mapping = getattr(kind, "_model_mapping", {type(config): kind})
+    model_class = mapping[type(config)] if type(config) in mapping else None  # noqa: SIM401 - not a dict
+    can_change = getattr(model_class, "_can_set_attn_implementation", lambda: True)
+    return {} if can_change() else {"attn_implementation": "eager"}
 
 
 def _verify_if_own(name: str | Path) -> None:
