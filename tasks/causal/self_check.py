@@ -83,7 +83,7 @@ class _Check:
         self.base = peft.base_model(model)
         self.is_reward = self.base.get_output_embeddings() is None
         self.is_quantized = any(type(p).__name__ in peft.QUANTIZED_WEIGHTS for p in model.parameters())
-        ids = _random_ids(self.base, special_ids, PROMPT_LENGTH + sum(ANSWER_LENGTHS))
+        ids = random_ids(self.base, special_ids, PROMPT_LENGTH + sum(ANSWER_LENGTHS))
         self.prompt, *self.answers = (part.tolist() for part in ids.split([PROMPT_LENGTH, *ANSWER_LENGTHS]))
         self.texts = [self.prompt + answer for answer in self.answers]
 
@@ -91,14 +91,32 @@ class _Check:
         """Try the methods, from the fast to the slow ones."""
         self._set(Methods(attention=EAGER))
         self.own = [self._own(text) for text in self.texts]
-        chosen = self._first(
-            "the numbers of texts in a padded batch", None, self._scoring_error,
-            [Methods(attention=name) for name in self._attentions()],
-        )  # fmt: skip
+        if not torch.cat(self.own).isfinite().all():
+            raise BadModel(_not_finite(self.model))
+        chosen = self._choose_attention()
+        if chosen.loss == "model":
+            return Result(chosen, tuple(self.notes))
         chosen = positions.restricted(self.base.config, chosen, self.needs.max_length, self.notes)
         for choose_method in (self._choose_packing, self._choose_loss, self._choose_pairs, self._choose_generation):
             chosen = choose_method(chosen)
         return Result(chosen, tuple(self.notes))
+
+    def _choose_attention(self) -> Methods:
+        """The attention; if hidden states do not determine the logits, also the loss of the model itself."""
+        what, allowed = "the numbers of texts in a padded batch", [Methods(attention=n) for n in self._attentions()]
+        try:
+            return self._first(what, None, self._scoring_error, allowed)
+        except BadModel as problem:
+            trains_only = self.needs.loss is not None and self.needs.pairs is None and self.needs.generation is None
+            if not trains_only or self.needs.packing == "rows":
+                raise
+            chunked = [replace(one, packing="none") for one in allowed]
+            whole = [replace(one, packing="none", loss="model") for one in allowed]
+            methods_of_loss = {"chunked": chunked, "model": whole, "auto": chunked[:1] + whole}
+            chosen = self._first("the losses of chunks", "loss", self._loss_error, methods_of_loss[self.needs.loss])
+            if chosen.loss == "chunked":  # the loss alone does not differ, but its parts do
+                raise BadModel(str(problem)) from problem
+            return chosen
 
     def _attentions(self) -> tuple[str, ...]:
         """Without AttentionInterface, a model has only the attention that it was built with."""
@@ -254,6 +272,16 @@ class _Check:
         return error
 
 
+def _not_finite(model: Any) -> str:
+    """The message for a model whose own numbers are NaN or infinite."""
+    names = [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
+    cause = f"NaN or infinite values are in {', '.join(names[:5])}" if names else "its weights are finite"
+    return (
+        f"the own forward pass of {type(peft.base_model(model)).__name__} gives NaN or infinite numbers; {cause}. "
+        "Restore the folder, or choose another base."
+    )
+
+
 def _difference(actual: Tensor, expected: Tensor) -> float:
     """The largest absolute difference; of numbers above 1, the largest relative one. NaN counts as infinite."""
     difference = (actual.detach().float().cpu() - expected.detach().float().cpu()).abs()
@@ -261,7 +289,7 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
     return largest if largest == largest else float("inf")
 
 
-def _random_ids(base: Any, special_ids: Sequence[int], count: int) -> Tensor:
+def random_ids(base: Any, special_ids: Sequence[int], count: int) -> Tensor:
     """Tokens of ordinary text, the same ones every time."""
     size = base.get_input_embeddings().weight.shape[0]
     ordinary = torch.tensor(sorted(set(range(min(size, 1 << 16))) - set(special_ids)) or list(range(size)))
