@@ -33,7 +33,7 @@ TOLERANCE = 1e-3  # nats, and scores
 GRADIENT_TOLERANCE = 1e-3  # of the largest element of the gradient of a tensor
 LENGTHS = (9, 30, 5, 18, 28, 11)  # of the documents; the windows of the configurations have 6 tokens
 ROW_LENGTH = 64
-PROMPTS = (12, 4, 7)  # lengths
+PROMPTS = (12, 4, 7, 7)  # lengths
 NEW_TOKENS = 8
 PAD, END = 0, 2
 

@@ -134,8 +134,10 @@ def _decode_by_model(
     record: "_Record", room: Sequence[int],
 ) -> None:  # fmt: skip
     """Decode `rows` by the model's own `generate`, those with prompts of one length at a time."""
-    for _, same_length in groupby(sorted(rows, key=lambda row: len(prompts[row])), lambda row: len(prompts[row])):
-        group = list(same_length)
+    in_order = sorted(rows, key=lambda row: len(prompts[row]))
+    key = (lambda row: row) if methods.of(model).one_prompt else (lambda row: len(prompts[row]))
+    for _, together in groupby(in_order, key):
+        group = list(together)
         numbers, steps = torch.tensor(group), count()
 
         def draw_next(

@@ -191,7 +191,7 @@ def load_reward(
     _verify_if_own(name)
     config = load_config(name)
     kind = reward_class(config)
-    settings = {"dtype": dtype or torch.float32, "num_labels": 1, **attention_setting(kind, config)}
+    settings: dict[str, Any] = {"dtype": dtype or torch.float32, "num_labels": 1, **attention_setting(kind, config)}
     return load_model(kind, str(name), **settings), load_tokenizer(name)
 
 
@@ -206,8 +206,8 @@ def _load_model(name: str | Path, dtype: "torch.dtype | None", expected: Objecti
             f"{MODEL_KINDS[expected]} (objective {expected}). Name another model, or change pretrain.objective."
         )
     kind, config = auto_class(actual), load_config(name)
-    settings = {"dtype": dtype or torch.float32, "trust_remote_code": False, **attention_setting(kind, config)}
-    return load_model(kind, name, extra_weights=actual == "masked", **settings)
+    settings: dict[str, Any] = {"dtype": dtype or torch.float32, **attention_setting(kind, config)}
+    return load_model(kind, name, extra_weights=actual == "masked", trust_remote_code=False, **settings)
 
 
 def _verify_if_own(name: str | Path) -> None:

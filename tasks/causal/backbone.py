@@ -134,7 +134,8 @@ def run(model: Any, layout: Layout | None, with_router_logits: bool = False, **i
     right is a question for the self-check.
     """
     module = backbone_of(peft.base_model(model))
-    accepted = _parameters(type(module))
+    kind: Any = type(module)
+    accepted = _parameters(kind)
     if layout is not None:
         inputs["attention_mask"] = torch.ones_like(layout.key_positions)
     if "past_key_values" in inputs and "past_key_values" not in accepted:

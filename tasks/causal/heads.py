@@ -120,7 +120,7 @@ class _GivenStates(nn.Module):
             return getattr(self.original, name)
 
 
-class _Output(BaseModelOutputWithPast):
+class _Output(BaseModelOutputWithPast):  # type: ignore[misc]  # transformers has no types
     def __getattr__(self, _: str) -> None:
         """None for everything that a backbone may return besides hidden states."""
         return

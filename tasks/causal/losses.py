@@ -29,8 +29,11 @@ def next_token_loss(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor
     has_target = targets.reshape(-1) != IGNORED
     rows = hidden.reshape(-1, hidden.shape[-1])[has_target]
     row_targets = targets.reshape(-1)[has_target]
-    losses = linear_cross_entropy if isinstance(head, Tensor) else cross_entropy
-    return losses(rows, head, row_targets).sum() / max(1, len(row_targets)), len(row_targets)
+    if isinstance(head, Tensor):
+        losses = linear_cross_entropy(rows, head, row_targets)
+    else:
+        losses = cross_entropy(rows, head, row_targets)
+    return losses.sum() / max(1, len(row_targets)), len(row_targets)
 
 
 def cross_entropy(rows: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:

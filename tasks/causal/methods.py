@@ -55,6 +55,7 @@ class Methods:
 
     attention: the implementation of attention, by its name in transformers. equal_lengths: whether texts are never
     padded, because the length of a row changes what the model computes (rotary positions of the kind longrope).
+    one_prompt: whether the model's own `generate` gets one prompt at a time (the state of RWKV mixes rows).
     """
 
     attention: str = NAME
@@ -63,6 +64,7 @@ class Methods:
     pairs: Literal["shared", "separate"] = "shared"
     generation: Literal["cached", "model"] = "cached"
     equal_lengths: bool = False
+    one_prompt: bool = False
 
 
 FAST = Methods()

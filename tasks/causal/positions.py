@@ -58,7 +58,8 @@ def rotary_kinds(config: Any) -> list[tuple[str, int]]:
     """The kind of each set of rotary positions, and the number of tokens up to which they are the original ones."""
     parameters = getattr(config, "rope_parameters", None) or {}
     sets = [parameters] if "rope_type" in parameters else [one for one in parameters.values() if isinstance(one, dict)]
-    context = getattr(config, "original_max_position_embeddings", None) or getattr(config, "max_position_embeddings", 0)
+    keys = ("original_max_position_embeddings", "max_position_embeddings")
+    context: int = next((value for key in keys if (value := getattr(config, key, None))), 0)
     return [
         (str(one.get("rope_type")), int(one.get("original_max_position_embeddings") or context))
         for one in sets

@@ -14,7 +14,8 @@ def reward_class(config: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     mapping = AutoModelForSequenceClassification._model_mapping
-    return mapping[type(config)] if type(config) in mapping else _made_class(type(config))
+    config_class: Any = type(config)
+    return mapping[config_class] if config_class in mapping else _made_class(config_class)
 
 
 @cache

@@ -56,7 +56,8 @@ def verify(folder: Path, model: Any, kind: Any, special_ids: list[int], dtype: "
     base = peft.base_model(model)
     model = base if peft.num_virtual_tokens(model) else model
     parameter = next(model.parameters())
-    loaded = load_model(kind, folder, dtype=torch.float32, **attention_setting(kind, base.config)).to(parameter.device)
+    settings: dict[str, Any] = {"dtype": torch.float32, **attention_setting(kind, base.config)}
+    loaded = load_model(kind, folder, **settings).to(parameter.device)
     ids = random_ids(base, special_ids, NUM_TOKENS)[None].to(parameter.device)
     implementation = loaded.config._attn_implementation
     with torch.no_grad(), evaluating(model):

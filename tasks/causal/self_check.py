@@ -17,7 +17,8 @@ from torch import Tensor
 from tasks import peft
 from tasks.answers import answer_logits, answer_rewards, answer_states, collate, evaluating, token_log_probs
 from tasks.causal import attention, backbone, heads, methods, positions
-from tasks.causal.losses import IGNORED
+from tasks.causal.losses import IGNORED, next_token_loss
+from tasks.causal.masks import NAME
 from tasks.causal.methods import Generation, Loss, Methods, Packing, Pairs
 from tasks.causal.row_loss import row_loss
 from tasks.causal.shared_prompts import collate_answers
@@ -32,7 +33,7 @@ QUANTIZED_TOLERANCE = 0.1  # the products of LLM.int8 depend on all rows of a ba
 SHORT_WINDOW = 4  # of sliding windows during the check, so that some tokens lie outside
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size")
 EAGER = "eager"
-AS_LOADED = ("sdpa", attention.NAME, EAGER)  # for models that are not trained: the attention of transformers first
+AS_LOADED = ("sdpa", NAME, EAGER)  # for models that are not trained: the attention of transformers first
 SLOW = {"packing": "none", "loss": "model", "pairs": "separate", "generation": "model"}
 
 
@@ -49,7 +50,7 @@ class Needs:
     pairs: Pairs | None = None
     generation: Generation | None = None
     max_length: int | None = None
-    attentions: tuple[str, ...] = (attention.NAME, EAGER)
+    attentions: tuple[str, ...] = (NAME, EAGER)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class _Check:
     def __init__(self, model: Any, needs: Needs, special_ids: Sequence[int], pad_id: int) -> None:
         self.model, self.needs, self.pad_id, self.notes = model, needs, pad_id, list[str]()
         self.base = peft.base_model(model)
+        self.row_hidden: Tensor | None = None  # of the check of packed rows
         self.is_reward = self.base.get_output_embeddings() is None
         self.is_quantized = any(type(p).__name__ in peft.QUANTIZED_WEIGHTS for p in model.parameters())
         ids = random_ids(self.base, special_ids, PROMPT_LENGTH + sum(ANSWER_LENGTHS))
@@ -107,8 +109,8 @@ class _Check:
         try:
             return self._first(what, None, self._scoring_error, allowed)
         except BadModel as problem:
-            trains_only = self.needs.loss is not None and self.needs.pairs is None and self.needs.generation is None
-            if not trains_only or self.needs.packing == "rows":
+            compares = self.needs.pairs is not None or self.needs.generation is not None
+            if self.needs.loss is None or compares or self.needs.packing == "rows":
                 raise
             chunked = [replace(one, packing="none") for one in allowed]
             whole = [replace(one, packing="none", loss="model") for one in allowed]
@@ -132,7 +134,7 @@ class _Check:
         none = [replace(chosen, packing="none")]
         allowed = {"rows": rows, "none": none, "auto": rows + none}[self.needs.packing]
         if chosen.packing == "none" and self.needs.packing == "auto":  # decided by the kind of its positions
-            return chosen
+            allowed = none
         return self._first("log-probabilities in packed rows", "packing", self._packing_error, allowed)
 
     def _choose_loss(self, chosen: Methods) -> Methods:
@@ -148,16 +150,17 @@ class _Check:
         shared, separate = replace(chosen, pairs="shared"), replace(chosen, pairs="separate")
         allowed = {"shared": [shared], "separate": [separate], "auto": [shared, separate]}[self.needs.pairs]
         if chosen.pairs == "separate" and self.needs.pairs == "auto":
-            return chosen
+            allowed = [separate]
         return self._first("the numbers of answers that share a prompt", "pairs", self._pairs_error, allowed)
 
     def _choose_generation(self, chosen: Methods) -> Methods:
         if self.needs.generation is None:
             return chosen
         cached, own = replace(chosen, generation="cached"), replace(chosen, generation="model")
-        allowed = {"cached": [cached], "model": [own], "auto": [cached, own]}[self.needs.generation]
+        owns = [own, replace(own, one_prompt=True)]
+        allowed = {"cached": [cached], "model": owns, "auto": [cached, *owns]}[self.needs.generation]
         if chosen.generation == "model" and self.needs.generation == "auto":
-            return chosen
+            allowed = owns
         return self._first("log-probabilities of generated answers", "generation", self._generation_error, allowed)
 
     def _first(
@@ -209,8 +212,8 @@ class _Check:
         if self.is_reward:
             score: Tensor = logits[0].float()
             return score
-        # In the end, that of the second text: the most probable token after its beginning.
-        self.first_token = int(logits[0, -len(text) + SECOND_PROMPT_LENGTH - 1].argmax())
+        # Both texts begin with the same prompt. `_generation_error` continues its first tokens.
+        self.first_log_probs = logits[0, -len(text) + SECOND_PROMPT_LENGTH - 1].float().log_softmax(-1).cpu()
         return token_log_probs(logits[0, -len(text) : -1], self._tensor(text[1:]))
 
     def _tensor(self, ids: Any) -> Tensor:
@@ -234,14 +237,18 @@ class _Check:
 
     def _packing_error(self) -> float:
         ids, positions, targets = self._row()
-        hidden = backbone.last_hidden(self.model, ids, positions)[targets != IGNORED]
+        self.row_hidden = backbone.last_hidden(self.model, ids, positions)
+        hidden = self.row_hidden[targets != IGNORED]
         return _difference(
             token_log_probs(heads.logits(self.model, hidden), targets[targets != IGNORED]), torch.cat(self.own)
         )
 
     def _loss_error(self) -> float:
         ids, positions, targets = self._row()
-        loss, _ = row_loss(self.model, ids, positions, targets)
+        if self.row_hidden is not None and methods.of(self.model).loss == "chunked":  # one pass less
+            loss, _ = next_token_loss(self.row_hidden, heads.head(self.model), targets)
+        else:
+            loss, _ = row_loss(self.model, ids, positions, targets)
         return _difference(loss, -torch.cat(self.own).mean())
 
     def _pairs_error(self) -> float:
@@ -255,17 +262,26 @@ class _Check:
         return _difference(log_probs, torch.cat(of_answers + of_answers[::-1]))
 
     def _generation_error(self) -> float:
-        """Of the most probable tokens after prompts of two lengths; they must be the most probable ones alone, too."""
-        prompts = [self.texts[0][:PROMPT_LENGTH], self.texts[1][:SECOND_PROMPT_LENGTH]]
-        chosen = methods.of(self.model)
-        # The second answer ends with its first token, so that its row is removed from the batch.
-        settings: dict[str, Any] = {"end_ids": [self.first_token], "pad_id": self.pad_id, "temperature": 0.0}
+        """Of the most probable tokens after three prompts; they must be the most probable ones alone, too.
+
+        The first prompt is longer than the others. The second answer ends with its first token, so that its row is
+        removed from the batch; its numbers are known already.
+        """
+        beginning, other = self.texts[0][:SECOND_PROMPT_LENGTH], self.answers[1][:SECOND_PROMPT_LENGTH]
+        prompts, chosen = [self.prompt, beginning, other], methods.of(self.model)
+        first = int(self.first_log_probs.argmax())
+        settings: dict[str, Any] = {"end_ids": [first], "pad_id": self.pad_id, "temperature": 0.0}
         generated = generate(self.model, prompts, max_new_tokens=NUM_NEW_TOKENS, **settings)
         error = 0.0
         attention.set_implementation(self.base, EAGER)
         for prompt, answer, log_probs in zip(prompts, generated.answers, generated.log_probs, strict=True):
-            logits = self.model(input_ids=self._tensor([prompt + answer])).logits[0, -len(answer) - 1 : -1]
-            table = logits.float().log_softmax(-1).cpu()
+            if prompt is beginning:
+                table = self.first_log_probs[None]
+            else:
+                logits = self.model(input_ids=self._tensor([prompt + answer])).logits[0, -len(answer) - 1 : -1]
+                table = logits.float().log_softmax(-1).cpu()
+            if len(answer) != len(table):
+                return float("inf")
             own = table.gather(1, torch.tensor(answer)[:, None])[:, 0]
             error = max(error, _difference(log_probs, own), _difference(own, table.max(-1).values))
         self._set(chosen)

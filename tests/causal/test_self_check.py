@@ -1,6 +1,5 @@
 """The self-check selects a slower method where a fast one would give other numbers than the model alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def test_the_default_families_use_the_fast_methods(kind: str) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
-class WithMemory(LlamaForCausalLM):
+class WithMemory(LlamaForCausalLM):  # type: ignore[misc]
     """Adds the mean of all earlier states of the row, whichever document they belong to."""
 
     def __init__(self, config: Any) -> None:
@@ -61,7 +60,7 @@ def test_a_memory_across_documents_excludes_packing_and_shared_prompts() -> None
         methods_of(llama(WithMemory), Needs(pairs="shared"))
 
 
-class WithScaledLogits(LlamaForCausalLM):
+class WithScaledLogits(LlamaForCausalLM):  # type: ignore[misc]
     """Scales the logits by their place in the text, so that they are no function of one hidden state."""
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
@@ -70,7 +69,7 @@ class WithScaledLogits(LlamaForCausalLM):
         return output
 
 
-class WithPlacedLogits(LlamaForCausalLM):
+class WithPlacedLogits(LlamaForCausalLM):  # type: ignore[misc]
     """Adds the place in the text to the logit of the first token."""
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
@@ -178,7 +177,7 @@ def test_a_reward_model() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(remembered, "FOLDER", tmp_path)
     return tmp_path
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.answers import answer_logits, answer_rewards, answer_states, collate, token_log_probs
-from tasks.causal import attention, masks
+from tasks.causal import masks
 from tasks.causal.shared_prompts import collate_by_prompt
 from tasks.training.stages.reward import with_head
 from tests.training import tiny
@@ -44,7 +44,7 @@ def test_log_probs_and_scores_equal_those_of_separate_sequences(own_attention: b
     assert shared.targets.tolist() == separate.targets.tolist()
     if own_attention:
         for model in (policy, reward_model):
-            model.set_attn_implementation(attention.NAME)
+            model.set_attn_implementation(masks.NAME)
     log_probs = token_log_probs(answer_logits(policy, answer_states(policy, shared)), shared.targets)
     torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(answer_rewards(reward_model, shared), scores, atol=1e-5, rtol=0)
