@@ -46,10 +46,10 @@ def device(model: Any) -> torch.device:
 
 def is_matrix(base: Any) -> bool:
     """Whether the head of a model of transformers is nothing but a matrix; tried once for each model."""
-    known = getattr(base, "_athanor_head_is_matrix", None)
-    if known is None:
-        known = base._athanor_head_is_matrix = _try_matrix(base)
-    return bool(known)
+    result = getattr(base, "_athanor_head_is_matrix", None)
+    if result is None:
+        result = base._athanor_head_is_matrix = _try_matrix(base)
+    return bool(result)
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def decode(model: Any, ids: Tensor, max_new_tokens: int, pad_id: int, draw: Draw
         states[:] = [output[0][:, -1]]
 
     hook = backbone_of(base).register_forward_hook(keep_states)
-    # Whatever `generate` is not told, it would take from here: penalties, minimal lengths, forced tokens.
+    # `generate` takes from here what its settings leave open: penalties, minimal lengths, forced tokens.
     own_config, base.generation_config = base.generation_config, GenerationConfig()
     settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_id)
     try:

@@ -130,8 +130,8 @@ def test_generation_by_the_model_itself(name: str) -> None:
     assert results[0].answers == results[1].answers
     sequences = [prompt + answer for prompt, answer in zip(prompts, results[0].answers, strict=True)]
     again = answers.log_probabilities(model, sequences, [len(prompt) for prompt in prompts])
-    for drawn, other, expected in zip(results[0].log_probs, results[1].log_probs, again, strict=True):
-        torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)
+    for first, other, expected in zip(results[0].log_probs, results[1].log_probs, again, strict=True):
+        torch.testing.assert_close(first, expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(other, expected, atol=1e-4, rtol=0)
     assert results[0].values is not None
     assert [len(values) for values in results[0].values] == [len(answer) for answer in results[0].answers]
