@@ -61,9 +61,7 @@ class Spans(NextToken):
     def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """Mean cross-entropy in nats over the targets of one micro-batch."""
         model: Any = self.model
-        # With tied embeddings, T5 scales the decoder's output before the head.
-        scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
-        hidden = decoder_hidden(model, batch) * scale
+        hidden = scaled_hidden(model, batch)
         return next_token_loss(hidden, model.get_output_embeddings().weight, batch.targets.to(hidden.device))[0], {}
 
     def _corrupt(self, batches: Iterable[PackedBatch], step: int) -> Iterable[SpanCorruptionBatch]:
@@ -103,6 +101,13 @@ class Spans(NextToken):
         return SpanCorruptionBatch(
             input_ids, input_documents, decoder_input_ids, target_documents, targets, weight, numbers
         )
+
+
+def scaled_hidden(model: Any, batch: SpanCorruptionBatch) -> Tensor:
+    """The decoder's last hidden states as the head receives them, [rows, target length, width]."""
+    # With tied embeddings, T5 scales the decoder's output before the head.
+    scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
+    return decoder_hidden(model, batch) * scale
 
 
 def decoder_hidden(model: Any, batch: SpanCorruptionBatch) -> Tensor:

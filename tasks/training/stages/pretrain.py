@@ -16,7 +16,7 @@ from tasks.causal.methods import PackingParams
 from tasks.causal.self_check import Needs
 from tasks.models import Objective
 from tasks.reports import Report, Timings
-from tasks.training.language import mixture
+from tasks.training.language import mixture, objective_check
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
@@ -116,8 +116,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
 
 
 def self_check(params: Params, model: Any, tokenizer: Any) -> list[str]:
-    """Choose how a causal model is run; notes for the report. Raises BadModel."""
+    """Choose how a causal model is run, and check any other; notes for the report. Raises BadModel."""
     if params.objective != "causal":
+        objective_check.check(model, params.objective, list(tokenizer.all_special_ids))
         return []
     needs = Needs(packing=params.packing, loss=params.loss, max_length=params.sequence_length)
     return remembered.prepare(model, tokenizer, needs)
