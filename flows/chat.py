@@ -165,6 +165,7 @@ def open_chat(args: argparse.Namespace, folder: str | Path) -> Chat:
 
     from tasks import models
     from tasks.causal import remembered
+    from tasks.causal.backbone import context_length
     from tasks.causal.self_check import AS_LOADED, Needs
 
     model, tokenizer = models.load_causal(folder)
@@ -177,7 +178,7 @@ def open_chat(args: argparse.Namespace, folder: str | Path) -> Chat:
     generator.manual_seed(args.seed) if args.seed is not None else generator.seed()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
-    needs = Needs(generation="auto", attentions=AS_LOADED)
+    needs = Needs(generation="auto", max_length=context_length(model), attentions=AS_LOADED)
     remembered.prepare(model, tokenizer, needs, keep_attention=True)
     return Chat(model, tokenizer, args.temperature, args.top_p, args.max_new_tokens, generator)
 

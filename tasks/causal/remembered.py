@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
 from dataclasses import asdict
 from functools import cache
@@ -34,8 +35,10 @@ def prepare(model: Any, tokenizer: Any, needs: Needs, keep_attention: bool = Fal
         result = Result(Methods(**stored["methods"]), tuple(stored["notes"]))
     else:
         result = self_check.measure(model, needs, tokenizer.all_special_ids, tokenizer.pad_token_id or 0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"methods": asdict(result.methods), "notes": list(result.notes)})
+        # Processes that train together write at the same time, so each has a temporary file of its own.
+        temporary = path.with_suffix(f".{os.getpid()}.json")
+        write_json(temporary, {"methods": asdict(result.methods), "notes": list(result.notes)})
+        temporary.replace(path)
     methods.choose(model, result.methods)
     if keep_attention:
         attention.set_implementation(base, result.methods.attention)
