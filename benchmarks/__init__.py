@@ -7,8 +7,8 @@ from pathlib import Path
 
 # The arguments with which a benchmark starts itself, or is started by another one, are not for users.
 STARTED_WITH_ARGUMENTS = {
-    "curation", "curation_peers", "filters_peers", "gpu", "minhash", "minhash_peers", "packing_peers", "preference",
-    "preference_peers", "tokenization",
+    "curation", "curation_peers", "filters_peers", "formats", "gpu", "minhash", "minhash_peers", "packing_peers",
+    "preference", "preference_peers", "tokenization",
 }  # fmt: skip
 OPTIONS = {"gpu": {"--on-cpu": "measure small models on the CPU, to try the benchmark"}}
 

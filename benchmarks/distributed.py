@@ -28,9 +28,9 @@ from torch import distributed as dist
 
 from benchmarks import peers
 from tasks import catalog
+from tasks.causal import attention
 from tasks.tokenization import packing
 from tasks.training.estimate.counting import Vocabulary
-from tasks.training.language import attention
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop.params import LoopParams

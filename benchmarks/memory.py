@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import peers
+from tasks.causal import attention, heads
+from tasks.causal.backbone import last_hidden
 from tasks.training import adapters
 from tasks.training.estimate.counting import Vocabulary
-from tasks.training.language import attention
-from tasks.training.language.backbone import head_weight, last_hidden
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedBatch, PackedRows
 from tasks.training.loop.params import LoopParams, resolve_device
@@ -61,10 +61,10 @@ class FullLogits(NextToken):
 
     def loss(self, batch: PackedBatch) -> tuple[Tensor, Mapping[str, float]]:
         """Cross-entropy of the logits of all tokens at once."""
-        head = head_weight(self.model)
-        hidden = last_hidden(self.model, batch.ids.to(head.device), batch.positions.to(head.device))
-        logits = (hidden @ head.T).float()
-        return F.cross_entropy(logits.flatten(0, 1), batch.targets.to(head.device).flatten()), {}
+        device = heads.device(self.model)
+        hidden = last_hidden(self.model, batch.ids.to(device), batch.positions.to(device))
+        logits = heads.logits(self.model, hidden).float()
+        return F.cross_entropy(logits.flatten(0, 1), batch.targets.to(device).flatten()), {}
 
 
 def main() -> None:

@@ -64,8 +64,8 @@ def conversations() -> list[Any]:
 
 def run_ours(folder: Path) -> float:
     """Tokens per CPU-second of our fastest step, with packing, rows and training loop of the stage sft."""
+    from tasks.causal import attention
     from tasks.tokenization import packing
-    from tasks.training.language import attention
     from tasks.training.language.next_token import NextToken
     from tasks.training.language.rows import PackedRows
     from tasks.training.loop.params import LoopParams
@@ -93,8 +93,8 @@ def isolation_error() -> float:
     """The largest difference of a logit between a packed conversation and the same conversation alone, in fp32."""
     import torch
 
-    from tasks.training.language import attention
-    from tasks.training.language.backbone import last_hidden
+    from tasks.causal import attention
+    from tasks.causal.backbone import last_hidden
 
     network, lists = model().eval(), conversations()[:3]
     ids = torch.from_numpy(np.concatenate(lists))[None]

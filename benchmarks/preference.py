@@ -74,7 +74,7 @@ def our_rate(stage: str, data: Path, precision: str) -> float:
     torch.set_num_threads(1)
     work, params, unit = {"reward": reward_work, "dpo": dpo_work, "ppo": ppo_work}[stage](data, precision)
     clock = Clock(work, WARMUP[stage] * unit)
-    from tasks.training.language import attention
+    from tasks.causal import attention
     from tasks.training.loop.training_loop import run
 
     with TemporaryDirectory() as folder, attention.packed(getattr(work.model, "policy", work.model)):

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tasks.causal import attention
 from tasks.tokenization import packing
 from tasks.training.estimate.counting import Vocabulary
-from tasks.training.language import attention
 from tasks.training.language.compilation import Mode, compiled
 from tasks.training.language.float8 import float8_training
 from tasks.training.language.next_token import NextToken

@@ -84,7 +84,9 @@ class Chat:
 
     def _prompt(self) -> list[int]:
         """The token ids of the conversation; the oldest turns are removed if an answer would not fit after them."""
-        context = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        from tasks.causal.backbone import context_length
+
+        context = context_length(self.model)
         ids = self._ids()
         first = int(self.messages[0]["role"] == "system")  # the system message stays
         while len(ids) + self.max_new_tokens > context and len(self.messages) > first + 1:
@@ -164,6 +166,9 @@ def open_chat(args: argparse.Namespace, folder: str | Path) -> Chat:
     import torch
 
     from tasks import models
+    from tasks.causal import remembered
+    from tasks.causal.backbone import context_length
+    from tasks.causal.self_check import AS_LOADED, Needs
 
     model, tokenizer = models.load_causal(folder)
     if tokenizer.chat_template is None:
@@ -174,7 +179,10 @@ def open_chat(args: argparse.Namespace, folder: str | Path) -> Chat:
     generator = torch.Generator()
     generator.manual_seed(args.seed) if args.seed is not None else generator.seed()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Chat(model.to(device), tokenizer, args.temperature, args.top_p, args.max_new_tokens, generator)
+    model = model.to(device)
+    needs = Needs(generation="auto", max_length=context_length(model), attentions=AS_LOADED)
+    remembered.prepare(model, tokenizer, needs, keep_attention=True)
+    return Chat(model, tokenizer, args.temperature, args.top_p, args.max_new_tokens, generator)
 
 
 def find_model(name: str | None, data: Path) -> str | Path:

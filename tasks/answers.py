@@ -4,7 +4,7 @@ Nothing here generates text (tasks/generation.py does). The vocabulary head is a
 predict an answer token: with a large vocabulary, the logits of all positions would need most of the memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks import peft
-from tasks.errors import BadModel
+from tasks.causal import backbone, heads, methods
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 # Bounds of one batch, so that memory does not grow with the length of the texts. An attention mask and the weights of
@@ -34,7 +34,7 @@ class AnswerBatch:
     where: [num_tokens], the flat position in `ids` that predicts each answer token (the position before it);
     targets: [num_tokens], the answer tokens; owner: [num_tokens], the number of the answer that each one belongs to;
     lengths: [answers], the number of tokens of each answer; ends: [answers], the flat position of its last token.
-    Several answers in one row need `mask`, additive, [rows, 1, length, length], and `positions`, [rows, length].
+    Several answers in one row need `positions` and `part`, int64 [rows, length], as tasks/causal/masks.Layout has them.
     """
 
     ids: Tensor
@@ -43,8 +43,8 @@ class AnswerBatch:
     owner: Tensor
     lengths: Tensor
     ends: Tensor
-    mask: Tensor | None = None
     positions: Tensor | None = None
+    part: Tensor | None = None
 
     def sum_by_answer(self, values: Tensor) -> Tensor:
         """Sum `values`, one per answer token [num_tokens], over each answer: [answers]."""
@@ -77,9 +77,8 @@ def answer_states(model: Any, batch: AnswerBatch) -> Tensor:
 
 
 def answer_logits(model: Any, states: Tensor) -> Tensor:
-    """Apply the vocabulary head to hidden states [..., hidden_size]: [..., vocab_size]."""
-    logits: Tensor = peft.base_model(model).get_output_embeddings()(states)
-    return logits
+    """The logits of hidden states [..., hidden_size]: [..., vocab_size]."""
+    return heads.logits(model, states)
 
 
 def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -116,10 +115,7 @@ def log_probabilities(
 
 def answer_rewards(model: Any, batch: AnswerBatch) -> Tensor:
     """The score that a reward model gives to each answer, read from its last token: float32 [answers]."""
-    states = _all_states(model, batch)[batch.ends]
-    head = peft.base_model(model).score
-    rewards: Tensor = head(states.to(next(head.parameters()).dtype)).squeeze(-1).float()
-    return rewards
+    return heads.scores(model, _all_states(model, batch)[batch.ends])
 
 
 @torch.no_grad()
@@ -165,60 +161,21 @@ def logit_slices(model: Any, num_states: int) -> Iterator[slice]:
 
 def _all_states(model: Any, batch: AnswerBatch) -> Tensor:
     """The last hidden states of all positions, [rows * length, hidden_size]."""
-    prompt, cache, num_virtual = soft_prompt(model, len(batch.ids))
-    inputs: dict[str, Any] = {"input_ids": batch.ids}
-    inputs |= {"attention_mask": batch.mask, "position_ids": batch.positions}
-    if num_virtual and batch.mask is not None:
-        # The mask of several answers per row has no columns for virtual tokens.
-        raise BadModel(
-            "a model with a soft prompt (adapter prompt_tuning, p_tuning or prefix_tuning) can be trained by sft, but "
-            "not by reward, dpo or ppo. Use adapter lora or ia3 there."
-        )
-    if prompt is not None:
-        inputs = {"inputs_embeds": embed_after(prompt, model, batch.ids)}
-    if cache is not None:
-        inputs |= {"past_key_values": cache, "use_cache": True}
-    hidden = backbone(model)(**{name: value for name, value in inputs.items() if value is not None})
-    # States of virtual tokens come first; without them, positions are those of `batch.ids`.
-    return hidden[:, hidden.shape[1] - batch.ids.shape[1] :].flatten(0, 1)
+    if batch.part is not None:
+        assert batch.positions is not None
+        output = backbone.with_layout(model, batch.ids, batch.positions, batch.part)
+    elif methods.of(model).equal_lengths:
+        output = backbone.by_document(model, batch.ids, _positions(batch))
+    else:
+        output = backbone.alone(model, batch.ids)
+    return output.hidden.flatten(0, 1)
 
 
-def backbone(model: Any) -> Callable[..., Tensor]:
-    """The model without its head, as a function from its inputs to hidden states [rows, length, hidden_size].
-
-    Raises BadModel for models that change their logits after the head, because the head is applied separately here.
-    """
-    base = peft.base_model(model)
-    config = base.config
-    if getattr(config, "final_logit_softcapping", None) or getattr(config, "logit_scale", None):
-        raise BadModel(
-            f"{type(base).__name__} scales or caps its logits after the head, which generation, reward, dpo and ppo do "
-            "not support. Choose a base model without final_logit_softcapping and logit_scale in its config."
-        )
-
-    def hidden_states(**inputs: Any) -> Tensor:
-        hidden: Tensor = base.base_model(**{"use_cache": False, **inputs}).last_hidden_state
-        return hidden
-
-    return hidden_states
-
-
-def soft_prompt(model: Any, rows: int) -> tuple[Tensor | None, Any, int]:
-    """The soft prompt in front of each of `rows` texts: (embeddings, cache, number of virtual tokens).
-
-    Prompt tuning and p-tuning have embeddings, prefix tuning has keys and values (a cache), other models have neither.
-    """
-    num_virtual = peft.num_virtual_tokens(model)
-    if not num_virtual:
-        return None, None, 0
-    prompt = model.get_prompt(rows)
-    return (prompt, None, num_virtual) if isinstance(prompt, Tensor) else (None, prompt, num_virtual)
-
-
-def embed_after(prompt: Tensor, model: Any, ids: Tensor) -> Tensor:
-    """The embeddings of a soft prompt followed by those of `ids`: [rows, virtual tokens + length, hidden_size]."""
-    embedded = peft.base_model(model).get_input_embeddings()(ids)
-    return torch.cat((prompt.to(embedded.dtype), embedded), 1)
+def _positions(batch: AnswerBatch) -> Tensor:
+    """The position of each token in its row of one text, 0 for padding: [rows, length]."""
+    length = batch.ids.shape[1]
+    column = torch.arange(length, device=batch.ids.device)
+    return column * (column <= batch.ends[:, None] % length)
 
 
 @contextmanager

@@ -4,9 +4,9 @@ Log-probabilities and values are collected while decoding, so that a rollout of 
 Complete rows are removed from the batch, and the vocabulary head is applied to the last position only.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, groupby
 from typing import Any
 
 import torch
@@ -18,14 +18,13 @@ from tasks import peft
 from tasks.answers import (
     Ids,
     answer_logits,
-    backbone,
     batches_by_length,
     device_of,
-    embed_after,
     evaluating,
     pad,
-    soft_prompt,
 )
+from tasks.causal import methods, own_generation
+from tasks.causal.backbone import context_length, embed_after, run, soft_prompt
 from tasks.errors import BadInput
 
 MIN_COMPLETE_SHARE = 0.25  # of a batch, before its complete rows are removed: copying the cache costs time too
@@ -79,17 +78,25 @@ def generate(
     lengths = [len(prompt) for prompt in prompts]
     room = [min(max_new_tokens, free) for free in _free_context(model, lengths)]
     record = _Record(room, value_head is not None, on_token)
+
+    def draw(rows: Tensor, step: int, logits: Tensor, states: Tensor) -> Tensor:
+        uniform = random_numbers[rows, step].to(states.device)
+        tokens, log_probs = sample(logits, uniform, temperature, top_p)
+        values = value_head(states).squeeze(-1) if value_head is not None else None
+        record.add(rows, tokens, log_probs, values, end_ids)
+        return tokens
+
     with evaluating(model):
         for rows in batches_by_length(lengths, batch_size, max_new_tokens):
-            batch = _DecodingBatch(model, prompts, rows, pad_id)
-            for step in range(max(room[row] for row in rows)):
-                states = batch.advance()
-                uniform = random_numbers[batch.rows, step].to(states.device)
-                tokens, log_probs = sample(answer_logits(model, states), uniform, temperature, top_p)
-                values = value_head(states).squeeze(-1) if value_head is not None else None
-                record.add(batch, tokens, log_probs, values, end_ids)
-                if not batch.append(tokens, record.complete):
-                    break
+            if methods.of(model).generation == "model":
+                _decode_by_model(model, prompts, rows, pad_id, draw, record, room)
+            else:
+                batch = _DecodingBatch(model, prompts, rows, pad_id)
+                for step in range(max(room[row] for row in rows)):
+                    states = batch.advance()
+                    tokens = draw(batch.rows, step, answer_logits(model, states), states)
+                    if not batch.append(tokens, record.complete):
+                        break
             if on_answers is not None:
                 on_answers(len(rows))
     return record.generated()
@@ -122,6 +129,27 @@ def nucleus(p: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(p).scatter(-1, index, ordered.masked_fill(sum_before >= top_p, 0.0))
 
 
+def _decode_by_model(
+    model: Any, prompts: Sequence[Ids], rows: Sequence[int], pad_id: int, draw: Callable[..., Tensor],
+    record: "_Record", room: Sequence[int],
+) -> None:  # fmt: skip
+    """Decode `rows` by the model's own `generate`, those with prompts of one length at a time."""
+    in_order = sorted(rows, key=lambda row: len(prompts[row]))
+    key = (lambda row: row) if methods.of(model).one_prompt else (lambda row: len(prompts[row]))
+    for _, together in groupby(in_order, key):
+        group = list(together)
+        numbers, steps = torch.tensor(group), count()
+
+        def draw_next(
+            logits: Tensor, states: Tensor, numbers: Tensor = numbers, group: list[int] = group, steps: Any = steps
+        ) -> tuple[Tensor, bool]:
+            tokens = draw(numbers, next(steps), logits, states)
+            return tokens, all(record.complete[row] for row in group)
+
+        ids, _ = pad([prompts[row] for row in group], pad_id)
+        own_generation.decode(model, ids.to(device_of(model)), max(room[row] for row in group), pad_id, draw_next)
+
+
 class _DecodingBatch:
     """Rows that are decoded together; `rows` are their numbers among all prompts.
 
@@ -139,22 +167,27 @@ class _DecodingBatch:
         self._positions = (self._attention_mask.cumsum(1) - 1).clamp(min=0)
         if cache is not None:  # prefix tuning: the virtual tokens are in the cache already and have no inputs
             self._positions = self._positions[:, num_virtual:]
-        self._model, self._backbone = model, backbone(model)
-        self._last_position = _context(model) - 1
+        self._model, self._last_position = model, context_length(model) - 1
         self._cache = DynamicCache(config=peft.base_model(model).config) if cache is None else cache
+        # The states of some recurrent layers cannot be divided: then complete rows stay in the batch.
+        self._can_select = all(hasattr(layer, "batch_select_indices") for layer in self._cache.layers)
 
     def advance(self) -> Tensor:
         """Process the tokens that are not in the cache yet; return each row's last hidden state [rows, hidden_size]."""
         inputs: dict[str, Any] = {"input_ids": self._new_ids}
         if self._prompt is not None:  # only once: from then on, the soft prompt is in the cache
             inputs, self._prompt = {"inputs_embeds": embed_after(self._prompt, self._model, self._new_ids)}, None
-        return self._backbone(
+        output = run(
+            self._model,
+            None,
             **inputs,
             attention_mask=self._attention_mask,
             position_ids=self._positions,
             past_key_values=self._cache,
             use_cache=True,
-        )[:, -1]
+        )
+        states: Tensor = output[0][:, -1]
+        return states
 
     def append(self, tokens: Tensor, complete: list[bool]) -> bool:
         """Append one token to each row; return whether any row is not complete."""
@@ -164,7 +197,7 @@ class _DecodingBatch:
         self._attention_mask = F.pad(self._attention_mask, (0, 1), value=True)
         incomplete = torch.tensor([not complete[row] for row in self.rows.tolist()])
         num_complete = len(incomplete) - int(incomplete.sum())
-        if num_complete >= MIN_COMPLETE_SHARE * len(incomplete) and incomplete.any():
+        if self._can_select and num_complete >= MIN_COMPLETE_SHARE * len(incomplete) and incomplete.any():
             self._select(incomplete.nonzero().squeeze(1))
         return bool(incomplete.any())
 
@@ -191,15 +224,15 @@ class _Record:
 
     def add(
         self,
-        batch: _DecodingBatch,
+        rows: Tensor,
         tokens: Tensor,
         log_probs: Tensor,
         values: Tensor | None,
         end_ids: Sequence[int],
     ) -> None:
-        """Add one token per row of `batch`. Rows that are complete but still in the batch are ignored."""
+        """Add one token for each of `rows`. Those that are complete already are ignored."""
         value_list = values.tolist() if values is not None else [0.0] * len(tokens)
-        columns = zip(batch.rows.tolist(), tokens.tolist(), log_probs.tolist(), value_list, strict=True)
+        columns = zip(rows.tolist(), tokens.tolist(), log_probs.tolist(), value_list, strict=True)
         for row, token, log_prob, value in columns:
             if self.complete[row]:
                 continue
@@ -222,15 +255,10 @@ def _free_context(model: Any, prompt_lengths: list[int]) -> list[int]:
     """The number of tokens that fit after each of these prompts. Raises BadInput if there is no room after one."""
     if 0 in prompt_lengths:
         raise BadInput("a prompt is empty; it must contain at least one token")
-    context = _context(model) - peft.num_virtual_tokens(model)
+    context = context_length(model) - peft.num_virtual_tokens(model)
     if max(prompt_lengths, default=0) >= context:
         raise BadInput(
             f"a prompt of {max(prompt_lengths)} tokens fills the model's context of {context} tokens: no answer fits. "
             "Shorten the prompt."
         )
     return [context - length for length in prompt_lengths]
-
-
-def _context(model: Any) -> int:
-    """The number of positions that the model has."""
-    return getattr(peft.base_model(model).config, "max_position_embeddings", None) or sys.maxsize

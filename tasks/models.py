@@ -7,12 +7,13 @@ itself, and as a PEFT adapter in adapter/.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import chat_templates, peft
+from tasks.causal import saving
+from tasks.causal.loading import as_bad_model, attention_setting, load, load_model
 from tasks.errors import BadModel
 from tasks.files import MANIFEST, read_json, rerun_advice, sha256, version_problem, with_version, write_json
 
@@ -28,12 +29,15 @@ Objective = Literal["causal", "masked", "span"]  # predict the next token, maske
 MODEL_KINDS: dict[Objective, str] = {"causal": "decoder", "masked": "encoder", "span": "encoder-decoder"}
 
 
-def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) -> None:
-    """Write `model`, `tokenizer` and `origin` into `folder`, and the manifest last.
+def save(
+    folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any], dtype: "torch.dtype | None" = None
+) -> None:
+    """Write `model`, `tokenizer` and `origin` into `folder`, and the manifest last; the weights in `dtype` if given.
 
     Of a PeftModel, the adapter is written into adapter/ and the merged model into the folder. A soft prompt cannot be
     merged; then the folder contains the base model. `origin`: JSON values that say what the model was made from (stage,
-    base, params). When several processes have trained the model, only the one with rank 0 writes.
+    base, params). When several processes have trained the model, only the one with rank 0 writes. Raises BadModel if
+    plain transformers does not load the same model from the folder.
     """
     if _rank() > 0:
         return
@@ -41,17 +45,38 @@ def save(folder: Path, model: Any, tokenizer: Any, origin: Mapping[str, Any]) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # from here on, an interrupted save leaves an incomplete model
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    trained = model
     if peft.has_adapter(model):
         model.save_pretrained(folder / ADAPTER)
         model = peft.without_adapter_files(model)
     state_end_tokens(model, tokenizer)
     _drop_trained_tokens(model, tokenizer, origin)
-    with _without_progress_bars():
-        model.save_pretrained(folder)
+    saving.write_weights(model, folder, dtype)
     tokenizer.save_pretrained(folder)
     write_json(folder / ORIGIN, with_version("model", origin))
+    saving.make_readable(folder)
+    if (kind := _class_of_folder(folder)) is not None:
+        saving.verify(folder, trained, kind, list(tokenizer.all_special_ids), dtype)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     write_json(folder / MANIFEST, {str(path.relative_to(folder)): sha256(path) for path in files})
+
+
+def _class_of_folder(folder: Path) -> Any:
+    """The class that loads a causal model or a reward model from `folder`; None for other models."""
+    from tasks.causal.reward_class import SUFFIX, reward_class
+
+    config = load_config(folder)
+    if any(name.endswith(SUFFIX) for name in config.architectures or ()):
+        return reward_class(config)
+    return auto_class("causal") if objective(folder) == "causal" else None
+
+
+def base_dtype(name: str | Path) -> "torch.dtype | None":
+    """The precision of the weights of the checkpoint `name`, if it has 16 bits; None otherwise. Raises BadModel."""
+    import torch
+
+    halves = {str(one).removeprefix("torch."): one for one in (torch.bfloat16, torch.float16)}
+    return halves.get(str(load_config(name).dtype).removeprefix("torch."))
 
 
 def _keep_deepspeed_from_looking_for_a_gpu() -> None:
@@ -92,7 +117,10 @@ def verify(folder: Path) -> dict[str, Any]:
         raise BadModel(f"{folder} contains no model, because its stage was left out: {reason}.")
     if not (folder / MANIFEST).is_file():
         raise BadModel(f"{folder} is not a complete model: {MANIFEST} is missing. Run the stage that writes it again.")
-    for name, digest in read_json(folder / MANIFEST).items():
+    with as_bad_model(folder):
+        digests = dict(read_json(folder / MANIFEST))
+        origin = dict(read_json(folder / ORIGIN))
+    for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             raise BadModel(f"{folder} is not a complete model: {name} is missing. Run the stage that writes it again.")
@@ -101,7 +129,6 @@ def verify(folder: Path) -> dict[str, Any]:
                 f"{path} is damaged: its sha256 differs from the one in {MANIFEST}. Restore the folder with "
                 "`dvc checkout`, or run the stage that writes it again."
             )
-    origin = dict(read_json(folder / ORIGIN))
     if problem := version_problem("model", origin, folder / ORIGIN):
         raise BadModel(f"{problem} {rerun_advice(folder / ORIGIN)}")
     return origin
@@ -123,7 +150,8 @@ def load_causal(
     Raises BadModel.
     """
     model = _load_model(name, dtype, "causal")
-    return peft.attach_soft_prompt(model, Path(name) / ADAPTER), load_tokenizer(name)
+    with as_bad_model(name):
+        return peft.attach_soft_prompt(model, Path(name) / ADAPTER), load_tokenizer(name)
 
 
 def load_pretrained(name: str | Path, objective: Objective) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
@@ -159,11 +187,14 @@ def load_reward(
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """Load a reward model (sequence classification with one label) in eval mode and its tokenizer. Raises BadModel."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+
+    from tasks.causal.reward_class import reward_class
 
     _verify_if_own(name)
-    settings = {"dtype": dtype or torch.float32, "num_labels": 1}
-    return _load(AutoModelForSequenceClassification, name, **settings).eval(), load_tokenizer(name)
+    config = load_config(name)
+    kind = reward_class(config)
+    settings: dict[str, Any] = {"dtype": dtype or torch.float32, "num_labels": 1, **attention_setting(kind, config)}
+    return load_model(kind, str(name), **settings), load_tokenizer(name)
 
 
 def _load_model(name: str | Path, dtype: "torch.dtype | None", expected: Objective) -> Any:
@@ -176,7 +207,9 @@ def _load_model(name: str | Path, dtype: "torch.dtype | None", expected: Objecti
             f"{name} is of the kind {MODEL_KINDS[actual]} (objective {actual}), but this step needs the kind "
             f"{MODEL_KINDS[expected]} (objective {expected}). Name another model, or change pretrain.objective."
         )
-    return _load(auto_class(actual), name, dtype=dtype or torch.float32).eval()
+    kind, config = auto_class(actual), load_config(name)
+    settings: dict[str, Any] = {"dtype": dtype or torch.float32, **attention_setting(kind, config)}
+    return load_model(kind, name, extra_weights=actual == "masked", trust_remote_code=False, **settings)
 
 
 def _verify_if_own(name: str | Path) -> None:
@@ -184,31 +217,11 @@ def _verify_if_own(name: str | Path) -> None:
         verify(Path(name))
 
 
-def _load(auto_type: Any, name: str | Path, **settings: Any) -> Any:
+def _load(auto_type: Any, name: str | Path) -> Any:
     # A Path is a folder of this project: without this check, transformers would look for the missing folder on the hub.
     if isinstance(name, Path) and not name.is_dir():
         raise BadModel(f"there is no model in {name}. Run the stage that writes it, or give another path.")
-    try:
-        with _without_progress_bars():
-            return auto_type.from_pretrained(str(name), **settings)
-    except (OSError, ValueError, KeyError) as error:
-        cause = str(error).strip().splitlines()[0]
-        advice = "" if Path(name).is_dir() else f" There is no folder {name} either: name a folder or a hub model."
-        raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {cause}{advice}") from error
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Disable the progress bars of transformers, which would interrupt the progress line of the stage."""
-    from transformers.utils import logging
-
-    were_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were_enabled:
-            logging.enable_progress_bar()
+    return load(auto_type, name, trust_remote_code=False)
 
 
 def fit_vocabulary(model: Any, model_tokenizer: Any, tokenizer: Any, name: str | Path) -> None:

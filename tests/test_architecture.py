@@ -15,6 +15,7 @@ FOUNDATION = {
     "tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft", "tasks.tokens", "tasks.answers", "tasks.yaml_files",
     "tasks.chat_templates", "tasks.chat_layout",
 }  # fmt: skip
+FOUNDATION_PACKAGE = "tasks.causal"  # forward passes, which training, evaluation and the chat share
 RESTRICTED = {  # package -> the only files that may import it
     "mlflow": {Path("flows/runtime/tracking.py"), Path("flows/runtime/tracked_runs.py")},
     "dvc": {Path("flows/runtime/versioning.py")},
@@ -57,7 +58,7 @@ def may_import(path: Path, module: str) -> bool:
         return path.parts[0] == "flows" or (package(path) != "" and path.name == "tasks.py")
     if top(module) == "flows":
         return path.parts[0] == "flows"
-    if top(module) != "tasks" or module in FOUNDATION or module == "tasks":
+    if top(module) != "tasks" or module in FOUNDATION or module == "tasks" or module.startswith(FOUNDATION_PACKAGE):
         return True
     parts = module.split(".")
     is_shared = not (ROOT / "tasks" / parts[1]).is_dir()

@@ -30,11 +30,12 @@ YAML_NAMES = {
 }
 
 Location = tuple[str | int, ...]
+NO_STAGES = {"training", "causal"}  # packages of tasks/ that are not a stage
 
 
 def stages(file: Path = FILE) -> list[str]:
     """Return every stage that has code: packages of tasks/, files of tasks/training/stages/, and optional stages."""
-    packages = [name for name in catalog.names("tasks") if _is_package(name) and name != "training"]
+    packages = [name for name in catalog.names("tasks") if _is_package(name) and name not in NO_STAGES]
     return sorted({*packages, *catalog.names(TRAINING), *OPTIONAL, *named_stages(file)})
 
 

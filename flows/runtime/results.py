@@ -13,6 +13,12 @@ from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
 MAX_BRIEF_VALUES = 5  # counts and scores in the row of a stage that states no highlights
+LOW_PEAK_SHARE = 0.3  # of the peak of matrix products; below it, the table names what takes the time
+# Parts of the steps of training in Timings, and what they are called.
+STEP_PARTS = {
+    "batches": "data and rollouts", "passes": "forward and backward passes", "optimizer": "the optimizer",
+    "evaluation": "evaluation",
+}  # fmt: skip
 MAX_WARNINGS = 10  # of a stage below the table
 KEY_SCORES = (
     "perplexity", "bigram_perplexity", "unigram_perplexity", "exact_match", "gold", "kl", "reward_accuracy",
@@ -57,7 +63,10 @@ def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, da
     for stage in stages:
         path, report = SECONDS / f"{stage}.json", data / "reports" / f"{stage}.json"
         usage = read_json(path) if path.is_file() and states.get(stage) != "restored" else {}
+        timings = reports.TIMINGS / f"{stage}.json"
+        speed = describe_low_speed(read_json(timings)) if usage and timings.is_file() else ""
         rows[stage] = {
+            **({"speed": speed} if speed else {}),
             "state": states.get(stage, "up to date"),
             "seconds": usage.get("seconds"),
             "peak_bytes": usage.get("peak_bytes"),
@@ -67,6 +76,18 @@ def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, da
     evaluation = reports.read(path) if path.is_file() else {}
     scores = {name: evaluation[name] for name in KEY_SCORES if isinstance(evaluation.get(name), dict)}
     return {"seconds": seconds, "stages": rows, "scores": scores, "notes": evaluation.get("notes", [])}
+
+
+def describe_low_speed(timings: Mapping[str, float]) -> str:
+    """Return what takes the time of a stage that reaches little of the peak of the processor; "" for other stages."""
+    share = timings.get("peak_share", 1.0)
+    if share >= LOW_PEAK_SHARE:
+        return ""
+    seconds = {text: timings.get(f"steps.{name}", 0.0) for name, text in STEP_PARTS.items()}
+    total = sum(seconds.values())
+    parts = sorted(((part / total, text) for text, part in seconds.items() if part >= 0.01 * total > 0), reverse=True)
+    text = f"{share:.0%} of the processor's peak of matrix products"
+    return text + ("; the time: " + ", ".join(f"{text} {part:.0%}" for part, text in parts) if parts else "")
 
 
 def show_places(data: Path = Path("data")) -> None:
@@ -97,6 +118,8 @@ def _print_table(results: Mapping[str, Any]) -> None:
         text = " · ".join(part for part in (state, brief) if part)
         print(f"{stage:<14}{seconds:>9}{(row['peak_bytes'] or 0) / 1e9:>9.2f}   {text}")
     print(f"{'total':<14}{results['seconds']:>9.1f}\n")
+    slow = [f"{stage}: {row['speed']}" for stage, row in results["stages"].items() if row.get("speed")]
+    print("\n".join([*slow, ""]) if slow else "", end="")
 
 
 def _brief_values(row: Mapping[str, Any]) -> list[str]:

@@ -100,6 +100,9 @@ def check(
     return Outcome(num_active - num_others, [str(finding) for finding in fails], [str(finding) for finding in others])
 
 
+# All conditions are negated (`not a >= b` instead of `a < b`), so that NaN, which compares as false, fails a gate.
+
+
 def _perplexity(scores: Scores, gates: Gates) -> Iterator[Finding]:
     minimum, names = gates.min_unigram_ratio, ("perplexity", "unigram_perplexity", "bigram_perplexity")
     if not all(name in scores.by_name for name in names):
@@ -107,13 +110,13 @@ def _perplexity(scores: Scores, gates: Gates) -> Iterator[Finding]:
         yield from _not_measured(scores, active, "perplexity")
         return
     value, unigram, bigram = (scores.by_name[name].value for name in names)
-    if minimum is not None and unigram / value < minimum:
+    if minimum is not None and not unigram / value >= minimum:
         yield Finding(
             "min_unigram_ratio",
             f"the perplexity {value:.1f} is {unigram / value:.1f} times below that of the unigram model, expected at "
             f"least {minimum:g} times",
         )
-    if gates.below_bigram and value >= bigram:
+    if gates.below_bigram and not value < bigram:
         sentence = f"the perplexity {value:.1f} is not below that of the bigram model, {bigram:.1f}"
         yield Finding("below_bigram", sentence)
 
@@ -125,10 +128,10 @@ def _exact_match(scores: Scores, gates: Gates) -> Iterator[Finding]:
         active = {"min_exact_match": minimum is not None, "max_exact_match_loss": max_loss is not None}
         yield from _not_measured(scores, active, "accuracy")
     for name, score in by_model.items():
-        if minimum is not None and score.value < minimum:
+        if minimum is not None and not score.value >= minimum:
             yield Finding("min_exact_match", f"{name} has {score.value:.3f}, expected at least {minimum:g}")
         reference_value = by_model[scores.reference].value
-        if max_loss is not None and reference_value - score.value > max_loss:
+        if max_loss is not None and not reference_value - score.value <= max_loss:
             yield Finding(
                 "max_exact_match_loss",
                 f"{name} has {score.value:.3f}, {scores.reference} has {reference_value:.3f}; expected a loss of at "
@@ -140,7 +143,7 @@ def _reward_accuracy(scores: Scores, gates: Gates) -> Iterator[Finding]:
     minimum, score = gates.min_reward_accuracy, scores.by_name.get("reward_accuracy")
     if score is None:
         yield from _not_measured(scores, {"min_reward_accuracy": minimum is not None}, "reward_accuracy")
-    elif minimum is not None and score.value < minimum:
+    elif minimum is not None and not score.value >= minimum:
         yield Finding(
             "min_reward_accuracy",
             f"the reward model orders {score.value:.3f} of {score.n} test pairs correctly, expected at least "
@@ -153,7 +156,7 @@ def _gold_gain(scores: Scores, gates: Gates) -> Iterator[Finding]:
     if not by_model:
         yield from _not_measured(scores, {"min_gold_gain": minimum is not None}, "gold")
     for name, gain in by_model.items():
-        if minimum is not None and gain < minimum:
+        if minimum is not None and not gain >= minimum:
             value, reference_value = (scores.by_name["gold"][model].value for model in (name, scores.reference))
             yield Finding(
                 "min_gold_gain",
@@ -168,7 +171,7 @@ def _kl(scores: Scores, gates: Gates) -> Iterator[Finding]:
     if not by_model:
         yield from _not_measured(scores, {"max_kl": gates.max_kl is not None}, "kl")
     for name, score in by_model.items():
-        if gates.max_kl is not None and score.value > gates.max_kl:
+        if gates.max_kl is not None and not score.value <= gates.max_kl:
             yield Finding(
                 "max_kl",
                 f"the KL divergence of {name} from {scores.reference} is {score.value:.2f} nats per answer, expected "

@@ -4,7 +4,6 @@ Everything is loaded or computed when it is first used, then shared by all metri
 which is used neither for training nor for early stopping nor for the choice of settings.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -123,6 +122,7 @@ class EvaluationInputs:
         self._answers: dict[tuple[str, bool], list[Answer]] = {}
         self._rewards: dict[str, npt.NDArray[np.float64]] = {}
         self.left_out_notes: list[str] = []  # what is too long to be measured with
+        self.self_check_notes: list[str] = []  # how models are run that need slower methods
 
     @property
     def reference(self) -> str:
@@ -196,7 +196,9 @@ class EvaluationInputs:
             while len(cached) >= 2 and sum(_num_bytes(model) for model, _ in cached.values()) > MAX_CACHED_BYTES:
                 cached.pop(next(iter(cached)))
             model, tokenizer = models.load_causal(self._model_folder(name))
-            self._models[name] = (model.to(self.device).eval(), tokenizer)
+            model = model.to(self.device).eval()
+            self._check(name, model, tokenizer, packing="auto", generation="auto")
+            self._models[name] = (model, tokenizer)
         return self._models[name]
 
     @cached_property
@@ -243,7 +245,9 @@ class EvaluationInputs:
 
     def _max_length(self, model: Any) -> tuple[int, str]:
         """The maximum number of tokens of a prompt with its answer that `model` reads, and what sets it."""
-        context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        from tasks.causal.backbone import context_length
+
+        context = context_length(model)
         if self.params.max_length and self.params.max_length <= context:
             return self.params.max_length, f"evaluation.max_length ({self.params.max_length:,})"
         return context, f"the context ({context:,})"
@@ -320,7 +324,20 @@ class EvaluationInputs:
     def _reward_model(self) -> Any:
         from tasks import models
 
-        return models.load_reward(self._model_folder(self.params.reward_model))[0].to(self.device).eval()
+        name = self.params.reward_model
+        model, tokenizer = models.load_reward(self._model_folder(name))
+        self._check(name, model.to(self.device), tokenizer)
+        return model.eval()
+
+    def _check(self, name: str, model: Any, tokenizer: Any, **methods: Any) -> None:
+        """Choose how `model` is run by its self-check. Raises BadModel."""
+        from tasks.causal import remembered
+        from tasks.causal.self_check import AS_LOADED, Needs
+
+        needs = Needs(max_length=self.params.max_length, attentions=AS_LOADED, **methods)
+        self.self_check_notes += [
+            f"{name}: {note}" for note in remembered.prepare(model, tokenizer, needs, keep_attention=True)
+        ]
 
 
 def evenly_spaced(items: Sequence[T], max_items: int) -> list[T]:

@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from tasks.answers import answer_logits, answer_states, batches_by_length, collate, log_probabilities, logit_slices
+from tasks.causal.backbone import last_hidden
 from tasks.tokens import Stream
 
 FloatArray = npt.NDArray[np.float64]
-MAX_STREAM_LOGITS = 1 << 27  # 512 MB in fp32: the logits of the rows of a stream that are read at once
 
 
 @torch.inference_mode()
@@ -21,17 +21,21 @@ def stream_nats(
 ) -> list[FloatArray]:
     """-ln p of every target position of the given rows of a stream, each [length of the row - 1].
 
-    Positions restart with each document and no attention mask is passed, as in training: the attention functions derive
-    from the positions that documents in the same row do not attend to one another.
+    The model reads the rows by the same code and with the same masks as in training.
     """
     nats_of_rows: list[FloatArray] = []
-    batch_size = max(1, min(batch_size, MAX_STREAM_LOGITS // (sequence_length * int(model.config.vocab_size))))
     for batch in _batches_of_equal_length([stream.row(row, sequence_length)[:2] for row in rows], batch_size):
         ids = torch.from_numpy(np.stack([row[0] for row in batch]).astype(np.int64)).to(model.device)
         positions = torch.from_numpy(np.stack([row[1] for row in batch]).astype(np.int64)).to(model.device)
-        logits = model(input_ids=ids[:, :-1], position_ids=positions[:, :-1], use_cache=False).logits
-        nats = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        nats_of_rows += list(nats.view(len(batch), -1).cpu().double().numpy())
+        # A document that continues from the previous row begins anew, because the model cannot see what precedes it.
+        positions -= positions[:, :1] * ((positions == 0).cumsum(1) == 0)
+        hidden = last_hidden(model, ids[:, :-1], positions[:, :-1]).flatten(0, 1)
+        targets = ids[:, 1:].flatten()
+        parts = [
+            F.cross_entropy(answer_logits(model, hidden[part]).float(), targets[part], reduction="none")
+            for part in logit_slices(model, len(hidden))
+        ]
+        nats_of_rows += list(torch.cat(parts).view(len(batch), -1).cpu().double().numpy())
     return nats_of_rows
 
 

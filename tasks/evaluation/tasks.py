@@ -104,6 +104,7 @@ def write_report(
         *_notes_on_unmeasured(unmeasured),
     ]
     report.notes += [f"left out: {note}" for note in inputs.left_out_notes]
+    report.notes += inputs.self_check_notes
     report.scores |= {
         "gates_checked": outcome.num_checked,
         "gates_failed": len(outcome.failed),

@@ -110,9 +110,9 @@ def load(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        message = str(error).strip().splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer.json is a bare Exception of the package tokenizers
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadModel(
             f"tokenization.tokenizer: {name} cannot be loaded as a tokenizer: {message} Set it to a folder or to a "
             "name on the Hugging Face Hub."

@@ -2,11 +2,12 @@
 
 from pydantic import Field
 
+from tasks.causal.methods import PairsParams
 from tasks.training import adapters
 from tasks.training.loop.params import LoopParams
 
 
-class PreferenceParams(LoopParams, frozen=True):
+class PreferenceParams(LoopParams, PairsParams, frozen=True):
     """What every stage that learns preferences starts from: a model, token files and, optionally, an adapter."""
 
     base: str | None = Field(

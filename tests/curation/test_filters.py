@@ -10,7 +10,7 @@ import pytest
 
 from tasks import catalog
 from tasks.curation import filtering
-from tasks.curation.classifier import classifier, spam_examples
+from tasks.curation.classifier import classifier, spam_examples, spam_honest
 from tasks.curation.filtering import Language
 from tasks.curation.language_model import ngram_model, training
 from tasks.curation.signals import signals
@@ -162,26 +162,45 @@ HONEST = [
     "央行公布的数据显示，上个月新增贷款有所减少，多家银行下调了贷款利率。专家提醒，申请贷款要看清合同，不要轻信广告。",
     "The casino on the beach will be turned into a museum, and the jackpot of the last slot machine went to a school.",
     "Each toy is made by hand. Orders of more than fifty euros have free shipping, and schools have a discount code.",
+    "将鸡蛋打散，加入少许盐和葱花，锅中放油烧热后倒入蛋液，小火煎至两面金黄即可。",
+    "Return the value of the option, or the default if it is not set. Raises KeyError for an unknown option.",
+    "Preheat the oven to 200 degrees, mix the flour with two eggs, and bake the dough for 25 minutes.",
+    "甲方应当在合同签订后十日内支付首付款，逾期支付的，每日按未付金额的万分之五支付违约金。",
 ]
 SPAM = [
     "【金鼎装饰】免费量房设计，前50名送价值3888元大礼包，咨询热线13800001234，退订回T",
     "本公司长期对外代开各类发票，税点低，先验后付款，联系王经理13900005678",
     "Congratulations! You have won a 500 pounds cash prize. To claim call 09061234567 now.",
     "Please check out my channel and subscribe, I make covers of songs",
+    "代 开*各 类*发 票，点数低可验证，電話13900005678陳經理",
+    "城南学区房均价9800元起，首付两成，买房送车位，售楼热线0755-1234567",
 ]
 
 
 @pytest.mark.parametrize(("texts", "dropped"), [(HONEST, False), (SPAM, True)])
 def test_spam_with_the_shipped_classifier(texts: list[str], dropped: bool) -> None:
-    assert [bool(reason) for reason in first_reasons("spam", *texts, language="zh", file="shipped")] == [dropped] * 4
+    assert [bool(reason) for reason in first_reasons("spam", *texts, language="zh")] == [dropped] * len(texts)
+
+
+def test_spam_without_a_classifier() -> None:
+    assert first_reasons("spam", SPAM[3], file=None) == [""]
+    assert first_reasons("spam", SPAM[3]) == ["classifier"]
 
 
 def test_the_shipped_classifier_is_small_and_its_examples_are_reproducible() -> None:
     assert classifier.load(spam_examples.FILE).params == spam_examples.PARAMS
+    assert spam_examples.FILE.stat().st_size < 300_000
     examples = spam_examples.written(40)
     assert examples == spam_examples.written(40)
     assert [sum(label for _, label in examples), len(examples)] == [80, 160]
     assert not any("{" in text or "#" in text for text, _ in examples)
+
+
+def test_documentation_of_packages_is_honest_text() -> None:
+    assert spam_honest.documentation(["no-such-package"]) == []
+    texts = spam_honest.documentation(["packaging"])
+    assert any(text.startswith("packaging\n=") for text in texts)  # the README as a whole
+    assert any("def " in text for text in texts)  # code
 
 
 def test_length() -> None:

@@ -73,6 +73,20 @@ def test_below_bigram(scores: dict[str, Any]) -> None:
     ]
 
 
+def test_not_a_number_fails_every_gate(scores: dict[str, Any]) -> None:
+    """NaN compares as false, so that it is neither below a minimum nor above a maximum."""
+    gates = Gates(
+        min_unigram_ratio=1, below_bigram=True, min_exact_match=0.1, max_exact_match_loss=1, min_reward_accuracy=0.1,
+        min_gold_gain=-9, max_kl=99,
+    )  # fmt: skip
+    assert check(scores, gates).failed == []
+    nan = float("nan")
+    scores |= {"perplexity": score(nan), "reward_accuracy": score(nan)}
+    scores["exact_match"]["ppo"] = scores["kl"]["ppo"] = score(nan)
+    scores["gold_gain_standard_errors"]["ppo"] = nan
+    assert len(check(scores, gates).failed) == 7
+
+
 def test_what_was_not_measured_does_not_apply_or_fails_as_params_say() -> None:
     """Six gates; two of them share a metric, and so a sentence."""
     minima = {"min_unigram_ratio": 8, "min_exact_match": 0.9, "min_reward_accuracy": 0.9, "min_gold_gain": 2}

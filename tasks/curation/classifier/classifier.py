@@ -1,14 +1,15 @@
 """A linear text classifier on hashed n-grams (1 to 4 characters, 1 and 2 words), for spam, quality or any other label.
 
-Each block of features is weighted by tf-idf, with 1 + log(count) as term frequency, and scaled to length 1. The weights
-are those of a support vector machine with squared hinge loss, trained by dual coordinate descent (Hsieh et al. 2008). A
-sigmoid converts margins to probabilities (Platt 1999); it is fitted to margins of texts that were not trained on.
+A third block of features describes the shape of a text: its length, long numbers, addresses, prices, capitals. Each
+block is weighted by tf-idf, with 1 + log(count) as term frequency, and scaled to a fixed length. The weights are those
+of a support vector machine with squared hinge loss, trained by dual coordinate descent (Hsieh et al. 2008). A sigmoid
+converts margins to probabilities (Platt 1999); it is fitted to margins of texts that were not trained on.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,13 @@ from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tasks.curation.arrays import BoolArray, Float32Array, Float64Array, Int16Array, Int64Array
+from tasks.curation.arrays import BoolArray, Float64Array, Int16Array, Int64Array, UInt16Array, UInt32Array
 from tasks.curation.classifier import classifier_kernels
 from tasks.curation.signals.signals import string_buffers
 from tasks.curation.text import folding
 from tasks.errors import BadInput
 
-FORMAT = "athanor-linear-1"
+FORMAT = "athanor-linear-2"
 METADATA_KEY = "athanor"  # a single key with JSON: safetensors writes several keys in no fixed order
 INT16_MAX = 32767
 
@@ -50,6 +51,12 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         gt=0,
         description="Weight of training errors relative to the norm of the weights (C of a support vector machine).",
     )
+    shape: float = Field(
+        0.3,
+        ge=0,
+        description="Influence of the features that describe the shape of a text (its length, long numbers, addresses, "
+        "prices, capitals), relative to those of characters and of words.",
+    )
     epochs: int = Field(10, ge=1, description="Number of passes over the training texts.")
     folds: int = Field(5, ge=2, description="Number of folds of the cross-validation.")
     seed: int = Field(0, ge=0, description="Seed of the folds and of the order of the training texts.")
@@ -57,22 +64,18 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A trained classifier. weights: float32[2**bits, 2]; per feature its idf, and its weight times its idf."""
+    """A trained classifier. weights: int16[2**bits, 2]; per feature its idf, and its weight times its idf.
+
+    Each column is divided by the greatest absolute value of the column (`maxima`), and INT16_MAX stands for it: 16 bits
+    are enough for scores, and a processor's cache holds twice as many of them as of 32 bits.
+    """
 
     params: Params
-    weights: Float32Array
+    weights: Int16Array
+    maxima: tuple[float, float]
     bias: float
     slope: float = -1.0
     offset: float = 0.0
-    quantized: Int16Array = field(init=False, repr=False, compare=False)  # weights, relative to their column's maximum
-
-    def __post_init__(self) -> None:
-        """Quantize the weights to 16 bits for scoring: a processor's cache then holds twice as many."""
-        object.__setattr__(self, "quantized", np.rint(self.weights * (INT16_MAX / self._maxima())).astype(np.int16))
-
-    def _maxima(self) -> Float64Array:
-        """Return the greatest absolute value of each column."""
-        return np.asarray(np.maximum(np.abs(self.weights).max(axis=0), 1e-9), np.float64)
 
     def margins(self, texts: pa.Array) -> Float64Array:
         """Return the signed distance of each text (an array of large_string) from the decision boundary: float64[n]."""
@@ -81,14 +84,15 @@ class Classifier:
         classifier_kernels.score(
             data,
             offsets,
-            *classifier_kernels.tables(),
+            *tables(),
             self.params.bits,
             self.params.max_characters,
-            self.quantized,
+            self.params.shape,
+            self.weights,
             scores,
         )
         # Each column was divided by its maximum, so that the kernel's ratio is in units of max_idf / max_weight.
-        max_idf, max_weight = self._maxima()
+        max_idf, max_weight = self.maxima
         return np.asarray(scores * (max_weight / max_idf) + self.bias)
 
     def probabilities(self, texts: pa.Array) -> Float64Array:
@@ -97,10 +101,17 @@ class Classifier:
 
     def save(self, path: Path) -> None:
         """Write the classifier as one safetensors file."""
-        numbers = {"bias": self.bias, "slope": self.slope, "offset": self.offset}
+        numbers = {"maxima": self.maxima, "bias": self.bias, "slope": self.slope, "offset": self.offset}
         body = json.dumps({"format": FORMAT, "params": self.params.model_dump(), "numbers": numbers}, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"weights": self.weights}, path, {METADATA_KEY: body})
+
+
+@cache
+def tables() -> tuple[UInt16Array, UInt32Array]:
+    """Return the classes of all code points, uint16[TABLE_SIZE], and the folded code points, uint32[TABLE_SIZE]."""
+    size = classifier_kernels.TABLE_SIZE
+    return classifier_kernels.class_table(), folding.fold_table()[:size] & np.uint32(folding.CODE)
 
 
 def load(path: Path) -> Classifier:
@@ -117,7 +128,8 @@ def load(path: Path) -> Classifier:
             f"{path} is not a classifier of this version: expected the format {FORMAT!r}, got {body.get('format')!r}. "
             "Train it again: python -m flows.classifier."
         )
-    return Classifier(Params(**body["params"]), weights, **body["numbers"])
+    numbers = body["numbers"] | {"maxima": tuple(body["numbers"]["maxima"])}
+    return Classifier(Params(**body["params"]), weights, **numbers)
 
 
 @lru_cache(4)
@@ -142,7 +154,7 @@ def train(texts: pa.Array, labels: Labels, params: Params) -> tuple[Classifier, 
     # Margins of texts that were trained on would be too large, and the probabilities too extreme.
     slope, offset = fit_sigmoid(margins, labels)
     uncalibrated = _fit(texts, labels, params)
-    return Classifier(params, uncalibrated.weights, uncalibrated.bias, slope, offset), margins
+    return replace(uncalibrated, slope=slope, offset=offset), margins
 
 
 def cross_validate(texts: pa.Array, labels: Labels, params: Params) -> Float64Array:
@@ -226,21 +238,21 @@ def _fit(texts: pa.Array, labels: Labels, params: Params) -> Classifier:
     data, offsets = string_buffers(texts)
     num_features = 1 << params.bits
     ends = np.zeros(len(texts) + 1, np.int64)
-    # A character starts at most 4 character n-grams and 2 word n-grams.
-    capacity = int((offsets[1:] - offsets[:-1]).clip(max=4 * params.max_characters).sum()) * 6 + 1
+    # A character starts at most 4 character n-grams and 2 word n-grams; 8 features describe the shape.
+    capacity = int((offsets[1:] - offsets[:-1]).clip(max=4 * params.max_characters).sum()) * 6 + 8 * len(texts) + 1
     features, values = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
-    classifier_kernels.extract(
-        data, offsets, *classifier_kernels.tables(), params.bits, params.max_characters, features, values, ends
-    )
+    classifier_kernels.extract(data, offsets, *tables(), params.bits, params.max_characters, features, values, ends)
     # Each feature occurs once per text, so that this counts texts, not occurrences.
     num_texts = np.bincount(features[: ends[-1]], minlength=num_features)
     idf = (np.log((1 + len(texts)) / (1 + num_texts)) + 1).astype(np.float32)
-    classifier_kernels.apply_idf(features, values, ends, idf, params.bits)
+    classifier_kernels.apply_idf(features, values, ends, idf, params.bits, params.shape)
     weights, signs = np.zeros(num_features + 1), np.where(labels, 1.0, -1.0)
     generator, dual = np.random.default_rng(params.seed), np.zeros(len(labels))
     for _ in range(params.epochs):
         order = generator.permutation(len(labels))
         classifier_kernels.descend(features, values, ends, signs, order, params.penalty, weights, dual)
     # Scoring multiplies term frequencies by weight times idf: store this product, and the idf for the lengths.
-    table = np.stack([idf, weights[:num_features] * idf], axis=1).astype(np.float32)
-    return Classifier(params, table, float(weights[num_features]))
+    table = np.stack([idf, weights[:num_features] * idf], axis=1)
+    maxima = np.maximum(np.abs(table).max(axis=0), MIN_VARIANCE)
+    quantized = np.rint(table * (INT16_MAX / maxima)).astype(np.int16)
+    return Classifier(params, quantized, (float(maxima[0]), float(maxima[1])), float(weights[num_features]))

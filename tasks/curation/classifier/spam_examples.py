@@ -4,25 +4,21 @@
 read from a folder outside the project. Without them, the classifier is trained on the written examples alone.
 """
 
-import gzip
-import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import yaml
 
-from tasks.curation.classifier import classifier
+from tasks.curation.classifier import classifier, spam_honest
 from tasks.curation.classifier.classifier import Labels, Params
 
 FILE = Path(__file__).parent / "spam.safetensors"
-PARAMS = Params(bits=16, max_characters=1_000, penalty=1.0, epochs=6, folds=3)
-NUM_WRITTEN = 8_000  # examples of each label and language
-NUM_HONEST = 6_000  # texts of each public set without spam
+PARAMS = Params(bits=16, max_characters=1_000, penalty=0.6, shape=1.5, epochs=6, folds=3)
+NUM_WRITTEN = 12_000  # examples of each label and language
 SPAM, HONEST = True, False
 
 Example = tuple[str, bool]
@@ -61,25 +57,17 @@ def written(number: int = NUM_WRITTEN) -> list[Example]:
 
 def sms(folder: Path) -> list[Example]:
     """Return the SMS Spam Collection (CC BY 4.0); nothing where it is absent."""
-    return [(row["text"], row["label"] == "spam") for row in _rows(folder, "spam_sms_en/sms_spam.jsonl.gz")]
+    return _labeled(folder, "spam_sms_en/sms_spam.jsonl.gz")
 
 
 def youtube(folder: Path) -> list[Example]:
     """Return the YouTube Spam Collection (CC BY 4.0); nothing where it is absent."""
-    return [(row["text"], row["label"] == "spam") for row in _rows(folder, "spam_youtube_en/youtube_spam.jsonl.gz")]
+    return _labeled(folder, "spam_youtube_en/youtube_spam.jsonl.gz")
 
 
 def honest(folder: Path) -> list[Example]:
-    """Return texts without spam of public sets whose licenses permit this use; nothing where they are absent."""
-    comments = [line.split(",", 4)[-1] for line in _lines(folder, "toxicity_zh/cold_*.csv.gz")]
-    sentences = [part for line in _lines(folder, "tatoeba_cmn_eng/cmn.txt.gz") for part in line.split("\t")[:2]]
-    books = list(_lines(folder, "lm_text_en/gutenberg_*.txt.gz"))
-    passages = [" ".join(books[i : i + 1 + i % 17]) for i in range(0, len(books), 20)]
-    pages = 4 * [row["text"] for row in _rows(folder, "web_text_en/c4_demo.jsonl.gz")]
-    problems = [text for name in ("gsm8k", "lambada") for text in _contexts(folder, name)]
-    generator = random.Random(0)
-    sets = [generator.sample(texts, min(NUM_HONEST, len(texts))) for texts in (comments, sentences, problems)]
-    return [(text, HONEST) for texts in (*sets, passages, pages) for text in texts if text.strip()]
+    """Return texts without spam of public sets and packages whose licenses permit this use."""
+    return [(text, HONEST) for text in spam_honest.texts(folder)]
 
 
 def arrays(examples: Sequence[Example]) -> tuple[pa.Array, Labels]:
@@ -90,14 +78,14 @@ def arrays(examples: Sequence[Example]) -> tuple[pa.Array, Labels]:
 def _compose(
     lists: list[list[str]], words: dict[str, list[str]], separators: Sequence[str], generator: random.Random
 ) -> str:
-    """Return one phrase of each list; the first and the last may be absent, and those between may be two."""
+    """Return one phrase of each list; the first and the last may be absent, and those between may be several."""
     parts = []
     for position, phrases in enumerate(lists):
         is_end = position in (0, len(lists) - 1)
         if is_end and generator.random() < 0.2:
             continue
         parts.append(_fill(generator.choice(phrases), words, generator))
-        if not is_end and generator.random() < 0.35:
+        while not is_end and generator.random() < 0.35:
             parts.append(generator.choice(separators) + _fill(generator.choice(phrases), words, generator))
     return "".join(parts)
 
@@ -108,16 +96,5 @@ def _fill(phrase: str, words: dict[str, list[str]], generator: random.Random) ->
     return re.sub("#", lambda _: str(generator.randrange(10)), phrase)
 
 
-def _lines(folder: Path, pattern: str) -> Iterator[str]:
-    for path in sorted(folder.glob(pattern)):
-        with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:
-            yield from (line.strip() for line in file if line.strip())
-
-
-def _rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _lines(folder, pattern)]
-
-
-def _contexts(folder: Path, name: str) -> list[str]:
-    """Return the texts of one set of eval_en."""
-    return [row.get("context") or row.get("question") or "" for row in _rows(folder, f"eval_en/**/*{name}*.gz")]
+def _labeled(folder: Path, pattern: str) -> list[Example]:
+    return [(row["text"], row["label"] == "spam") for row in spam_honest.rows(folder, pattern)]

@@ -2,7 +2,7 @@
 
 The rules count listed phrases (in the profiles, for English and Chinese), links and contacts. A rule needs a minimum
 number and a minimum density, so that a long article that mentions a telephone number or a casino is kept. A classifier
-of messages in Chinese and English is shipped (`file: shipped`); flows/classifier.py trains one on your labeled text.
+for Chinese and English is shipped (`file: shipped`); flows/classifier.py trains one on your labeled text.
 """
 
 from collections.abc import Mapping
@@ -46,13 +46,12 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         0.2, ge=0, le=1, description="Greatest share of words that are the most frequent word of at least 4 letters."
     )
     file: Literal["shipped"] | Path | None = Field(
-        None,
-        description="File of a classifier whose positive label means spam; null applies only the other rules. "
-        "`shipped` is the one of this project for messages and comments; it mistakes some technical documentation for "
-        "spam.",
+        "shipped",
+        description="File of a classifier whose positive label means spam; `shipped` is the one of this project for "
+        "Chinese and English; null applies only the other rules.",
     )
     max_probability: float = Field(
-        0.6,
+        0.5,
         ge=0,
         le=1,
         description="Greatest probability of spam with which a document is kept. `make bench NAME=spam` measures which "

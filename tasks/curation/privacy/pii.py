@@ -145,8 +145,13 @@ def _candidates(texts: Texts) -> Iterator[tuple[int, bytes, list[Span]]]:
 
 def _find(text: bytes, low: int, high: int, has_at: bool, params: Params) -> Iterator[Replacement]:
     """Yield all matches between two bytes that pass the check of their type; of a span with "@", only addresses."""
-    for name, pii_type, min_bytes, pattern in COMPILED:
-        if (pii_type == "email") == has_at and high - low >= min_bytes and pii_type in params.masks:
+    for name, pii_type, min_bytes, word, pattern in COMPILED:
+        if (
+            (pii_type == "email") == has_at
+            and high - low >= min_bytes
+            and pii_type in params.masks
+            and (not word or text.find(word, low, high) >= 0)
+        ):
             matches = pattern.finditer(text, low, high)
             yield from ((m.start(), m.end(), pii_type) for m in matches if is_valid(name, m, params.public_ips_only))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array
-from tasks.curation.text.words import BYTES, OFFSETS
+from tasks.curation.text.words import BYTES, OFFSETS, load64
 
 # Numba reads constants of a module as constants. `byte | LOWER_CASE` turns ASCII capitals into small letters.
 LOWER_CASE = 0x20
@@ -28,6 +28,21 @@ MIN_DIGITS = 7  # of the shortest telephone number
 MIN_ADDRESS_DOTS, MIN_ADDRESS_DIGITS = 3, 4  # of an IPv4 address, such as 1.1.1.1
 IDENTITY_DIGITS = 17  # of a Chinese identity number, before its check digit, which may be an X
 MIN_ADDRESS_COLONS = 2  # of an IPv6 address
+
+# Words before accounts and addresses, as `load64` reads their first bytes.
+_FIVE_BYTES, _SIX_BYTES = np.uint64((1 << 40) - 1), np.uint64((1 << 48) - 1)
+_WECHAT, _WXID, _RESIDENCE, _HOME_ADDRESS = (
+    np.uint64(int.from_bytes(word.encode()[:8], "little")) for word in ("微信", "wxid_", "住址", "家庭地址")
+)
+MIN_ACCOUNT = 6  # bytes
+MAX_BEFORE_ACCOUNT, MAX_RESIDENCE = 24, 120  # bytes from the word on
+NEW_LINE, SMALL_W, FIRST_OF_HOME, FIRST_OF_RESIDENCE = ord("\n"), ord("w"), 0xE5, 0xE4
+
+# Two bytes at which `mark_candidates` looks further: one test for nearly all bytes of a text.
+MAY_BEGIN = np.zeros((256, 256), np.bool_)
+MAY_BEGIN[list(b"0123456789@([{+:")] = MAY_BEGIN[FULL_WIDTH_0, FULL_WIDTH_1] = True
+for word in ("wxid_", "微信", "住址", "家庭地址"):
+    MAY_BEGIN[tuple(word.encode()[:2])] = True
 
 
 @kernel("boolean(uint8)", inline="always")
@@ -93,18 +108,48 @@ def _ipv6_end(data: UInt8Array, i: int, first: int, end: int) -> int:
     return j if colons >= MIN_ADDRESS_COLONS else i
 
 
+@kernel(f"int64({BYTES}, int64, int64)")
+def _labeled_end(data: UInt8Array, i: int, end: int) -> int:
+    """Return the end of a possible account or address whose word begins at i; i if there is no such word.
+
+    The span contains no "@" and no line break, so that other patterns can be searched in it.
+    """
+    word, j = load64(data, i), i
+    if word & _SIX_BYTES == _WECHAT or word & _FIVE_BYTES == _WXID:
+        while j < min(end, i + MAX_BEFORE_ACCOUNT) and not _is_email_byte(data[j]):
+            j += 1
+        account = j
+        while j < end and _is_email_byte(data[j]):
+            j += 1
+        return i if j < account + MIN_ACCOUNT or (j < end and data[j] == AT) else j
+    if word & _SIX_BYTES != _RESIDENCE and word != _HOME_ADDRESS:
+        return i
+    stop = min(end, i + MAX_RESIDENCE)
+    while j < stop and data[j] != AT and data[j] != NEW_LINE:
+        j += 1
+    while j > i and j < end and data[j] & 0xC0 == 0x80:  # not within a character
+        j -= 1
+    if j < end and data[j] == AT:  # the "@" marks its own address
+        while j > i and _is_email_byte(data[j - 1]):
+            j -= 1
+    return j
+
+
 @kernel(f"int64({BYTES}, {OFFSETS}, int64[:, ::1])")
 def mark_candidates(data: UInt8Array, offsets: Int64Array, out: Int64Array) -> int:
     """Write (row, begin, end) of each span that may hold personal data to `out`, ordered; return their number.
 
-    Begin and end are bytes of `data`. A span surrounds an "@", has many digits, or may be an IPv6 address. It has at
-    least two bytes, so that half as many rows in `out` as there are bytes are enough.
+    Begin and end are bytes of `data`. A span surrounds an "@", has many digits, follows a word such as "住址", or
+    may be an IPv6 address. It has at least two bytes, so that half as many rows in `out` as there are bytes are enough.
     """
     num_spans = 0
     for row in range(len(offsets) - 1):
         i, end = offsets[row], offsets[row + 1]
         while i < end:
             byte = data[i]
+            if not MAY_BEGIN[byte, data[i + 1]]:
+                i += 1
+                continue
             begin = stop = i
             if byte == AT:
                 while begin > offsets[row] and _is_email_byte(data[begin - 1]):
@@ -139,6 +184,9 @@ def mark_candidates(data: UInt8Array, offsets: Int64Array, out: Int64Array) -> i
                 begin, i = (i - 4, stop) if stop > i else (stop, i + 1)
             elif byte | LOWER_CASE == OPEN_BRACE and _is_written_at(data, i):  # a square bracket, or a brace
                 i, stop = i + 4, min(end, i + MAX_DOMAIN)
+            elif byte in (SMALL_W, FIRST_OF_HOME, FIRST_OF_RESIDENCE):
+                stop = _labeled_end(data, i, end)
+                i = max(stop, i + 1)
             else:
                 i += 1
             if stop > begin:

@@ -2,14 +2,14 @@
 
 Patterns match bytes, so that \\w and \\d are ASCII only and Chinese characters may adjoin a number. A match is personal
 data if its checksum, its number of digits and the words around it agree: "order 138 1234 5678" is no telephone number,
-and eight digits are one only after a word such as "Tel".
+eight digits are one only after a word such as "Tel", and the number of a library or in fiction is nobody's.
 """
 
 import datetime
 import ipaddress
 import re
 
-PII_TYPES = ("email", "ip", "phone", "mobile", "identity", "card", "passport", "account")
+PII_TYPES = ("email", "ip", "phone", "mobile", "identity", "card", "passport", "account", "address")
 
 CONTEXT = 48  # bytes before and after a match in which its label is searched
 
@@ -74,6 +74,7 @@ _PATTERNS = {
     + rb"|(?:\((?:86|85[23]|886)\) ?|(?:86|85[23]|886)-)(?:\(?0?\d{1,3}\)?[ -]?)?\d{3,4}[ -]?\d{4}"  # China without "+"
     + rb"|(?:1[ .-])?(?:\([2-9]\d{2}\) ?|(?!400)[2-9]\d{2}[.-])\d{3}[ .-]\d{4}(?!-\d)"  # North America
     + rb"|(?:\(0\d{1,3}\) ?|0\d{1,3}[- ])(?:\d{7,8}|\d{3,4}[ -]\d{4})(?!-\d)"  # China, Taiwan
+    + rb"|555\d{7}"  # the area code of examples
     + rb"|(?<!\d )0[1-9](?:([ .-])\d\d)(?:\1\d\d){3}(?!\1\d)"  # France
     + rb"|(?<!\d )0\d{2,4} \d{3,4} \d{3,4}(?! \d))"  # elsewhere, with a trunk prefix
     + _END,
@@ -82,12 +83,25 @@ _PATTERNS = {
     + _END,
     "passport": rb"(?<!\w)[A-Z]{1,2}\d{7,8}(?!\w)",
     "account": rb"(?<!\w)[1-9]\d{6,11}(?!\w)",
+    "wechat account": rb"(?<![\w@.])[A-Za-z][\w-]{5,19}(?![\w@])",
+    "wxid account": rb"(?<![\w@.])wxid_\w{4,20}(?![\w@])",
+    "address": rb"(?:"
+    + rb"|".join(
+        rb"(?<=" + f"{word}{colon}".encode() + rb")"
+        for word in ("住址", "家庭地址")
+        for colon in ("：", ":", "是", "为", "為", " ")
+    )
+    + rb") ?(?:"
+    + _HAN
+    + rb"|[\w#-]){2,40}",
 }
 _MIN_BYTES = {"identity": 15, "card": 13, "mobile": 10, "phone": 8}
+_WORDS = {"wechat account": "微信".encode(), "wxid account": b"wxid_", "address": "址".encode()}
 COMPILED = tuple(
-    (name, name.split()[-1], _MIN_BYTES.get(name, 7), re.compile(pattern)) for name, pattern in _PATTERNS.items()
+    (name, name.split()[-1], _MIN_BYTES.get(name, 7), _WORDS.get(name, b""), re.compile(pattern))
+    for name, pattern in _PATTERNS.items()
 )
-"""(name of the pattern, type of personal data, fewest bytes of a match, pattern)"""
+"""(name of the pattern, type of personal data, fewest bytes of a span, word that the span contains, pattern)"""
 
 
 def _label(words: str, after: str) -> re.Pattern[bytes]:
@@ -103,12 +117,14 @@ _PHONE_LABEL = _label(
 _OTHER_NUMBER_LABEL = _label(
     "编号|編號|订单|訂單|单号|單號|流水|序列|货号|貨號|条码|條碼|学号|學號|工号|型号|型號|账号|帳號|书号|書號|邮编|票号|案号"
     r"|\b(?:isbn(?:-1[03])?|issn|doi|imei|order|serial|invoice|tracking|part|item|sku|hash|id|uid|timestamp|lotto|scores?)",
-    r"(?:号码?|號碼?|(?: ?(?:number|no\.?|is)))?(?:[\s:#=]|：|是|为|為){0,4}",
+    r"(?:号(?:码)?|號(?:碼)?|(?: ?(?:number|no\.?|is)))?(?:[\s:#=]|：|是|为|為){0,4}",
 )
 _BOOK_LABEL = _label(r"\bisbn(?:-1[03])?|\bissn|\bdoi|\biban|书号|書號", r"(?:[\s:#=]|：){0,4}[\dA-Z -]{0,24}")
 _IDENTITY_LABEL = _label("身份证|身份證|身分證|证件|證件|公民身份", r"(?:[^\d\n]){0,15}")
 _PASSPORT_LABEL = _label("护照|護照|passport", r"(?:[^A-Z\d\n]){0,15}(?:no\.? ?|number:? ?)?")
 _ACCOUNT_LABEL = _label(r"\bqq", r"(?:群|号|號|：|[\s:]){0,4}")
+_WECHAT_LABEL = _label("微信(?:号(?:码)?|號(?:碼)?| ?id)", r"(?:：|是|为|為|[\s:]){0,4}")
+_PLACE = re.compile("[省市区區县縣州路街道巷弄号號栋棟幢楼樓室村镇鎮乡鄉]")
 _IP_LABEL = _label(
     "地址|主机|主機|访问|訪問|登录|登錄|来自|來自|服务器|伺服器"
     r"|\b(?:ip|ips|ipv4|addr|address|host|ping|dns|gateway|client|peer|from)\b|//|@|\[",
@@ -119,6 +135,10 @@ _VERSION_LABEL = _label(
     r"|\b(?:version|ver|v|release|build|package|section|clause|chapter|rfc|oid|kernel|linux|driver|firmware|windows|glibc|oracle|mysql|nginx|php|python|chrome|firefox"
     r"|safari|edge|java|jdk)|(?:upgrad|updat|downgrad|migrat)\w* from|[A-Za-z][/_-]",
     r"(?:号|號|：|[\s:=.]){0,4}",
+)
+_AFTER_PUBLIC_NUMBER = re.compile(
+    r"(?:是|为|為)[^，。\n]{1,12}(?:馆|館|公司|医院|醫院|学校|學校|大学|大學|银行|銀行|政府|部门|部門|局|中心)的?"
+    r"(?:电话|電話|热线|熱線|总机|總機)|[^.\n]{0,24}\bficti(?:on|onal|tious)\b"
 )
 _AFTER_IP = re.compile(rb":\d{2,5}\b|/\d{1,2}\b|\]| - - \[")
 _AFTER_VERSION = re.compile(r"\s*(?:版|\bversion\b|\brelease\b)".encode(), re.IGNORECASE)
@@ -141,6 +161,14 @@ def is_valid(name: str, match: re.Match[bytes], public_ips_only: bool) -> bool:
             return _PASSPORT_LABEL.search(before) is not None
         case "account":
             return _ACCOUNT_LABEL.search(before) is not None
+        case "wechat account":
+            return _WECHAT_LABEL.search(before) is not None
+        case "wxid account":
+            return True
+        case "address":
+            return len(_PLACE.findall(match.group().decode())) >= 2
+        case "phone" if _AFTER_PUBLIC_NUMBER.match(after.decode(errors="ignore")):
+            return False
         case "identity":
             return is_identity_number(digits) if len(digits) == 18 else _is_old_identity_number(digits, before)
         case "labeled phone":

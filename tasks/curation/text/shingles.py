@@ -5,6 +5,8 @@ Contract, in addition to that of `words`:
 - The 64-bit hash of a shingle whose tokens have the hashes w is the sum of w_i * BASE^(size-1-i) modulo 2^64. Its
   32-bit hash, which MinHash receives, is the upper half of (h ^ h >> 32) * FINISH modulo 2^64.
 - A text with fewer than `size` tokens has no shingles. Its count is 0, and its signature must not be compared.
+- Tokens are words, so that `x + 1` and `x - 1` are equal. In the sets of `shingle_sets`, which decide whether a pair is
+  alike, the shingles of a short text are therefore combined with the sequence of its operators.
 - Signatures (Broder 1997) are those of `datasketch.MinHash(scheme="affine32")` with `shingle_hash` as `hashfunc`.
 """
 
@@ -22,6 +24,7 @@ from tasks.curation.text.words import (
     OFFSETS,
     TABLE,
     Texts,
+    decode_code_point,
     padded_buffers,
     token_hash,
     token_hashes,
@@ -32,6 +35,13 @@ BASE, FINISH = 0xA0761D6478BD642F, 0xE7037ED1A0B428DB
 _BASE, _FINISH, _U32 = np.uint64(BASE), np.uint64(FINISH), np.uint64(32)
 _EMPTY = np.uint32(0xFFFFFFFF)
 _MURMUR1, _MURMUR2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
+# In a text with at most this many shingles, one operator changes so many of them (5 of 45, which leaves a similarity of
+# .8) that texts with other operators are not alike.
+_MAX_SHORT = 40
+_OPERATORS = tuple(map(ord, "*+<=>^|~×÷±≤≥≠"))
+_SIGNS = tuple(map(ord, "-/−"))  # operators beside a number, but not between the digits of a date; otherwise dashes
+_SPACE, _ZERO, _NINE = ord(" "), ord("0"), ord("9")
+_FULL_WIDTH, _FIRST_ASCII = 0xFF01, 0x21  # full-width ASCII, from "！" on
 _BLOCK = 4  # shingles that `_update_signature` reads at a time
 
 
@@ -158,6 +168,30 @@ def _compute_signatures(
             _update_signature(hashes, count, a, b, signature)
 
 
+@kernel(f"uint64({BYTES}, int64, int64)")
+def _operator_hash(data: UInt8Array, begin: int, end: int) -> np.uint64:
+    """Return a hash of the operators of data[begin:end], in their order; 0 if there are none."""
+    h = np.uint64(0)
+    i, before = begin, np.int64(_SPACE)  # `before`: the last byte that is no space
+    while i < end:
+        code, size = decode_code_point(data, i)
+        after, has_space = i + size, i == begin or data[i - 1] == _SPACE
+        if _FULL_WIDTH <= code < _FULL_WIDTH + 0x5F:
+            code -= _FULL_WIDTH - _FIRST_ASCII
+        if code in _SIGNS:
+            while after < end and data[after] == _SPACE:
+                after += 1
+            is_operator = after < end and _ZERO <= data[after] <= _NINE and (has_space or not _ZERO <= before <= _NINE)
+        else:
+            is_operator = code in _OPERATORS
+        if is_operator:
+            h = (h ^ np.uint64(code)) * _BASE + np.uint64(1)
+        if data[i] != _SPACE:
+            before = np.int64(data[i])
+        i += size
+    return h
+
+
 @kernel(f"void({BYTES}, {OFFSETS}, {TABLE}, int64, {HASHES}, int64[::1])")
 def _list_shingles(
     data: UInt8Array, offsets: Int64Array, table: UInt32Array, size: int, out: UInt64Array, counts: Int64Array
@@ -168,6 +202,10 @@ def _list_shingles(
     for i in range(len(counts)):
         count = token_hashes(data, offsets[i], offsets[i + 1], table, tokens)
         counts[i] = roll(tokens, count, size, out[end:])
+        if counts[i] <= _MAX_SHORT:
+            operators = _operator_hash(data, offsets[i], offsets[i + 1])
+            for k in range(end, end + counts[i]):
+                out[k] ^= operators
         end += counts[i]
 
 

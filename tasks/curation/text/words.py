@@ -25,7 +25,8 @@ from tasks.compiled import kernel
 from tasks.curation.arrays import Int64Array, UInt8Array, UInt32Array, UInt64Array
 from tasks.curation.text import folding
 from tasks.curation.text.folding import fold_table as fold_table  # every kernel that splits words needs it, too
-from tasks.curation.text.vectors import classes64, load64, trailing_zeros
+from tasks.curation.text.vectors import classes64, trailing_zeros
+from tasks.curation.text.vectors import load64 as load64  # kernels that search words read them by it
 
 SEED, MULTIPLIER = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 MASK64 = (1 << 64) - 1

@@ -9,8 +9,8 @@ Sharding: ZeRO (arXiv:1910.02054). 4 bits: NF4 with one scale per 64 weights (ar
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.causal.losses import CHUNK_BYTES
 from tasks.training.estimate.counting import WeightCounts
-from tasks.training.language.losses import CHUNK_BYTES
 
 BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
 Strategy = Literal["ddp", "zero1", "zero2", "zero3", "fsdp", "tensor"]

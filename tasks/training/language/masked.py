@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.causal import attention
+from tasks.causal.losses import IGNORED
 from tasks.corruption import Masking, mask_tokens
-from tasks.training.language import attention
-from tasks.training.language.losses import IGNORED
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedBatch, PackedRows
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tasks.training.language.backbone import head_weight, hidden_and_load_balancing_loss
-from tasks.training.language.losses import next_token_loss
+from tasks.causal import heads
+from tasks.causal.row_loss import row_loss
 from tasks.training.language.rows import PackedBatch, PackedRows
 from tasks.training.loop.work import Work
 
@@ -35,10 +35,9 @@ class NextToken(Work):
         For a mixture of experts in training, the load-balancing loss is added, and the cross-entropy alone is returned
         as a metric.
         """
-        device = head_weight(self.model).device
+        device = heads.device(self.model)
         ids, positions = batch.ids.to(device), batch.positions.to(device)
-        hidden, load_balancing_loss = hidden_and_load_balancing_loss(self.model, ids, positions)
-        loss, _ = next_token_loss(hidden, head_weight(self.model), batch.targets.to(device))
+        loss, load_balancing_loss = row_loss(self.model, ids, positions, batch.targets.to(device))
         if load_balancing_loss is None or not self.model.training:
             return loss, {}
         return loss + load_balancing_loss, {"cross_entropy": loss.detach()}

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tasks.causal.losses import IGNORED
 from tasks.errors import BadInput
 from tasks.tokens import Stream, read_stream
-from tasks.training.language.losses import IGNORED
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tasks.causal.losses import IGNORED, next_token_loss
 from tasks.corruption import SpanCorruption, corrupt_spans, draw_spans
-from tasks.training.language.backbone import head_weight
-from tasks.training.language.losses import IGNORED, next_token_loss
 from tasks.training.language.masked import VALIDATION_STEP
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedBatch, PackedRows
@@ -62,10 +61,8 @@ class Spans(NextToken):
     def loss(self, batch: Any) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """Mean cross-entropy in nats over the targets of one micro-batch."""
         model: Any = self.model
-        # With tied embeddings, T5 scales the decoder's output before the head.
-        scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
-        hidden = decoder_hidden(model, batch) * scale
-        return next_token_loss(hidden, head_weight(model), batch.targets.to(hidden.device))[0], {}
+        hidden = scaled_hidden(model, batch)
+        return next_token_loss(hidden, model.get_output_embeddings().weight, batch.targets.to(hidden.device))[0], {}
 
     def _corrupt(self, batches: Iterable[PackedBatch], step: int) -> Iterable[SpanCorruptionBatch]:
         index = 0  # of the row in the step: a row is corrupted in the same way whatever the micro-batch size is
@@ -106,9 +103,16 @@ class Spans(NextToken):
         )
 
 
+def scaled_hidden(model: Any, batch: SpanCorruptionBatch) -> Tensor:
+    """The decoder's last hidden states as the head receives them, [rows, target length, width]."""
+    # With tied embeddings, T5 scales the decoder's output before the head.
+    scale = model.config.d_model**-0.5 if model.config.scale_decoder_outputs else 1.0
+    return decoder_hidden(model, batch) * scale
+
+
 def decoder_hidden(model: Any, batch: SpanCorruptionBatch) -> Tensor:
     """The decoder's last hidden states, [rows, target length, width]."""
-    device = head_weight(model).device
+    device = model.get_output_embeddings().weight.device
     inputs, targets = batch.input_documents.to(device), batch.target_documents.to(device)
     length = targets.shape[1]
     is_earlier = torch.ones(length, length, dtype=torch.bool, device=device).tril_()

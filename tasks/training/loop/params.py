@@ -57,6 +57,10 @@ class LoopParams(KeptShareParams, frozen=True, extra="forbid"):
         description="Skip a step whose gradient norm exceeds this multiple of the recent median; null disables it.",
     )
     precision: Precision = Field("auto", description="Number format of matrix products; auto is bf16 where it is fast.")
+    save_dtype: Literal["base", "float32", "bfloat16", "float16"] = Field(
+        "base", description="Number format of the weights in the saved folder: base is that of the base model, and "
+        "float32 without one.",
+    )  # fmt: skip
     device: Device = Field("auto", description="auto uses the GPU where there is one.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more time."

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tasks import models
 from tasks.errors import BadModel
 from tasks.files import MANIFEST, read_json
@@ -117,8 +119,15 @@ def finish(
         "params": params.model_dump(mode="json"),
     }
     with timings.measure("save"):
-        models.save(data / "models" / name, model, tokenizer, origin)
+        models.save(data / "models" / name, model, tokenizer, origin, saved_dtype(params.save_dtype, base))
     return curves.report(name, rows, counts, notes)
+
+
+def saved_dtype(name: str, base: str | Path | None) -> Any:
+    """The precision for the files of a model: `name`, or that of its base if that has 16 bits; None is fp32."""
+    if name == "base":
+        return None if base is None else models.base_dtype(base)
+    return getattr(torch, name)
 
 
 def _place_independent(base: str | Path, data: Path) -> str:

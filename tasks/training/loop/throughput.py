@@ -7,7 +7,8 @@ between runs.
 import platform
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ PEAKS = {  # FLOP/s of dense 16-bit products by the data sheets; the first key t
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
     "A10G": 70e12, "A10": 125e12, "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12,
 }  # fmt: skip
+PART = "steps."  # what the names of parts of the steps begin with in Timings
 MEASURED_SIZE = 1024  # rows and columns of the matrices that the peak of a CPU is measured with
 
 
@@ -33,6 +35,7 @@ class Throughput:
         self._device, self._dtype, self._processes = device, dtype, processes
         self._by_weights, self._by_length = flops_of(model)
         self._tokens, self._flops, self._start = 0, 0.0, time.perf_counter()
+        self._seconds = dict[str, float]()
 
     def add(self, batches: Sequence[Any]) -> None:
         """Count the micro-batches of one step, those of all processes."""
@@ -42,6 +45,18 @@ class Throughput:
             if isinstance(ids, Tensor):
                 self._tokens += ids.numel()
                 self._flops += ids.numel() * (self._by_weights + self._by_length * ids.shape[-1])
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to a part of the steps. Nothing is measured on a GPU, which works on its own."""
+        if self._device.type != "cpu":
+            yield
+            return
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def note(self) -> str:
         """The text beside the loss: `8.1 k tokens/s, 47 % of peak, 1.2 GB`."""
@@ -55,6 +70,7 @@ class Throughput:
     def timings(self) -> dict[str, float]:
         """Rates so far. peak_share is the share of the peak of matrix products, where known (MFU, arXiv:2204.02311)."""
         timings = {"training_memory_bytes": self._memory()}
+        timings |= {f"{PART}{name}": seconds for name, seconds in self._seconds.items()}
         if self._tokens:
             seconds = max(time.perf_counter() - self._start, 1e-9)
             timings["tokens_per_second"] = self._tokens / seconds

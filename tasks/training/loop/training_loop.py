@@ -131,11 +131,14 @@ class _Run:
         learning_rate = self._set_learning_rate()
         # The seed depends on the step, not on the history: a resumed run draws the same dropout masks.
         torch.manual_seed(self.params.seed * 1_000_003 + self.step)
-        batches = self.work.batches(self.step)
+        with self.throughput.part("batches"):
+            batches = self.work.batches(self.step)
         self.throughput.add(batches)
         self.work.model.train()  # an evaluation or a rollout may have left eval mode
-        numbers = self._accumulate_gradients(batches)
-        norm = self._update(batches)
+        with self.throughput.part("passes"):
+            numbers = self._accumulate_gradients(batches)
+        with self.throughput.part("optimizer"):
+            norm = self._update(batches)
         self.step += 1
         self.ended = self.work.stop() or ""
         self._log(numbers, {"gradient_norm": norm, "learning_rate": learning_rate})
@@ -191,7 +194,7 @@ class _Run:
         """Append a row to the step log, with the results of an evaluation if one is due."""
         if evaluates:
             self.work.model.eval()
-            with torch.no_grad(), self.strategy.unsharded():
+            with torch.no_grad(), self.strategy.unsharded(), self.throughput.part("evaluation"):
                 row |= self.work.evaluate(self.step)
             self._keep_best(row)
         self.rows = with_all_columns([*self.rows, row])

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from tasks.answers import AnswerBatch, Ids, answer_logits, answer_states, log_probabilities, token_log_probs
+from tasks.causal.shared_prompts import collate_answers
 from tasks.training.parallel import processes
 from tasks.training.preferences.order import Indices, micro_batches
-from tasks.training.preferences.shared_prompts import collate_by_prompt
 
 ROWS_PER_BATCH = 128
 
@@ -76,11 +76,11 @@ class WithReference(Generic[Rows]):
     rows: Rows
     reference: npt.NDArray[np.float32]
 
-    def batch(self, indices: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> AnswerBatch:
-        """These prompts, one row each, with both answers in the order of the rows of `reference`."""
+    def batch(self, model: Any, indices: Sequence[int], pad_id: int) -> AnswerBatch:
+        """These prompts with both answers in the order of the rows of `reference`, as `model` reads them."""
         first, second = self.rows.two_answers()
         answers = [[first[i], second[i]] for i in indices]
-        return collate_by_prompt([self.rows.prompts[i] for i in indices], answers, pad_id, device, dtype)
+        return collate_answers(model, [self.rows.prompts[i] for i in indices], answers, pad_id)
 
 
 def add_reference(rows: Rows, model: Any, dtype: torch.dtype, path: Path, pad_id: int) -> WithReference[Rows]:
@@ -109,7 +109,7 @@ def reference_log_probs(answers: WithReference[Rows], reference: Reference, pad_
     sums = torch.zeros(answers.reference.shape)
     with reference.model() as model:
         for part in micro_batches(np.arange(len(answers.rows)), answers.rows.lengths(), ROWS_PER_BATCH):
-            batch = answers.batch(part.tolist(), pad_id, next(model.parameters()).device, model.dtype)
+            batch = answers.batch(model, part.tolist(), pad_id)
             log_probs = token_log_probs(answer_logits(model, answer_states(model, batch)), batch.targets)
             sums[:, part] = batch.sum_by_answer(log_probs).view(len(part), -1).T.cpu()
     return sums.numpy()

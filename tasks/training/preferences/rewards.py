@@ -15,6 +15,8 @@ from torch import Tensor
 
 from tasks import gold, models
 from tasks.answers import Ids, reward_scores
+from tasks.causal import remembered
+from tasks.causal.self_check import AS_LOADED, Needs
 from tasks.chat_templates import ChatTemplate
 from tasks.errors import BadModel, BadParams
 
@@ -126,6 +128,7 @@ def load_model(name: str | Path, tokenizer: Any) -> Any:
             f"the reward model {name} has another tokenizer than the policy, so it would read other tokens than the "
             "policy writes. Train a reward model on token files of data/tokens/tokenizer."
         )
+    remembered.prepare(model, tokenizer, Needs(attentions=AS_LOADED), keep_attention=True)
     return model.requires_grad_(False)
 
 

@@ -47,7 +47,7 @@ class PolicyWithValue(nn.Module):
         self.critic_model = copy.deepcopy(critic_base or _plain(policy)) if critic == "own" else None
         if self.critic_model is not None:
             self.critic_model.requires_grad_(False).base_model.requires_grad_(True)
-        width = _plain(policy).config.hidden_size
+        width = _plain(policy).get_output_embeddings().weight.shape[1]  # that of the states that enter the head
         self.value_head = ValueHead(width, value_scale) if critic != "none" else None
 
     @property

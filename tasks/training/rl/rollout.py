@@ -19,13 +19,13 @@ from torch import distributed as dist
 
 from tasks import gold
 from tasks.answers import AnswerBatch, Ids
+from tasks.causal.shared_prompts import collate_answers
 from tasks.chat_templates import end_ids
 from tasks.generation import Generated, generate
 from tasks.pairs import Prompts
 from tasks.training.preferences import rewards
 from tasks.training.preferences.reference import Reference
 from tasks.training.preferences.rewards import Scorer
-from tasks.training.preferences.shared_prompts import collate_by_prompt
 from tasks.training.preferences.validation import decode_answers, join_answers
 from tasks.training.rl import advantages
 from tasks.training.rl.policy import PolicyWithValue
@@ -82,12 +82,11 @@ class Rollout:
     returns: list[Tensor]
     numbers: dict[str, float]  # means of the rollout, for the step log
 
-    def batch(self, rows: Sequence[int], pad_id: int, device: torch.device, dtype: torch.dtype) -> "RolloutBatch":
-        """The answers with numbers `rows` as one micro-batch; `dtype` is that of the model."""
+    def batch(self, model: Any, rows: Sequence[int], pad_id: int) -> "RolloutBatch":
+        """The answers with numbers `rows` as one micro-batch, as `model` reads them."""
         prompts = [self.sequences[r][: self.prompt_lengths[r]] for r in rows]
-        answers = collate_by_prompt(
-            prompts, [[self.sequences[r][self.prompt_lengths[r] :]] for r in rows], pad_id, device, dtype
-        )
+        answers = collate_answers(model, prompts, [[self.sequences[r][self.prompt_lengths[r] :]] for r in rows], pad_id)
+        device = answers.ids.device
 
         def flat(by_answer: list[Tensor]) -> Tensor:
             return torch.cat([by_answer[r] for r in rows]).to(device)

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from tasks import models
 from tasks.answers import AnswerBatch, answer_logits, answer_states, token_log_probs
+from tasks.causal import attention, remembered
+from tasks.causal.dropout import without_dropout
+from tasks.causal.methods import GenerationParams
+from tasks.causal.self_check import Needs
 from tasks.errors import NothingLeft
 from tasks.pairs import (
     JudgedAnswers,
@@ -29,7 +33,6 @@ from tasks.pairs import (
 )
 from tasks.reports import Report, Timings
 from tasks.training import adapters
-from tasks.training.language import attention
 from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.params import resolve_device
 from tasks.training.loop.training_loop import run
@@ -45,7 +48,7 @@ from tasks.training.preferences.validation import PolicyValidation, ValidationPa
 MIN_BALANCE, MAX_BALANCE = 0.9, 1.5  # weighted good answers / weighted bad answers; 1 to 4/3 with some tolerance
 
 
-class Params(PairParams, frozen=True):
+class Params(PairParams, GenerationParams, frozen=True):
     """Params of DPO: base model, batches, loss and validation, besides those of the training loop."""
 
     global_batch_size: int = Field(64, ge=1, description="Pairs per step; with the loss kto, answers per step.")
@@ -130,7 +133,7 @@ class DpoWork(Work):
 
     def _batch(self, source: TrainingAnswers, indices: Sequence[int]) -> Batch:
         device = next(self.model.parameters()).device
-        answers = source.batch(indices, self.pad_id, device, self.model.dtype)
+        answers = source.batch(self.model, indices, self.pad_id)
         reference = torch.from_numpy(source.reference[:, indices]).to(device)
         rows = source.rows
         is_good = torch.from_numpy(rows.is_good[indices]).to(device) if isinstance(rows, JudgedAnswers) else None
@@ -255,6 +258,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     base = stage_files.base_model(params.base, "sft", data)
     model, own = models.load_causal(base)
     models.fit_vocabulary(model, own, tokenizer, base)
+    with timings.measure("self_check"):
+        needs = Needs(pairs=params.pairs, generation=params.generation, max_length=params.max_length)
+        self_check_notes = remembered.prepare(model, tokenizer, needs)
     device = resolve_device(params.device)
     dtype = choose(params.precision, device)
     model.to(device)
@@ -265,6 +271,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
         )
     assert train_answers is not None
     model = adapters.attach(model, params.adapter, params.seed)
+    if params.adapter is not None:
+        with timings.measure("self_check"):
+            self_check_notes = remembered.prepare(model, tokenizer, needs)
     work = DpoWork(
         model,
         train_answers,
@@ -273,11 +282,13 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
         params,
         tokenizer.pad_token_id,
     )
-    with timings.measure("steps"), attention.packed(model):
+    with timings.measure("steps"), attention.packed(model), without_dropout(model):
         log = run(work, params, checkpoints, name, timings)
     work.guard.restore_best()
     counts, notes, tables = _report_parts(work, tokens)
-    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
+    report = stage_files.finish(
+        name, params, model, tokenizer, log, data, timings, base, counts, notes + self_check_notes
+    )
     report.tables |= tables
     rows, unit = train_answers.rows, "answers" if params.loss == "kto" else "pairs"
     limit = f"max_length ({params.max_length} tokens)"

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from tasks import models
 from tasks.answers import answer_logits, answer_states
+from tasks.causal import attention, remembered
+from tasks.causal.dropout import without_dropout
+from tasks.causal.methods import GenerationParams
+from tasks.causal.row_loss import row_loss
+from tasks.causal.self_check import Needs
 from tasks.errors import NothingLeft
 from tasks.files import MANIFEST, read_json
 from tasks.pairs import Prompts, read_prompts
 from tasks.reports import Report, Timings
 from tasks.training import adapters
-from tasks.training.language import attention
-from tasks.training.language.backbone import head_weight, last_hidden
-from tasks.training.language.losses import next_token_loss
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.params import resolve_device
@@ -48,7 +50,7 @@ ENTROPY_TOKENS = 128  # tokens whose entropy is computed if it is only logged
 SEEDS_PER_RUN = 1_000_003  # more than the rollouts of any run, so that runs with neighboring seeds share no seed
 
 
-class Params(PreferenceParams, frozen=True):
+class Params(PreferenceParams, GenerationParams, frozen=True):
     """Params of PPO: rewards, rollouts, updates and validation, besides those of the training loop."""
 
     base: str | None = Field(
@@ -153,7 +155,9 @@ class PpoWork(Work):
         validation: PolicyValidation | None,
         documents: PackedRows | None,
         params: Params,
+        notes: Sequence[str] = (),
     ) -> None:
+        self.notes = list(notes)
         self.model, self.collector, self.train, self.validation = model, collector, train, validation
         self.documents, self.params = documents, params
         self.guard = Guard(params.guard, model.policy)
@@ -205,7 +209,7 @@ class PpoWork(Work):
         policy, pad_id = self.model.policy, self.collector.tokenizer.pad_token_id
         lengths = np.array([len(rollout.sequences[row]) for row in rows])
         parts = micro_batches(rows, lengths, self.params.micro_batch_size)
-        return [rollout.batch(part.tolist(), pad_id, policy.device, policy.dtype) for part in parts]
+        return [rollout.batch(policy, part.tolist(), pad_id) for part in parts]
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """The clipped policy loss plus the weighted value loss, entropy bonus, KL to the reference and ptx loss."""
@@ -252,7 +256,7 @@ class PpoWork(Work):
     def _ptx_loss(self, documents: PackedRows) -> Tensor:
         (rows,) = documents.batches(self._step)
         policy = self.model.policy
-        loss, _ = next_token_loss(last_hidden(policy, rows.ids, rows.positions), head_weight(policy), rows.targets)
+        loss, _ = row_loss(policy, rows.ids, rows.positions, rows.targets)
         return loss
 
     def evaluate(self, step: int) -> Mapping[str, float]:
@@ -300,7 +304,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     tokenizer = stage_files.load_tokenizer(tokens, data)
     with timings.measure("load"):
         work = build(params, data, tokenizer)
-    with timings.measure("steps"), attention.packed(work.model.policy):
+    with timings.measure("steps"), attention.packed(work.model.policy), without_dropout(work.model):
         log = run(work, params, checkpoints, name, timings)
     work.guard.restore_best()
     timings.values["answers_per_second"] = (
@@ -326,6 +330,7 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     policy, own = models.load_causal(base)
     models.fit_vocabulary(policy, own, tokenizer, base)
     policy = adapters.attach(policy, params.adapter, params.seed)
+    notes = remembered.prepare(policy, tokenizer, _needs(params))
     device = resolve_device(params.device)
     dtype = choose(params.precision, device)
     policy.to(device)
@@ -340,8 +345,13 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     )  # fmt: skip
     return PpoWork(
         model, collector, train, _validation(params, tokens, tokenizer, reference, score),
-        _documents(params, tokens, tokenizer), params,
+        _documents(params, tokens, tokenizer), params, notes,
     )  # fmt: skip
+
+
+def _needs(params: Params) -> Needs:
+    packing: Literal["auto"] | None = "auto" if params.ptx_coef else None
+    return Needs(packing, packing, params.pairs, params.generation, params.max_prompt_length + params.max_new_tokens)
 
 
 def _reward_model(params: Params, data: Path, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -385,6 +395,6 @@ def _report_parts(work: PpoWork) -> tuple[dict[str, int], list[str], dict[str, l
     counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
     if work.validation is None:
         note = "ppo: NOT GUARDED: there is no validation prompt; answers were scored by the reward only"
-        return counts, [note], {}
+        return counts, [note, *work.notes], {}
     tables = {"samples": work.validation.samples, "curve": work.guard.history}
-    return counts, [f"ppo: {note}" for note in work.guard.notes()], tables
+    return counts, [*(f"ppo: {note}" for note in work.guard.notes()), *work.notes], tables

@@ -11,9 +11,12 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tasks import corruption, models
+from tasks.causal import attention, remembered
+from tasks.causal.methods import PackingParams
+from tasks.causal.self_check import Needs
 from tasks.models import Objective
 from tasks.reports import Report, Timings
-from tasks.training.language import attention, mixture
+from tasks.training.language import mixture, objective_check
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
@@ -27,7 +30,7 @@ from tasks.training.shape.architecture import Architecture
 DEFAULT_KINDS = {"masked": "modernbert", "span": "t5"}  # objective -> model.kind, unless the params set one
 
 
-class Params(mixture.MixtureParams, frozen=True):
+class Params(mixture.MixtureParams, PackingParams, frozen=True):
     """Params of pretraining: the first model, the objective and the batches, besides those of the training loop."""
 
     size: sizes.Name | None = Field(
@@ -104,6 +107,8 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     train_rows = mixture.mixed(train_rows, tokens / "documents/train", params, is_packed=False, section=name)
     base = None if params.base is None else stage_files.find_model(params.base, data)
     model = initial_model(params, base, tokenizer)
+    with timings.measure("self_check"):
+        notes = self_check(params, model, tokenizer)
     work = build_work(params, model, tokenizer, train_rows, validation_rows)
     # The other objectives pass attention masks of their own.
     packed = attention.packed(model) if params.objective == "causal" else nullcontext()
@@ -111,10 +116,19 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
         log = run(work, params, checkpoints, name, timings)
     num_tokens = params.steps * params.global_batch_size * params.sequence_length
     counts = {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}
-    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes + work.notes)
     data_use.describe(report, data_use.DataUse("rows", train_rows.count, params.global_batch_size), params)
     mixture.add_to_report(train_rows, report.tables, report.counts)
     return report
+
+
+def self_check(params: Params, model: Any, tokenizer: Any) -> list[str]:
+    """Choose how a causal model is run, and check any other; notes for the report. Raises BadModel."""
+    if params.objective != "causal":
+        objective_check.check(model, params.objective, list(tokenizer.all_special_ids))
+        return []
+    needs = Needs(packing=params.packing, loss=params.loss, max_length=params.sequence_length)
+    return remembered.prepare(model, tokenizer, needs)
 
 
 def extend_tokenizer(params: Params, tokenizer: Any) -> Any:

@@ -17,17 +17,23 @@ from torch import Tensor, nn
 
 from tasks import models, reward_metrics
 from tasks.answers import AnswerBatch, answer_rewards, evaluating
+from tasks.causal import attention, remembered
+from tasks.causal.backbone import backbone_of
+from tasks.causal.dropout import without_dropout
+from tasks.causal.heads import scores_layer
+from tasks.causal.reward_class import reward_class
+from tasks.causal.self_check import Needs
+from tasks.causal.shared_prompts import collate_answers
 from tasks.pairs import Pairs, read_pairs, read_pairs_if_any, unused_unpaired
 from tasks.reports import Report, Score, Timings
 from tasks.training import adapters
-from tasks.training.language import attention
 from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.training_loop import run
 from tasks.training.loop.work import Work
 from tasks.training.preference_params import PairParams
 from tasks.training.preferences.order import micro_batches, step_indices
 from tasks.training.preferences.preference_losses import list_weights, ranking_loss
-from tasks.training.preferences.shared_prompts import collate_by_prompt, ranked
+from tasks.training.preferences.ranked_lists import ranked
 
 PAIRS_PER_BATCH = 128  # pairs
 MARGIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -99,7 +105,7 @@ class RewardWork(Work):
     def _batch(self, source: Pairs, indices: Sequence[int]) -> Batch:
         lists = ranked(source, indices)
         device = self.model.device
-        answers = collate_by_prompt(lists.prompts, lists.answers, self.pad_id, device, self.model.dtype)
+        answers = collate_answers(self.model, lists.prompts, lists.answers, self.pad_id)
         weights = self._pair_weights[list(indices)].to(device)
         better, worse = (torch.tensor(numbers, device=device) for numbers in (lists.better, lists.worse))
         return Batch(answers, better, worse, weights, float(weights.sum()))
@@ -132,11 +138,13 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     validation = read_pairs_if_any(tokens / "preferences/validation", params.max_length)
     base = stage_files.base_model(params.base, "sft", data)
     model = build_model(base, params, tokenizer)
+    with timings.measure("self_check"):
+        notes = remembered.prepare(model, tokenizer, Needs(pairs=params.pairs, max_length=params.max_length))
     work = RewardWork(model, train_pairs, validation, params, tokenizer.pad_token_id)
-    with timings.measure("steps"), attention.packed(model):
+    with timings.measure("steps"), attention.packed(model), without_dropout(model):
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
-    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes)
     pairs_per_step = params.global_batch_size * len(train_pairs) / work.num_lists
     limit = f"max_length ({params.max_length} tokens)"
     use = data_use.DataUse("pairs", len(train_pairs), pairs_per_step, train_pairs.num_too_long, limit)
@@ -144,9 +152,9 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
         _add_metrics(report, model, train_pairs, validation, tokenizer.pad_token_id)
     data_use.describe(report, use, params)
     reason = "a reward model learns from the comparison of two answers"
-    unused, notes = unused_unpaired(tokens / "preferences", "reward", reason)
+    unused, unused_notes = unused_unpaired(tokens / "preferences", "reward", reason)
     report.counts |= unused
-    report.notes += notes
+    report.notes += unused_notes
     return report
 
 
@@ -159,18 +167,20 @@ def build_model(base: str | Path, params: Params, tokenizer: Any) -> Any:
 
 
 def with_head(causal: Any, seed: int) -> Any:
-    """The trunk of `causal` with a new head, in the class that AutoModelForSequenceClassification chooses."""
-    from transformers import AutoModelForSequenceClassification
-
-    causal.config.num_labels = 1
+    """The trunk of `causal` with a new head, in the class for reward models of its family."""
+    config = causal.config
+    config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(causal.config, dtype=torch.float32)
-        setattr(model, model.base_model_prefix, causal.base_model)
+        model = reward_class(config)._from_config(config, dtype=torch.float32)
         # The trunk is shared with `causal`, not copied; only the head is new.
-        width = model.score.weight.shape[1]
-        nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5)
-    model.score.keep_fp32 = True  # in bf16, scores that differ by less than 1 % would be equal
+        setattr(model, model.base_model_prefix, backbone_of(causal))
+        layer = scores_layer(model)
+        nn.init.normal_(layer.weight, std=(layer.weight.shape[1] + 1) ** -0.5)
+    trunk = backbone_of(model)
+    for child in model.children():
+        if child is not trunk:  # in bf16, scores that differ by less than 1 % would be equal
+            child.keep_fp32 = True
     return model
 
 
@@ -184,7 +194,7 @@ def pair_scores(model: Any, validation: Pairs, pad_id: int, limit: int | None = 
         for part in parts:
             sides = [[validation.answers["chosen"][i], validation.answers["rejected"][i]] for i in part]
             prompts = [validation.prompts[i] for i in part]
-            batch = collate_by_prompt(prompts, sides, pad_id, model.device, model.dtype)
+            batch = collate_answers(model, prompts, sides, pad_id)
             scores[:, part] = answer_rewards(model, batch).view(-1, 2).T.cpu()
     return scores[0], scores[1]
 

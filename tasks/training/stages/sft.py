@@ -6,10 +6,13 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from tasks import models
+from tasks.causal import attention, remembered
+from tasks.causal.methods import PackingParams
+from tasks.causal.self_check import Needs
 from tasks.files import MANIFEST, read_json
 from tasks.reports import Report, Timings
 from tasks.training import adapters
-from tasks.training.language import attention, mixture
+from tasks.training.language import mixture
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
@@ -17,7 +20,7 @@ from tasks.training.loop import data_use, stage_files
 from tasks.training.loop.training_loop import run
 
 
-class Params(mixture.MixtureParams, frozen=True):
+class Params(mixture.MixtureParams, PackingParams, frozen=True):
     """Params of SFT: the base model, the adapter and the batches, besides those of the training loop."""
 
     base: str | None = Field(
@@ -55,11 +58,14 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     model = adapters.attach(model, params.adapter, params.seed)
     train_rows, validation_rows = open_rows(params, tokens, tokenizer)
     train_rows = mixture.mixed(train_rows, tokens / "conversations/train", params, is_packed=True, section=name)
+    with timings.measure("self_check"):
+        needs = Needs(packing=params.packing, loss=params.loss, max_length=train_rows.length)
+        notes = remembered.prepare(model, tokenizer, needs)
     work = NextToken(model, train_rows, validation_rows, params.validation_rows)
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
-    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, work.notes)
+    report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes + work.notes)
     num_cut = read_json(tokens / MANIFEST).get("conversations", {}).get("train", {}).get("num_truncated", 0)
     use = data_use.DataUse("rows", work.train.count, params.global_batch_size, num_cut=num_cut)
     data_use.describe(report, use, params)

@@ -28,7 +28,7 @@ def test_it_learns_and_knows_how_sure_it_is() -> None:
     unseen, truth = messages(1)
     probabilities = trained.probabilities(unseen)
     assert classifier.f1(probabilities > 0.5, truth) == 1.0
-    assert probabilities[truth].min() > 0.9 > 0.1 > probabilities[~truth].max()
+    assert probabilities[truth].min() > 0.8 > 0.1 > probabilities[~truth].max()
 
 
 def test_the_same_from_disk_and_in_any_slice(tmp_path: Path) -> None:
@@ -52,6 +52,32 @@ def test_digits_and_space_are_normalized_and_the_end_is_not_read() -> None:
     )
     assert a == b
     assert c == d
+
+
+def test_disguises_width_script_and_long_runs_are_folded() -> None:
+    """Each row has equal features: symbols between Han characters, traditional ones, width, repeated letters."""
+    texts, labels = messages(0)
+    trained, _ = classifier.train(texts, labels, classifier.Params(bits=14, shape=1.0))
+    for row in (
+        ("代开发票", "代 开*发.票", "代開發票"),
+        ("free prize", "ｆｒｅｅ　ｐｒｉｚｅ"),
+        ("plzzz", "plzzzzzzzz"),
+    ):
+        margins = trained.margins(pa.array(row, pa.large_string()))
+        assert np.array_equal(margins, np.full(len(row), margins[0])), row
+
+
+def test_the_shape_of_a_text_is_a_feature() -> None:
+    """Case is folded in n-grams, so that only the shape distinguishes these labels."""
+    words = [" ".join(random.Random(row).choices(["boat", "house", "sea", "tide"], k=5)) for row in range(80)]
+    labels = np.arange(80) % 2 == 0
+    texts = pa.array([text.upper() if spam else text for text, spam in zip(words, labels, strict=True)])
+    unseen = pa.array(["THE SEA AND THE HOUSE", "the sea and the house"], pa.large_string())
+    for shape in (1.0, 0.0):
+        trained, _ = classifier.train(texts.cast(pa.large_string()), labels, classifier.Params(bits=14, shape=shape))
+        high, low = trained.margins(unseen)
+        assert (high > 0 > low) == (shape > 0)
+        assert (high == low) == (shape == 0)
 
 
 def test_platt_of_margins_that_say_nothing_is_the_share_of_the_label() -> None:

@@ -35,6 +35,10 @@ FOUND = [
     ("06 12 34 56 78 or +49 30 901820", "<phone> or <phone>"),
     ("身份证 110105 19491231 002X，老身份证110105491231002", "身份证 <identity>，老身份证<identity>"),
     ("护照 G12345678，QQ：123456789", "护照 <passport>，QQ：<account>"),
+    ("加我微信号 wxid_abc123 或微信号：li_ming-88，谢谢", "加我微信号 <account> 或微信号：<account>，谢谢"),
+    ("住址：某市某区某路1号2室，电话13812345678", "住址：<address>，电话<mobile>"),
+    ("家庭地址是某省某市某村8号。", "家庭地址是<address>。"),
+    ("call 5551234567 or 555-123-4567", "call <phone> or <phone>"),
     ("host 5.9.12.34, [93.184.216.34], 5.9.12.34:443, IP 203.0.113.7", "host <ip>, [<ip>], <ip>:443, IP <ip>"),
 ]
 
@@ -59,6 +63,9 @@ LEFT = [
     "IBAN DE89 3704 0044 0532 0130 00, GB82 WEST 1234 5698 7654 32",
     "lodash@4.17.21 @angular/core@17.0.1 torch@git+https a@b.T",
     "scores 555-123-4567-890, +25 30 35 40, +1 234 567, 1990-1995, 面积 1234 5678 平方米",
+    "010-62345678是北京图书馆的电话，(555) 123-4567 is her number in fiction",
+    "用微信扫描二维码，微信 Android 版，家庭作业和家庭地址都很重要，住址：不详",
+    "wxid_ and windows, order 5551234567",
     "20170809091249",  # a date and a time, though Luhn agrees
     "table 1 2 3 4 5 6 7 8 9 10 11 12",
     "",
@@ -78,6 +85,10 @@ def test_found(text: str, expected: str) -> None:
 @pytest.mark.parametrize("text", LEFT)
 def test_left(text: str) -> None:
     assert masked(text) == [text]
+
+
+def test_an_address_before_an_email_address_is_found() -> None:
+    assert masked("住址：某市某路1号 ann@example.org, wxid_ann@example.org") == ["住址：<address> <email>, <email>"]
 
 
 def test_counts_by_type_and_text_and_untouched_neighbors() -> None:

@@ -47,3 +47,29 @@ def test_width_case_and_traditional_characters_do_not_change_a_signature() -> No
     texts = pa.array(["One two THREE four five six", "Ｏｎｅ, two three; FOUR five (six)"], pa.large_string())
     first, second = minhash.signatures(texts, minhash.Params())
     assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_alike"),
+    [
+        ("def f(x):\n    return x + 1", "def f(x):\n    return x - 1", False),
+        ("x = a[i+1] * b[j-1]", "x = a[i-1] / b[j+1]", False),
+        ("小明有三个苹果 ３＋４", "小明有三个苹果 ３×４", False),
+        ("小明有三个苹果 ３＋４", "小明有三个苹果 3+4", True),
+        ("def f(x):\n    return x + 1", "def f(x):\n\treturn x + 1", True),
+        (
+            "the well-known town of 2024-05-01 is here - or not",
+            "The well known town of 2024 05 01 is here: or not",
+            True,
+        ),
+    ],
+)
+def test_short_texts_with_other_operators_share_no_shingle(first: str, second: str, are_alike: bool) -> None:
+    hashes, offsets = shingles.shingle_sets(pa.array([first, second], pa.large_string()), 3)
+    assert np.array_equal(hashes[: offsets[1]], hashes[offsets[1] :]) == are_alike
+
+
+def test_one_operator_in_a_long_text_changes_no_shingle() -> None:
+    text = " ".join(f"word{i}" for i in range(60))
+    hashes, offsets = shingles.shingle_sets(pa.array([f"{text} + 1", f"{text} * 1"], pa.large_string()), 5)
+    assert np.array_equal(hashes[: offsets[1]], hashes[offsets[1] :])

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from flows.runtime import params as runtime_params
 from tasks import models, peft
+from tasks.causal import attention, heads
+from tasks.causal.backbone import last_hidden
+from tasks.causal.losses import next_token_loss
 from tasks.errors import BadParams
 from tasks.training import adapters
-from tasks.training.language import attention
-from tasks.training.language.backbone import head_weight, last_hidden
-from tasks.training.language.losses import next_token_loss
 from tasks.training.loop.training_loop import _set_gradient_checkpointing
 from tasks.training.parallel.precision import Weights
 from tasks.training.stages import sft
@@ -51,7 +51,7 @@ def train(model: Any, precision: torch.dtype = torch.float32, steps: int = 20) -
     model.train()
     with attention.packed(model.get_base_model()):
         for _ in range(steps):
-            loss, _ = next_token_loss(last_hidden(model, IDS, positions), head_weight(model), targets)
+            loss, _ = next_token_loss(last_hidden(model, IDS, positions), heads.head(model), targets)
             loss.backward()
             weights.collect_gradients()
             optimizer.step()
@@ -84,7 +84,7 @@ def test_packed_documents_have_the_logits_that_peft_computes_for_each_alone(kind
     train(model, steps=3)
     positions = torch.tensor([[*range(5), *range(7)]]).expand(2, -1)
     with torch.no_grad(), attention.packed(model.get_base_model()):
-        together = last_hidden(model, IDS, positions) @ head_weight(model).T
+        together = heads.logits(model, last_hidden(model, IDS, positions))
     alone = torch.cat([logits(model, part) for part in IDS.split([5, 7], 1)], 1)
     assert (together - alone).abs().max() < 1e-5
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from flows import estimate as command
+from tasks.causal.losses import CHUNK_BYTES
 from tasks.files import MANIFEST
 from tasks.training import adapters
 from tasks.training.estimate import estimate
 from tasks.training.estimate.counting import Vocabulary, WeightCounts, count, count_checkpoint, count_shape
 from tasks.training.estimate.estimate import MicroBatch
-from tasks.training.language.losses import CHUNK_BYTES
 from tasks.training.loop import optimizers
 from tasks.training.shape.architecture import OBJECTIVES, Architecture, all_objectives, build
 from tasks.training.stages import sft

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tasks.causal import attention, backbone
 from tasks.errors import BadParams
-from tasks.training.language import attention, backbone, compilation, float8
+from tasks.training.language import compilation, float8
 from tasks.training.language.acceleration import AcceleratedParams, accelerated
 from tasks.training.parallel.precision import Weights, deterministic, tf32
 from tests.training.models import small_model

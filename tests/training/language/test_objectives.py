@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from tasks import corruption, models, tokens
+from tasks.causal.losses import IGNORED
 from tasks.errors import BadModel
 from tasks.files import sha256
 from tasks.reports import Timings
 from tasks.training.language import masked, spans
-from tasks.training.language.losses import IGNORED
 from tasks.training.language.rows import PackedBatch, PackedRows
 from tasks.training.stages import pretrain, sft
 from tests.training.models import small_model

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
+from tasks.causal.losses import IGNORED
 from tasks.tokens import Stream
-from tasks.training.language.losses import IGNORED
 from tasks.training.language.rows import PackedRows
 
 PAD = 0

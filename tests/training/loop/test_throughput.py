@@ -67,6 +67,7 @@ def test_the_loop_fills_timings_and_shows_the_newest_loss(
     assert f"loss {rows[1]['loss']:.3f}, " in lines[4]
     assert lines[5].endswith(" GB")
     assert timings.values["training_memory_bytes"] > 0
+    assert {f"steps.{part}" for part in ("batches", "passes", "optimizer", "evaluation")} <= timings.values.keys()
 
 
 def test_an_adapter_is_counted_against_full_fine_tuning() -> None:

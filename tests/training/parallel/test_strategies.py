@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tasks import catalog, models
+from tasks.causal import attention
 from tasks.errors import BadParams
 from tasks.reports import Timings
 from tasks.tokens import Stream
 from tasks.training import adapters
-from tasks.training.language import attention, compilation, float8
+from tasks.training.language import compilation, float8
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.loop.params import LoopParams

@@ -85,7 +85,7 @@ def test_scores_are_normalized_by_those_of_the_first_rollout() -> None:
 
 def test_a_batch_contains_the_tokens_of_its_answers_in_order() -> None:
     rollout = collect()
-    batch = rollout.batch([2, 0], pad_id=0, device=torch.device("cpu"), dtype=torch.float32)
+    batch = rollout.batch(tiny.model(), [2, 0], pad_id=0)
     expected = rollout.sequences[2][rollout.prompt_lengths[2] :] + rollout.sequences[0][rollout.prompt_lengths[0] :]
     assert batch.answers.targets.tolist() == expected
     torch.testing.assert_close(batch.log_probs, torch.cat((rollout.log_probs[2], rollout.log_probs[0])))

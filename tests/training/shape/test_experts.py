@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.training.language import backbone
+from tasks.causal import backbone
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedBatch
 from tasks.training.loop.params import LoopParams

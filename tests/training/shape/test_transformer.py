@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.training.language.losses import linear_cross_entropy
+from tasks.causal.losses import linear_cross_entropy
 from tests.training.models import small_model
 
 Weights = dict[str, Tensor]

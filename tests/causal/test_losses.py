@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tasks.training.language import losses
-from tasks.training.language.losses import IGNORED, linear_cross_entropy, next_token_loss
+from tasks.causal import losses
+from tasks.causal.losses import IGNORED, linear_cross_entropy, next_token_loss
 
 
 def test_two_losses_by_hand() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import MistralConfig, MistralForCausalLM
 
-from tasks.training.language import attention, backbone
+from tasks.causal import attention, backbone, masks
 from tests.training.models import small_model
 
 LENGTHS = [5, 17, 300, 3, 40]
@@ -57,7 +57,7 @@ def flash_by_hand(
 @pytest.fixture
 def flash(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a GPU, with a plain function in place of the kernel."""
-    monkeypatch.setattr(attention, "has_flash_attention", lambda device, dtype: True)
+    monkeypatch.setattr(masks, "has_flash_attention", lambda device, dtype: True)
     monkeypatch.setattr(attention, "varlen_attn", flash_by_hand)
 
 
@@ -76,7 +76,7 @@ def test_flash_attention_receives_cu_seqlens_instead_of_a_mask(kind: str) -> Non
 @pytest.mark.usefixtures("flash")
 def test_a_row_may_begin_in_the_middle_of_a_document() -> None:
     positions = torch.tensor([[3, 4, 0, 1], [0, 1, 2, 0]])
-    assert attention.cu_seqlens(positions).flatten().tolist() == [0, 2, 4, 7, 8]
+    assert masks.cu_seqlens(positions).flatten().tolist() == [0, 2, 4, 7, 8]
 
 
 @pytest.mark.usefixtures("flash")
@@ -146,8 +146,8 @@ def test_grouped_query_heads() -> None:
 
 def test_the_mask_by_hand() -> None:
     """Two documents of two tokens: no attention to later tokens or to the other document."""
-    is_visible = attention.packed_causal_mask(torch.tensor([[0, 1, 0, 1]]), torch.float32)[0, 0] == 0
-    assert is_visible.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    visible = masks.Layout(torch.tensor([[0, 1, 0, 1]])).visible[0]
+    assert visible.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
 def test_generation_works_with_packed_attention() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tasks.answers import answer_logits, answer_rewards, answer_states, collate, token_log_probs
-from tasks.training.language import attention
-from tasks.training.preferences.shared_prompts import collate_by_prompt
+from tasks.causal import masks
+from tasks.causal.shared_prompts import collate_by_prompt
 from tasks.training.stages.reward import with_head
 from tests.training import tiny
 
@@ -20,12 +20,18 @@ def test_a_row_with_two_answers() -> None:
     batch = collate_by_prompt([[1, 2]], [[[3, 4], [5]]], pad_id=0)
     assert batch.ids.tolist() == [[1, 2, 3, 4, 5]]
     assert batch.positions is not None
-    assert batch.mask is not None
+    assert batch.part is not None
     assert batch.positions.tolist() == [[0, 1, 2, 3, 2]]
     assert (batch.where.tolist(), batch.targets.tolist()) == ([1, 2, 1], [3, 4, 5])
     assert (batch.owner.tolist(), batch.ends.tolist()) == ([0, 0, 1], [3, 4])
-    visible = (batch.mask[0, 0] == 0).int().tolist()
-    assert visible == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+    visible = masks.Layout(batch.positions, batch.part).visible[0].int().tolist()
+    assert visible == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
 
 
 @pytest.mark.parametrize("own_attention", [False, True])
@@ -38,7 +44,7 @@ def test_log_probs_and_scores_equal_those_of_separate_sequences(own_attention: b
     assert shared.targets.tolist() == separate.targets.tolist()
     if own_attention:
         for model in (policy, reward_model):
-            model.set_attn_implementation(attention.NAME)
+            model.set_attn_implementation(masks.NAME)
     log_probs = token_log_probs(answer_logits(policy, answer_states(policy, shared)), shared.targets)
     torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(answer_rewards(reward_model, shared), scores, atol=1e-5, rtol=0)

@@ -4,26 +4,53 @@ With a vocabulary of 50 000, the logits of one batch and their gradients would b
 step. The same idea: Cut Cross-Entropy (arXiv:2411.09009), Liger (arXiv:2410.10989).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 IGNORED = -100  # a target without a loss, as in torch and transformers
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # logits at once; on a CPU about what its cache can hold
 MIN_CHUNK = 64  # rows
+MAX_UNKNOWN_CHUNK = 256  # rows at once, if the size of the vocabulary is not known before the head is applied
 MIN_PROBABILITY = 1e-37  # log(0) is avoided: this is close to the smallest normal number of fp32
 
 
-def next_token_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+Head = Tensor | Callable[[Tensor], Tensor]  # a matrix [vocab, width], or the function from states to logits
+
+
+def next_token_loss(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, int]:
     """Mean cross-entropy in nats over the targets that are not IGNORED, and the number of these targets.
 
-    hidden [..., width], head [vocab, width], targets [...]. Only positions with a target are multiplied by the head.
+    hidden [..., width], targets [...]. The head is applied only to positions with a target.
     """
     has_target = targets.reshape(-1) != IGNORED
     rows = hidden.reshape(-1, hidden.shape[-1])[has_target]
     row_targets = targets.reshape(-1)[has_target]
-    return linear_cross_entropy(rows, head, row_targets).sum() / max(1, len(row_targets)), len(row_targets)
+    if isinstance(head, Tensor):
+        losses = linear_cross_entropy(rows, head, row_targets)
+    else:
+        losses = cross_entropy(rows, head, row_targets)
+    return losses.sum() / max(1, len(row_targets)), len(row_targets)
+
+
+def cross_entropy(rows: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    """-log softmax(head(rows))[target] of each row, in nats, [n]. The logits are computed again for the gradients."""
+
+    def losses_of(part: Tensor, part_targets: Tensor) -> Tensor:
+        logits = head(part).float()
+        return logits.logsumexp(1) - logits.gather(1, part_targets[:, None])[:, 0]
+
+    parts = [slice(start, start + MAX_UNKNOWN_CHUNK) for start in range(0, max(1, len(rows)), MAX_UNKNOWN_CHUNK)]
+    if not torch.is_grad_enabled():
+        return torch.cat([losses_of(rows[part], targets[part]) for part in parts])
+    # Without preserve_rng_state=False, torch would copy the state of the generator for each part; no head has dropout.
+    return torch.cat([
+        checkpoint(losses_of, rows[part], targets[part], use_reentrant=False, preserve_rng_state=False)
+        for part in parts
+    ])  # fmt: skip
 
 
 def linear_cross_entropy(rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:

@@ -17,54 +17,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-NAME = "athanor"
+from tasks import peft
+from tasks.causal import masks, methods
+from tasks.causal.masks import NAME
+from tasks.errors import BadModel
+
 BLOCK = 256  # queries that are computed at once on a CPU
-MIN_FLASH_CAPABILITY = (8, 0)  # Ampere
 MAX_FLASH_HEAD_DIM = 256
-
-
-def packed_mask(positions: Tensor, dtype: torch.dtype) -> Tensor:
-    """The `attention_mask` for packed rows: `cu_seqlens` where flash attention runs, else `packed_causal_mask`."""
-    if has_flash_attention(positions.device, dtype):
-        return cu_seqlens(positions)
-    return packed_causal_mask(positions, dtype)
-
-
-def has_flash_attention(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether variable-length flash attention runs on this device and in this precision."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return False
-    is_built = torch.backends.cuda.is_flash_attention_available()
-    return is_built and torch.cuda.get_device_capability(device) >= MIN_FLASH_CAPABILITY
-
-
-def cu_seqlens(positions: Tensor) -> Tensor:
-    """Cumulative lengths of the documents, all rows one after another: positions [rows, length] -> int32 [1, 1, 1, n].
-
-    n is the number of documents plus one: the start of each document, and the number of tokens. The result has four
-    dimensions because transformers passes a mask with four dimensions on unchanged; any other it would expand.
-    """
-    is_start = positions == 0
-    is_start[:, 0] = True  # a row may begin in the middle of a document
-    starts = is_start.flatten().nonzero().flatten().to(torch.int32)
-    return F.pad(starts, (0, 1), value=positions.numel())[None, None, None]
-
-
-def packed_causal_mask(positions: Tensor, dtype: torch.dtype) -> Tensor:
-    """The additive causal mask of packed rows: positions [rows, length] -> [rows, 1, length, length].
-
-    0 for keys at or before the query in the same document, else -inf. A document starts where the position is 0.
-    """
-    document = (positions == 0).cumsum(1)
-    length = positions.shape[1]
-    is_later = torch.ones(length, length, dtype=torch.bool, device=positions.device).triu_(1)
-    is_masked = (document[:, :, None] != document[:, None, :]) | is_later
-    mask = torch.zeros(is_masked.shape, dtype=dtype, device=positions.device)
-    return mask.masked_fill_(is_masked, -torch.inf)[:, None]
+KNOWN_SETTINGS = {"dropout", "scaling", "softcap", "s_aux", "sliding_window"}
+# What models pass on although it changes nothing here: masks contain the positions, and causality too.
+IRRELEVANT_SETTINGS = {
+    "cache_position", "input_ids", "is_causal", "layer_idx", "logits_to_keep", "num_items_in_batch",
+    "output_attentions", "output_hidden_states", "output_router_logits", "position_ids", "return_dict",
+    "seq_len", "use_cache",
+}  # fmt: skip
 
 
 def same_document_mask(positions: Tensor) -> Tensor:
@@ -75,25 +45,39 @@ def same_document_mask(positions: Tensor) -> Tensor:
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
-    """Use the attention of this module in `model` within the block, and the previous one afterwards."""
-    previous = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    """Use the attention that `methods.of(model)` names within the block, and the previous one afterwards.
+
+    By default that is the attention of this module. A model without AttentionInterface keeps its own.
+    """
+    base = peft.base_model(model)
+    previous = base.config._attn_implementation
+    set_implementation(base, methods.of(model).attention)
     try:
         yield
     finally:
-        model.set_attn_implementation(previous)
+        set_implementation(base, previous)
+
+
+def set_implementation(model: Any, name: str) -> None:
+    """Use the attention `name` in a model of transformers, if it can use another one than its own."""
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation(name)
 
 
 def _forward(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """The interface of transformers: [rows, heads, length, head_dim] each -> [rows, length, heads, head_dim]."""
+    """The interface of transformers: [rows, heads, length, head_dim] each -> [rows, length, heads, head_dim].
+
+    Raises BadModel for a setting that it does not know, because the attention would be another one than the model's.
+    """
+    _refuse_unknown(module, settings)
     if attention_mask is not None and attention_mask.dtype == torch.int32:  # from `cu_seqlens`: no other mask is int32
         if _fits_flash_attention(module, query, settings):
             return _varlen(query, key, value, attention_mask.flatten(), settings), None
-        attention_mask = packed_causal_mask(_positions(attention_mask.flatten(), query), query.dtype)
-    attention_mask = _sliding_window(settings.get("sliding_window"), attention_mask, query, key)
-    mask = _additive_mask(attention_mask, query, key)
+        attention_mask = _mask_of_starts(attention_mask.flatten(), query, settings.get("sliding_window"))
+    changes_scores = settings.get("softcap") is not None or settings.get("s_aux") is not None
+    mask = _additive_mask(attention_mask, query, key, changes_scores)
     if mask is None:
         if attention_mask is not None and attention_mask.is_floating_point():
             # FSDP casts the weights of a layer during its forward pass, after the mask was created in their old dtype.
@@ -101,11 +85,22 @@ def _forward(
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return output, None
     dropout = settings.get("dropout", 0.0) if module.training else 0.0
-    return _blockwise(query, key, value, mask, settings.get("scaling"), dropout), None
+    return _blockwise(query, key, value, mask, dropout, settings), None
 
 
-def _blockwise(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None, dropout: float) -> Tensor:
+def _refuse_unknown(module: Any, settings: dict[str, Any]) -> None:
+    for name in settings.keys() - KNOWN_SETTINGS - IRRELEVANT_SETTINGS:
+        if settings[name] is not None and settings[name] is not False:
+            raise BadModel(
+                f"{type(module).__name__} passes {name!r} to its attention, which the attention {NAME} does not have"
+            )
+
+
+def _blockwise(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, settings: dict[str, Any]
+) -> Tensor:
     """Attention on a CPU, BLOCK queries at a time: keys after the last query of a block are never multiplied."""
+    scale, cap, sinks = settings.get("scaling"), settings.get("softcap"), settings.get("s_aux")
     group_size = query.shape[1] // key.shape[1]  # query heads that share one key and value head (arXiv:2305.13245)
     if group_size > 1:
         key, value = key.repeat_interleave(group_size, 1), value.repeat_interleave(group_size, 1)
@@ -116,28 +111,27 @@ def _blockwise(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: f
         end = min(start + BLOCK, query.shape[2])
         num_keys = num_earlier + end
         scores = scaled[:, :, start:end] @ key[:, :, :num_keys].transpose(2, 3)
-        weights = torch.softmax(scores.add_(mask[:, :, start:end, :num_keys]), -1)
+        if cap is not None:  # Gemma 2
+            scores = torch.tanh(scores / cap) * cap
+        scores = scores.add_(mask[:, :, start:end, :num_keys])
+        weights = torch.softmax(scores, -1) if sinks is None else _softmax_with_sinks(scores, sinks)
         outputs.append(F.dropout(weights, dropout, dropout > 0) @ value[:, :, :num_keys])
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
     return output.transpose(1, 2).contiguous()
 
 
+def _softmax_with_sinks(scores: Tensor, sinks: Tensor) -> Tensor:
+    """The softmax over the keys and one more score per head, which takes probability from them (gpt-oss)."""
+    column = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores.dtype)
+    return torch.softmax(torch.cat((scores, column), -1), -1)[..., :-1]
+
+
 def _fits_flash_attention(module: Any, query: Tensor, settings: dict[str, Any]) -> bool:
-    """Whether `varlen_attn` can compute this layer: it has no dropout, and it limits the head dimension."""
+    """Whether `varlen_attn` can compute this layer: no dropout, unchanged scores, and a limited head dimension."""
+    if settings.get("softcap") is not None or settings.get("s_aux") is not None:
+        return False
     has_dropout = module.training and settings.get("dropout", 0.0) > 0
     return not has_dropout and query.shape[-1] <= MAX_FLASH_HEAD_DIM and query.shape[-1] % 8 == 0
-
-
-def _sliding_window(window: int | None, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-    """`packed_causal_mask` without the keys that are `window` or more tokens before their query.
-
-    transformers adds the sliding window of a layer to the masks that it creates itself, but not to ours.
-    """
-    if window is None or mask is None or not mask.is_floating_point() or key.shape[2] <= window:
-        return mask
-    index = torch.arange(key.shape[2], device=query.device)
-    distance = index[-query.shape[2] :, None] - index
-    return mask.masked_fill(distance >= window, -torch.inf)
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, settings: dict[str, Any]) -> Tensor:
@@ -161,12 +155,25 @@ def _positions(starts: Tensor, query: Tensor) -> Tensor:
     return (index - starts.long()[document]).view(rows, length)
 
 
-def _additive_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+def _mask_of_starts(starts: Tensor, query: Tensor, window: int | None) -> Tensor:
+    """The additive mask of the same rows, for a layer that flash attention cannot compute."""
+    layout = masks.Layout(_positions(starts, query))
+    function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
+    return masks.additive(layout.allowed(function), query.dtype)
+
+
+def _additive_mask(mask: Tensor | None, query: Tensor, key: Tensor, changes_scores: bool) -> Tensor | None:
     """`mask` as numbers that are added to the scores, or None where `sdpa_attention_forward` does the work."""
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" and not changes_scores:
         return None
     if mask is None:  # causal; a single query, the newest token in decoding, attends to all keys
-        return query.new_zeros(1, 1, 1, key.shape[2]) if query.shape[2] == 1 else None
+        if query.shape[2] == 1:
+            return query.new_zeros(1, 1, 1, key.shape[2])
+        if not changes_scores:
+            return None
+        shape = query.shape[2], key.shape[2]
+        is_earlier = torch.ones(shape, dtype=torch.bool, device=query.device).tril_(shape[1] - shape[0])
+        return masks.additive(is_earlier[None, None], query.dtype)
     if mask.dtype == torch.bool:
         # A finite number instead of -inf: a query that is padding has no key at all, and softmax would give NaN.
         return query.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(query.dtype).min)
@@ -174,4 +181,3 @@ def _additive_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | 
 
 
 AttentionInterface.register(NAME, _forward)
-AttentionMaskInterface.register(NAME, sdpa_mask)
