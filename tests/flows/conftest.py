@@ -25,8 +25,8 @@ def project_fixture(tmp_path: Path, plain_env: dict[str, str], monkeypatch: pyte
     project = Project(tmp_path, plain_env)
     for path in (ROOT / "flows/__init__.py", ROOT / "flows/pipeline.py", *(ROOT / "flows/runtime").glob("*.py")):
         copy(path, tmp_path / path.relative_to(ROOT))
-    for path in (ROOT / "tasks").glob("*.py"):
-        copy(path, tmp_path / "tasks" / path.name)
+    for path in (*(ROOT / "tasks").glob("*.py"), *(ROOT / "tasks/causal").glob("*.py")):
+        copy(path, tmp_path / path.relative_to(ROOT))
     project.write("tasks/training/__init__.py", "")
     project.write("tasks/training/stages/__init__.py", "")
     blocks = []
