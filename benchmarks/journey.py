@@ -9,48 +9,24 @@ a model of two million weights, whose products are small.
 """
 
 import json
-import os
 import resource
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import project_copy
 from tasks.files import read_json
-
-FILES = (
-    *("dvc.yaml", "params.yaml", "constraints.txt", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
-    *("data/.gitignore", "data/raw/README.md", "data/reports/.gitignore"),
-)
-
-
-def copy_project(root: Path) -> None:
-    """Copy the code and params into `root`, and start git as a clone has it."""
-    for folder in ("flows", "tasks"):
-        shutil.copytree(folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(name, root / name)
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
 
 
 def run(root: Path) -> tuple[dict[str, Any], float, float]:
     """Run the pipeline; return what it prints as JSON, and its wall and CPU seconds. A failed gate is a result, too."""
-    names = ("PREFECT_", "MLFLOW_", "DVC_")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "flows.pipeline", "--json"]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:  # a pipe stays open as long as a server of the run
-        result = subprocess.run(command, cwd=root, env=environment, stdout=output)
-        output.seek(0)
-        text = output.read()
+    code, text = project_copy.run(root, "flows.pipeline", "--json", errors=None)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if not text.strip():
-        sys.exit(f"The pipeline ended with code {result.returncode} and without results.")
+        sys.exit(f"The pipeline ended with code {code} and without results.")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return json.loads(text), wall, cpu
 
@@ -69,7 +45,7 @@ def main() -> None:
     """Print a table, and the results as one line of JSON at the end."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        copy_project(root)
+        project_copy.copy_project(root, "params.yaml")
         results, wall, cpu = run(root)
         shares = peak_shares(root)
         scores: dict[str, Any] = read_json(root / "data/reports/evaluation.json")

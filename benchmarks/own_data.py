@@ -18,7 +18,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -28,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import corpora, own_data_labels
+from benchmarks import corpora, own_data_labels, project_copy
 from tasks import tables
 
 SETS = {
@@ -40,41 +39,23 @@ SETS = {
 LABELS = {"zh": own_data_labels.is_clean_chinese, "en": own_data_labels.is_clean_english}
 NUM_SHORT = range(10, 40)  # characters of a short Chinese text
 STEPS = {"pretrain": 20, "sft": 20, "reward": 10, "dpo": 4, "ppo": 4}
-PROJECT_FILES = (
-    *("dvc.yaml", "constraints.txt", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
-    *("data/.gitignore", "data/raw/README.md", "data/reports/.gitignore"),
-)
 Rows = list[tuple[str, str]]
 """(id of the record without its source, text) of every row of a file; the text of records is empty"""
 
 
-def copy_project(root: Path) -> None:
-    """Copy the code and the public sets into `root`, and start git as a user does."""
-    for folder in ("flows", "tasks"):
-        shutil.copytree(folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in PROJECT_FILES:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(name, root / name)
+def copy_sets(root: Path) -> None:
+    """Copy the public sets into a copy of the project."""
     for name, patterns in SETS.items():
         (root / "data/raw" / name).mkdir()
         for path in (path for pattern in patterns for path in sorted(corpora.DATA.glob(pattern))):
             shutil.copyfile(path, root / "data/raw" / name / path.name)
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
 
 
 def run(root: Path, *command: str) -> tuple[int, str]:
-    """Run `python -m <command>` in `root`, with the servers and databases of `root`. Return exit code and output."""
-    names = ("PREFECT_", "MLFLOW_", "DVC_")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(names)}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:  # a pipe stays open as long as a server of the run
-        result = subprocess.run(
-            [sys.executable, "-m", *command], cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        output.seek(0)
-        text = output.read()
+    """Run a command in a copy of the project, and print its output. Return exit code and output."""
+    code, text = project_copy.run(root, *command)
     print(text, flush=True)
-    return result.returncode, text
+    return code, text
 
 
 def preview(root: Path) -> dict[str, Any]:
@@ -239,7 +220,8 @@ def main() -> None:
         sys.exit(f"The public sets in {corpora.DATA} are missing: not measured.")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(os.environ.get("OWN_DATA_FOLDER", folder))  # a folder of the user's is kept, to look at it
-        copy_project(root)
+        project_copy.copy_project(root)
+        copy_sets(root)
         sources = preview(root)
         write_params(root, sources)
         exit_code, _ = run(root, "flows.pipeline")
