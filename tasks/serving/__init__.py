@@ -1,0 +1,8 @@
+"""Serving: many clients at once are answered by one model."""
+
+from tasks.serving.engine import Engine, Full
+from tasks.serving.params import EngineParams
+from tasks.serving.requests import Event, Request, Sampling, TokenLogProb
+from tasks.serving.served import ServedModel, load, version
+
+__all__ = ["Engine", "EngineParams", "Event", "Full", "Request", "Sampling", "ServedModel", "TokenLogProb", "load", "version"]
