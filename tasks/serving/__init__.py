@@ -5,4 +5,15 @@ from tasks.serving.params import EngineParams
 from tasks.serving.requests import Event, Request, Sampling, TokenLogProb
 from tasks.serving.served import ServedModel, load, version
 
-__all__ = ["Engine", "EngineParams", "Event", "Full", "Request", "Sampling", "ServedModel", "TokenLogProb", "load", "version"]
+__all__ = [
+    "Engine",
+    "EngineParams",
+    "Event",
+    "Full",
+    "Request",
+    "Sampling",
+    "ServedModel",
+    "TokenLogProb",
+    "load",
+    "version",
+]

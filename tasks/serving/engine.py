@@ -20,7 +20,7 @@ from tasks.causal import methods
 from tasks.causal.backbone import context_length
 from tasks.serving import exclusive
 from tasks.serving.forward import Forward
-from tasks.serving.key_values import MIN_SHARED, PrefixStore, Stored, Tokens, common_length
+from tasks.serving.key_values import MIN_SHARED, PrefixStore, Stored, common_length
 from tasks.serving.params import EngineParams
 from tasks.serving.requests import Event, FinishReason, Request, TokenLogProb
 from tasks.serving.sampling import Sampler, prompt_log_probs
@@ -75,7 +75,9 @@ class Engine:
         self.num_virtual = self._forward.num_virtual
         self.vocab_size = int(self._forward.config.vocab_size)
         self._pad_id = pad_id
-        self.max_positions = params.max_cache_tokens or _affordable_tokens(self._forward, params.memory_share)
+        self.max_positions = self.context
+        if self.is_batched:
+            self.max_positions = params.max_cache_tokens or _affordable_tokens(self._forward, params.memory_share)
         self._prefixes = PrefixStore(self.max_positions // 4 if params.share_prefixes else 0)
         self._rows: list[_Row] = []  # those that are being decoded first
         self._num_decoding = 0
@@ -163,7 +165,7 @@ class Engine:
         if request.num_prompt_top is not None:
             row.prompt = exclusive.prompt(self.model, request)
         if not self._end_without_tokens(row):
-            exclusive.decode(self.model, request, self._pad_id, lambda drawn: self._append(row, drawn))
+            exclusive.decode(self.model, request, self._pad_id, lambda drawn: self._append(row, drawn, True))
         self._rows = []
 
     # Admission
@@ -278,7 +280,7 @@ class Engine:
             self._append(row, token)
         self._remove_ended()
 
-    def _append(self, row: _Row, drawn: TokenLogProb) -> bool:
+    def _append(self, row: _Row, drawn: TokenLogProb, is_alone: bool = False) -> bool:
         """Add a token to an answer and report it; return whether the answer is complete."""
         request = row.request
         request.answer.append(drawn.token)
@@ -303,6 +305,8 @@ class Engine:
         row.is_complete = reason is not None
         self.counts["canceled"] += reason == "canceled"
         request.on_event(request, Event(text, tokens, reason, prompt))
+        if is_alone:
+            self._on_round()
         return row.is_complete
 
     def _end_without_tokens(self, row: _Row) -> bool:

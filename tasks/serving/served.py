@@ -1,8 +1,10 @@
 """A model that is served: loaded, checked, and with an engine."""
 
 import hashlib
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ class ServedModel:
     engine: Engine
     end_ids: frozenset[int]
     notes: tuple[str, ...]
+    created: int = field(default_factory=lambda: int(time.time()))
+    _encoding: threading.Lock = field(default_factory=threading.Lock)  # a tokenizer encodes for one thread at a time
 
     @property
     def context(self) -> int:
@@ -51,11 +55,13 @@ class ServedModel:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text without template, as the tokenizer begins texts."""
-        return [int(index) for index in self.tokenizer(text)["input_ids"]]
+        with self._encoding:
+            return [int(index) for index in self.tokenizer(text)["input_ids"]]
 
     def encode_chat(self, messages: ChatMessages) -> list[int]:
         """The ids of messages and of the header of the answer. Raises BadInput if the template refuses them."""
-        (prompt,) = ChatTemplate.of(self.tokenizer).encode_prompts([messages])
+        with self._encoding:
+            (prompt,) = ChatTemplate.of(self.tokenizer).encode_prompts([messages])
         if isinstance(prompt, Refused):
             raise BadInput(f"the chat template of the model refuses these messages: {prompt}")
         return [int(token) for token in prompt.ids]
@@ -80,9 +86,7 @@ def load(
     if is_batched and not forward.is_equal(model, vocab_size):
         is_batched = False
         notes.append("the state of this model cannot be kept in rows, so that requests are answered one by one")
-    engine = Engine(
-        model, params.model_copy(update={"is_batched": is_batched}), tokenizer.pad_token_id or 0, on_round
-    )
+    engine = Engine(model, params.model_copy(update={"is_batched": is_batched}), tokenizer.pad_token_id or 0, on_round)
     ends = frozenset(end_ids(tokenizer, model))
     return ServedModel(
         name, str(folder), version(folder), model, tokenizer, Decoder(tokenizer), engine, ends, tuple(notes)

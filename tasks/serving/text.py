@@ -1,5 +1,6 @@
-"""The text of an answer while it is generated: only complete characters, and nothing that may be part of a stop text."""
+"""The text of an answer while it is generated: only complete characters, and no beginning of a stop text."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -116,7 +117,11 @@ class Decoder:
     """Tokens of one tokenizer as text and as bytes."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+        # A copy: the tokenizer that encodes prompts changes its settings, which fails while another thread decodes.
+        self.tokenizer = tokenizer = copy.deepcopy(tokenizer)
+        self._template = ChatTemplate.of(tokenizer)
+        self._around = self._template.surroundings
+        self._template.is_in_preface([])
         self._special = set(tokenizer.all_special_tokens)
         self.token_bytes = lru_cache(1 << 16)(self._token_bytes)
 
@@ -128,8 +133,7 @@ class Decoder:
         """An AnswerText for a chat, by the template of the tokenizer, or for plain text."""
         if not is_chat:
             return AnswerText(self.decode, stops)
-        template = ChatTemplate.of(self.tokenizer)
-        around = template.surroundings
+        template, around = self._template, self._around
         is_plain = not around.before and not around.after
         return AnswerText(
             self.decode,
