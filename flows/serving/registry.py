@@ -91,6 +91,8 @@ class Registry:
         return load(name, find_folder(name, self.data), self.params, self.on_round, self.dtype)
 
     def _load_if_changed(self, name: str, old: ServedModel) -> ServedModel | None:
+        """The new version of a model; None if there is no complete one. One that cannot be loaded is tried once."""
+        new_version = ""
         try:
             folder = find_folder(name, self.data)
             # The manifest is written last: a folder without it is not complete.
@@ -99,12 +101,12 @@ class Registry:
             new_version = version(folder)
             if new_version == old.version or (name, new_version) in self._refused:
                 return None
-            new = self._load(name)
+            return self._load(name)
         except (UserError, OSError) as error:
-            self._refused.add((name, version(folder)) if Path(folder).is_dir() else (name, ""))
-            print(f"{name}: the new version is not served: {error}", file=sys.stderr, flush=True)
+            if (name, new_version) not in self._refused:
+                self._refused.add((name, new_version))
+                print(f"{name}: the new version is not served: {error}", file=sys.stderr, flush=True)
             return None
-        return new
 
 
 def _share_of(user: str | None) -> float:

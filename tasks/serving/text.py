@@ -70,11 +70,10 @@ class AnswerText:
             if self._is_in_preface is not None and self._is_in_preface(self.ids):
                 return None
             text = self._whole(self.ids) if self._whole else self._decode(self.ids)
-            if not text or text.endswith(REPLACEMENT):
-                return None
-            # From here on, the window decodes plain tokens behind this text.
-            self._has_begun, self._before, self._start = True, text, len(self.ids)
-            self._move_window(text)
+            if text and not text.endswith(REPLACEMENT):
+                # From here on, the window decodes plain tokens behind this text.
+                self._has_begun, self._before, self._start = True, text, len(self.ids)
+                self._move_window(text)
             return text
         window = self._decode(self.ids[self._start :])
         text = self._before + window

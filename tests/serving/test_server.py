@@ -217,7 +217,7 @@ def test_a_filter_blocks_answers(data: Path) -> None:
 def bad_request(rng: random.Random) -> tuple[str, bytes]:
     """A path with a body that is wrong in one or several places."""
     values: list[Any] = [
-        None, True, -1, 0, 1e308, 1 << 70, "", "x", "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), [], [[]], {},
+        None, True, -1, 0, 1e308, 1 << 70, "", "x", [], [[]], {},
         [{}], {"a": [1]}, [None], "😀" * 50, [[[[1]]]], -0.0, "\x00",
     ]  # fmt: skip
     body: Any = {**BODY, "prompt": "one", "max_tokens": 2}

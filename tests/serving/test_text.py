@@ -36,6 +36,14 @@ def test_invalid_bytes_are_sent_when_no_character_can_come() -> None:
     assert len("".join(pieces[:-1])) >= len("ab\ufffd\ufffd\ufffdcd")
 
 
+def test_an_answer_of_invalid_bytes_is_streamed() -> None:
+    """A template decodes the whole answer at its beginning."""
+    text = AnswerText(decode, whole=decode)
+    pieces = [text.add(0x80) for _ in range(20)]
+    assert len("".join(pieces)) == 17
+    assert "".join([*pieces, text.finish()]) == "\ufffd" * 20
+
+
 def test_a_stop_text_ends_the_answer_and_is_not_sent() -> None:
     """Its beginning is held back until it is known to be something else."""
     assert "".join(parts(b"one END two", ["END"])) == "one "
