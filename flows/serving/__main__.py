@@ -8,10 +8,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.runtime import arguments
 from flows.serving.guard import LOOPBACK
 from tasks.errors import BadParams, UserError
+from tasks.files import read_json
+
+if TYPE_CHECKING:
+    from flows.serving.page_api import Page
 
 KEY_VARIABLE = "ATHANOR_API_KEY"
 SHUTDOWN_SECONDS = 30
@@ -36,6 +41,12 @@ def parse(command_line: list[str] | None) -> argparse.Namespace:
     add("--max-queue", type=int, default=128, help="requests that wait; more are refused with 429 (default 128)")
     add("--max-new-tokens", type=int, default=1024, help="length of an answer without a stated limit (default 1024)")
     add("--timeout", type=float, default=600.0, help="seconds that one request may take (default 600)")
+    add(
+        "--compare-share", type=float, default=0.0, help="share of the turns of the page in which two answers are shown"
+    )
+    add("--consent", default="", help="a sentence that the page shows, about what happens with votes")
+    add("--prompts", type=Path, help="prompts to rank, one a line (default: the test prompts of data/tokens)")
+    add("--overlap", type=float, default=0.2, help="share of rankings that a second annotator makes, too (default 0.2)")
     add("--watch", type=float, default=5.0, help="seconds between two looks for a new version of a model; 0: never")
     return parser.parse_args(command_line)
 
@@ -72,7 +83,7 @@ def serve(args: argparse.Namespace) -> int:
     limits = Limits(max_new_tokens=args.max_new_tokens, seconds=args.timeout)
     state = State(registry, delivery, Metrics(registry), limits)
     hosts = None if key and not args.hosts else {*LOOPBACK, *(args.hosts or "").split(",")} - {""}
-    application = app.build(state, key, hosts, args.watch)
+    application = app.build(state, key, hosts, args.watch, open_page(args, names))
     for served in registry.all():
         notes = "".join(f"; {note}" for note in served.notes)
         print(f"{served.name}: {served.folder}, version {served.version}{notes}", file=sys.stderr, flush=True)
@@ -84,6 +95,31 @@ def serve(args: argparse.Namespace) -> int:
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1
+
+
+def open_page(args: argparse.Namespace, names: tuple[str, ...]) -> "Page":
+    """The page with its votes below the data folder."""
+    from flows.serving.page_api import Page
+    from tasks.serving import FEEDBACK_FOLDER, FeedbackLog, RankingQueue
+
+    log = FeedbackLog(args.data / FEEDBACK_FOLDER)
+    compare = names if len(names) > 1 else ()
+    queue = RankingQueue(prompts_to_rank(args.prompts, args.data), args.overlap)
+    return Page(log, queue, compare, args.compare_share, args.consent)
+
+
+def prompts_to_rank(file: Path | None, data: Path) -> list[str]:
+    """The lines of a file, or else the held-out prompts of the pipeline. Raises BadParams."""
+    if file is not None:
+        try:
+            return list(dict.fromkeys(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines()))))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadParams(f"--prompts {file} cannot be read as text: {error}") from error
+    metadata = data / "tokens/prompts/test/metadata.json"
+    if not metadata.is_file():
+        return []
+    texts = [str(about["text"]) for about in read_json(metadata) if about.get("turn", 1) == 1 and "text" in about]
+    return list(dict.fromkeys(texts))
 
 
 def check(args: argparse.Namespace, key: str | None) -> None:

@@ -12,11 +12,14 @@ from starlette.responses import JSONResponse, Response
 from flows.serving import completions
 from flows.serving.api_errors import ApiError
 from flows.serving.guard import Guard
+from flows.serving.page_api import Page, add_routes
 from flows.serving.state import State
 from tasks.serving import ServedModel
 
 
-def build(state: State, key: str | None, hosts: Iterable[str] | None, watch_seconds: float = 0.0) -> Any:
+def build(
+    state: State, key: str | None, hosts: Iterable[str] | None, watch_seconds: float = 0.0, page: Page | None = None
+) -> Any:
     """The application. key: what clients must send; hosts: allowed names of this server (None: any)."""
 
     @contextlib.asynccontextmanager
@@ -39,6 +42,8 @@ def build(state: State, key: str | None, hosts: Iterable[str] | None, watch_seco
     add("/v1/models/{name:path}", one_model, methods=["GET"])
     add("/health", health, methods=["GET"])
     add("/metrics", metrics, methods=["GET"])
+    if page is not None:
+        add_routes(app, page)
     return Guard(app, key, hosts, state.metrics)
 
 

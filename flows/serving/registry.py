@@ -61,6 +61,10 @@ class Registry:
             name = self.names[1]
         return self._served[name]
 
+    def named(self, name: str) -> ServedModel:
+        """The model with this name, without a share for another one."""
+        return self._served[name]
+
     async def watch(self, seconds: float) -> None:
         """Look for new versions of the models, for ever."""
         while True:

@@ -22,9 +22,9 @@ def alpha(units: Sequence[Sequence[float]], kind: Literal["nominal", "interval"]
         for j, other in enumerate(unit)
         if i != j
     )
-    expected = sum(
-        counts[one] * counts[other] * _distance(one, other, kind) for one in counts for other in counts
-    ) / (total - 1)
+    expected = sum(counts[one] * counts[other] * _distance(one, other, kind) for one in counts for other in counts) / (
+        total - 1
+    )
     return 1 - observed / expected
 
 

@@ -15,6 +15,7 @@ from flows.serving import app
 from flows.serving.delivery import Delivery, Limits
 from flows.serving.guard import LOOPBACK
 from flows.serving.metrics import Metrics
+from flows.serving.page_api import Page
 from flows.serving.registry import Registry
 from flows.serving.state import State
 from tasks.serving import EngineParams
@@ -28,6 +29,7 @@ def server(
     limits: Limits | None = None,
     key: str | None = None,
     share: float = 0.0,
+    page: Page | None = None,
     **settings: Any,
 ) -> Iterator[tuple[str, State]]:
     """Serve models of `data`; yields the address and the state."""
@@ -35,7 +37,7 @@ def server(
     registry = Registry(names or ("sft",), data, params or EngineParams(), share, on_round=delivery.flush)
     registry.load_all()
     state = State(registry, delivery, Metrics(registry), limits or Limits(max_new_tokens=40), **settings)
-    application = app.build(state, key, None if key else LOOPBACK)
+    application = app.build(state, key, None if key else LOOPBACK, page=page)
     config = uvicorn.Config(application, host="127.0.0.1", port=0, log_level="warning", lifespan="on")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)

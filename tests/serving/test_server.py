@@ -165,7 +165,7 @@ def test_a_new_version_replaces_the_old_one_and_its_streams_go_on(data: Path, tm
             models.save(tmp_path / "models/sft", small.causal(99), small.tokenizer(), {"stage": "sft"})
             assert _replace(state) == ["sft"]
             text = "\n".join(lines)
-        assert text.count(f"fp_{old.version}") > 100
+        assert text.count(f"fp_{old.version}") > 20
         assert text.rstrip().endswith("[DONE]")
         new = state.registry.all()[0]
         assert new.version != old.version
