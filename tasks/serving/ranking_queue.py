@@ -1,12 +1,13 @@
 """Which prompt an annotator ranks next, and how far the ranking has come."""
 
+import hashlib
 import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.serving.agreement import alpha, pair_values
+from tasks.reports import krippendorff_alpha
 
 Item = dict[str, Any]  # item (its id), prompt, answers, order
 
@@ -82,7 +83,7 @@ class RankingQueue:
             "ranked": len(rankings),
             "mine": mine,
             "prompts": len(self.prompts),
-            "alpha": alpha(pair_values(by_item)),
+            "alpha": krippendorff_alpha(pair_values(by_item)),
         }
 
     def _counts(self, key: str, record: Mapping[str, Any]) -> bool:
@@ -114,10 +115,22 @@ class RankingQueue:
         return self._open[annotator]
 
 
+def pair_values(rankings: Mapping[str, Sequence[Sequence[float]]]) -> list[list[float]]:
+    """The units of rankings: for each item and each pair of its answers, what every annotator says (-1, 0 or 1).
+
+    rankings: item -> for each annotator the rank of every answer, 0 is the best.
+    """
+    units = []
+    for ranks in rankings.values():
+        for i in range(len(ranks[0])):
+            for j in range(i):
+                values = [float((rank[i] > rank[j]) - (rank[i] < rank[j])) for rank in ranks]
+                units += [values, [-value for value in values]]  # the same in the other order
+    return units
+
+
 def item_id(prompt: str) -> str:
     """The id of a prompt as an item: the prompt decides, so that a restart changes nothing."""
-    import hashlib
-
     return hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()[:16]
 
 
