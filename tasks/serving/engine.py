@@ -19,7 +19,7 @@ import torch
 from tasks.causal import methods
 from tasks.causal.backbone import context_length
 from tasks.serving import exclusive
-from tasks.serving.forward import Forward
+from tasks.serving.forward import Forward, affordable_tokens
 from tasks.serving.key_values import MIN_SHARED, PrefixStore, Stored, common_length
 from tasks.serving.params import EngineParams
 from tasks.serving.requests import Event, FinishReason, Request, TokenLogProb
@@ -77,7 +77,7 @@ class Engine:
         self._pad_id = pad_id
         self.max_positions = self.context
         if self.is_batched:
-            self.max_positions = params.max_cache_tokens or _affordable_tokens(self._forward, params.memory_share)
+            self.max_positions = params.max_cache_tokens or affordable_tokens(self._forward, params.memory_share)
         self._prefixes = PrefixStore(self.max_positions // 4 if params.share_prefixes else 0)
         self._rows: list[_Row] = []  # those that are being decoded first
         self._num_decoding = 0
@@ -386,19 +386,3 @@ def _is_void(request: Request) -> bool:
 def _rounded(rows: int, most: int) -> int:
     """The next power of two, so that room for rows is made rarely."""
     return min(most, 1 << (rows - 1).bit_length())
-
-
-def _affordable_tokens(forward: Forward, share: float) -> int:
-    """The number of tokens whose keys and values fit into a share of the free memory."""
-    import psutil
-
-    config = forward.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    num_bytes = 2 * config.num_hidden_layers * heads * width * next(forward.model.parameters()).element_size()
-    return max(forward_minimum(forward), int(psutil.virtual_memory().available * share) // num_bytes)
-
-
-def forward_minimum(forward: Forward) -> int:
-    """Room for one text of the whole context, at most 4,096 tokens."""
-    return min(context_length(forward.model), 4096)

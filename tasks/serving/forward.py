@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from tasks.serving.key_values import KeyValues
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 TOLERANCE, TOLERANCE_16_BITS = 2e-3, 0.15  # nats
+MIN_CACHE_TOKENS = 4096
 CHECK_LENGTHS, NUM_CHECK_TOKENS = (5, 23, 12), 3
 
 
@@ -153,3 +155,14 @@ def is_equal(model: Any, vocab_size: int) -> bool:
     """Whether rows of different lengths can be decoded together with the model's own numbers."""
     dtype = next(model.parameters()).dtype
     return difference(model, vocab_size) < (TOLERANCE if dtype == torch.float32 else TOLERANCE_16_BITS)
+
+
+def affordable_tokens(forward: Forward, share: float) -> int:
+    """The number of tokens whose keys and values fit into a share of the free memory; at least one context."""
+    config = forward.config
+    heads_of_keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    element_size = next(forward.model.parameters()).element_size()
+    num_bytes = 2 * config.num_hidden_layers * heads_of_keys * width * element_size
+    least = min(backbone.context_length(forward.model), MIN_CACHE_TOKENS)
+    return max(least, int(psutil.virtual_memory().available * share) // num_bytes)
