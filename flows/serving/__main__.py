@@ -47,6 +47,8 @@ def parse(command_line: list[str] | None) -> argparse.Namespace:
     add("--consent", default="", help="a sentence that the page shows, about what happens with votes")
     add("--prompts", type=Path, help="prompts to rank, one a line (default: the test prompts of data/tokens)")
     add("--overlap", type=float, default=0.2, help="share of rankings that a second annotator makes, too (default 0.2)")
+    add("--filter", type=Path, help="classifier (data/classifiers/NAME.safetensors) that blocks answers")
+    add("--filter-threshold", type=float, default=0.5, help="probability from which an answer is blocked (default 0.5)")
     add("--watch", type=float, default=5.0, help="seconds between two looks for a new version of a model; 0: never")
     return parser.parse_args(command_line)
 
@@ -68,6 +70,7 @@ def serve(args: argparse.Namespace) -> int:
     print("loading ...", file=sys.stderr, flush=True)
     import uvicorn
 
+    from flows.serving import answer_filter as filters
     from flows.serving import app
     from flows.serving.delivery import Delivery, Limits
     from flows.serving.metrics import Metrics
@@ -81,7 +84,8 @@ def serve(args: argparse.Namespace) -> int:
     registry = Registry(names, args.data, params, args.share, args.dtype, delivery.flush)
     registry.load_all()
     limits = Limits(max_new_tokens=args.max_new_tokens, seconds=args.timeout)
-    state = State(registry, delivery, Metrics(registry), limits)
+    answer_filter = filters.load(args.filter, args.filter_threshold) if args.filter else None
+    state = State(registry, delivery, Metrics(registry), limits, filter=answer_filter)
     hosts = None if key and not args.hosts else {*LOOPBACK, *(args.hosts or "").split(",")} - {""}
     application = app.build(state, key, hosts, args.watch, open_page(args, names))
     for served in registry.all():

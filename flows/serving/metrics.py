@@ -22,7 +22,7 @@ class Metrics:
             "athanor_answer_seconds", "Seconds until the answers of a request were complete or canceled.", ["model"],
             buckets=SECONDS, registry=self._registry,
         )  # fmt: skip
-        self._registry.register(self)  # type: ignore[arg-type]  # it has `collect`
+        self._registry.register(self)
 
     def observe(self, answers: Answers) -> None:
         """Count the seconds of a request that has ended."""

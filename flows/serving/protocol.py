@@ -177,5 +177,5 @@ class CompletionRequest(SharedFields):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [[int(index) for index in self.prompt]]  # type: ignore[arg-type]  # all are integers
+            return [[int(index) for index in self.prompt]]
         return list(self.prompt)  # type: ignore[arg-type]  # a list of texts or of lists

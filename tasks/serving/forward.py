@@ -160,9 +160,9 @@ def is_equal(model: Any, vocab_size: int) -> bool:
 def affordable_tokens(forward: Forward, share: float) -> int:
     """The number of tokens whose keys and values fit into a share of the free memory; at least one context."""
     config = forward.config
-    heads_of_keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads_of_keys: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     element_size = next(forward.model.parameters()).element_size()
-    num_bytes = 2 * config.num_hidden_layers * heads_of_keys * width * element_size
+    num_bytes: int = 2 * config.num_hidden_layers * heads_of_keys * width * element_size
     least = min(backbone.context_length(forward.model), MIN_CACHE_TOKENS)
     return max(least, int(psutil.virtual_memory().available * share) // num_bytes)

@@ -13,6 +13,7 @@ from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.sources import feedback
 from tasks.reports import krippendorff_alpha
+from tasks.tables import Quarantined
 from tests.ingestion.crowd import Member, votes
 
 PROMPT = [{"role": "user", "content": "q"}]
@@ -36,7 +37,7 @@ def read(folder: Path, rows: list[Any], **params: Any) -> tuple[list[Any], ReadC
     records = list(pair_labeled_answers(feedback.read(settings, counts)))
     used: Counter[str] = Counter()
     for record in records:
-        used.update([record.file] if hasattr(record, "reason") and hasattr(record, "detail") else record.rows)
+        used.update([record.file] if isinstance(record, Quarantined) else record.rows)
     counts.check("feedback", used)
     return records, counts
 

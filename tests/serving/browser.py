@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 20.0
@@ -19,7 +19,7 @@ SECONDS = 20.0
 class Browser:
     """One tab."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection, self._number = connection, 0
         self.errors: list[str] = []  # messages in the console, exceptions, and refused resources
         for domain in ("Page", "Runtime", "Log"):

@@ -153,7 +153,8 @@ def test_log_probabilities_of_the_prompt_and_of_the_answer(collector: Collector)
     torch.testing.assert_close(torch.tensor(actual), expected, atol=1e-5, rtol=0)
     assert [token for token, _ in prompt[1].top] == log_p[0].topk(2).indices.tolist()
     first = events[0].tokens[0]
-    assert first.top[0] == (first.token, pytest.approx(first.log_prob))
+    assert first.top[0][0] == first.token
+    assert first.top[0][1] == pytest.approx(first.log_prob)
     assert len(first.top) == 3
 
 

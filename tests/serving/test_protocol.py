@@ -421,7 +421,8 @@ class TestErrors:
                 complete(client, prompt=ids)
 
     def test_empty_prompt(self, client: openai.OpenAI) -> None:
-        for prompt in ("", [], [[]]):
+        empty: tuple[Any, ...] = ("", [], [[]])
+        for prompt in empty:
             with pytest.raises(openai.BadRequestError):
                 complete(client, prompt=prompt)
 

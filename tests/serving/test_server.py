@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from flows.serving import __main__ as command
+from flows.serving import answer_filter as filters
 from flows.serving.delivery import Limits
 from flows.serving.state import State
 from tasks import models
@@ -212,6 +213,12 @@ def test_a_filter_blocks_answers(data: Path) -> None:
         free = {**BODY, "logit_bias": {str(small.encode("b")[0]): 100}, "max_tokens": 3}
         assert post(address, json=free).json()["choices"][0]["message"]["content"] == "bbb"
         assert '"content":"b"' in post(address, json={**free, "stream": True}).text
+
+
+def test_the_shipped_spam_classifier_as_a_filter() -> None:
+    spam = filters.load(Path("tasks/curation/classifier/spam.safetensors"), 0.5)
+    assert spam.label("WIN A FREE PRIZE!!! Call 0900-123-456 now, casino bonus, click http://win.example") == "spam"
+    assert spam.label("three thousand eight hundred.") is None
 
 
 def bad_request(rng: random.Random) -> tuple[str, bytes]:
