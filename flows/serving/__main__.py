@@ -6,6 +6,7 @@ send it as `Authorization: Bearer KEY`. Ctrl-C or SIGTERM ends the server when t
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,9 @@ def serve(args: argparse.Namespace) -> int:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS, timeout_keep_alive=75, lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # After an orderly end, uvicorn raises the signal again, for the handler that was there before.
+        signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
 
