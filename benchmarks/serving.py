@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.peers import ONE_CORE
 
 STREAMS = (1, 8, 32)
-NUM_TOKENS, NUM_WARM_UP, RUNS = 128, 8, 2
+NUM_TOKENS, NUM_WARM_UP, RUNS = 128, 8, 1
 START_SECONDS, MIN_RATIO, MAX_FIRST_TOKEN_MS, MIN_CHECKS = 240, 3.0, 150.0, 60
 QUESTIONS = ("What is {}?", "翻译成英文：{}", "Translate into Chinese: {}", "Tell me a story about the number {}.")
 
@@ -133,6 +133,7 @@ def free_port() -> str:
 
 def is_equal_to_generate(server: Server, folder: Path) -> bool:
     """Whether 32 answers that were written at once are those of `generate`, compared as text of the same tokens."""
+    torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     questions, texts = prompts(32, 5), [""] * 32

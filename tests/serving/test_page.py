@@ -92,7 +92,7 @@ def test_a_thumb_is_one_record_however_often_it_is_sent(tab: Browser, site: tupl
     start(tab, site[0])
     send(tab, "say one")
     tab.wait(f"{ANSWERS} === 1 && !document.getElementById('send').hidden")
-    thumb = "[...document.querySelectorAll('.assistant button')].find((one) => one.textContent === '👍')"
+    thumb = "[...document.querySelectorAll('.assistant button')].find((one) => one.textContent === 'Good')"
     before = len(records(site[2]))
     tab.run(f"for (let i = 0; i < 3; i++) {thumb}.click()")
     tab.wait("document.getElementById('notice').textContent === 'Saved.'")

@@ -5,7 +5,7 @@ const WORDS = {
   en: { chat: "Chat", compare: "Compare", rank: "Rank", history: "History", settings: "Settings", newChat: "New chat",
     model: "Model", system: "System prompt", temperature: "Temperature", topP: "Top-p", maxTokens: "Maximum tokens",
     key: "API key", send: "Send", stop: "Stop", placeholder: "Message (Enter sends, Shift+Enter begins a line)",
-    theme: "Light or dark", copy: "Copy", edit: "Edit", again: "Again", good: "👍", bad: "👎", left: "Left is better",
+    theme: "Light or dark", copy: "Copy", edit: "Edit", again: "Again", good: "Good", bad: "Bad", left: "Left is better",
     right: "Right is better", tie: "Equally good", bothBad: "Both bad", reason: "Reason (optional)", thanks: "Saved.",
     answer: "Answer", submit: "Submit (Enter)", skip: "Skip", undo: "Undo", noItem: "There is nothing to rank now.",
     howToRank: "Drag the answers into order, best first, or press the number of an answer and then ↑ or ↓. T ties an answer with the one above it.",
@@ -14,7 +14,7 @@ const WORDS = {
   zh: { chat: "对话", compare: "比较", rank: "排序", history: "历史", settings: "设置", newChat: "新对话",
     model: "模型", system: "系统提示", temperature: "温度", topP: "Top-p", maxTokens: "最大长度（词元）",
     key: "API 密钥", send: "发送", stop: "停止", placeholder: "输入消息（回车发送，Shift+回车换行）",
-    theme: "浅色或深色", copy: "复制", edit: "编辑", again: "重新生成", good: "👍", bad: "👎", left: "左边更好",
+    theme: "浅色或深色", copy: "复制", edit: "编辑", again: "重新生成", good: "好", bad: "不好", left: "左边更好",
     right: "右边更好", tie: "一样好", bothBad: "都不好", reason: "理由（可选）", thanks: "已保存。",
     answer: "回答", submit: "提交（回车）", skip: "跳过", undo: "撤销", noItem: "现在没有需要排序的内容。",
     howToRank: "把回答从好到差拖动排列，或先按回答的编号，再按 ↑ 或 ↓。按 T 使一个回答与上面的并列。",
@@ -302,6 +302,8 @@ function rankItem(root, item) {
     node.ondragover = (event) => event.preventDefault();
     node.ondrop = (event) => { event.preventDefault(); move(place); };
     node.onclick = () => { chosen = place; draw(); };
+    const act = (label, action) => button(label, (event) => { event.stopPropagation(); chosen = place; action(); draw(); list.focus(); });
+    node.append(element("div", { className: "actions" }, act("↑", () => move(place - 1)), act("↓", () => move(place + 1)), act("=", () => tie())));
     return node;
   }));
   const move = (target) => {
@@ -312,6 +314,7 @@ function rankItem(root, item) {
     order[0].tied = false;
     draw();
   };
+  const tie = () => { if (chosen) order[chosen].tied = !order[chosen].tied; };
   let isDone = false;
   const send = async (record) => {
     if (isDone) return;
@@ -334,7 +337,7 @@ function rankItem(root, item) {
     if (number >= 1 && number <= order.length) chosen = order.findIndex((one) => one.index === item.order[number - 1]);
     else if (event.key === "ArrowUp") move(chosen - 1);
     else if (event.key === "ArrowDown") move(chosen + 1);
-    else if (event.key.toLowerCase() === "t" && chosen) order[chosen].tied = !order[chosen].tied;
+    else if (event.key.toLowerCase() === "t") tie();
     else if (event.key === "Enter") submit();
     else return;
     event.preventDefault();
