@@ -40,9 +40,8 @@ from tasks.errors import BadInput, NothingLeft
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
 
-RUN = Path(".run")
+RUN, RECORDS = Path(".run"), ("conversations", "preferences")
 PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
-RECORDS = ("conversations", "preferences")
 Classifiers = training.Params
 train_spam_classifier, train_language_model = spam_examples.train, language_model.train_and_save
 load_classifier = classifier.load
