@@ -57,6 +57,8 @@ class Server:
         self.address, self._model, self._extra = f"http://127.0.0.1:{command[-1]}", model, extra
         env = os.environ | ONE_CORE | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # One client for all requests: a new one reads certificates first, which takes longer than a token.
+        self._client = httpx.Client(base_url=self.address, timeout=600, limits=httpx.Limits(max_connections=64))
         until = time.monotonic() + START_SECONDS
         while True:
             assert self._process.poll() is None, f"{' '.join(command)} has ended"
@@ -77,9 +79,7 @@ class Server:
         body = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "stream": True,
                 "temperature": 0, "max_tokens": num_tokens, "stream_options": {"include_usage": True}}  # fmt: skip
         begin, first, text, count = time.monotonic(), 0.0, "", 0
-        with httpx.stream(
-            "POST", self.address + "/v1/chat/completions", json=body | self._extra, timeout=600
-        ) as response:
+        with self._client.stream("POST", "/v1/chat/completions", json=body | self._extra) as response:
             response.raise_for_status()
             for line in response.iter_lines():
                 if not line.startswith("data: {"):
@@ -117,6 +117,7 @@ class Server:
 
     def stop(self) -> None:
         """End the process."""
+        self._client.close()
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(40)
