@@ -7,6 +7,7 @@ A report is the same for every run on the same inputs. Seconds, memory and rates
 import csv
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,22 @@ class Score:
         center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
         half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
         return Score(round(share, 6), round(max(0.0, center - half), 6), round(min(1.0, center + half), 6), n)
+
+
+def krippendorff_alpha(units: Sequence[Sequence[float]]) -> float | None:
+    """How much annotators agree beyond chance (Krippendorff 2011, "Computing Krippendorff's alpha-reliability").
+
+    units: the values, such as 0 and 1, that different annotators gave to the same item; an item with fewer than two is
+    not used. 1: perfect agreement; 0: as by chance; None where all values are equal, so that it is not defined.
+    """
+    pairable = [Counter(unit) for unit in units if len(unit) > 1]
+    totals: Counter[float] = sum(pairable, Counter())
+    num_values = sum(totals.values())
+    if len(totals) < 2:
+        return None
+    observed = sum(count * (unit.total() - count) / (unit.total() - 1) for unit in pairable for count in unit.values())
+    expected = sum(count * (num_values - count) for count in totals.values()) / (num_values - 1)
+    return 1 - observed / expected
 
 
 @dataclass

@@ -21,7 +21,7 @@ from pydantic import Field, RedisDsn, model_validator
 from tasks import catalog, documents, kept_shares, tables
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
-from tasks.curation.classifier import spam_examples, training
+from tasks.curation.classifier import classifier, spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
@@ -40,11 +40,11 @@ from tasks.errors import BadInput, NothingLeft
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
 
-RUN = Path(".run")
+RUN, RECORDS = Path(".run"), ("conversations", "preferences")
 PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
-RECORDS = ("conversations", "preferences")
 Classifiers = training.Params
 train_spam_classifier, train_language_model = spam_examples.train, language_model.train_and_save
+load_classifier = classifier.load
 
 
 class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
