@@ -4,14 +4,17 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from flows.runtime import environment
+from flows.runtime import environment, parent, request_guard
 from flows.runtime.environment import DATABASE, RUN
 from tasks.files import read_json, write_json
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CODE = Path(__file__).parents[2]
 EMBEDDED = RUN / "embedded"  # which process has started which server, one file per process
 
 
@@ -33,6 +37,7 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
     else:
         from prefect.server.api.server import SubprocessASGIServer
 
+        SubprocessASGIServer._run_uvicorn_command = _run_guarded_server  # type: ignore[method-assign]
         start = threading.Thread(target=_start, args=(SubprocessASGIServer(),), daemon=True)
         start.start()
         prepare()
@@ -54,6 +59,29 @@ def _start(server: "SubprocessASGIServer") -> None:
     server.start()
     if server.server_process is not None:
         record_server(server.server_process.pid)
+
+
+def _run_guarded_server(server: "SubprocessASGIServer") -> "subprocess.Popen[Any]":
+    """Start the process of the embedded server: as Prefect does, but behind RequestGuard and ending with this process.
+
+    The key that its API asks for is in the environment (flows/runtime/environment.py).
+    """
+    from prefect.settings import get_current_settings
+
+    arguments = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error", "--lifespan", "on"]
+    app = ["--app-dir", str(CODE), "--factory", "flows.runtime.server_apps:embedded_app"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", *app, *arguments],
+        umask=0o077,
+        env={
+            **os.environ,
+            **get_current_settings().to_environment_variables(exclude_unset=True),
+            **dict.fromkeys(("PREFECT__SERVER_EPHEMERAL", "PREFECT__SERVER_FINAL"), "1"),
+            "PREFECT_UI_ENABLED": "0",
+            request_guard.HOSTS: ",".join(request_guard.hosts_of(str(server.port))),
+            parent.VARIABLE: str(os.getpid()),
+        },
+    )
 
 
 def record_server(pid: int) -> None:
