@@ -12,7 +12,7 @@ MODULES = files("tasks", "flows")
 # The only files of tasks/ that shared files such as tasks/documents.py may import. Others are formats or
 # readers that others are built on: pairs.py on token files, generation.py on batches of answers.
 FOUNDATION = {
-    "tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft", "tasks.tokens", "tasks.answers", "tasks.yaml_files",
+    "tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft", "tasks.tokens", "tasks.answers", "tasks.addresses",
     "tasks.chat_templates", "tasks.chat_layout",
 }  # fmt: skip
 FOUNDATION_PACKAGE = "tasks.causal"  # forward passes, which training, evaluation and the chat share

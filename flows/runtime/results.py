@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.runtime.environment import RUN
 from tasks import reports
+from tasks.addresses import redact
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
@@ -95,8 +96,8 @@ def show_places(data: Path = Path("data")) -> None:
     page = data / "reports" / "evaluation" / "report.html"
     print(f"report     {page if page.is_file() else data / 'reports'}")
     print("chat       make chat")
-    print(f"MLflow     {os.environ['MLFLOW_TRACKING_URI']}   (`make up` starts its page and Prefect's)")
-    print(f"Prefect    {os.environ.get('PREFECT_API_URL', RUN / 'prefect.db')}")
+    print(f"MLflow     {redact(os.environ['MLFLOW_TRACKING_URI'])}   (`make up` starts its page and Prefect's)")
+    print(f"Prefect    {redact(os.environ.get('PREFECT_API_URL', str(RUN / 'prefect.db')))}")
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def up() -> None:
     _start("prefect", _uvicorn("prefect_app", prefect), variables, {"url": f"{prefect}/api"})
     _start("mlflow", _uvicorn("mlflow_app", mlflow), variables, {"url": mlflow})
     _await_answer("prefect", f"{prefect}/api/health")
-    write_json(FOLDER / "work-pool.json", POOL_TEMPLATE)
-    pool = ["--type", "process", "--base-job-template", str(FOLDER / "work-pool.json"), "--overwrite"]
+    write_json(FOLDER / "work-pool.template", POOL_TEMPLATE)
+    pool = ["--type", "process", "--base-job-template", str(FOLDER / "work-pool.template"), "--overwrite"]
     _call(["prefect", "--no-prompt", "work-pool", "create", POOL, *pool], variables)
     _call(["prefect", "--no-prompt", "deploy", "--all"], variables)
     _start("worker", ["prefect", "worker", "start", "--pool", POOL], variables, {})

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from flows.runtime.environment import RUN, home
+from tasks.addresses import redact
 from tasks.files import SCHEMA_VERSION, write_json
 from tasks.reports import TIMINGS
 
@@ -102,7 +103,7 @@ class Session:
             yield record
         except BaseException as error:
             sampler.stop()
-            record.body["tags"]["error"] = f"{type(error).__name__}: {error}"[:500]
+            record.body["tags"]["error"] = redact(f"{type(error).__name__}: {error}")[:500]
             record.write(_status(error))
             raise
         sampler.stop()

@@ -5,6 +5,7 @@ import inspect
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from pydantic import BaseModel
 
 from flows.runtime import embedded, params, results, spool, tracking, versioning
 from flows.runtime.environment import RUN
+from tasks import addresses
+from tasks.addresses import Address
+from tasks.errors import BadParams
 
 NUM_KEPT_CHECKPOINTS = 2  # folders of interrupted runs with other params that are kept
 
@@ -44,6 +48,7 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> Non
     start, start_time = time.perf_counter(), time.time()
     print(f"{stage} ...", file=sys.stderr, flush=True)
     _warn_of_untracked_paths(versions, stage_params)
+    _find_secrets(stage_params)
     with session.recording(stage, params.flatten(stage_params), versions.tags(), checkpoints / "steps.csv") as record:
 
         def add_flow_run_id(flow: Any, flow_run: Any, state: Any) -> None:  # Prefect passes these three by name
@@ -60,6 +65,32 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> Non
     results.record(stage, time.perf_counter() - start, record.peak_bytes)
     shutil.rmtree(checkpoints, ignore_errors=True)
     gc.collect()  # models are part of reference cycles, so that only the collector frees their memory
+
+
+def _find_secrets(value: Any) -> None:
+    """Take the variables of addresses that the environment lacks from Prefect's Secret blocks. Raises BadParams."""
+    if isinstance(value, Address):
+        for name in value.variables():
+            if not addresses.has_value(name):
+                addresses.set_value(name, _secret_block(name))
+    elif isinstance(value, BaseModel):
+        _find_secrets([getattr(value, name) for name in type(value).model_fields])
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _find_secrets(part)
+
+
+def _secret_block(name: str) -> str:
+    from prefect.blocks.system import Secret
+
+    block = name.lower().replace("_", "-")
+    try:
+        return str(Secret.load(block).get())  # type: ignore[union-attr]
+    except Exception as error:  # there is no such block, or no server that answers
+        raise BadParams(
+            f"params.yaml contains ${{{name}}}, but the environment has no variable {name}, and Prefect has no Secret "
+            f"block {block} ({type(error).__name__}). Set one of them."
+        ) from None
 
 
 def _is_newer(file: Path, start_time: float) -> bool:

@@ -26,6 +26,7 @@ import psutil
 
 from flows.runtime import arguments, spool
 from flows.runtime.environment import home
+from tasks.addresses import redact
 from tasks.files import read_json
 from tasks.models import LEFT_OUT
 
@@ -76,8 +77,9 @@ def _await_end(process: "subprocess.Popen[bytes]", patience: float) -> None:
         lines = (spool.folder() / LOG).read_text(encoding="utf-8").splitlines()
         reason = "no answer" if is_late else lines[-1] if lines else f"exit code {process.returncode}"
         print(
-            f"warning: not all records could be sent to MLflow at {uri()} ({reason}). Nothing is lost: they wait in "
-            f"{spool.folder()}, and the next run or `python -m flows.runtime.tracking` sends them.",
+            f"warning: not all records could be sent to MLflow at {redact(uri())} ({redact(reason)}). Nothing "
+            f"is lost: they wait in {spool.folder()}, and the next run or `python -m flows.runtime.tracking` sends "
+            "them.",
             file=sys.stderr,
         )
 

@@ -22,7 +22,6 @@ from tasks.errors import BadInput, BadParams
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
 PARAMS = "params.yaml"
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
-MAX_UNTRACKED_BYTES = 1 << 20  # a larger file that git does not track is taken for data and not committed
 
 
 class Versions:
@@ -114,10 +113,11 @@ def current(name: str) -> Iterator[Versions]:
 
 
 def save_experiment(name: str) -> str | None:
-    """Commit the files of the work tree to a DVC experiment, without a change of branch, index or files.
+    """Commit the work tree to a DVC experiment, without a change of branch, index or files.
 
-    `dvc exp save` makes the same commit, but stashes and restores the work tree meanwhile. Returns the id of the
-    commit; None if git has no commit yet.
+    It contains the files that git knows, dvc.lock and the reports of the stages. Other files, such as .env, may contain
+    secrets. `dvc exp save` makes the same commit, but stashes and restores the work tree meanwhile. Returns the id of
+    the commit; None if git has no commit yet.
     """
     head = _git("rev-parse", "HEAD")
     if not head:
@@ -126,10 +126,8 @@ def save_experiment(name: str) -> str | None:
         own_index = {"GIT_INDEX_FILE": f"{folder}/index"}
         _git("read-tree", head, **own_index)
         _git("add", "--update", ":/", **own_index)
-        untracked = _git("ls-files", "--others", "--exclude-standard", "-z", **own_index).split("\0")
-        small = [path for path in untracked if path and Path(path).stat().st_size <= MAX_UNTRACKED_BYTES]
-        if small:
-            _git("add", "--", *small, **own_index)
+        added = [path for path in _git("ls-files", "-z").split("\0") if path and Path(path).is_file()]  # by `git add`
+        _git("update-index", "--add", "-z", "--stdin", text="\0".join([*added, *_outputs_in_git()]), **own_index)
         tree = _git("write-tree", **own_index)
     commit = _git("commit-tree", tree, "-p", head, "-m", f"athanor: {name}", **_identity())
     _git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", commit)
@@ -148,10 +146,19 @@ def _identity() -> dict[str, str]:
     return {f"GIT_{role}_{part}": "athanor" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
 
 
-def _git(*arguments: str, **environment: str) -> str:
-    """Return the output of git; empty if it fails or is not installed."""
+def _outputs_in_git() -> list[str]:
+    """Return dvc.lock and the outputs of stages that DVC leaves to git, as far as these files exist."""
+    with _repo() as repo:
+        outs = [out for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+        paths = ["dvc.lock", *(os.path.relpath(out.fs_path) for out in outs)]
+    return [path for path in paths if Path(path).is_file()]
+
+
+def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
+    """Return the output of git, which reads `text`; empty if it fails or is not installed."""
+    variables = {**os.environ, **environment}
     try:
-        process = subprocess.run(["git", *arguments], capture_output=True, text=True, env={**os.environ, **environment})
+        process = subprocess.run(["git", *arguments], capture_output=True, text=True, input=text, env=variables)
     except OSError:
         return ""
     return process.stdout.strip() if process.returncode == 0 else ""

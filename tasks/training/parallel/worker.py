@@ -14,7 +14,7 @@ from tasks.errors import BadParams, UserError
 from tasks.files import read_json
 from tasks.reports import Timings
 from tasks.training.parallel import processes
-from tasks.training.parallel.launch import ENDED, JOB, STAGES
+from tasks.training.parallel.launch import ENDED, JOB, STAGES, sign
 
 
 def main(checkpoints: Path) -> None:
@@ -49,7 +49,8 @@ def _write_result(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -
     # Renamed, so that launch.py never reads half a file; a name per rank, so that processes do not write into each
     # other's file. The last one wins, and all errors are the same.
     temporary = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
-    temporary.write_bytes(pickle.dumps(ended))
+    body = pickle.dumps(ended)
+    temporary.write_bytes(sign(body) + b"\n" + body)
     temporary.replace(checkpoints / ENDED)
 
 

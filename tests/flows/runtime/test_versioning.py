@@ -148,7 +148,8 @@ def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None
     head, reproduced = project.git("rev-parse", "HEAD"), reproduce()
     project.write("tasks/new.py", "NEW = 1\n")
     project.git("add", "tasks/new.py")
-    project.write("big", "x" * (versioning.MAX_UNTRACKED_BYTES + 1))
+    for path in ("big", ".env", "token.txt", "tasks/untracked.py"):
+        project.write(path, "PASSWORD=canary-4711")
     before = project.git("status", "--porcelain"), Path(".git/index").read_bytes()
     commit = versioning.save_experiment("trial")
     assert reproduced.ran
@@ -156,7 +157,7 @@ def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None
     assert project.git("rev-parse", "HEAD") == head
     committed = project.git("ls-tree", "-r", "--name-only", str(commit)).split()
     assert {"dvc.lock", "tasks/new.py", "data/reports/words.json"} <= set(committed)
-    assert not {"big", "data/words/a.txt"} & set(committed)
+    assert not {"big", ".env", "token.txt", "tasks/untracked.py", "data/words/a.txt"} & set(committed)
     assert "trial" in project.run("dvc", "exp", "list")
     with versioning.current("words") as versions:
         md5 = versions.out_tags()["dvc.out.data/words"]
