@@ -71,6 +71,7 @@ class Address(str):
     def _validate(cls, value: Any) -> "Address":
         if isinstance(value, cls):
             return value
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         if not isinstance(value, str):
             raise PydanticCustomError("string_type", "Input should be a valid string")
         return cls(value)

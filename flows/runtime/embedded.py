@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from flows.runtime import environment, parent, request_guard
+from flows.runtime import environment, processes, request_guard
 from flows.runtime.environment import DATABASE, RUN
 from tasks.files import read_json, write_json
 
@@ -34,6 +34,8 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
     environment.make_folder()
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         prepare()
+        with contextlib.suppress(Exception):  # the work does not depend on the states of earlier runs
+            processes.close_dead_runs()
     else:
         from prefect.server.api.server import SubprocessASGIServer
 
@@ -46,6 +48,30 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
             mark_crashed_runs()
     with _quiet():
         return work()
+
+
+def wait_for_an_absent_server() -> None:
+    """Make every client of Prefect try again when the server refuses the connection, because it is restarted.
+
+    Prefect does so in clients that have reached the server before, but each nested flow run has a new client. It does
+    nothing for the embedded server, which nobody restarts.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    for kind in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        kind._has_connected = _Always()  # type: ignore[assignment]
+
+
+class _Always:
+    """An attribute that is always true, whatever is assigned to it."""
+
+    def __get__(self, instance: object, owner: type) -> bool:
+        return True
+
+    def __set__(self, instance: object, value: object) -> None:
+        return None
 
 
 def _start(server: "SubprocessASGIServer") -> None:
@@ -64,10 +90,11 @@ def _start(server: "SubprocessASGIServer") -> None:
 def _run_guarded_server(server: "SubprocessASGIServer") -> "subprocess.Popen[Any]":
     """Start the process of the embedded server: as Prefect does, but behind RequestGuard and ending with this process.
 
-    The key that its API asks for is in the environment (flows/runtime/environment.py).
+    Its API asks for the key that the clients of this process have (flows/runtime/environment.py).
     """
-    from prefect.settings import get_current_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, get_current_settings
 
+    key = PREFECT_API_AUTH_STRING.value()
     arguments = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error", "--lifespan", "on"]
     app = ["--app-dir", str(CODE), "--factory", "flows.runtime.server_apps:embedded_app"]
     return subprocess.Popen(
@@ -77,9 +104,10 @@ def _run_guarded_server(server: "SubprocessASGIServer") -> "subprocess.Popen[Any
             **os.environ,
             **get_current_settings().to_environment_variables(exclude_unset=True),
             **dict.fromkeys(("PREFECT__SERVER_EPHEMERAL", "PREFECT__SERVER_FINAL"), "1"),
+            **({environment.SERVER_KEY: str(getattr(key, "get_secret_value", lambda: key)())} if key else {}),
             "PREFECT_UI_ENABLED": "0",
             request_guard.HOSTS: ",".join(request_guard.hosts_of(str(server.port))),
-            parent.VARIABLE: str(os.getpid()),
+            processes.PARENT: str(os.getpid()),
         },
     )
 

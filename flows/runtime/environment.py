@@ -17,7 +17,7 @@ RUN = Path(".run")
 SERVERS = RUN / "servers"  # process id, address and log of each server that `make up` has started
 KEY_FILE = SERVERS / "prefect.key"  # what the API of that Prefect server asks for
 EMBEDDED_KEY = f"athanor:{secrets.token_urlsafe(32)}"  # the same for the embedded server of this process
-KEYS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")  # of a client, of a server
+CLIENT_KEY, SERVER_KEY = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
 # DVC runs `dvc exp run --temp` and `--queue` in a copy below this folder; the runs there belong to the project.
 COPIES = f"{os.sep}.dvc{os.sep}tmp{os.sep}exps{os.sep}"
 
@@ -58,6 +58,9 @@ def defaults() -> dict[str, str]:
         # shapes, of which the default number, 1024, takes gigabytes.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }
+    if server("prefect") is not None or "PREFECT_API_URL" in os.environ:
+        # Of one call, waiting twice as long each time: 4 minutes in all, in which a server can be started again.
+        values["PREFECT_CLIENT_MAX_RETRIES"] = "7"
     for name, setting in (("prefect", "PREFECT_API_URL"), ("mlflow", "MLFLOW_TRACKING_URI")):
         if server(name) is not None:
             values[setting] = str(read_json(root / SERVERS / f"{name}.json")["url"])
@@ -75,14 +78,14 @@ def set_defaults() -> None:
 
 
 def _keys() -> dict[str, str]:
-    """Return the key of the Prefect server of `make up`, or that of the embedded server."""
+    """Return the key of the Prefect server of `make up`, or the one that the embedded server will ask for."""
     if server("prefect") is not None:
-        return dict.fromkeys(KEYS, server_key())
+        return {CLIENT_KEY: server_key()}
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", Path.home() / ".prefect" / "profiles.toml"))
     with contextlib.suppress(OSError, ValueError):
         if "PREFECT_API_URL" in profiles.read_text(encoding="utf-8"):
             return {}
-    return dict.fromkeys(KEYS, EMBEDDED_KEY)
+    return {CLIENT_KEY: EMBEDDED_KEY}
 
 
 def server_key() -> str:

@@ -32,6 +32,26 @@ def record(stage: str, seconds: float, peak_bytes: int) -> None:
     write_json(SECONDS / f"{stage}.json", {"seconds": seconds, "peak_bytes": peak_bytes})
 
 
+def card(stage: str, data: Path = Path("data")) -> str:
+    """Return what the page of a registered model says: the scores and counts of its stage, its summary and warnings."""
+    path = data / "reports" / f"{stage}.json"
+    row = _numbers(reports.read(path)) if path.is_file() else {}
+    lines = [row.get("summary", ""), ", ".join(_brief_values(row)) if row else ""]
+    lines += [f"- {note}" for note in row.get("notes", [])[:MAX_WARNINGS]]
+    return "\n\n".join([f"The model of the stage {stage}: data/models/{stage}.", *filter(None, lines)])
+
+
+def markdown(states: Mapping[str, str], data: Path = Path("data")) -> str:
+    """Return a table of the stages whose results changed, for Prefect's page."""
+    rows = [f"| {stage} | {state} | {', '.join(_values_of(stage, data))} |" for stage, state in states.items()]
+    return "\n".join(["| stage | state | results |", "|---|---|---|", *rows])
+
+
+def _values_of(stage: str, data: Path) -> list[str]:
+    path = data / "reports" / f"{stage}.json"
+    return list(_brief_values(_numbers(reports.read(path)))) if path.is_file() else []
+
+
 def show_summary(stage: str, data: Path = Path("data")) -> None:
     """Print the line and the warnings with which the report of a stage describes what was kept."""
     path = data / "reports" / f"{stage}.json"

@@ -6,7 +6,7 @@ Prefect and MLflow answer to any Host by default, Prefect to every Origin, MLflo
 import os
 from typing import Any
 
-from flows.runtime import parent
+from flows.runtime import processes
 from flows.runtime.request_guard import RequestGuard, hosts
 
 ARTIFACTS = ("/api/2.0/mlflow-artifacts/artifacts", "/ajax-api/2.0/mlflow-artifacts/artifacts")
@@ -27,7 +27,7 @@ def prefect_app() -> Any:
 
 def embedded_app() -> Any:
     """Return the Prefect server of one command, which ends when the command does."""
-    parent.end_with_parent()
+    processes.end_with_parent()
     return prefect_app()
 
 

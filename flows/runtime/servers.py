@@ -48,6 +48,7 @@ def up() -> None:
     _call(["prefect", "--no-prompt", "work-pool", "create", POOL, *pool], variables)
     _call(["prefect", "--no-prompt", "deploy", "--all"], variables)
     _start("worker", ["prefect", "worker", "start", "--pool", POOL], variables, {})
+    _start("watch", ["flows.runtime.processes"], variables, {})
     _await_answer("mlflow", f"{mlflow}/health")
     print(f"Prefect  {prefect}   (its page asks for the key in {environment.KEY_FILE})")
     print(f"MLflow   {mlflow}/#/experiments\nlogs     {FOLDER}\n`make down` stops the servers.")
@@ -55,7 +56,7 @@ def up() -> None:
 
 def down() -> None:
     """Stop what `up` has started; the worker first, so that it can return its unfinished runs to the server."""
-    for name in ("worker", "mlflow", "prefect"):
+    for name in ("worker", "watch", "mlflow", "prefect"):
         process = environment.server(name)
         if process is not None:
             processes = [process, *process.children(recursive=True)]
@@ -79,8 +80,8 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
         **os.environ,
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
-        "PREFECT_API_AUTH_STRING": key,
-        "PREFECT_SERVER_API_AUTH_STRING": key,
+        environment.CLIENT_KEY: key,
+        environment.SERVER_KEY: key,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_TRACKING_URI": mlflow,
         "_MLFLOW_SERVER_FILE_STORE": own_store if is_database else environment.defaults()["MLFLOW_TRACKING_URI"],

@@ -184,6 +184,9 @@ def _connect(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         raise BadInput(f"curation.deliveries is {url}, which needs the package redis: pip install redis") from error
     try:
         options: dict[str, Any] = redis.connection.parse_url(reveal(url))  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise BadInput(f"curation.deliveries is {url}, which is no address of Redis: {error}") from error
+    try:
         with redis.Redis(**options) as client:
             client.ping()
             yield client, options

@@ -29,7 +29,7 @@ STAGES = "tasks.training.stages"
 WORKER = "tasks.training.parallel.worker"
 MAX_ATTEMPTS = 3
 JOB, ENDED = "job.json", "ended.pickle"
-KEY = "ATHANOR_RESULT_KEY"
+KEY, OWNER = "ATHANOR_RESULT_KEY", "ATHANOR_OWNER"
 POLL_SECONDS = 0.5
 
 
@@ -87,7 +87,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
         # first node opens the store; torchrun would otherwise guess from host names which node does.
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
     # Divide the cores among the processes; torchrun's own default is one thread for each of them.
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {OWNER: str(os.getpid())}
     with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
         try:
             return torchrun.wait()

@@ -128,8 +128,9 @@ def _refuse_foreign(name: str, module: str, packages: Sequence[str]) -> None:
     if top in packages or (top.isidentifier() and folders and is_own):
         return
     raise BadParams(
-        f"the reward function {name!r} is not in a file of the project ({top}.py or {top}/ in {PROJECT[0]}). If "
-        "functions of this package may be called, add it to ppo.rewards.packages in params.yaml."
+        f"there is no reward function {name!r} in a file of the project ({top}.py or {top}/ in {PROJECT[0]}). Built in "
+        f"are {', '.join(sorted(BUILT_IN))}; a function of your own is named module:function. If it is in an installed "
+        "package, add the package to ppo.rewards.packages in params.yaml."
     )
 
 
