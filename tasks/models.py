@@ -164,7 +164,8 @@ def objective(name: str | Path) -> Objective:
     config = load_config(name)
     if getattr(config, "is_encoder_decoder", False):
         return "span"
-    return "masked" if any("MaskedLM" in kind for kind in config.architectures or ()) else "causal"
+    with as_bad_model(name):  # `architectures` may be anything in a damaged config
+        return "masked" if any("MaskedLM" in kind for kind in config.architectures or ()) else "causal"
 
 
 def load_config(name: str | Path) -> Any:

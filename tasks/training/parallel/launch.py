@@ -8,8 +8,10 @@ nodes the first one runs the flow; the others see the same files, wait for it an
 """
 
 import argparse
+import hmac
 import os
 import pickle
+import secrets
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ STAGES = "tasks.training.stages"
 WORKER = "tasks.training.parallel.worker"
 MAX_ATTEMPTS = 3
 JOB, ENDED = "job.json", "ended.pickle"
+KEY, OWNER = "ATHANOR_RESULT_KEY", "ATHANOR_OWNER"
 POLL_SECONDS = 0.5
 
 
@@ -39,6 +42,7 @@ def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timin
     endpoint(launch)
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / ENDED).unlink(missing_ok=True)
+    os.environ[KEY] = secrets.token_hex()
     job = {"stage": stage, "kind": kind(params), "params": params.model_dump(mode="json"), "data": str(data)}
     for attempt in range(1, MAX_ATTEMPTS + 1):
         write_json(checkpoints / JOB, {**job, "attempt": attempt})
@@ -83,7 +87,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
         # first node opens the store; torchrun would otherwise guess from host names which node does.
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
     # Divide the cores among the processes; torchrun's own default is one thread for each of them.
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {OWNER: str(os.getpid())}
     with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
         try:
             return torchrun.wait()
@@ -95,13 +99,25 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
 
 
 def _result(file: Path, timings: Timings) -> Report:
-    """The report that process 0 wrote, or the error that ended it. The file is written by us, so unpickling is safe."""
-    kind, content, seconds = pickle.loads(file.read_bytes())
+    """The report that process 0 wrote, or the error that ended it. Raises BadInput if another program wrote the file.
+
+    A report contains figures, which only pickle can write, and unpickling can run any code: the signature is checked
+    first, with a key that only this process and its workers know.
+    """
+    signature, body = file.read_bytes().split(b"\n", 1)
+    if not hmac.compare_digest(signature, sign(body)):
+        raise BadInput(f"{file} was not written by a process of this run. Remove the file and run the command again.")
+    kind, content, seconds = pickle.loads(body)
     if kind == "error":
         raise getattr(errors, content[0])(content[1])
     timings.values.update(seconds)
     report: Report = content
     return report
+
+
+def sign(body: bytes) -> bytes:
+    """The signature of what a worker of this run has written."""
+    return hmac.new(os.environ[KEY].encode(), body, "sha256").hexdigest().encode()
 
 
 def join(folder: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import pickle
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,20 @@ from tasks.errors import BadParams, UserError
 from tasks.files import read_json
 from tasks.reports import Timings
 from tasks.training.parallel import processes
-from tasks.training.parallel.launch import ENDED, JOB, STAGES
+from tasks.training.parallel.launch import ENDED, JOB, OWNER, POLL_SECONDS, STAGES, sign
+
+
+def end_with_owner() -> None:
+    """End this process when the one that has started torchrun is killed: otherwise it would write into outputs."""
+    owner = int(os.environ.get(OWNER, "0"))
+
+    def watch() -> None:
+        while Path(f"/proc/{owner}").exists():
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    if owner and Path("/proc/self").exists():
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def main(checkpoints: Path) -> None:
@@ -49,9 +64,11 @@ def _write_result(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -
     # Renamed, so that launch.py never reads half a file; a name per rank, so that processes do not write into each
     # other's file. The last one wins, and all errors are the same.
     temporary = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
-    temporary.write_bytes(pickle.dumps(ended))
+    body = pickle.dumps(ended)
+    temporary.write_bytes(sign(body) + b"\n" + body)
     temporary.replace(checkpoints / ENDED)
 
 
 if __name__ == "__main__":
+    end_with_owner()
     main(Path(sys.argv[1]))

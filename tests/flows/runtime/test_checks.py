@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.runtime import data_kinds, params
-from tasks import yaml_files
+from tasks import pipeline_stages
 from tasks.errors import BadInput, BadParams
 from tests.sources import ROOT
 
@@ -131,6 +131,6 @@ def test_files_that_do_not_exist_are_reported_with_their_line(tmp_path: Path) ->
 def test_yaml_is_bounded(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(yaml.YAMLError, match=message):
-        yaml_files.read(tmp_path / "params.yaml")
+        pipeline_stages.read_yaml(tmp_path / "params.yaml")
     with pytest.raises(BadParams, match="is not valid YAML: "):
         params.load("sft", tmp_path / "params.yaml")
