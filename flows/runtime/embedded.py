@@ -39,7 +39,7 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
     else:
         from prefect.server.api.server import SubprocessASGIServer
 
-        SubprocessASGIServer._run_uvicorn_command = _run_guarded_server  # type: ignore[method-assign]
+        SubprocessASGIServer._run_uvicorn_command = lambda self: _run_guarded_server(self)  # type: ignore[method-assign]
         start = threading.Thread(target=_start, args=(SubprocessASGIServer(),), daemon=True)
         start.start()
         prepare()

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 Message = dict[str, Any]
-Receive, Send = Callable[[], Awaitable[Any]], Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 HOSTS = "ATHANOR_HOSTS"  # the names, with port, that a server answers to, separated by commas
