@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from pydantic import Field
 
+from tasks.addresses import Address
 from tasks.conversations import Preference
 from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import UnusableRecord, read_lines
@@ -34,7 +35,9 @@ OUTVOTED, DRAW = "outvoted by other annotators", "annotators disagree"
 class Params(FileParams, frozen=True, extra="forbid"):
     """Which logs to read, and whose votes count."""
 
-    paths: tuple[str, ...] = Field(("data/raw/feedback",), min_length=1, description="Files, folders or globs of logs.")
+    paths: tuple[Address, ...] = Field(
+        (Address("data/raw/feedback"),), min_length=1, description="Files, folders or globs of logs."
+    )
     annotators: AnnotatorParams = Field(
         default_factory=lambda: AnnotatorParams.model_validate({}), description="Whose votes are not used."
     )
