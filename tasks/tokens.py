@@ -208,9 +208,11 @@ def _read(folder: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     manifest = _check_version(folder)
     paths = [folder / f"{name}.npy" for name in names]
     try:
-        for path in paths if manifest else ():
-            if digest := read_json(manifest).get(DIGESTS, {}).get(path.relative_to(manifest.parent).as_posix()):
-                verify(path, digest)
+        if manifest:
+            known = read_json(manifest).get(DIGESTS, {})
+            for path in paths:
+                if digest := known.get(path.relative_to(manifest.parent).as_posix()):
+                    verify(path, digest)
         return [np.load(path, mmap_mode="r") for path in paths]
     except BadInput:
         raise
