@@ -160,10 +160,9 @@ def _read_prefix(model: Any, group: Sequence[_Row], length: int) -> Any:
 def _score(model: Any, rows: Sequence[_Row], prefix: Any) -> Iterator[tuple[int, Likelihood]]:
     """(number of the pair, its likelihood) of each continuation of `rows`; `prefix` precedes all of them."""
     num_cached = prefix[0][0].shape[2] if prefix else 0
-    ids, positions, part, where = _collate(rows, num_cached)
-    device = device_of(model)
-    tensors = [torch.from_numpy(array).to(device) for array in (ids, positions, part)]
-    hidden = _hidden(model, *tensors, prefix).flatten(0, 1)
+    *arrays, where = _collate(rows, num_cached)
+    ids, positions, part = (torch.from_numpy(array).to(device_of(model)) for array in arrays)
+    hidden = _hidden(model, ids, positions, part, prefix).flatten(0, 1)
     targets = np.concatenate([one for row in rows for one in row.continuations])
     log_probs, is_best = _token_scores(model, hidden, torch.from_numpy(where), torch.from_numpy(targets))
     start = 0

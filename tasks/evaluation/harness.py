@@ -84,7 +84,7 @@ def _scorer_class() -> Any:
             return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            pairs, num_shortened, _ = fit(self.model, [Pair(list(a), list(b)) for _, a, b in requests])
+            pairs, num_shortened = fit(self.model, [Pair(list(a), list(b)) for _, a, b in requests])[:2]
             self.num_shortened += num_shortened
             return [(one.total, one.is_greedy) for one in likelihoods(self.model, pairs, self.batch_size)]
 
