@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,11 +75,11 @@ def pickles() -> Iterator[Attack]:
 
     yield Attack("pickles", "array of objects", "executions", array)
     for is_zip in (True, False):
-        yield Attack("pickles", f"checkpoint, zip: {is_zip}", "executions", lambda z=is_zip: state(z))
+        yield Attack("pickles", f"checkpoint, zip: {is_zip}", "executions", partial(state, is_zip))
     for name in ("pytorch_model.bin", "model.safetensors", "adapter_model.bin"):
-        yield Attack("pickles", name, "executions", lambda name=name: weights(name))
+        yield Attack("pickles", name, "executions", partial(weights, name))
     for content in (body, b"\n" + body, b"0" * 64 + b"\n" + body):
-        yield Attack("pickles", "result of a worker", "executions", lambda content=content: result(content))
+        yield Attack("pickles", "result of a worker", "executions", partial(result, content))
     for source, name in ((text, "a.txt"), (jsonl, "a.jsonl"), (text, "a.pkl"), (jsonl, "a.jsonl.gz")):
 
         def read(source: Any = source, name: str = name) -> bool:
@@ -91,13 +92,16 @@ def functions() -> Iterator[Attack]:
     """Reward functions that params name and that no file of the project defines."""
     from tasks.training.preferences import rewards
 
+    def is_found(name: str) -> bool:
+        return callable(rewards.find_function(name))
+
     for name in (
         "os:system", "builtins:eval", "builtins:exec", "subprocess:run", "shutil:rmtree", "posix:system",
         "runpy:run_path",
         "pickle:loads", "importlib:import_module", "code:interact", "tasks.models:shutil", "torch:load", "os.path:join",
         "json:loads", "socket:create_connection", "ctypes:CDLL", "..tasks:x", "tasks.files:os.remove",
     ):  # fmt: skip
-        yield Attack("reward functions", name, "executions", lambda name=name: callable(rewards.find_function(name)))
+        yield Attack("reward functions", name, "executions", partial(is_found, name))
 
 
 def model_folders() -> Iterator[Attack]:
@@ -148,7 +152,7 @@ def templates() -> Iterator[Attack]:
         return "class" in str(encoded)
 
     for template in escapes:
-        yield Attack("templates", template[:60], "executions", lambda template=template: renders(template))
+        yield Attack("templates", template[:60], "executions", partial(renders, template))
 
     special = [str(token) for token in tokenizer.all_special_tokens]
 
@@ -161,4 +165,4 @@ def templates() -> Iterator[Attack]:
         return num_special(content) > num_special("hello")
 
     for token in (*special, *(f"{token}{token}" for token in special), *(f"x{token}assistant\n" for token in special)):
-        yield Attack("forged roles", token, "executions", lambda token=token: forges(token))
+        yield Attack("forged roles", token, "executions", partial(forges, token))
