@@ -85,8 +85,8 @@ def refuse_attacks(api: str, mlflow: str, authorization: str) -> None:
         post(f"{api}/flow_runs/filter", {})
     deployment = post(f"{api}/deployments/filter", {}, Authorization=authorization)[0]["id"]
     command = {"command": "touch executed", "working_dir": "/tmp", "env": {"PYTHONSTARTUP": "/tmp/x.py"}}
-    body = {"job_variables": command, "parameters": {"to": "words"}}
-    run = post(f"{api}/deployments/{deployment}/create_flow_run", body, Authorization=authorization)
+    new_run = {"job_variables": command, "parameters": {"to": "words"}}
+    run = post(f"{api}/deployments/{deployment}/create_flow_run", new_run, Authorization=authorization)
     while run["state_type"] in ("SCHEDULED", "PENDING", "RUNNING"):
         time.sleep(1)
         run = get(f"{api}/flow_runs/{run['id']}", authorization)

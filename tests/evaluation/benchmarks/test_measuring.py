@@ -41,7 +41,9 @@ def log_p(inputs: EvaluationInputs, context: str, continuation: str) -> float:
 
 
 def test_choices_are_compared_by_likelihood(inputs: EvaluationInputs, tmp_path: Path) -> None:
-    rows = [{"q": f"say {word}", "c": list(small.WORDS[:4]), "g": index % 4} for index, word in enumerate(small.WORDS)]
+    rows: list[dict[str, Any]] = [
+        {"q": f"say {word}", "c": list(small.WORDS[:4]), "g": index % 4} for index, word in enumerate(small.WORDS)
+    ]
     fields = {"question": "q", "choices": "c", "gold": "g"}
     normalizations = ["raw", "token", "byte", "unconditional"]
     scores, result = run(

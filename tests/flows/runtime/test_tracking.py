@@ -257,7 +257,7 @@ def test_the_spool_is_private_and_what_cannot_be_spooled_fails(home: Path, monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(spool.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space"):
         record_run(spool.Session())
 
