@@ -223,6 +223,7 @@ def pages() -> Iterator[Attack]:
         Report("sft", counts={text: 3}, notes=[text], summary=text).write(folder)
         scores: dict[str, Any] = {"exact_match": score, "gold": score, "multiple_choice": {text: score, "chance": 0.5}}
         samples = [{"prompt": text, "expected": text, "sft": text}]
+        scores |= {"gates_checked": 1, "gates_failed": 0}
         Report("evaluation", scores=scores, notes=[text], tables={"samples": samples}).write(folder)
         page.write(folder, folder / "report.html", stages)
         parser = _Structure()
