@@ -18,6 +18,7 @@ from tasks.pipeline_stages import PipelineStage
 from tasks.reports import Report, Timings
 
 METRICS = "tasks.evaluation.metrics"
+NOT_BY_DEFAULT = {"speed"}  # its numbers differ from run to run, but the same run twice must give the same report
 # A name is a part of keys of MLflow, of names of gates (which have dots) and of file names.
 BenchmarkName = Annotated[str, StringConstraints(pattern=r"^\w[\w -]{0,59}$")]
 
@@ -46,8 +47,9 @@ class Params(SamplingParams, frozen=True):
     """The metrics, the size of the samples that they read, and the gates."""
 
     metrics: Metrics = Field(
-        default_factory=lambda: Metrics.model_validate(dict.fromkeys(catalog.names(METRICS))),
-        description="The metrics to measure, each with its params. Without this key, all metrics are measured.",
+        default_factory=lambda: Metrics.model_validate(dict.fromkeys(set(catalog.names(METRICS)) - NOT_BY_DEFAULT)),
+        description="The metrics to measure, each with its params. Without this key, all metrics but speed "
+        "are measured.",
     )
     benchmarks: dict[BenchmarkName, BenchmarkSet] = Field(
         default_factory=dict,

@@ -1,7 +1,7 @@
 """How fast a model answers one user: milliseconds to the first token, and tokens per second after it.
 
-Prompts are answered one at a time. These numbers depend on the machine and differ from run to run. Intervals: bootstrap
-over prompts.
+Prompts are answered one at a time. These numbers depend on the machine and differ from run to run, so that params.yaml
+has to name this metric. Intervals: bootstrap over prompts.
 """
 
 import time
