@@ -219,7 +219,7 @@ def test_names_that_mlflow_refuses_are_converted(home: Path) -> None:
     record.write("finished")
     tracking.Sender().send_all()
     run = runs()["curation"]
-    assert sorted(run.data.metrics.values())[:2] == [0.5, 0.7]
+    assert {0.5, 0.7} <= set(run.data.metrics.values())
     originals = {value for key, value in run.data.tags.items() if key.startswith("name.")}
     assert originals == {"kept/a|b", "kept/更好（更完整）", "sources.a|b", "It's"}
 
@@ -246,7 +246,7 @@ def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
     assert parent.data.tags["verdict"] == "8 of 8 gates passed"
     experiment = client().get_experiment(parent.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert client().get_model_version_by_alias("sft", "newest").version == "1"
+    assert str(client().get_model_version_by_alias("sft", "newest").version) == "1"
 
 
 def test_the_spool_is_private_and_what_cannot_be_spooled_fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
