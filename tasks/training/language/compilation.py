@@ -20,20 +20,21 @@ Mode = Literal["off", "on", "auto"]
 CACHE = Path(".run/compiled")
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 BACKEND = "inductor"
-MIN_STEPS = {"cuda": 500, "cpu": 5000}  # "auto": shorter runs take less time than the compilation saves
+MIN_STEPS = {"cuda": 500, "cpu": 1500}  # "auto": shorter runs take less time than the compilation saves
 
 
 @contextmanager
 def compiled(model: nn.Module, mode: Mode, steps: int, device: torch.device) -> Iterator[None]:
     """Run the blocks of `model` compiled within the block of `with`.
 
-    "auto" compiles if there is a C++ compiler and the run has at least MIN_STEPS. Raises BadParams if mode is "on" and
-    there is no compiler.
+    "auto" compiles if there is a C++ compiler and the run has at least MIN_STEPS; code that torch cannot compile runs
+    as it is. Raises BadParams if mode is "on" and there is no compiler.
     """
     if not _should_compile(mode, steps, device):
         yield
         return
     _cache_in_project()
+    torch._dynamo.config.suppress_errors = mode == "auto"
     blocks = blocks_of(model)
     try:
         # Blocks are compiled, not the model: they have the same code and shapes, so the first one is compiled and the
