@@ -17,6 +17,7 @@ import pytest
 
 from tasks import models, tokens
 from tasks.errors import BadInput, BadParams
+from tasks.files import MANIFEST, read_json, write_json
 from tasks.reports import Timings
 from tasks.training.parallel import launch
 from tasks.training.stages import pretrain
@@ -69,6 +70,8 @@ def test_a_mixture_is_the_same_after_a_kill_and_with_another_number_of_processes
     names = ["book" if number % 3 else "web" for number in range(len(records.starts))]
     labels = {"source": names, "language": names}
     tokens.write_records(folder, tokens.make_records(np.array(records.starts), np.array(records.lengths), labels))
+    manifest = data / "tokens" / MANIFEST
+    write_json(manifest, {**read_json(manifest), tokens.DIGESTS: tokens.digests(data / "tokens")})
     settings = {"steps": 60, "mixture": {"book": 1, "web": 3}, "checkpoint_every": 5}
     whole = train(data, tmp_path / "whole", **settings)
     monkeypatch.setattr(launch, "MAX_ATTEMPTS", 1)
