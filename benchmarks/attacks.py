@@ -145,6 +145,7 @@ def params_files() -> Iterator[Attack]:
     def is_accepted(text: str) -> bool:
         Path("params.yaml").write_text(text + "\n")
         params.check_names()
+        params.load_all(("ingestion", "curation", "sft", "evaluation"))
         return True
 
     for text in texts:

@@ -134,7 +134,7 @@ def templates() -> Iterator[Attack]:
     from tasks import chat_templates
     from tasks.tokenization import bpe
 
-    tokenizer = bpe.train(["hello to everybody who reads this " * 3] * 20, 300)
+    tokenizer = bpe.train(["hello to everybody who reads this " * 3] * 20, 280)
     escapes = (
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ cycler.__init__.__globals__.os.system('touch executed') }}",

@@ -84,7 +84,12 @@ def _scorer_class() -> Any:
             return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            pairs, num_shortened = fit(self.model, [Pair(list(a), list(b)) for _, a, b in requests])[:2]
+            pairs, num_shortened, num_too_long = fit(self.model, [Pair(list(a), list(b)) for _, a, b in requests])
+            if num_too_long:
+                raise BadInput(
+                    f"lm_eval: {num_too_long:,} of {len(pairs):,} continuations are longer than the context of the "
+                    "model; leave out these tasks, or evaluate a model with a longer context"
+                )
             self.num_shortened += num_shortened
             return [(one.total, one.is_greedy) for one in likelihoods(self.model, pairs, self.batch_size)]
 
