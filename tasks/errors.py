@@ -30,6 +30,10 @@ class BadInput(UserError):
     exit_code = 3
 
 
+class DamagedJson(BadInput, ValueError):
+    """A file of ours that is no JSON. It is a ValueError, too, for readers that know what the file belongs to."""
+
+
 class LostRows(UserError):
     """Rows were read that are neither in a table nor in quarantine: an error of a reader, never accepted silently."""
 

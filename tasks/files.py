@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tasks.errors import BadInput
+from tasks.errors import BadInput, DamagedJson
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = "schema_version"  # the key under which files state it; a file without it has version 0
@@ -98,11 +98,11 @@ def _replacement(path: Path) -> Iterator[TextIO]:
 
 
 def read_json(path: Path) -> Any:
-    """Return the parsed content of a JSON file. Raises ValueError, which names the file, if it is damaged."""
+    """Return the parsed content of a JSON file. Raises DamagedJson, which names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is damaged: it is not JSON ({error}). {rerun_advice(path)}") from error
+        raise DamagedJson(f"{path} is damaged: it is not JSON ({error}). {rerun_advice(path)}") from error
 
 
 def with_version(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
