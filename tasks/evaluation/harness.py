@@ -84,12 +84,7 @@ def _scorer_class() -> Any:
             return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            pairs, num_shortened, num_too_long = fit(self.model, [Pair(list(a), list(b)) for _, a, b in requests])
-            if num_too_long:
-                raise BadInput(
-                    f"lm_eval: {num_too_long:,} of {len(pairs):,} continuations are longer than the context of the "
-                    "model; leave out these tasks, or evaluate a model with a longer context"
-                )
+            pairs, num_shortened = _fit_all(self.model, [Pair(list(a), list(b)) for _, a, b in requests])
             self.num_shortened += num_shortened
             return [(one.total, one.is_greedy) for one in likelihoods(self.model, pairs, self.batch_size)]
 
@@ -114,6 +109,17 @@ def _scorer_class() -> Any:
             return [_generate(self, *request.args) for request in requests]
 
     return Scorer
+
+
+def _fit_all(model: Any, pairs: list[Pair]) -> tuple[list[Pair], int]:
+    """The pairs with prompts that fit the context, and how many were shortened. Raises BadInput if one never fits."""
+    fitted, num_shortened, num_too_long = fit(model, pairs)
+    if num_too_long:
+        raise BadInput(
+            f"lm_eval: {num_too_long:,} of {len(pairs):,} continuations are longer than the context of the model; "
+            "leave out these tasks, or evaluate a model with a longer context"
+        )
+    return fitted, num_shortened
 
 
 def _generate(scorer: Any, context: str, settings: dict[str, Any]) -> str:
