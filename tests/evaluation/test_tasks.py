@@ -148,7 +148,8 @@ def test_params_choose_metrics_by_their_file_names() -> None:
     metrics = dict(Params.model_validate({"metrics": {"kl": None, "bleu": {"num_resamples": 20}}}).active_metrics())
     assert set(metrics) == {"kl", "bleu"}
     assert metrics["bleu"].model_dump() == {"num_resamples": 20}
-    assert list(dict(Params().active_metrics())) == catalog.names(tasks.METRICS), "all of them by default"
+    by_default = set(catalog.names(tasks.METRICS)) - {"speed"}
+    assert set(dict(Params().active_metrics())) == by_default, "all of them by default but the one that is never equal"
     with pytest.raises(ValidationError):
         Params.model_validate({"metrics": {"blue": {}}})
 
