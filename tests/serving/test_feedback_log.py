@@ -139,3 +139,13 @@ def test_the_queue_continues_from_the_records() -> None:
     later.add(record)
     assert answered(later, "anna")["prompt"] == [{"role": "user", "content": "p2"}]
     assert later.progress("anna")["mine"] == 1
+
+
+def test_a_page_that_is_loaded_again_meanwhile_loses_no_prompt() -> None:
+    """The same annotator asks twice before the first answers are written."""
+    queue = RankingQueue(["p", "q"])
+    first, second = queue.next("annotator"), queue.next("annotator")
+    assert (first, second) == ("p", "q")
+    item = queue.show("annotator", "q", [{"text": "1"}, {"text": "2"}])
+    assert queue.show("annotator", "p", [{"text": "3"}, {"text": "4"}]) == item
+    assert queue.next("other") == "p"
