@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tasks.errors import BadParams
 from tasks.serving import FeedbackLog, RankingQueue
 from tests.sources import ROOT
 
@@ -149,3 +150,10 @@ def test_a_page_that_is_loaded_again_meanwhile_loses_no_prompt() -> None:
     item = queue.show("annotator", "q", [{"text": "1"}, {"text": "2"}])
     assert queue.show("annotator", "p", [{"text": "3"}, {"text": "4"}]) == item
     assert queue.next("other") == "p"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path: Path) -> None:
+    """A file has the name of the folder's parent."""
+    (tmp_path / "raw").write_text("")
+    with pytest.raises(BadParams, match="votes cannot be written to"):
+        FeedbackLog(tmp_path / "raw/feedback")
