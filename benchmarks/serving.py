@@ -158,7 +158,8 @@ def is_equal_to_generate(server: Server, folder: Path) -> bool:
 
 def protocol_checks() -> tuple[int, int]:
     """The number of checks of the protocol, and how many pass."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/serving/test_protocol.py"]
+    files = sorted(map(str, Path("tests/serving").glob("test_protocol*.py")))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
     output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", output)}
     return sum(found.values()), found.get("passed", 0)

@@ -97,6 +97,15 @@ def _replacement(path: Path) -> Iterator[TextIO]:
     temporary.replace(path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Write the names of the files in a folder to disk, so that a new one survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: Path) -> Any:
     """Return the parsed content of a JSON file. Raises DamagedJson, which names the file."""
     try:

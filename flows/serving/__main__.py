@@ -137,6 +137,19 @@ def check(args: argparse.Namespace, key: str | None) -> None:
             f"--host {args.host} would let anyone in the network use the model. Set a key in {KEY_VARIABLE}, or listen "
             "on 127.0.0.1."
         )
+    shares = {name: getattr(args, name) for name in ("compare_share", "overlap", "filter_threshold")}
+    if wrong := [name for name, value in shares.items() if not 0 <= value <= 1]:
+        name = wrong[0]
+        raise BadParams(f"--{name.replace('_', '-')} {shares[name]:g} needs a number from 0 to 1.")
+    least = {"max_batch": 1, "max_queue": 0, "max_new_tokens": 1, "port": 0, "timeout": 0.001, "watch": 0}
+    if too_small := [name for name, bound in least.items() if not getattr(args, name) >= bound]:
+        name = too_small[0]
+        raise BadParams(f"--{name.replace('_', '-')} {getattr(args, name)} needs at least {least[name]}.")
+    if args.port > 65535:
+        raise BadParams(f"--port {args.port} needs at most 65535.")
+    names = (args.models or args.model).split(",")
+    if not all(names) or len(set(names)) < len(names):
+        raise BadParams(f"--models {args.models} needs different names of models, separated by commas.")
     if not 0 <= args.share <= 1 or (args.share and len((args.models or "").split(",")) != 2):
         raise BadParams(f"--share {args.share:g} needs a number from 0 to 1 and two models in --models A,B.")
 

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions and POST /v1/completions: the answers of the engine as JSON or as server-sent events."""
 
+import abc
 import asyncio
 import math
 import time
@@ -99,7 +100,7 @@ def _check_choices(n: int | None, num_prompts: int, state: State) -> None:
         raise ApiError(400, message, param="prompt", code="invalid_value")
 
 
-class _Writer:
+class _Writer(abc.ABC):
     """Turns events into the objects of the protocol."""
 
     kind = chunk_kind = prefix = ""
@@ -117,13 +118,13 @@ class _Writer:
         """Chunks before the first text."""
         return []
 
+    @abc.abstractmethod
     def choice(self, index: int, text: str, events: Sequence[Event], reason: str | None) -> dict[str, Any]:
         """A whole answer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def delta(self, index: int, event: Event, reason: str | None) -> list[dict[str, Any]]:
         """The choices of the chunks for one event."""
-        raise NotImplementedError
 
 
 class _ChatWriter(_Writer):
@@ -143,9 +144,10 @@ class _ChatWriter(_Writer):
     def delta(self, index: int, event: Event, reason: str | None) -> list[dict[str, Any]]:
         choices = []
         if event.text or event.tokens:
-            delta = {"content": event.text} if event.text or event.tokens else {}
             logprobs = self._log_probs(event.tokens)
-            choices.append({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
+            choices.append(
+                {"index": index, "delta": {"content": event.text}, "logprobs": logprobs, "finish_reason": None}
+            )
         if reason is not None:
             choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
         return choices

@@ -1,6 +1,7 @@
 """What the page asks its server: settings, prompts to rank, and votes, which are on disk before they are answered."""
 
 import asyncio
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from flows.serving.delivery import Answers
 from flows.serving.protocol import ChatRequest
 from flows.serving.registry import Registry
 from flows.serving.state import State
+from tasks.errors import BadInput
 from tasks.serving import FeedbackLog, RankingQueue
 
 COOKIE, COOKIE_SECONDS = "annotator", 400 * 86_400
@@ -26,6 +28,10 @@ NO_CACHE = {"Cache-Control": "no-cache"}
 MAX_TEXT, MAX_ANSWERS = 200_000, 16
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+
+
+class NotRankable(Exception):
+    """A prompt does not get two answers that can be shown."""
 
 
 class _Part(BaseModel):
@@ -135,7 +141,7 @@ async def page_settings(request: HttpRequest) -> Response:
     body = {"models": models, "compare": list(page.compare), "compare_share": page.share, "consent": page.consent}
     response = JSONResponse(body)
     annotator = request.cookies.get(COOKIE, "")
-    if not annotator:
+    if not _is_annotator(annotator):
         annotator = uuid.uuid4().hex
     response.set_cookie(COOKIE, annotator, max_age=COOKIE_SECONDS, httponly=True, samesite="strict")
     return response
@@ -158,14 +164,16 @@ async def next_item(request: HttpRequest) -> Response:
     state: State = request.app.state.serving
     page: Page = request.app.state.page
     annotator = _annotator(request)
-    item = page.queue.next(annotator)
-    if isinstance(item, str):
+    while isinstance(item := page.queue.next(annotator), str):
         try:
             answers = await _answers(state, page, item)
+        except NotRankable as error:
+            print(f"the prompt {item[:60]!r} is not ranked: {error}", file=sys.stderr, flush=True)
+            continue  # it stays begun, so that nobody gets it again
         except BaseException:
             page.queue.give_back(item)
             raise
-        item = page.queue.show(annotator, item, answers)
+        return JSONResponse(page.queue.show(annotator, item, answers))
     return JSONResponse(item or {"item": None})
 
 
@@ -177,13 +185,17 @@ async def progress(request: HttpRequest) -> Response:
 
 def _annotator(request: HttpRequest) -> str:
     annotator = request.cookies.get(COOKIE, "")
-    if not 8 <= len(annotator) <= 64 or not annotator.isalnum():
+    if not _is_annotator(annotator):
         raise ApiError(400, "The cookie of the page is missing: load /page/settings first.", code="no_annotator")
     return annotator
 
 
+def _is_annotator(cookie: str) -> bool:
+    return 8 <= len(cookie) <= 64 and cookie.isascii() and cookie.isalnum()
+
+
 async def _answers(state: State, page: Page, prompt: str) -> list[dict[str, Any]]:
-    """Different answers to a prompt, by the models of comparisons in turn."""
+    """Different answers to a prompt, by the models of comparisons in turn. Raises NotRankable."""
     registry: Registry = state.registry
     names = page.compare or (registry.names[0],)
     messages = [{"role": "user", "content": prompt}]
@@ -191,16 +203,26 @@ async def _answers(state: State, page: Page, prompt: str) -> list[dict[str, Any]
     parts = await asyncio.gather(
         *(_of_model(state, page, name, messages, count) for name, count in zip(names, per_model, strict=True) if count)
     )
-    distinct = {answer["text"]: answer for part in parts for answer in part}
-    return list(distinct.values()) if len(distinct) > 1 else [answer for part in parts for answer in part][:2]
+    answers = [answer for part in parts for answer in part if await state.blocked(answer["text"]) is None]
+    if len(answers) < 2:
+        raise NotRankable(f"the filter blocks all but {len(answers)} of {page.num_ranked} answers.")
+    distinct = {answer["text"]: answer for answer in answers}
+    return list(distinct.values()) if len(distinct) > 1 else answers[:2]
 
 
 async def _of_model(state: State, page: Page, name: str, messages: Any, count: int) -> list[dict[str, Any]]:
     served = state.registry.named(name)
     body = ChatRequest.model_validate({"model": name, "messages": messages, "n": count, "temperature": 1.0})
     answers = Answers(served, state.delivery)
-    ids = await asyncio.to_thread(served.encode_chat, messages)
-    room = max(1, min(page.max_new_tokens, served.context - len(ids)))
+    if not served.can_chat:
+        raise NotRankable(f"{name} has no chat template.")
+    try:
+        ids = await asyncio.to_thread(served.encode_chat, messages)
+    except BadInput as error:
+        raise NotRankable(f"{error}.") from None
+    room = min(page.max_new_tokens, served.context - len(ids))
+    if room < 1:
+        raise NotRankable(f"it has {len(ids)} tokens, and the context of {name} is {served.context}.")
     answers.add(ids, body, state.limits, is_chat=True, max_new_tokens=room, num_top=0)
     texts, log_probs = [""] * count, [list[float]() for _ in range(count)]
     async with answers:

@@ -7,26 +7,40 @@ gives one record. One file per day, in UTC: data/raw/feedback/2026-11-30.jsonl.
 import datetime
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tasks.errors import BadParams
+from tasks.files import sync_folder
 
 FOLDER = Path("raw/feedback")  # below the data folder
 SCHEMA_VERSION = 1
 
 
 class FeedbackLog:
-    """Appends records. Opening it reads the ids that are on disk, and ends a line that a kill has left incomplete."""
+    """Appends records. Opening it reads the ids that are on disk, and ends a line that a kill has left incomplete.
+
+    Raises BadParams for a folder that cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._lock = folder, threading.Lock()
         self._ids: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(folder.glob("*.jsonl")):
-            for record in read(file):
-                self._ids.add(str(record.get("id")))
-            end_last_line(file)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in sorted(folder.glob("*.jsonl")):
+                for record in read(file):
+                    self._ids.add(str(record.get("id")))
+                end_last_line(file)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise BadParams(
+                f"votes cannot be written to {folder}: {error}. Give write access to it, or use --data."
+            ) from error
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -54,7 +68,7 @@ class FeedbackLog:
             finally:
                 os.close(file)
             if is_new:
-                _sync_folder(self._folder)
+                sync_folder(self._folder)
             self._ids.add(str(body["id"]))
         return True
 
@@ -86,11 +100,3 @@ def end_last_line(file: Path) -> None:
             stream.write(b"\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -61,6 +61,9 @@ class RankingQueue:
     def show(self, annotator: str, prompt: str, answers: Sequence[Mapping[str, Any]]) -> Item:
         """Give the answers to a prompt that `next` returned, and show them in a random order."""
         with self._lock:
+            if annotator in self._open:  # the page was loaded again while the answers were written
+                self._begun.discard(item_id(prompt))
+                return self._open[annotator]
             messages = [{"role": "user", "content": prompt}]
             item = {"item": item_id(prompt), "prompt": messages, "answers": list(answers)}
             return self._show(annotator, item, random.Random(f"{self.seed} {annotator} {prompt}"))

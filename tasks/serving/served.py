@@ -83,9 +83,11 @@ def load(
     notes = list(remembered.prepare(model, tokenizer, needs, keep_attention=True))
     is_batched = params.is_batched and methods.of(model).generation == "cached"
     vocab_size = int(model.get_input_embeddings().weight.shape[0])
-    if is_batched and not forward.is_equal(model, vocab_size):
+    if is_batched and (problem := forward.problem(model, vocab_size)) is not None:
         is_batched = False
-        notes.append("the state of this model cannot be kept in rows, so that requests are answered one by one")
+        notes.append(
+            f"the state of this model cannot be kept in rows, so that requests are answered one by one ({problem})"
+        )
     engine = Engine(model, params.model_copy(update={"is_batched": is_batched}), tokenizer.pad_token_id or 0, on_round)
     ends = frozenset(end_ids(tokenizer, model))
     return ServedModel(

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.conversations import Preference, UnpairedAnswer
+from tasks import tables
+from tasks.conversations import PREFERENCES, Preference, UnpairedAnswer
+from tasks.curation import conversations
+from tasks.curation.privacy.pii import Params as Pii
 from tasks.ingestion.feedback import annotators
 from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.read_counts import ReadCounts
@@ -170,10 +173,35 @@ def test_votes_needed() -> None:
     assert annotators.votes_needed(0.5) is None
 
 
+def test_a_vote_about_a_blocked_answer_is_not_used(tmp_path: Path) -> None:
+    """The sentence that replaces a blocked answer must not become training data."""
+    row = comparison(1, 0)
+    row["answers"][0]["finish_reason"] = "content_filter"
+    records, counts = read(tmp_path, [row, comparison(2, 0, texts=("p", "q"))])
+    assert [record.chosen for record in records] == ["p"]
+    assert reasons(counts) == {"an answer was blocked by the filter of the server": 1}
+
+
+def test_personal_data_in_a_vote_is_masked(tmp_path: Path) -> None:
+    """A telephone number in the prompt, in both answers and in the reason, from the log to the curated table."""
+    call = "Call (212) 555-0142"
+    row = comparison(1, 0, texts=(f"{call} now", f"{call} later"), reason=f"{call}, it is right")
+    row["prompt"] = [{"role": "user", "content": f"{call}?"}]
+    (pair,), _ = read(tmp_path / "log", [row])
+    with tables.Writer(tmp_path / "raw", PREFERENCES) as writer:
+        writer.add_row(pair.row("feedback", "train"))
+    settings = conversations.Params(pii=Pii.model_validate({}))
+    counts = conversations.curate(tmp_path / "raw", tmp_path / "curated", tmp_path / "dropped", settings)
+    (kept,) = tables.read(tmp_path / "curated").to_pylist()
+    assert "555" not in str(kept)
+    assert counts["masked_phone"] == 4
+
+
 @pytest.mark.parametrize(
     "row",
     [
         {"id": "1"},
+        {"id": "1", "annotator": "a", "action": "undo", "target": []},
         {"id": "1", "annotator": "a", "action": "comparison", "prompt": PROMPT, "answers": [{"text": 1}], "choice": 0},
         {"id": "1", "annotator": "a", "action": "ranking", "prompt": PROMPT, "answers": [{"text": "x"}], "ranks": [0]},
         {"id": "1", "annotator": "a", "action": "buy"},

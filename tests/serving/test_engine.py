@@ -82,7 +82,7 @@ FAMILIES = ["llama", "qwen3", "mistral", "gemma-2", "gpt-2", "gpt-oss", "phi-1",
 def test_greedy_answers_are_those_of_generate(name: str) -> None:
     """Grouped heads, windows, learned positions, biases and sinks; prompts are read in parts of 16 tokens."""
     model = family(name)
-    assert forwards.is_equal(model, 96), forwards.difference(model, 96)
+    assert forwards.problem(model, 96) is None
     prompts = [[token % 90 + 6 for token in ids][:20] for ids in PROMPTS]
     engine = Engine(model, EngineParams(prompt_tokens_per_round=16, max_batch=4))
     collector = Collector(engine)
@@ -93,9 +93,18 @@ def test_greedy_answers_are_those_of_generate(name: str) -> None:
     assert answers == [generated(model, ids) for ids in prompts]
 
 
+def test_numbers_that_differ_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if they are not numbers: the logits of one forward pass are NaN."""
+    for wrong, text in ((1.0, "differ by "), (float("nan"), "differ by nan nats")):
+        monkeypatch.setattr(forwards, "_cached_logits", lambda *_, wrong=wrong: [torch.eye(3, 96) * 9 * wrong] * 4)
+        assert text in str(forwards.problem(family("llama"), 96))
+
+
 def test_a_model_whose_state_is_not_in_rows_answers_one_after_another() -> None:
     model = family("mamba")
-    assert not forwards.is_equal(model, 96)
+    problem = forwards.problem(model, 96)
+    assert problem is not None
+    assert ": " in problem, "the type and the text of the error"
     methods.choose(model, Methods(generation="model"))
     engine = Engine(model, EngineParams())
     collector = Collector(engine)

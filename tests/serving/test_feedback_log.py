@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tasks.errors import BadParams
 from tasks.serving import FeedbackLog, RankingQueue
 from tests.sources import ROOT
 
@@ -139,3 +140,20 @@ def test_the_queue_continues_from_the_records() -> None:
     later.add(record)
     assert answered(later, "anna")["prompt"] == [{"role": "user", "content": "p2"}]
     assert later.progress("anna")["mine"] == 1
+
+
+def test_a_page_that_is_loaded_again_meanwhile_loses_no_prompt() -> None:
+    """The same annotator asks twice before the first answers are written."""
+    queue = RankingQueue(["p", "q"])
+    first, second = queue.next("annotator"), queue.next("annotator")
+    assert (first, second) == ("p", "q")
+    item = queue.show("annotator", "q", [{"text": "1"}, {"text": "2"}])
+    assert queue.show("annotator", "p", [{"text": "3"}, {"text": "4"}]) == item
+    assert queue.next("other") == "p"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path: Path) -> None:
+    """A file has the name of the folder's parent."""
+    (tmp_path / "raw").write_text("")
+    with pytest.raises(BadParams, match="votes cannot be written to"):
+        FeedbackLog(tmp_path / "raw/feedback")

@@ -133,6 +133,21 @@ def test_a_vote_waits_until_the_server_answers(tab: Browser, site: tuple[str, St
     assert len(records(site[2])) == before + 1
 
 
+def test_a_vote_that_is_refused_does_not_hold_up_the_next_one(tab: Browser, site: tuple[str, State, Path]) -> None:
+    start(tab, site[0])
+    before = len(records(site[2]))
+    refused = {"id": "b" * 32, "action": "thumb", "choice": "good"}
+    vote = {**refused, "id": "c" * 32, "prompt": [{"role": "user", "content": "x"}],
+            "answers": [{"text": "y", "model": "sft", "version": "1"}]}  # fmt: skip
+    tab.run(f"localStorage.setItem('outbox', JSON.stringify([{json.dumps(refused)}, {json.dumps(vote)}]))")
+    tab.run("flush()")
+    assert [record["id"] for record in records(site[2])[before:]] == ["c" * 32]
+    assert tab.run("JSON.parse(localStorage.getItem('outbox')).map((one) => one.id)") == ["b" * 32], "it is kept"
+    tab.run("localStorage.setItem('outbox', '[]')")
+    assert all("400" in error for error in tab.errors)
+    tab.errors.clear()  # Chromium writes every status 400 to the console
+
+
 def test_ranking_by_keys_with_a_tie_and_undo(tab: Browser, site: tuple[str, State, Path]) -> None:
     before = len(records(site[2]))
     tab.open(site[0] + "/rank")

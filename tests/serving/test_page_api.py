@@ -126,6 +126,51 @@ def test_two_annotators_rank_the_same_answers(site: tuple[httpx.Client, Path]) -
     assert len(records(folder)) == 2
 
 
+class _Blocks:
+    """Blocks texts in turn by a pattern: True stands for a blocked one."""
+
+    def __init__(self, *pattern: bool) -> None:
+        self.pattern, self.texts = list(pattern), list[str]()
+
+    def label(self, text: str) -> str | None:
+        self.texts.append(text)
+        return "rude" if self.pattern[(len(self.texts) - 1) % len(self.pattern)] else None
+
+
+@pytest.mark.parametrize(("pattern", "has_item"), [((True, False), True), ((True, True), False)])
+def test_answers_that_the_filter_blocks_are_not_ranked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: tuple[bool, ...], has_item: bool
+) -> None:
+    """The filter blocks every second answer, or all of them."""
+    page = Page(FeedbackLog(tmp_path), RankingQueue(["say one"]), num_ranked=4, max_new_tokens=8)
+    blocks = _Blocks(*pattern)
+    with server(data, page=page, filter=blocks) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+        client.get("/page/settings")
+        item = client.get("/page/rank/next").json()
+    assert len(blocks.texts) == 4
+    if has_item:
+        assert {answer["text"] for answer in item["answers"]} == {blocks.texts[1], blocks.texts[3]}
+    else:
+        assert item == {"item": None}
+        assert "'say one' is not ranked: the filter blocks all but 0 of 4 answers" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_too_long_does_not_stop_the_ranking(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(FeedbackLog(tmp_path), RankingQueue(["x" * 300, "say one"]), num_ranked=2, max_new_tokens=4)
+    with server(data, page=page) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+        client.get("/page/settings")
+        assert client.get("/page/rank/next").json()["prompt"] == PROMPT
+    assert "is not ranked: it has 30" in capsys.readouterr().err
+
+
+def test_a_damaged_cookie_is_replaced(site: tuple[httpx.Client, Path]) -> None:
+    client, _ = site
+    response = httpx.get(f"{client.base_url}/page/settings", headers={"cookie": "annotator=a.b"})
+    assert len(response.cookies["annotator"]) == 32
+
+
 def started(data: Path, port: int) -> "subprocess.Popen[bytes]":
     command = [
         sys.executable,

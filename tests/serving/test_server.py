@@ -1,6 +1,5 @@
 """The server around the protocol: who may use it, limits, clients that leave, new versions of a model, bad requests."""
 
-import argparse
 import random
 import shutil
 import threading
@@ -78,12 +77,25 @@ def test_a_key(data: Path) -> None:
 
 
 def test_only_loopback_without_a_key() -> None:
-    args = argparse.Namespace(host="0.0.0.0", share=0.0, models=None)
+    args = command.parse(["--host", "0.0.0.0"])
     with pytest.raises(BadParams, match="ATHANOR_API_KEY"):
         command.check(args, None)
     command.check(args, "secret")
-    with pytest.raises(BadParams, match="--models A,B"):
-        command.check(argparse.Namespace(host="127.0.0.1", share=0.1, models="sft"), None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--models sft --share 0.1", "--models a,b --share nan", "--models a,a", "--models a,", "--compare-share 5",
+        "--overlap nan", "--filter-threshold -1", "--max-batch 0", "--max-queue -1", "--max-new-tokens 0",
+        "--timeout 0", "--watch -1", "--port 99999", "--port -1",
+    ],
+)  # fmt: skip
+def test_values_that_no_server_can_use(line: str) -> None:
+    """The sentence names the argument."""
+    command.check(command.parse([]), None)
+    with pytest.raises(BadParams, match=line.split()[-2]):
+        command.check(command.parse(line.split()), None)
 
 
 def test_a_large_body(running: tuple[str, State]) -> None:

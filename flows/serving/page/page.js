@@ -146,16 +146,14 @@ async function answer(messages, model, onText, signal) {
   return result;
 }
 async function flush() {
+  let isEmpty = true;  // a record that the server refuses does not hold up the later ones
   for (const record of stored("outbox", [])) {
     try {
       await request("/page/feedback", { method: "POST", body: JSON.stringify(record), keepalive: true });
-    } catch (error) {
-      notice(`${word("failed")} ${error.message}`, true);
-      return false;
-    }
-    store("outbox", stored("outbox", []).filter((other) => other.id !== record.id));
+      store("outbox", stored("outbox", []).filter((other) => other.id !== record.id));
+    } catch (error) { isEmpty = false; notice(`${word("failed")} ${error.message}`, true); }
   }
-  return true;
+  return isEmpty;
 }
 async function vote(record) {
   const outbox = stored("outbox", []);

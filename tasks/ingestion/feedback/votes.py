@@ -15,6 +15,7 @@ TAKEN_BACK, DELETED, TIE, SKIPPED, AGAIN = (
     "the same action again",
 )  # fmt: skip
 CONTROL = "an action about other records"
+BLOCKED = "an answer was blocked by the filter of the server"
 REPLACED = "replaced by a later vote of the same annotator"
 
 Key = tuple[tuple[tuple[str, str], ...], frozenset[str]]  # a prompt, and the texts of two answers
@@ -99,8 +100,10 @@ def check(record: Mapping[str, Any]) -> None:
             )
         elif action == "thumb":
             is_valid = len(record["answers"]) == 1 and record["choice"] in ("good", "bad")
+        elif action == "undo":
+            is_valid = isinstance(record["target"], str)
         else:
-            is_valid = action in ("skip", "undo", "deletion")
+            is_valid = action in ("skip", "deletion")
     except (KeyError, TypeError) as error:
         raise UnusableRecord("missing_field", f"A record of the feedback log is incomplete: {error}.") from None
     if not is_valid:
@@ -132,6 +135,8 @@ def unused(rows: Iterable[Row]) -> dict[int, str]:
             reasons[number] = TAKEN_BACK
         elif action == "skip":
             reasons[number] = SKIPPED
+        elif any(answer.get("finish_reason") == "content_filter" for answer in record["answers"]):
+            reasons[number] = BLOCKED  # the sentence of the server is no answer of a model
         elif record.get("choice") in TIES or (action == "ranking" and len(set(record["ranks"])) == 1):
             reasons[number] = TIE
         else:
