@@ -12,6 +12,8 @@ from tasks.errors import BadParams
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("denoising_loss", "denoising_accuracy")
+
 
 class Params(ChunkParams, frozen=True):
     """Loss of an encoder-decoder on corrupted spans."""

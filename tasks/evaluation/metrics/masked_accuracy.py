@@ -11,6 +11,8 @@ from tasks.corruption import Masking, mask_tokens
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("masked_accuracy", "masked_loss")
+
 
 class Params(ChunkParams, frozen=True):
     """Accuracy and loss of an encoder on masked tokens."""

@@ -24,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 MAX_ITEM_CHARACTERS = 200  # of a document that an item shows
+SCORES = ("perplexity", "unigram_perplexity", "bigram_perplexity", "uniform_perplexity", "bits_per_byte")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):

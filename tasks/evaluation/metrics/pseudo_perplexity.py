@@ -13,6 +13,8 @@ from pydantic import Field
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("pseudo_perplexity",)
+
 
 class Params(ChunkParams, frozen=True):
     """Pseudo-perplexity of an encoder."""

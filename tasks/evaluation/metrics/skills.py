@@ -21,6 +21,14 @@ from tasks.reports import Score
 
 REFUSAL = "refusal"  # the skill of the questions that must be refused
 GROUPS = ("skill", "turn", "language", "follow_up", "unseen_wording", "held_out_range")
+SCORES = (
+    *(f"exact_match_by_{group}.MODEL.*" for group in GROUPS),
+    "refused.MODEL",
+    "wrongly_refused.MODEL",
+    "reason_share.MODEL.*",
+    "reason_gain.MODEL.*",
+    "reason_gain_standard_errors.MODEL.*",
+)
 
 Flags = npt.NDArray[np.bool_]
 
