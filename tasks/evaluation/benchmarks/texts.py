@@ -43,17 +43,9 @@ def measure(
     num_words = np.array([len(re.split(r"\s+", text)) for text in texts], np.float64)
     num_bytes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], np.float64)
     result.items += [
-        Item(
-            f"benchmarks.{name}.bits_per_byte",
-            model_name,
-            one.id,
-            one.group,
-            "",
-            one.contexts[0][:MAX_CHARACTERS],
-            float(value),
-        )
-        for one, value in zip(examples, nats / num_bytes / math.log(2), strict=True)
-    ]  # fmt: skip
+        Item(f"benchmarks.{name}.bits_per_byte", model_name, one.id, one.group, "", text[:MAX_CHARACTERS], float(value))
+        for one, text, value in zip(examples, texts, nats / num_bytes / math.log(2), strict=True)
+    ]
     if len(examples) < MIN_TEXTS:
         shares = [np.array([len(pair.continuation) for pair in own]) for own in by_text]
         nats = np.concatenate([np.array(own) for own in nats_by_window])
