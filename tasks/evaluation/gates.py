@@ -4,7 +4,7 @@ A gate whose metric could not be measured on the data of this run does not apply
 `when_not_measured: fail` it has failed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,14 +97,17 @@ def check(
     reference: str = "sft",
     unmeasured: Mapping[str, str] | None = None,
     champion: Mapping[str, Any] | None = None,
+    names_by_metric: Mapping[str, Sequence[str]] | None = None,
 ) -> Outcome:
     """Compare the scores of the evaluation report with the gates.
 
-    unmeasured: the metrics that could not be measured, each with the reason; champion: the report of the champion.
+    unmeasured: the metrics, test sets and models that could not be measured, each with the reason; names_by_metric: the
+    names of the scores of each of them; champion: the report of the champion.
     """
     scores = Scores(by_name, reference, unmeasured or {})
     findings = [finding for check in _CHECKS for finding in check(scores, gates)]
-    own = [Finding(*row) for row in score_gates.check(by_name, gates.scores, champion, scores.unmeasured)]
+    arguments = by_name, gates.scores, champion, scores.unmeasured, names_by_metric or {}
+    own = [Finding(*row) for row in score_gates.check(*arguments)]
     findings += own
     fails = [finding for finding in findings if finding.applies or gates.when_not_measured == "fail"]
     others = [finding for finding in findings if finding not in fails]

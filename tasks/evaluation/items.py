@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = "items"
+MAX_CHARACTERS = 200  # of a document that an item shows
 
 
 class Item(NamedTuple):

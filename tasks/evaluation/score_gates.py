@@ -1,11 +1,14 @@
 """Gates on any score of the report: a bound, or "not worse than the champion".
 
 A score is named by its keys in evaluation.json, joined by dots, such as `exact_match.sft` or
-`benchmarks.handbook.accuracy.dpo`; `*` stands for any keys, so that `exact_match.*` means every policy.
+`benchmarks.handbook.accuracy.dpo`; `*` stands for any keys, so that `exact_match.*` means every policy. Each metric
+lists the names of its scores (SCORES), so that a misspelled gate is refused before any stage runs.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
@@ -54,25 +57,53 @@ def flatten(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
                 yield from flatten(value, f"{name}.")
 
 
+def expand(names: Iterable[str], models: Sequence[str]) -> list[str]:
+    """The names of scores with each of `models` in place of MODEL."""
+    return [name.replace("MODEL", model) for name in names for model in (models if "MODEL" in name else [""])]
+
+
+def may_match(pattern: str, names: Iterable[str]) -> bool:
+    """Whether `pattern` may match a score of one of `names`, in which `*` stands for keys that depend on the data."""
+    wider = re.sub(r"\[[^]]*\]|\?", "*", pattern)  # what fnmatch reads as one character may be any
+    return any(_overlap(wider, name) for name in names)
+
+
+@cache
+def _overlap(one: str, other: str) -> bool:
+    """Whether a text exists that both match; `*` stands for any characters."""
+    if not one or not other:
+        return set(one + other) <= {"*"}
+    if one[0] == "*":
+        return _overlap(one[1:], other) or _overlap(one, other[1:])
+    if other[0] == "*":
+        return _overlap(other, one)
+    return one[0] == other[0] and _overlap(one[1:], other[1:])
+
+
 def check(
     scores: Mapping[str, Any],
     bounds: Mapping[str, Bound],
     champion: Mapping[str, Any] | None,
     unmeasured: Mapping[str, str],
+    names_by_metric: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[str, str, bool]]:
     """Yield (gate, sentence, whether it applies) for each gate that is not met or that does not apply.
 
-    A gate on a score that does not exist fails, because a misspelled gate would never be noticed; it does not apply if
-    a metric or test set of this run could not be measured and may be the one that is meant.
+    unmeasured: metric, test set or model that could not be measured -> why; names_by_metric: the names of the scores of
+    each of them. A gate on a score that does not exist fails, because a misspelled gate would never be noticed; it does
+    not apply if the score is one of those that could not be measured.
     """
     flat, of_champion = dict(flatten(scores)), dict(flatten(champion or {}))
     for pattern, bound in bounds.items():
         names = [name for name in flat if fnmatchcase(name, pattern)]
         if not names:
-            reasons = [f"{metric} was not measured: {why}" for metric, why in unmeasured.items()]
-            candidates = [text for text in reasons if pattern.startswith(text.split(" ")[0])] or reasons
-            hint = candidates[0] if candidates else f"no score has this name; {catalog.suggest(pattern, flat)[:300]}"
-            yield pattern, hint, not candidates
+            reasons = [
+                f"{metric} was not measured: {why}"
+                for metric, why in unmeasured.items()
+                if may_match(pattern, names_by_metric.get(metric, ()))
+            ]
+            hint = reasons[0] if reasons else f"no score has this name; {catalog.suggest(pattern, flat)[:300]}"
+            yield pattern, hint, not reasons
         for name in names:
             yield from _check_one(name, flat[name], bound, of_champion.get(name))
         if bound.not_worse_than_champion and any(name not in of_champion for name in names):

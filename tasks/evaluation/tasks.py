@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, creat
 
 from tasks import catalog
 from tasks.errors import BadInput, GateFailed
-from tasks.evaluation import gates, items
+from tasks.evaluation import gates, items, score_gates
 from tasks.evaluation.benchmarks.params import BenchmarkSet
 from tasks.evaluation.gates import Gates
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, SamplingParams
@@ -66,6 +66,24 @@ class Params(SamplingParams, frozen=True):
             if (params := getattr(self.metrics, name)) is not None:
                 yield name, params
 
+    def score_names(self, models: Sequence[str]) -> dict[str, list[str]]:
+        """Metric or benchmarks.<test set> -> the names of its scores, each model named; `*` stands for any keys."""
+        names: dict[str, Sequence[str]] = {
+            name: catalog.find(METRICS, name).SCORES for name, _ in self.active_metrics()
+        }
+        names |= {f"benchmarks.{name}": own.score_names(name) for name, own in self.benchmarks.items()}
+        return {name: score_gates.expand(own, models) for name, own in names.items()}
+
+    def unknown_gates(self, models: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield each key of `gates.scores` that no score can have, and what is wrong with it."""
+        names = [name for own in self.score_names(models or ["*"]).values() for name in own]
+        for pattern in self.gates.scores:
+            if not score_gates.may_match(pattern, names):
+                yield (
+                    pattern,
+                    f"no metric or test set that is measured has this score; {catalog.suggest(pattern, names)}",
+                )
+
 
 @task(cache_policy=NO_CACHE)
 def open_inputs(params: Params, data: Path, stages: Sequence[PipelineStage]) -> EvaluationInputs:
@@ -118,6 +136,7 @@ def write_report(
     data: Path,
     stages: Sequence[PipelineStage],
     timings: Timings,
+    champion: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write the report and the page. Returns one sentence for each gate that failed."""
     from tasks.evaluation import page
@@ -132,7 +151,7 @@ def write_report(
         report.notes += result.notes
     names = [*(name for name, _ in params.active_metrics()), *(f"benchmarks.{name}" for name in params.benchmarks)]
     unmeasured = {name: result.not_measured for name, result in zip(names, results, strict=True) if result.not_measured}
-    outcome = gates.check(report.scores, params.gates, params.reference, unmeasured, _champion(params))
+    outcome = _check_gates(report.scores, params, inputs, stages, unmeasured, champion)
     report.notes = [
         *(f"GATE FAILED: {sentence}" for sentence in outcome.failed),
         *report.notes,
@@ -161,8 +180,24 @@ def write_report(
     return outcome.failed
 
 
-def _champion(params: Params) -> dict[str, Any] | None:
-    """The report of the champion, if there is one. Raises BadInput for a missing file."""
+def _check_gates(
+    scores: Mapping[str, Any], params: Params, inputs: EvaluationInputs, stages: Sequence[PipelineStage],
+    unmeasured: Mapping[str, str], champion: Mapping[str, Any] | None,
+) -> gates.Outcome:  # fmt: skip
+    """Compare the scores with the gates. Scores of stages that were left out could not be measured either."""
+    models = [stage.name for stage in stages if stage.is_training]
+    names, of_no_model = params.score_names(models), params.score_names([])
+    left_out = {name: reason for name in models if (reason := inputs.left_out(name))}
+    for model in left_out:
+        names[model] = [
+            name for key, own in params.score_names([model]).items() for name in own if name not in of_no_model[key]
+        ]
+    return gates.check(scores, params.gates, params.reference, {**unmeasured, **left_out}, champion, names)
+
+
+@task(cache_policy=NO_CACHE)
+def read_champion(params: Params) -> dict[str, Any] | None:
+    """The report of the champion, if there is one, before anything is measured. Raises BadInput for a missing file."""
     from tasks import reports
 
     if params.champion_report is None:

@@ -64,7 +64,6 @@ def corpus_scores(
 
     scorer = _scorer(metric, references, tokenizer)
     streams = _streams(references)
-    result: Any = scorer.corpus_score(list(answers), streams)
     statistics = np.array(scorer._extract_corpus_statistics(list(answers), streams), np.float64)
 
     def of_sums(sums: Any) -> Any:
@@ -72,8 +71,7 @@ def corpus_scores(
         values = [float(scorer._compute_score_from_stats(row.tolist()).score) for row in flat]
         return np.array(values).reshape(np.shape(sums)[:-1])
 
-    interval = intervals.bootstrap(statistics, of_sums, num_resamples=num_resamples)
-    score = intervals.rounded_score(float(result.score), interval.low, interval.high, len(answers))
+    score = intervals.bootstrap(statistics, of_sums, num_resamples=num_resamples)
     sentences = [float(value) for value in of_sums(statistics)]
     return score, str(scorer.get_signature().format()), sentences
 

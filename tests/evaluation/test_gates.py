@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tasks.evaluation import score_gates
 from tasks.evaluation.gates import Gates, check
 from tasks.reports import Score
 
@@ -119,11 +120,26 @@ def test_a_misspelled_score_fails_and_an_unmeasured_one_does_not_apply() -> None
     outcome = check({"exact_match": {"sft": score(0.9)}}, named)
     assert "no score has this name; did you mean 'exact_match.sft'?" in outcome.failed[0]
     named = Gates.model_validate({"scores": {"benchmarks.quiz.accuracy.sft": {"min": 0.5}}})
-    outcome = check({}, named, unmeasured={"benchmarks.quiz": "there is no model"})
+    names = {"benchmarks.quiz": ["benchmarks.quiz.accuracy.sft"], "accuracy": ["exact_match.sft"]}
+    unmeasured = {"accuracy": "no prompt has a right answer", "benchmarks.quiz": "there is no model"}
+    outcome = check({}, named, unmeasured=unmeasured, names_by_metric=names)
     assert outcome.not_applicable == [
         "benchmarks.quiz.accuracy.sft: benchmarks.quiz was not measured: there is no model"
     ]
     assert (outcome.num_checked, outcome.failed) == (1, [])
+    misspelled = Gates.model_validate({"scores": {"benchmarks.quizz.accuracy.sft": {"min": 0.5}}})
+    outcome = check({}, misspelled, unmeasured=unmeasured, names_by_metric=names)
+    assert "no score has this name" in outcome.failed[0], "another metric that was not measured is no excuse"
+
+
+def test_names_with_stars_are_compared_with_patterns() -> None:
+    names = score_gates.expand(["bleu.MODEL.*", "perplexity"], ["sft", "ppo"])
+    assert names == ["bleu.sft.*", "bleu.ppo.*", "perplexity"]
+    for pattern in ("bleu.sft.zh-en", "bleu.*", "*.ppo.*", "*", "perplexit?", "[pq]erplexity", "*zh-en"):
+        assert score_gates.may_match(pattern, names), pattern
+    for pattern in ("bleu.stf.zh-en", "blue.*", "bleu.sft", "perplexity.sft", "*mach*", ""):
+        expected = pattern == "*mach*"  # may be a key that depends on the data, such as a direction
+        assert score_gates.may_match(pattern, names) is expected, pattern
 
 
 def test_not_worse_than_the_champion_looks_at_the_interval_and_the_direction() -> None:

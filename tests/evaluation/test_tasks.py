@@ -1,6 +1,7 @@
 """The whole evaluation of the small project: the files, their reproducibility, and the gates."""
 
 import hashlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from tasks import catalog, models, reports
 from tasks.errors import BadInput, GateFailed
-from tasks.evaluation import tasks
+from tasks.evaluation import score_gates, tasks
 from tasks.evaluation.tasks import Params
 from tasks.files import read_json, write_json
 from tasks.pairs import write_prompts
@@ -73,6 +74,25 @@ def test_every_score_is_described(data: Path) -> None:
     gates = {"gates_checked", "gates_failed", "gates_not_applicable"}
     scores = set(reports.read(data / "reports/evaluation.json")) - {"notes", "summary", "highlights", *gates}
     assert not [name for name in scores if f"`{name}`" not in page]
+
+
+def test_the_names_of_scores_are_those_that_the_metrics_state(data: Path) -> None:
+    names = Params.model_validate(SMALL).score_names(["pretrain", "sft", "reward", "ppo", "dpo"])
+    stated = [name for own in names.values() for name in own]
+    body = reports.read(data / "reports/evaluation.json")
+    scores = [name for name, _ in score_gates.flatten(body) if not name.startswith("gates_")]
+    assert len(scores) > 30
+    assert not [name for name in scores if not any(fnmatchcase(name, one) for one in stated)]
+
+
+def test_a_gate_on_a_model_that_was_left_out_does_not_apply(tmp_path: Path) -> None:
+    data = small.write_project(tmp_path)
+    models.write_left_out(data / "models/dpo", "the data has no preferences", None)
+    gates = {"scores": {"exact_match.dpo": {"min": 0.5}, "exact_match.sft": {"min": -1}}}
+    assert evaluate(data, Params.model_validate({**SMALL, "metrics": {"accuracy": {}}, "gates": gates})) == []
+    body = read_json(data / "reports/evaluation.json")
+    expected = "gate that does not apply: exact_match.dpo: dpo was not measured: the data has no preferences"
+    assert expected in " ".join(body["notes"])
 
 
 def test_over_optimization_is_the_first_note_and_fails_its_gate(data: Path) -> None:
@@ -148,8 +168,8 @@ def test_params_choose_metrics_by_their_file_names() -> None:
     metrics = dict(Params.model_validate({"metrics": {"kl": None, "bleu": {"num_resamples": 20}}}).active_metrics())
     assert set(metrics) == {"kl", "bleu"}
     assert metrics["bleu"].model_dump() == {"num_resamples": 20}
-    by_default = set(catalog.names(tasks.METRICS)) - {"speed"}
-    assert set(dict(Params().active_metrics())) == by_default, "all of them by default but the one that is never equal"
+    by_default = [name for name in catalog.names(tasks.METRICS) if name not in tasks.NOT_BY_DEFAULT]
+    assert list(dict(Params().active_metrics())) == by_default
     with pytest.raises(ValidationError):
         Params.model_validate({"metrics": {"blue": {}}})
 

@@ -161,3 +161,17 @@ class BenchmarkSet(Rows, frozen=True):
             needed = "question" if self.type == "multiple_choice" else "prompt or messages"
             raise ValueError(f"the type {self.type} needs {needed} under `fields`, or a template `prompt`")
         return self
+
+    def score_names(self, name: str) -> list[str]:
+        """The names of the scores of this set, which is called `name`, as gates spell them."""
+        by_normalization = [f"accuracy_{one}" for one in self.normalizations[1:]]
+        names: dict[str, list[str]] = {
+            "multiple_choice": ["accuracy", *by_normalization, "bits_per_byte", "calibration_error", "brier"],
+            "cloze": ["accuracy", "bits_per_byte"],
+            "minimal_pairs": ["accuracy", "bits_per_byte"],
+            "generation": [*self.metrics, "ended"],
+            "perplexity": ["perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"],
+        }
+        by_group = ["accuracy_by_group.MODEL.*"] if "accuracy" in names[self.type] else []
+        scores = [*(f"{score}.MODEL" for score in names[self.type]), *by_group, "about.*"]
+        return [f"benchmarks.{name}.{score}" for score in scores]

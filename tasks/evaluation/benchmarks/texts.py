@@ -14,7 +14,7 @@ from tasks.evaluation.benchmarks.examples import Example
 from tasks.evaluation.benchmarks.params import BenchmarkSet
 from tasks.evaluation.continuations import Pair
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult
-from tasks.evaluation.items import Item
+from tasks.evaluation.items import MAX_CHARACTERS, Item
 
 MIN_TEXTS = 8  # below it, the interval is that of the windows, because few texts say little about the variation
 
@@ -43,8 +43,8 @@ def measure(
     num_words = np.array([len(re.split(r"\s+", text)) for text in texts], np.float64)
     num_bytes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], np.float64)
     result.items += [
-        Item(f"benchmarks.{name}.bits_per_byte", model_name, one.id, one.group, "", one.contexts[0][:200], float(value))
-        for one, value in zip(examples, nats / num_bytes / math.log(2), strict=True)
+        Item(f"benchmarks.{name}.bits_per_byte", model_name, one.id, one.group, "", text[:MAX_CHARACTERS], float(value))
+        for one, text, value in zip(examples, texts, nats / num_bytes / math.log(2), strict=True)
     ]
     if len(examples) < MIN_TEXTS:
         shares = [np.array([len(pair.continuation) for pair in own]) for own in by_text]

@@ -15,6 +15,8 @@ from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.reports import Score
 
+SCORES = ("exact_match.MODEL", "exact_match_gain.MODEL")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Exact match of greedy answers. It has no params."""

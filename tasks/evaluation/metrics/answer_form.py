@@ -11,6 +11,8 @@ from tasks.evaluation.answer_scores import ScoreOf, reference_of
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, Prompt
 from tasks.evaluation.text_scores import is_han
 
+SCORES = ("answer_ended.MODEL", "answer_characters.MODEL", "answer_in_language.MODEL")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Share of answers that end, length and language of greedy answers. It has no params."""

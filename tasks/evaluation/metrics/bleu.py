@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.evaluation.text_scores import corpus_scores
 
+SCORES = ("bleu.MODEL.*", "chrf.MODEL.*")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """BLEU and chrF of greedy translations."""

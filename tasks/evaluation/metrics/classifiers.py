@@ -12,6 +12,8 @@ from tasks.errors import BadInput
 from tasks.evaluation.answer_scores import reference_of, share
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("classified.*.MODEL",)
+
 
 class Classifier(BaseModel, frozen=True, extra="forbid"):
     """A classifier and the class that is counted."""

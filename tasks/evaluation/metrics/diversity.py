@@ -15,6 +15,8 @@ from tasks.evaluation.answer_scores import ScoreOf
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, Prompt, evenly_spaced
 from tasks.evaluation.text_scores import TOKEN, corpus_scores
 
+SCORES = ("distinct_1.MODEL", "distinct_2.MODEL", "repetition.MODEL", "self_bleu.MODEL")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Diversity of sampled answers."""

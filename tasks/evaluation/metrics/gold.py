@@ -20,6 +20,14 @@ from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.reports import Score
 
 MAX_STANDARD_ERRORS = 999.0
+SCORES = (
+    "gold.MODEL",
+    "gold_greedy.MODEL",
+    "gold_gain.MODEL",
+    "gold_gain_standard_errors.MODEL",
+    "correct_sampled.MODEL",
+    "in_style_sampled.MODEL",
+)
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
+SCORES = ("kl.MODEL", "kl_k1.MODEL")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """KL divergence of the policies from the reference. It has no params."""

@@ -15,6 +15,8 @@ from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.evaluation.items import Item
 from tasks.reports import Score
 
+SCORES = ("lm_eval.*.*.MODEL", "lm_eval.*.about.*")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Tasks of lm-evaluation-harness."""

@@ -12,6 +12,8 @@ from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured,
 from tasks.evaluation.items import Item, text_id
 from tasks.tokens import Stream
 
+SCORES = ("memorized.MODEL",)
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Exact continuation of training documents."""

@@ -19,6 +19,7 @@ from tasks.evaluation.items import Item, text_id
 from tasks.reports import Score
 
 Question = tuple[list[int], list[str]]  # the prompt, and the options with the right one first
+SCORES = ("multiple_choice.chance", "multiple_choice.*.MODEL", "multiple_choice_bits_per_byte.*.MODEL")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
-from tasks.evaluation.items import Item, text_id
+from tasks.evaluation.items import MAX_CHARACTERS, Item, text_id
 from tasks.evaluation.ngram import KneserNey, Unigram
 from tasks.reports import Score
 from tasks.tokens import Stream
@@ -23,7 +23,7 @@ from tasks.tokens import Stream
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-MAX_ITEM_CHARACTERS = 200  # of a document that an item shows
+SCORES = ("perplexity", "unigram_perplexity", "bigram_perplexity", "uniform_perplexity", "bits_per_byte")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -82,7 +82,7 @@ def _items(
         first, end = starts[number - 1], starts[number]  # documents are numbered from 1
         text = inputs.tokenizer.decode(np.asarray(stream.ids[first:end], np.int64).tolist(), skip_special_tokens=True)
         value = float(own_bits / max(1, own_bytes))
-        items.append(Item("bits_per_byte", model, text_id(text), "", text[:MAX_ITEM_CHARACTERS], "", value))
+        items.append(Item("bits_per_byte", model, text_id(text), "", text[:MAX_CHARACTERS], "", value))
     return items
 
 

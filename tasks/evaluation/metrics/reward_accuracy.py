@@ -17,6 +17,15 @@ from tasks.evaluation.items import Item, text_id
 from tasks.reports import Score
 
 FloatArray = npt.NDArray[np.float64]
+SCORES = (
+    "reward_accuracy",
+    "reward_accuracy_by_reason.*",
+    "reward_accuracy_by_length.*",
+    "reward_margin",
+    "reward_calibration_error",
+    "reward_length_bias",
+    "reward_length_bias_of_labels",
+)
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):

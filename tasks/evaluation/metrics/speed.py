@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, evenly_spaced
 
+SCORES = ("first_token_milliseconds.MODEL", "tokens_per_second.MODEL")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Time to the first token, and tokens per second."""

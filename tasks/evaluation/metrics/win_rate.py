@@ -20,6 +20,7 @@ from tasks.evaluation.metrics.gold import gold_rewards
 from tasks.reports import Score
 
 FloatArray = npt.NDArray[np.float64]
+SCORES = ("win_rate.MODEL_vs_*.*.wins", "win_rate.MODEL_vs_*.*.ties", "win_rate.MODEL_vs_*.*.length_controlled")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
