@@ -1,7 +1,6 @@
 """Attacks of `benchmarks.attacks` through model folders, pickles, reward functions, chat templates and messages."""
 
 import json
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -69,8 +68,7 @@ def pickles() -> Iterator[Attack]:
         return False
 
     def result(content: bytes) -> bool:
-        os.environ.setdefault(launch.KEY, "a key")
-        launch._result(write("ended.pickle", content), Timings("sft"))
+        launch._result(write("ended.pickle", content), b"a key", Timings("sft"))
         return False
 
     yield Attack("pickles", "array of objects", "executions", array)

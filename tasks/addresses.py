@@ -7,6 +7,7 @@ it, through `reveal`.
 import os
 import re
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
@@ -45,10 +46,11 @@ class Address(str):
         """Return the address with its secrets. Raises KeyError for a variable that has no value."""
         if "://" not in self._whole and not VARIABLE.fullmatch(self._whole):
             return self._whole
-        whole = VARIABLE.sub(lambda match: _values.get(match[1]) or os.environ[match[1]], self._whole)
-        _register(whole)
         for name in VARIABLE.findall(self._whole):
-            _add_secret(_values.get(name) or os.environ[name])
+            _add_secret(_value(name))
+        whole = _USER.sub(lambda match: VARIABLE.sub(_quoted, match[0]), self._whole)
+        whole = VARIABLE.sub(lambda match: _value(match[1]), whole)
+        _register(whole)
         return whole
 
     def variables(self) -> list[str]:
@@ -108,6 +110,18 @@ def set_value(name: str, value: str) -> None:
 def has_value(name: str) -> bool:
     """Whether ${name} has a value."""
     return name in _values or name in os.environ
+
+
+def _value(name: str) -> str:
+    return _values.get(name) or os.environ[name]
+
+
+def _quoted(match: "re.Match[str]") -> str:
+    """Return the value of a variable for the part of a URL before @, where `/`, `@` and others end a password.
+
+    `%` stays, because a value may be quoted already.
+    """
+    return quote(_value(match[1]), safe="%")
 
 
 def _is_harmless(user: str) -> bool:

@@ -30,8 +30,8 @@ class BadInput(UserError):
     exit_code = 3
 
 
-class DamagedJson(BadInput, ValueError):
-    """A file of ours that is no JSON. It is a ValueError, too, for readers that know what the file belongs to."""
+class DamagedJson(BadInput):
+    """A file of ours that is not JSON; readers that know what the file belongs to replace the message."""
 
 
 class LostRows(UserError):

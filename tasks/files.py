@@ -61,7 +61,7 @@ def verify(path: Path, digest: str | None) -> None:
         if sha256(path) != digest:
             raise BadInput(
                 f"{path} is damaged: its bytes are not those that were written (their sha256 is in {MANIFEST}). "
-                f"Restore it by `dvc checkout --force`. {rerun_advice(path)}"
+                f"Delete it, and restore it from DVC's cache by `dvc checkout`. {rerun_advice(path)}"
             )
         _verified[path.absolute()] = version, digest
 

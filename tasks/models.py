@@ -126,7 +126,7 @@ def verify(folder: Path) -> dict[str, Any]:
             raise BadModel(f"{folder} is not a complete model: {name} is missing. Run the stage that writes it again.")
         if sha256(path) != digest:
             raise BadModel(
-                f"{path} is damaged: its sha256 differs from the one in {MANIFEST}. Restore the folder with "
+                f"{path} is damaged: its sha256 differs from the one in {MANIFEST}. Delete it, and restore it with "
                 "`dvc checkout`, or run the stage that writes it again."
             )
     if problem := version_problem("model", origin, folder / ORIGIN):

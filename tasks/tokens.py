@@ -205,14 +205,11 @@ def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
 
 
 def _read(folder: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    manifest = _check_version(folder)
+    root, manifest = _manifest(folder)
     paths = [folder / f"{name}.npy" for name in names]
     try:
-        if manifest:
-            known = read_json(manifest).get(DIGESTS, {})
-            for path in paths:
-                if digest := known.get(path.relative_to(manifest.parent).as_posix()):
-                    verify(path, digest)
+        for path in paths:
+            verify(path, manifest.get(DIGESTS, {}).get(path.relative_to(root).as_posix()))
         return [np.load(path, mmap_mode="r") for path in paths]
     except BadInput:
         raise
@@ -225,14 +222,16 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.npy"))}
 
 
-def _check_version(folder: Path) -> Path | None:
-    """Return the manifest of data/tokens, two or three levels above: it states the version of all token files."""
-    for path in (parent / MANIFEST for parent in list(folder.parents)[:3]):
+def _manifest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return data/tokens, up to three levels above, and its manifest: the version and digests of all token files."""
+    for parent in list(folder.parents)[:3]:
+        path = parent / MANIFEST
         if path.is_file():
-            if problem := version_problem("tokens", read_json(path), path):
+            manifest: dict[str, Any] = read_json(path)
+            if problem := version_problem("tokens", manifest, path):
                 raise BadInput(f"{problem} {rerun_advice(path)}")
-            return path
-    return None
+            return parent, manifest
+    return folder, {}
 
 
 def best_fit(lengths: Ids, capacity: int) -> list[list[int]]:

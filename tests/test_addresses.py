@@ -55,6 +55,9 @@ def test_variables_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert address.variables() == ["TEST_PASSWORD"]
     assert str(address) == "redis://user:${TEST_PASSWORD}@host"
     assert address.reveal() == f"redis://user:{CANARY}@host"
+    monkeypatch.setenv("TEST_PASSWORD", "a/b@c#1:2")  # otherwise the host would be "a"
+    assert address.reveal() == "redis://user:a%2Fb%40c%231%3A2@host"
+    assert redact("wrong: a/b@c#1:2, a%2Fb%40c%231%3A2") == "wrong: ***, ***"
     addresses.set_value("OTHER", "value-of-a-block")
     assert Address("${OTHER}").reveal() == "value-of-a-block"
     assert Address("data/${OTHER}/x").reveal() == "data/${OTHER}/x"

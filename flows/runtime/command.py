@@ -152,19 +152,20 @@ def _interrupt(signal_number: int, _frame: FrameType | None) -> None:
 
     Every file is written under a temporary name and renamed, so that both leave only complete files.
     """
-    signal.signal(signal_number, lambda *_: _exit_now())
+    code = TERMINATED if signal_number == signal.SIGTERM else INTERRUPTED
+    signal.signal(signal_number, lambda *_: _exit_now(code))
     print(
         "\nathanor: interrupted. Completed work is kept; the next run continues from it.", file=sys.stderr, flush=True
     )
-    timer = threading.Timer(GRACE_SECONDS, _exit_now)
+    timer = threading.Timer(GRACE_SECONDS, _exit_now, (code,))
     timer.daemon = True
     timer.start()
-    raise KeyboardInterrupt(*([TERMINATED] if signal_number == signal.SIGTERM else []))
+    raise KeyboardInterrupt(*([TERMINATED] if code == TERMINATED else []))
 
 
-def _exit_now() -> None:
+def _exit_now(code: int) -> None:
     """End this process and every process that it has started."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()
-    os._exit(INTERRUPTED)
+    os._exit(code)

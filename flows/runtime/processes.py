@@ -81,13 +81,13 @@ def end_with_parent() -> None:
 
 def end_with(pid: int) -> None:
     """Do the same for a process that is not the parent, such as the `dvc repro` whose shell has started this one."""
-    created = psutil.Process(pid).create_time()
-    threading.Thread(target=_watch_process, args=(pid, created), name="parent", daemon=True).start()
+    threading.Thread(target=_watch_process, args=(pid,), name="parent", daemon=True).start()
 
 
-def _watch_process(pid: int, created: float) -> None:
+def _watch_process(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        while psutil.Process(pid).create_time() == created:
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(POLL_SECONDS)
     _end()
 
@@ -117,6 +117,8 @@ def watch() -> None:
                 else:
                     sender = sender or Sender()
                     sender.send_all()
+                    while sender.put_aside:
+                        print(redact(f"MLflow refused {sender.put_aside.pop()}"), file=sys.stderr, flush=True)
             except Exception as error:  # a server that is absent comes back
                 text = redact(f"{look}: {type(error).__name__}: {error}")
                 print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ HOSTS = "ATHANOR_HOSTS"  # the names, with port, that a server answers to, separ
 READING = {"GET", "HEAD"}
 # Content types that a page may send to another site only after the server has permitted it (CORS), which ours do not.
 CONTENT_TYPES = {"application/json", "application/x-protobuf", "application/octet-stream"}
-NAVIGATION = {"navigate"}
+NAVIGATION = "navigate"
 
 
 class RequestGuard:
@@ -56,9 +56,9 @@ class RequestGuard:
         if any(value not in self._origins() for key, value in pairs if key == "origin"):
             return "Requests of other sites are refused (header Origin)."
         method = scope.get("method", "GET")
-        if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site") and not (
-            method in READING and headers.get("sec-fetch-mode") in NAVIGATION
-        ):
+        is_link = method in READING and headers.get("sec-fetch-mode") == NAVIGATION
+        # An Origin is checked above; for a browser, localhost:PORT and 127.0.0.1:PORT are two sites, and both are ours.
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_link and "origin" not in headers:
             return "Requests of other sites are refused (header Sec-Fetch-Site)."
         if any(scope["path"].startswith(path) for path in self._blocked):
             return "This part of the server is switched off."

@@ -30,6 +30,8 @@ POOL_TEMPLATE = {
 }
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+# Prefect deletes runs that ended 90 days ago; by default it deletes events only.
+RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
 PRIVATE = 0o077  # the umask of the servers: only this user reads and writes their databases and logs
 
 
@@ -77,6 +79,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
     is_database = own_store.startswith(("sqlite:", "postgresql", "mysql"))
     key = environment.server_key()
     return {
+        RETENTION: "events,flow_runs",
         **os.environ,
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
@@ -112,6 +115,7 @@ def _start(name: str, arguments: list[str], variables: Mapping[str, str], record
         hosts = request_guard.hosts_of(str(record["url"]).split(":")[2].split("/")[0])
         variables = {**variables, request_guard.HOSTS: ",".join(hosts)}
     with open(FOLDER / f"{name}.log", "w", encoding="utf-8") as log:
+        os.fchmod(log.fileno(), 0o600)
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(variables), start_new_session=True,

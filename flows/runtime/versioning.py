@@ -18,11 +18,12 @@ from typing import Any
 
 from flows.runtime import artifact_checks, previous_outputs
 from tasks import catalog
-from tasks.errors import BadInput, BadParams, GateFailed
+from tasks.errors import BadInput, BadParams
 
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 DATA = "data"  # the folder whose files stages write, and whose bytes are compared with dvc.lock
+NAMES = "surrogateescape"  # git prints the bytes of file names, which need not be UTF-8
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
 
 
@@ -106,19 +107,13 @@ def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable
     ran: set[str] = set()
 
     def reproduce_stage(stage: Any, **options: Any) -> Any:
-        try:
+        if not _is_of_pipeline(stage):
+            return _reproduce_stage(stage, **options)
+        with previous_outputs.put_back_on_failure(stage.name, _paths_of(stage)):
             changed = _reproduce_stage(stage, **options)
-        except BaseException as error:
-            if _is_of_pipeline(stage) and not isinstance(error, GateFailed):
-                previous_outputs.put_back(stage.name, _paths_of(stage))
-            elif _is_of_pipeline(stage):  # its results are complete, only not good enough
-                previous_outputs.discard(stage.name)
-            raise
-        if _is_of_pipeline(stage):
-            previous_outputs.discard(stage.name)
-        if changed and _is_of_pipeline(stage) and stage.name in ran and committed:
+        if changed and stage.name in ran and committed:
             committed(stage.name)
-        elif changed and _is_of_pipeline(stage) and stage.name not in ran:
+        elif changed and stage.name not in ran:
             versions = Versions(stage)
             versions.verify_restored()
             restore(versions)
@@ -197,7 +192,9 @@ def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
     """Return the output of git, which reads `text`; empty if it fails or is not installed."""
     variables = {**os.environ, **environment}
     try:
-        process = subprocess.run(["git", *arguments], capture_output=True, text=True, input=text, env=variables)
+        process = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, input=text, env=variables, errors=NAMES
+        )
     except OSError:
         return ""
     return process.stdout.strip() if process.returncode == 0 else ""

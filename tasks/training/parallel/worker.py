@@ -1,5 +1,6 @@
 """One of the processes that torchrun starts for a stage: it reads the job that launch.py wrote, and trains."""
 
+import contextlib
 import os
 import pickle
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import distributed as dist
 
@@ -16,19 +18,21 @@ from tasks.errors import BadParams, UserError
 from tasks.files import read_json
 from tasks.reports import Timings
 from tasks.training.parallel import processes
-from tasks.training.parallel.launch import ENDED, JOB, OWNER, POLL_SECONDS, STAGES, sign
+from tasks.training.parallel.launch import ENDED, JOB, KEY, OWNER, POLL_SECONDS, STAGES, sign
 
 
 def end_with_owner() -> None:
     """End this process when the one that has started torchrun is killed: otherwise it would write into outputs."""
-    owner = int(os.environ.get(OWNER, "0"))
+    owner = os.environ.get(OWNER, "")
 
     def watch() -> None:
-        while Path(f"/proc/{owner}").exists():
-            time.sleep(POLL_SECONDS)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(owner))
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(POLL_SECONDS)
         os._exit(1)
 
-    if owner and Path("/proc/self").exists():
+    if owner:
         threading.Thread(target=watch, daemon=True).start()
 
 
@@ -65,7 +69,7 @@ def _write_result(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -
     # other's file. The last one wins, and all errors are the same.
     temporary = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
     body = pickle.dumps(ended)
-    temporary.write_bytes(sign(body) + b"\n" + body)
+    temporary.write_bytes(sign(body, (checkpoints / KEY).read_bytes()) + b"\n" + body)
     temporary.replace(checkpoints / ENDED)
 
 

@@ -28,6 +28,7 @@ def problem(headers: Mapping[str, str], method: str = "GET", path: str = "/api",
         (OWN | {"content-length": "7"}, "POST", "/api"),  # Prefect's client
         (OWN | {"content-length": "0", "origin": "http://127.0.0.1:4200"}, "POST", "/api"),
         (OWN | JSON | {"origin": "http://localhost:4200", "sec-fetch-site": "same-origin"}, "POST", "/api"),
+        (OWN | JSON | {"origin": "http://localhost:4200", "sec-fetch-site": "cross-site"}, "POST", "/api"),
         (OWN | {"content-type": "text/csv"}, "PUT", "/artifacts/1"),
         (OWN | {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, "GET", "/"),  # a link in a mail
     ],

@@ -19,7 +19,7 @@ from tasks import models, tokens
 from tasks.errors import BadInput, BadParams
 from tasks.files import MANIFEST, read_json, write_json
 from tasks.reports import Timings
-from tasks.training.parallel import launch
+from tasks.training.parallel import launch, worker
 from tasks.training.stages import pretrain
 
 PARAMS = {"learning_rate": 0.01, "warmup_steps": 2, "global_batch_size": 4, "micro_batch_size": 2, "num_threads": 1,
@@ -114,3 +114,16 @@ def test_nodes_that_do_not_know_where_to_meet(ready: Path, tmp_path: Path, monke
     monkeypatch.delenv("PET_RDZV_ENDPOINT", raising=False)
     with pytest.raises(BadParams, match=r"launch\.rendezvous"):
         train(ready, tmp_path, launch={"nodes": 2})
+
+
+def test_a_result_has_the_signature_of_its_run(tmp_path: Path) -> None:
+    """Every process reads the key from the folder, also one on another node, whose environment is its own."""
+    key = launch._make_key(tmp_path)
+    worker._write_result(tmp_path, ("error", ("BadParams", "too many processes"), {}))
+    with pytest.raises(BadParams, match="too many processes"):
+        launch._result(tmp_path / launch.ENDED, key, Timings("sft"))
+    assert (tmp_path / launch.KEY).stat().st_mode & 0o077 == 0
+    for content in (b"", b"no line", b"0" * 64 + b"\nbody"):
+        (tmp_path / launch.ENDED).write_bytes(content)
+        with pytest.raises(BadInput, match="not written by a process of this run"):
+            launch._result(tmp_path / launch.ENDED, key, Timings("sft"))
