@@ -1,7 +1,7 @@
 """The outputs of the previous run of a stage, which stay until the new ones are committed.
 
-DVC deletes outputs before it runs a stage. In a run of the pipeline they are moved into .run/previous instead, and
-moved back when the stage fails. After a kill, the next run of the pipeline moves them back.
+DVC deletes outputs before it runs a stage, and a stage that runs alone replaces them. Instead they are moved into
+.run/previous, and moved back when the stage fails. After a kill, the next run of the stage or pipeline moves them back.
 """
 
 import contextlib

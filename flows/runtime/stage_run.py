@@ -30,7 +30,9 @@ def run_alone(stage: str, flow: Any) -> None:
 
         def work() -> None:
             with tracking.following():
-                run(flow, versions, session).write("finished")  # `dvc repro` commits after the end of this process
+                with versions.replacing_outputs():
+                    record = run(flow, versions, session)
+                record.write("finished")  # `dvc repro` commits after the end of this process
 
         def check() -> None:
             checked = params.load(stage)

@@ -62,6 +62,14 @@ class Versions:
                 f"({len(damaged)}, such as {damaged[0]}). Run the command again: it fetches them or makes them anew."
             )
 
+    @contextmanager
+    def replacing_outputs(self) -> Iterator[None]:
+        """Keep the outputs aside while the block writes new ones, where DVC does not run the stage in this process."""
+        outs = _paths_of(self._stage)
+        previous_outputs.put_aside(self.stage, outs)
+        with previous_outputs.put_back_on_failure(self.stage, outs):
+            yield
+
     def out_tags(self) -> dict[str, str]:
         """Return DVC's hashes of what the stage has written: its outs, and the parts of them that other stages read."""
         outs = [out for out in self._stage.outs if out.exists]

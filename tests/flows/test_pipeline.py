@@ -73,7 +73,9 @@ def test_each_ending_has_its_message_and_code(project: Project) -> None:
         assert message in output
         assert ("Traceback" in output) == (failure == "bug"), output
     project.set_params(words="fail: user")
+    project.write("data/words/old.txt", "of the run before")
     assert "athanor: the toy stage words is broken; repair it" in project.run("flows.words", code=3)
+    assert Path("data/words/old.txt").is_file()
     assert project.run("dvc", "repro", code=255)
 
 
