@@ -16,6 +16,8 @@ FOUNDATION = {
     "tasks.chat_templates", "tasks.chat_layout",
 }  # fmt: skip
 FOUNDATION_PACKAGE = "tasks.causal"  # forward passes, which training, evaluation and the chat share
+# Packages that are built on others: a comparison uses the intervals and directions of evaluation, a promotion compares.
+BUILT_ON = {"comparison": {"evaluation"}, "promotion": {"comparison", "evaluation"}}
 RESTRICTED = {  # package -> the only files that may import it
     "mlflow": {Path(f"flows/runtime/{name}.py") for name in ("sender", "tracked_runs", "server_apps")},
     "dvc": {Path("flows/runtime/versioning.py")},
@@ -64,7 +66,7 @@ def may_import(path: Path, module: str) -> bool:
     is_shared = not (ROOT / "tasks" / parts[1]).is_dir()
     if path.parts[0] == "flows":
         return is_shared or len(parts) == 2 or parts[2] == "tasks"
-    return package(path) != "" and (is_shared or parts[1] == package(path))
+    return package(path) != "" and (is_shared or parts[1] in {package(path), *BUILT_ON.get(package(path), ())})
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
@@ -150,6 +152,8 @@ def test_the_rules_notice_violations() -> None:
     assert may_import(filters, "tasks.curation.signals.signals")
     assert not may_import(filters, "tasks.training.loop.training_loop")
     assert not may_import(filters, "prefect")
+    assert may_import(Path("tasks/comparison/paired.py"), "tasks.evaluation.intervals")
+    assert not may_import(Path("tasks/evaluation/gates.py"), "tasks.comparison.paired")
     assert not may_import(Path("tasks/tables.py"), "prefect")
     assert not may_import(Path("tasks/tables.py"), "tasks.documents")
     assert may_import(Path("tasks/curation/tasks.py"), "prefect")

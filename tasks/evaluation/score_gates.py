@@ -40,6 +40,13 @@ class Bound(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+def is_lower_better(name: str) -> bool:
+    """Whether small values of the score with this dotted name are good ones."""
+    return any(
+        part in LOWER_IS_BETTER or part.endswith(("_perplexity", "_bits_per_byte", "_loss")) for part in name.split(".")
+    )
+
+
 def flatten(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Score]]:
     """Yield the dotted name of each score and number of a report, as Score objects or as read from JSON."""
     for key, value in scores.items():
@@ -117,8 +124,7 @@ def _check_one(name: str, score: Score, bound: Bound, champion: Score | None) ->
     if bound.max is not None and not score.value <= bound.max:
         yield name, f"{score.value:g} is above the maximum {bound.max:g}", True
     if bound.not_worse_than_champion and champion is not None:
-        is_lower_better = any(part in LOWER_IS_BETTER or part.endswith("_perplexity") for part in name.split("."))
-        is_not_worse = score.low <= champion.value if is_lower_better else score.high >= champion.value
+        is_not_worse = score.low <= champion.value if is_lower_better(name) else score.high >= champion.value
         if not is_not_worse:
             interval = f"{score.value:g} [{score.low:g}, {score.high:g}]"
             yield name, f"{interval} is worse than the champion, which has {champion.value:g}", True

@@ -1,0 +1,210 @@
+"""Compare two runs metric by metric, and state whether the first is better, equivalent, worse or not comparable."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from tasks.comparison import paired
+from tasks.comparison.paired import PairedTest
+from tasks.comparison.reading import ItemKey, Items, Subject
+from tasks.errors import BadInput
+from tasks.evaluation.score_gates import is_lower_better
+from tasks.reports import ALPHA
+
+Outcome = Literal["better", "equivalent", "worse", "not comparable"]
+
+# The first one that was measured decides. `MODEL` stands for the model. gold: answers that can be verified; bits per
+# byte of the right answers: conversations with any answers; bits per byte of documents: every project with documents.
+PRIMARY = ("gold.MODEL", "multiple_choice_bits_per_byte.documents.MODEL", "bits_per_byte")
+BETWEEN_MODELS = "win_rate"  # a score of a pair of models of one run says nothing about another run
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """margin: differences below it do not matter, as a share (see paired.compare); min_common: the share of the items
+    of either run that the other one must have measured as well."""
+
+    margin: float = 0.01
+    min_common: float = 0.9
+    primary: tuple[str, ...] = PRIMARY
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the comparison on one metric says about the first run, and why in one sentence."""
+
+    outcome: Outcome
+    metric: str
+    reason: str
+    test: PairedTest | None = None
+    p_adjusted: float | None = None  # by Holm's correction over all metrics of the comparison
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict as JSON values."""
+        body = asdict(self)
+        if self.test is not None and not math.isfinite(self.test.smallest_noticeable):
+            body["test"]["smallest_noticeable"] = None
+        return body
+
+
+def compare(a: Subject, b: Subject, settings: Settings = Settings()) -> list[Verdict]:  # noqa: B008  (it is frozen)
+    """A verdict for each metric that both subjects have measured; better means that `a` is better."""
+    verdicts = [
+        of_items(name, first, second, settings, score_name) for name, score_name, first, second in common_metrics(a, b)
+    ]
+    tested = [verdict for verdict in verdicts if verdict.test]
+    adjusted = paired.holm([verdict.test.p_value for verdict in tested if verdict.test])
+    by_metric = {verdict.metric: p for verdict, p in zip(tested, adjusted, strict=True)}
+    return [corrected(verdict, by_metric.get(verdict.metric)) for verdict in verdicts]
+
+
+def corrected(verdict: Verdict, p_adjusted: float | None) -> Verdict:
+    """The verdict with its adjusted p: a difference that does not survive the correction is none."""
+    verdict = replace(verdict, p_adjusted=p_adjusted)
+    if p_adjusted is None or p_adjusted < ALPHA or verdict.outcome not in ("better", "worse"):
+        return verdict
+    assert verdict.test
+    if verdict.test.p_equivalent < ALPHA:
+        return replace(verdict, outcome="equivalent", reason=_equivalent(verdict.test))
+    reason = f"after Holm's correction over the metrics, p = {p_adjusted:.3g} is no evidence of a difference"
+    return replace(verdict, outcome="not comparable", reason=reason)
+
+
+def primary(a: Subject, b: Subject, settings: Settings = Settings()) -> Verdict:  # noqa: B008
+    """The verdict on the primary metric alone: the first of `settings.primary` that either subject has measured."""
+    for pattern in settings.primary:
+        (first, name), (second, _) = _of_pattern(a, pattern), _of_pattern(b, pattern)
+        if first is None and second is None:
+            continue
+        if first is None or second is None:
+            absent = a if first is None else b
+            reason = f"{absent.label} has not measured {pattern}, which is the primary metric here"
+            return Verdict("not comparable", name, reason)
+        if problem := same_bytes_or_problem(a, b):
+            return Verdict(problem[0], name, problem[1])
+        return of_items(name, first, second, settings, name)
+    reason = f"neither run has measured a primary metric ({', '.join(settings.primary)})"
+    return Verdict("not comparable", settings.primary[0] if settings.primary else "", reason)
+
+
+def same_bytes_or_problem(a: Subject, b: Subject) -> tuple[Outcome, str] | None:
+    """A verdict that needs no test: contaminated test data, or the same model twice."""
+    for subject in (a, b):
+        if problem := contamination(subject):
+            return "not comparable", problem
+    digests = {subject.digest_of(subject.model or "") for subject in (a, b)}
+    if a.model and len(digests) == 1 and "" not in digests:
+        return "equivalent", "both are the same model, byte by byte"
+    return None
+
+
+def contamination(subject: Subject) -> str | None:
+    """Why the scores of a run may measure memorization, as far as its report says so; None otherwise."""
+    problem = subject.measured.get("contamination", "")
+    return f"{subject.label}: {problem}" if problem else None
+
+
+def measured_primary(subject: Subject, patterns: Sequence[str]) -> str | None:
+    """The first of the metrics `patterns` that a run has measured; None if there is none."""
+    return next((name for pattern in patterns for items, name in [_of_pattern(subject, pattern)] if items), None)
+
+
+def of_items(name: str, a: Items, b: Items, settings: Settings, score_name: str) -> Verdict:
+    """The verdict on one metric from the items of both runs."""
+    keys = common_keys(a, b)
+    share = min(len(keys) / len(a), len(keys) / len(b))
+    if share < settings.min_common:
+        reason = (
+            f"the test sets differ: {len(keys):,} items are in both, of {len(a):,} and {len(b):,} "
+            f"({share:.0%}; at least {settings.min_common:.0%} are needed)"
+        )
+        return Verdict("not comparable", name, reason)
+    sign = -1.0 if is_lower_better(score_name) else 1.0
+    columns = [[sign * side[key].score for key in keys] for side in (a, b)]
+    if not all(math.isfinite(value) for column in columns for value in column):
+        return Verdict("not comparable", name, "some items have a score that is not a number")
+    test = paired.compare(columns[0], columns[1], [a[key].group for key in keys], settings.margin)
+    if sign < 0:
+        test = replace(test, mean_a=-test.mean_a, mean_b=-test.mean_b)
+    return _decide(name, test)
+
+
+def common_keys(a: Items, b: Items) -> list[ItemKey]:
+    """The items that both runs have measured, in an order that does not depend on the runs."""
+    return sorted(a.keys() & b.keys())
+
+
+def common_metrics(a: Subject, b: Subject) -> list[tuple[str, str, Items, Items]]:
+    """(metric, score name, items of a, items of b) of each metric that both have measured.
+
+    Two subjects that name a model each are compared by these models, whole runs model by model.
+    """
+    result = []
+    for (score_name, model), first in sorted(a.items.items()):
+        if score_name.split(".")[0] == BETWEEN_MODELS or a.model not in (None, model):
+            continue
+        partner = b.model if a.model is not None and b.model is not None else model
+        second = b.items.get((score_name, partner))
+        if second is not None:
+            result.append((_metric(score_name, model, partner), score_name, first, second))
+    return result
+
+
+def _metric(score_name: str, model: str, partner: str) -> str:
+    return f"{score_name}.{model}" if model == partner else f"{score_name}.{model}|{partner}"
+
+
+def _of_pattern(subject: Subject, pattern: str) -> tuple[Items | None, str]:
+    """The items of a metric such as gold.MODEL or bits_per_byte, and its name; None if the run has not measured it."""
+    name = pattern.replace("MODEL", subject.model or "MODEL")
+    for (score_name, model), items in subject.items.items():
+        if name in (score_name, f"{score_name}.{model}"):
+            return items, name
+    return None, name
+
+
+def _decide(name: str, test: PairedTest) -> Verdict:
+    size = f"{test.difference:+.4g} [{test.low:.4g}, {test.high:.4g}] on {test.n:,} items, p = {test.p_value:.3g}"
+    if test.p_value < ALPHA and test.low > 0:
+        return Verdict("better", name, f"the difference is {size}", test)
+    if test.p_value < ALPHA and test.high < 0:
+        return Verdict("worse", name, f"the difference is {size}", test)
+    if test.p_equivalent < ALPHA:
+        return Verdict("equivalent", name, _equivalent(test), test)
+    needed = f"; about {test.items_needed:,} items would decide it" if test.items_needed else ""
+    reason = f"the difference {size}, is neither shown to exist nor to be below the margin {test.margin:.3g}{needed}"
+    return Verdict("not comparable", name, reason, test)
+
+
+def _equivalent(test: PairedTest) -> str:
+    return (
+        f"the difference {test.difference:+.4g} on {test.n:,} items is smaller than the margin {test.margin:.3g} "
+        f"(p = {test.p_equivalent:.3g})"
+    )
+
+
+def examples(a: Items, b: Items, score_name: str, count: int) -> dict[str, list[Mapping[str, Any]]]:
+    """The `count` items that the first run wins most clearly, and those that it loses, with both answers."""
+    sign = -1.0 if is_lower_better(score_name) else 1.0
+    gains = sorted(((sign * (a[key].score - b[key].score), key) for key in common_keys(a, b)), reverse=True)
+    rows = {
+        "wins": [key for gain, key in gains[:count] if gain > 0],
+        "losses": [key for gain, key in gains[::-1][:count] if gain < 0],
+    }
+    return {
+        name: [
+            {"prompt": a[key].prompt, "a": a[key].answer, "b": b[key].answer, "score_a": a[key].score,
+             "score_b": b[key].score} for key in keys
+        ]
+        for name, keys in rows.items()
+    }  # fmt: skip
+
+
+def require_common_metrics(a: Subject, b: Subject) -> None:
+    """Raise BadInput if no metric was measured by both."""
+    if not common_metrics(a, b):
+        names = [sorted({f"{score}.{model}" for score, model in one.items})[:8] for one in (a, b)]
+        raise BadInput(
+            f"{a.label} and {b.label} have no metric in common: {', '.join(names[0])} and {', '.join(names[1])}"
+        )

@@ -1,0 +1,123 @@
+"""Verdicts from items on disk, which are written by the code of evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.comparison import page, reading, verdicts
+from tasks.comparison.reading import Subject
+from tasks.comparison.verdicts import Settings
+from tasks.errors import BadInput
+from tasks.evaluation.items import Item, write
+
+N = 400
+
+
+def make_run(
+    folder: Path, scores: "np.ndarray[Any, Any]", name: str = "gold", model: str = "ppo", first_id: int = 0, **body: Any
+) -> Path:
+    """Write a folder of reports with one metric."""
+    items = [
+        Item(name, model, f"id{first_id + index}", "", f"question {index}", f"answer {index}", float(score))
+        for index, score in enumerate(scores)
+    ]
+    write(folder / "evaluation" / "items" / name, items)
+    (folder / "evaluation.json").write_text(json.dumps({"schema_version": 1, **body}))
+    return folder
+
+
+def make_subject(folder: Path, scores: "np.ndarray[Any, Any]", **changes: Any) -> Subject:
+    model = changes.get("model", "ppo")
+    return reading.read(folder.name, make_run(folder, scores, **changes), model)
+
+
+@pytest.fixture
+def base() -> "np.ndarray[Any, Any]":
+    return np.random.default_rng(0).random(N)
+
+
+def test_better_worse_and_equivalent(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
+    champion = make_subject(tmp_path / "champion", base)
+    noise = np.random.default_rng(1).normal(0, 0.02, N)
+    higher = make_subject(tmp_path / "higher", base + 0.05 + noise)
+    similar = make_subject(tmp_path / "similar", base + noise - noise.mean())
+    assert verdicts.primary(higher, champion).outcome == "better"
+    assert verdicts.primary(champion, higher).outcome == "worse"
+    assert verdicts.primary(similar, champion).outcome == "equivalent"
+
+
+def test_small_losses_are_better(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
+    names = {"name": "multiple_choice_bits_per_byte.documents"}
+    a, b = make_subject(tmp_path / "a", base - 0.1, **names), make_subject(tmp_path / "b", base, **names)
+    verdict = verdicts.primary(a, b)
+    assert (verdict.outcome, verdict.metric) == ("better", "multiple_choice_bits_per_byte.documents.ppo")
+    assert verdict.test is not None
+    assert verdict.test.mean_a < verdict.test.mean_b
+
+
+def test_too_few_items_are_not_comparable_and_say_how_many_are_needed(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    a, b = (make_subject(tmp_path / name, generator.random(30)) for name in ("a", "b"))
+    verdict = verdicts.primary(a, b)
+    assert verdict.outcome == "not comparable"
+    assert "items would decide it" in verdict.reason
+
+
+def test_other_test_sets_are_not_comparable(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
+    """300 of 400 items are in both; at least 90 % are required."""
+    a, b = make_subject(tmp_path / "a", base + 1), make_subject(tmp_path / "b", base, first_id=100)
+    verdict = verdicts.primary(a, b)
+    assert verdict.outcome == "not comparable"
+    assert "300 items are in both" in verdict.reason
+    assert verdicts.primary(a, b, Settings(min_common=0.7)).outcome == "better"
+
+
+def test_contaminated_test_data_and_missing_metrics_are_not_comparable(
+    tmp_path: Path, base: "np.ndarray[Any, Any]"
+) -> None:
+    b = make_subject(tmp_path / "b", base)
+    leaked = make_subject(
+        tmp_path / "a", base + 1, measured={"contamination": "3 test documents are training documents"}
+    )
+    assert "3 test documents" in verdicts.primary(leaked, b).reason
+    other = make_subject(tmp_path / "c", base, name="bits_per_byte", model="ppo")
+    assert "has not measured gold.MODEL" in verdicts.primary(other, b).reason
+
+
+def test_the_same_bytes_are_equivalent(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
+    measured = {"models": {"ppo": "abc"}}
+    a, b = (make_subject(tmp_path / name, base, measured=measured) for name in ("a", "b"))
+    assert "byte by byte" in verdicts.primary(a, b).reason
+
+
+def test_holm_takes_back_a_difference_that_many_metrics_explain(tmp_path: Path) -> None:
+    verdict = verdicts.Verdict("better", "m", "", verdicts.paired.compare([1.0] * 6 + [0.0], [0.0] * 6 + [0.0]))
+    assert verdicts.corrected(verdict, 0.3).outcome == "not comparable"
+    assert verdicts.corrected(verdict, 0.01).outcome == "better"
+
+
+def test_pages_show_verdict_examples_and_curves(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
+    a, b = make_subject(tmp_path / "a<b>", base + 0.1), make_subject(tmp_path / "b", base)
+    primary = verdicts.primary(a, b)
+    examples = verdicts.examples(a.items["gold", "ppo"], b.items["gold", "ppo"], "gold", 2)
+    assert [len(rows) for rows in examples.values()] == [2, 0]
+    section = page.Section(a.label, b.label, primary, verdicts.compare(a, b), examples)
+    curves = {"a<b>": {("sft", "loss"): [(1.0, 3.0), (2.0, 1.0)]}, "b": {("sft", "loss"): [(1.0, 3.0)]}}
+    html = page.html([section], curves)
+    assert html.count("<polyline") == 2
+    assert "a<b>" not in html
+    assert "http" not in html
+    text = page.markdown([section])
+    assert "is better than b on gold.ppo" in text
+    assert "question" in text
+
+
+def test_missing_items_say_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="Run evaluation there first"):
+        reading.read("x", tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"schema_version": 1}')
+    with pytest.raises(BadInput, match="item by item"):
+        reading.read("x", tmp_path)
