@@ -86,7 +86,8 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
     if charts := overlaid(curves):
         body += ["<h2>Learning curves</h2>", _legend(list(curves)), *charts]
     title = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Comparison</title>"
-    return f"<!doctype html><html lang='en'><head>{title}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    head = f"<!doctype html><html lang='en'><head>{title}<style>{STYLE}</style></head>"
+    return f"{head}<body>{''.join(body)}</body></html>\n"
 
 
 def row(verdict: Verdict) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ def swap_test(sums: Array, error: float, num_items: int, seed: int = 0) -> float
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order of `p_values`: the chance of any false discovery is at most their bound."""
+    """Holm's adjusted p-values, in the order of `p_values`; they bound the chance of any false discovery."""
     order = np.argsort(p_values, kind="stable")
     adjusted, running = [1.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -69,7 +69,7 @@ def read(label: str, folder: Path, model: str | None = None) -> Subject:
     if not items:
         raise BadInput(
             f"{label}: there are no items in {folder / ITEMS}. Runs are compared item by item; evaluation writes the "
-            "items, and an older version of it did not. Run evaluation again: dvc repro --force --single-item evaluation"
+            "items, but an older version did not. Run it again: dvc repro --force --single-item evaluation"
         )
     models = {name for _, name in items}
     if model is not None and model not in models:

@@ -48,7 +48,7 @@ class Verdict:
         return body
 
 
-def compare(a: Subject, b: Subject, settings: Settings = Settings()) -> list[Verdict]:  # noqa: B008  (it is frozen)
+def compare(a: Subject, b: Subject, settings: Settings = Settings()) -> list[Verdict]:
     """A verdict for each metric that both subjects have measured; better means that `a` is better."""
     verdicts = [
         of_items(name, first, second, settings, score_name) for name, score_name, first, second in common_metrics(a, b)
@@ -71,7 +71,7 @@ def corrected(verdict: Verdict, p_adjusted: float | None) -> Verdict:
     return replace(verdict, outcome="not comparable", reason=reason)
 
 
-def primary(a: Subject, b: Subject, settings: Settings = Settings()) -> Verdict:  # noqa: B008
+def primary(a: Subject, b: Subject, settings: Settings = Settings()) -> Verdict:
     """The verdict on the primary metric alone: the first of `settings.primary` that either subject has measured."""
     for pattern in settings.primary:
         (first, name), (second, _) = _of_pattern(a, pattern), _of_pattern(b, pattern)
