@@ -14,6 +14,7 @@ from tasks.evaluation import gates, items, score_gates
 from tasks.evaluation.benchmarks.params import BenchmarkSet
 from tasks.evaluation.gates import Gates
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, SamplingParams
+from tasks.files import MANIFEST, read_json, sha256
 from tasks.pipeline_stages import PipelineStage
 from tasks.reports import Report, Timings
 
@@ -170,6 +171,7 @@ def write_report(
         f"{outcome.num_checked} gates checked, {len(outcome.failed)} failed, "
         f"{len(outcome.not_applicable)} do not apply; see data/reports/evaluation/report.html"
     )
+    report.scores["measured"] = measured_bytes(data, stages)
     report.highlights = ("gates_checked", "gates_failed", "gates_not_applicable")
     with timings.measure("report"):
         report.write(data / "reports")
@@ -178,6 +180,20 @@ def write_report(
         page.write(data / "reports", data / "reports" / "evaluation" / "report.html", stages, params.reference)
     timings.write()
     return outcome.failed
+
+
+def measured_bytes(data: Path, stages: Sequence[PipelineStage]) -> dict[str, Any]:
+    """Which models (sha256 of their manifests) and test data (digests) the scores are about.
+
+    contamination: what makes the scores untrustworthy; "" here, because `open_inputs` refuses contaminated test data.
+    """
+    manifests = {stage.name: data / "models" / stage.name / MANIFEST for stage in stages if stage.is_training}
+    test_sets = dict(read_json(data / "tokens" / MANIFEST).get("test", {}).get("sets", {}))
+    return {
+        "models": {name: sha256(path) for name, path in manifests.items() if path.is_file()},
+        "test": {name: str(test_set.get("digest", "")) for name, test_set in test_sets.items()},
+        "contamination": "",
+    }
 
 
 def _check_gates(
