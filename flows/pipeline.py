@@ -27,7 +27,7 @@ from flows.runtime import (
 from tasks import pipeline_stages
 from tasks.errors import GateFailed
 
-INGESTION = "ingestion"
+INGESTION, EVALUATION = "ingestion", "evaluation"
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -41,9 +41,10 @@ def pipeline(to: str | None = None) -> dict[str, str]:
     checked = params.load_all(versioning.stages(to))
     records = dict[str, spool.Record]()  # of the stages whose outputs are not committed yet
     processes.record(str(runtime.flow_run.id))
+    promotion_tags = dict[str, str]()
 
     def tags() -> dict[str, str]:
-        return {**_tags(session), **session_results.tags(checked, states)}
+        return {**(promotion_tags or _tags(session)), **session_results.tags(checked, states)}
 
     with contextlib.ExitStack() as stack:
 
@@ -69,9 +70,18 @@ def pipeline(to: str | None = None) -> dict[str, str]:
             for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
                 record.fail(error)
             raise
+        if EVALUATION in states:
+            promotion_tags.update(_promote(_tags(session)))
         if states:
             _publish(states)
     return states
+
+
+def _promote(tags: dict[str, str]) -> dict[str, str]:
+    """Let the model that was evaluated become candidate and champion, if it may. Return the tags and its result."""
+    from flows import promotion
+
+    return tags | promotion.after_evaluation(tags.get("dvc.experiment"))
 
 
 def _publish(states: dict[str, str]) -> None:
@@ -108,6 +118,8 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
 def check_params(to: str | None, stale: list[str]) -> None:
     """Raise BadParams or BadInput for what would fail later: wrong params, and files that ingestion would not find."""
     checked = params.load_all(versioning.stages(to))
+    if EVALUATION in checked:
+        params.load("promotion")
     if INGESTION in stale:
         params.check_files(checked[INGESTION])
 

@@ -42,7 +42,9 @@ def check_flow_arguments() -> None:
     name = module.removeprefix("flows.")
     if module == name:
         return
-    if name in (TRAINING, PIPELINE) or (name in params.stages() and not params.is_training(name)):
+    if name in (TRAINING, PIPELINE) or (
+        name in params.stages() and name not in params.NO_FLOWS and not params.is_training(name)
+    ):
 
         def check() -> None:
             flow_arguments(name)

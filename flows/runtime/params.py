@@ -19,8 +19,9 @@ from tasks.errors import BadInput, BadParams
 
 FILE = Path("params.yaml")
 TRAINING = "tasks.training.stages"
-# Stages that run only after the user has added their block to dvc.yaml, and the module of their Params.
-OPTIONAL = {"classifier": "tasks.curation.classifier.training"}
+# Sections that need no block in dvc.yaml, and the module of their Params: an optional stage, settings of a command.
+OPTIONAL = {"classifier": "tasks.curation.classifier.training", "promotion": "tasks.promotion"}
+NO_FLOWS = {"promotion"}  # of these, a section that is absent takes every default
 
 # What pydantic calls the types of values, as patterns, and what YAML calls them.
 YAML_NAMES = {
@@ -224,6 +225,8 @@ def _catalog_names(body: Mapping[str, Any]) -> Iterable[tuple[Location, str, str
 
 def _validate(stage: str, body: Mapping[str, Any], root: yaml.Node, file: Path) -> BaseModel:
     check_stage(stage, stages(file))
+    if stage not in body and stage in NO_FLOWS:
+        body = {**body, stage: {}}
     if stage not in body:
         raise BadParams(f"{file} has no section {stage!r}; `{stage}: {{}}` takes every default")
     section_body, kind = body[stage] or {}, stage

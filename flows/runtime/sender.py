@@ -129,6 +129,12 @@ class Sender:
         record = read_json(folder / spool.RECORD)
         if record["status"] == "running" and not spool.is_alive(record):
             record.update(status="interrupted", end=max(record["start"], spool.last_change(folder)))
+        if record["kind"] == "promotion":
+            from flows.versions import mlflow_aliases
+
+            mlflow_aliases.follow(self._client, self._experiment, record)
+            shutil.rmtree(folder)
+            return
         if record["kind"] == "session":
             self._send_session(record, folder)
             return

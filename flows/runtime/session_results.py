@@ -38,8 +38,8 @@ def tags(checked: Mapping[str, BaseModel], states: Mapping[str, str], data: Path
         metrics = _metrics(data)
         checks, failures = int(metrics.get(GATES[0], 0)), int(metrics.get(GATES[1], 0))
         values["verdict"] = f"{checks - failures} of {checks} gates passed"
-    if digest := _digest(TOKENS):
-        values["data"] = digest
+    if tokens := digest(TOKENS):
+        values["data"] = tokens
     flat = {f"{stage}.{key}": value for stage, part in checked.items() for key, value in params.flatten(part).items()}
     values["params.changed"] = _changes(flat)
     return values
@@ -57,7 +57,7 @@ def _metrics(data: Path) -> dict[str, float]:
     return metrics
 
 
-def _digest(path: str) -> str:
+def digest(path: str) -> str:
     """Return DVC's hash of an output, as dvc.lock states it."""
     with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, TypeError):
         body = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))

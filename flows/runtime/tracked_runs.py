@@ -1,11 +1,16 @@
 """Find runs in MLflow: the run that made a model, and the runs that made its inputs."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flows.runtime.tracking import uri
 from tasks.errors import BadInput
+
+EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,65 @@ def run_that_wrote(path: str, md5: str, before: int) -> StageRun | None:
 def _stage_run(run: Any, model_version: str = "") -> StageRun:
     tags = dict(run.data.tags)
     return StageRun(tags.get("athanor.stage", ""), run.info.run_id, run.info.start_time, tags, model_version)
+
+
+def is_registered(name: str) -> bool:
+    """Whether MLflow has a registered model with this name."""
+    from mlflow import MlflowClient
+
+    return bool(MlflowClient().search_registered_models(f"name = '{name}'"))
+
+
+def run_of_version(name: str, version: str | None, alias: str | None) -> str:
+    """Return the id of the run that made a version of a registered model. Raises BadInput."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    if alias is None:
+        return run_of_model(name, version).run_id
+    try:
+        return str(MlflowClient().get_model_version_by_alias(name, alias).run_id or "")
+    except MlflowException as error:
+        raise BadInput(f"the model {name!r} in MLflow at {uri()} has no alias {alias!r}: {error.message}") from error
+
+
+def copy_reports(run_id: str, target: Path) -> tuple[Path, str | None]:
+    """Copy the report and items of the evaluation that belongs to a run, and the step logs beside it, below `target`.
+
+    The run may be an evaluation, a whole pipeline, or the training of a model: then the evaluation that read the model,
+    and the name of its stage is returned as well. Raises BadInput if MLflow has none.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient()
+    try:
+        run = _stage_run(client.get_run(run_id))
+    except MlflowException as error:
+        raise BadInput(f"there is no run {run_id!r} in MLflow at {uri()}: {error.message}") from error
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    parent = run.tags.get("mlflow.parentRunId", run_id)
+    siblings = [_stage_run(one) for one in client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{parent}'")]
+    md5 = run.tags.get(f"dvc.out.data/models/{run.stage}", "")
+    evaluations = [run] if run.stage == EVALUATION else [one for one in siblings if one.stage == EVALUATION]
+    if md5 and not evaluations:
+        query = f"tags.`dvc.dep.data/models/{run.stage}` = '{md5}' and tags.`athanor.stage` = '{EVALUATION}'"
+        evaluations = [_stage_run(one) for one in client.search_runs(experiments, query, max_results=1)]
+    if not evaluations:
+        raise BadInput(f"MLflow at {uri()} has no evaluation that belongs to the run {run_id}; run evaluation first")
+    _download(client, evaluations[0].run_id, target, EVALUATION)
+    for one in siblings:
+        if one.stage != EVALUATION:
+            _download(client, one.run_id, target, one.stage)
+    return target, run.stage if md5 else None
+
+
+def _download(client: Any, run_id: str, target: Path, stage: str) -> None:
+    """Copy the artifacts of the run of a stage to <target>/<stage>.json and <target>/<stage>/."""
+    with TemporaryDirectory() as folder:
+        paths = {artifact.path for artifact in client.list_artifacts(run_id)}
+        if "report.json" in paths:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(client.download_artifacts(run_id, "report.json", folder), target / f"{stage}.json")
+        if "report" in paths:
+            shutil.copytree(client.download_artifacts(run_id, "report", folder), target / stage, dirs_exist_ok=True)

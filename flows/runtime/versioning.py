@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,37 @@ def save_experiment(name: str) -> str | None:
     commit = _git("commit-tree", tree, "-p", head, "-m", f"athanor: {name}", **_identity())
     _git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", commit)
     return commit
+
+
+def copy_of_revision(revision: str, paths: Sequence[str], target: Path) -> bool:
+    """Copy `paths`, as they are in a git revision or DVC experiment, below `target`, outputs of stages included.
+
+    Returns False if there is no such revision, or it contains none of `paths`. Raises BadInput for what DVC's cache and
+    remotes lack.
+    """
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import RevError, SCMError
+
+    try:
+        files = DVCFileSystem(os.curdir, rev=revision)
+        present = [path for path in paths if files.exists(path)]
+        for path in present:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            files.get(path, str(target / path), recursive=True)
+    except (RevError, SCMError):
+        return False
+    except (DvcException, OSError) as error:
+        raise BadInput(
+            f"the revision {revision} cannot be read: {' '.join(str(error).split())}. If DVC's cache lacks its files, "
+            f"`dvc fetch --all-commits` gets them from a remote."
+        ) from error
+    return bool(present)
+
+
+def head() -> str:
+    """Return the commit of git that the work tree is based on; empty if there is none."""
+    return _git("rev-parse", "HEAD")
 
 
 def commit_with(md5: str) -> str:

@@ -19,10 +19,15 @@ POLL_SECONDS = 0.2  # while the last streams of a replaced model are written
 
 
 def find_folder(name: str, data: Path) -> str | Path:
-    """The folder or hub name of a model. `champion` is data/models/champion, or else the last trained stage."""
+    """The folder or hub name of a model. `champion` is data/models/champion, or else the last trained stage.
+
+    Promotion makes data/models/champion a link to a version, whose files never change. The link is resolved here, so
+    that all files that are loaded belong to one version even if the link is replaced meanwhile.
+    """
     if name == CHAMPION and not (data / "models" / CHAMPION).is_dir():
         return find_model(None, data)
-    return find_model(name, data)
+    folder = find_model(name, data)
+    return folder.resolve() if isinstance(folder, Path) and folder.is_symlink() else folder
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Compare two runs metric by metric, and state whether the first is better, equivalent, worse or not comparable."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -48,15 +48,18 @@ class Verdict:
         return body
 
 
-def compare(a: Subject, b: Subject, settings: Settings = Settings()) -> list[Verdict]:
-    """A verdict for each metric that both subjects have measured; better means that `a` is better."""
+def compare(a: Subject, *others: Subject, settings: Settings = Settings()) -> list[list[Verdict]]:
+    """For each of `others` a verdict for each metric that both have measured; better means that `a` is better.
+
+    Holm's correction is over all metrics of all comparisons.
+    """
     verdicts = [
-        of_items(name, first, second, settings, score_name) for name, score_name, first, second in common_metrics(a, b)
+        [of_items(name, first, second, settings, key) for name, key, first, second in common_metrics(a, other)]
+        for other in others
     ]
-    tested = [verdict for verdict in verdicts if verdict.test]
-    adjusted = paired.holm([verdict.test.p_value for verdict in tested if verdict.test])
-    by_metric = {verdict.metric: p for verdict, p in zip(tested, adjusted, strict=True)}
-    return [corrected(verdict, by_metric.get(verdict.metric)) for verdict in verdicts]
+    p_values = [verdict.test.p_value for own in verdicts for verdict in own if verdict.test]
+    adjusted = iter(paired.holm(p_values))
+    return [[corrected(verdict, next(adjusted) if verdict.test else None) for verdict in own] for own in verdicts]
 
 
 def corrected(verdict: Verdict, p_adjusted: float | None) -> Verdict:
@@ -184,21 +187,33 @@ def _equivalent(test: PairedTest) -> str:
     )
 
 
-def examples(a: Items, b: Items, score_name: str, count: int) -> dict[str, list[Mapping[str, Any]]]:
-    """The `count` items that the first run wins most clearly, and those that it loses, with both answers."""
-    sign = -1.0 if is_lower_better(score_name) else 1.0
-    gains = sorted(((sign * (a[key].score - b[key].score), key) for key in common_keys(a, b)), reverse=True)
-    rows = {
-        "wins": [key for gain, key in gains[:count] if gain > 0],
-        "losses": [key for gain, key in gains[::-1][:count] if gain < 0],
+def examples(a: Subject, b: Subject, settings: Settings, count: int) -> dict[str, list[dict[str, Any]]]:
+    """The `count` items of the primary metric that `a` wins most clearly, and those that it loses, with answers."""
+    for pattern in settings.primary:
+        (first, name), (second, _) = _of_pattern(a, pattern), _of_pattern(b, pattern)
+        if first and second:
+            break
+    else:
+        return {}
+    sign = -1.0 if is_lower_better(name) else 1.0
+    gains = sorted((sign * (first[key].score - second[key].score), key) for key in common_keys(first, second))
+    keys_by_name = {
+        "wins": [key for gain, key in gains[::-1][:count] if gain > 0],
+        "losses": [key for gain, key in gains[:count] if gain < 0],
     }
     return {
         name: [
-            {"prompt": a[key].prompt, "a": a[key].answer, "b": b[key].answer, "score_a": a[key].score,
-             "score_b": b[key].score} for key in keys
+            {
+                "prompt": first[key].prompt,
+                "a": first[key].answer,
+                "b": second[key].answer,
+                "score_a": first[key].score,
+                "score_b": second[key].score,
+            }
+            for key in keys
         ]
-        for name, keys in rows.items()
-    }  # fmt: skip
+        for name, keys in keys_by_name.items()
+    }
 
 
 def require_common_metrics(a: Subject, b: Subject) -> None:

@@ -102,9 +102,9 @@ def test_holm_takes_back_a_difference_that_many_metrics_explain(tmp_path: Path) 
 def test_pages_show_verdict_examples_and_curves(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
     a, b = make_subject(tmp_path / "a<b>", base + 0.1), make_subject(tmp_path / "b", base)
     primary = verdicts.primary(a, b)
-    examples = verdicts.examples(a.items["gold", "ppo"], b.items["gold", "ppo"], "gold", 2)
+    examples = verdicts.examples(a, b, Settings(), 2)
     assert [len(rows) for rows in examples.values()] == [2, 0]
-    section = page.Section(a.label, b.label, primary, verdicts.compare(a, b), examples)
+    section = page.Section(a.label, b.label, primary, verdicts.compare(a, b)[0], examples)
     curves = {"a<b>": {("sft", "loss"): [(1.0, 3.0), (2.0, 1.0)]}, "b": {("sft", "loss"): [(1.0, 3.0)]}}
     html = page.html([section], curves)
     assert html.count("<polyline") == 2
