@@ -1,11 +1,11 @@
 """Can a promotion be trusted? A/A comparisons, items that pairing saves, planted regressions, kills in promotions.
 
 - 1,000 comparisons of two models that are equal: how many of them promote (simulated scores of three kinds).
-- Two models whose scores have correlation .6: items that a paired and an unpaired test need for 80 % power (simulated).
+- Two models whose scores correlate by .6: items that a paired and an unpaired test need for 80 % power (simulated).
 - Planted regressions, of really trained small classifiers, through registration and promotion on disk: how many are
   refused. Real improvements go the same way, because a gate that refuses everything would refuse regressions too.
-- 200 processes that are killed (SIGKILL) at different writes of update, promote and rollback: how many leave an alias on
-  a model without a passing report, or a log or links that the next command does not repair.
+- 200 processes that are killed (SIGKILL) at different writes of update, promote and rollback: how many leave an alias
+  on a model without a passing report, or a log or links that the next command does not repair.
 
 make bench NAME=promotion
 """

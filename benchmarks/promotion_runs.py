@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.errors import BadInput
 from tasks.evaluation.items import Item, text_id, write
 from tasks.evaluation.leakage import check_documents
-from tasks.errors import BadInput
 from tasks.files import sha256, write_json
 from tasks.pipeline_stages import PipelineStage
 from tasks.tokens import Stream, write_stream

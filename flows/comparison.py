@@ -74,7 +74,7 @@ def compare_data(names: Sequence[str], options: argparse.Namespace) -> dict[str,
 
 
 def send(output: Path, body: dict[str, Any]) -> None:
-    """Send the pages to MLflow as artifacts of a run; they wait in the spool if it cannot be reached."""
+    """Send the pages to MLflow as artifacts of a run; they wait in the spool until they are sent."""
     verdicts = [one["verdict"] for one in body.get("comparisons", [])]
     tags = {f"verdict.{index}": f"{one['outcome']}: {one['reason']}" for index, one in enumerate(verdicts)}
     record = spool.Session().new_record(NAME, {}, tags, Path("none"))
@@ -83,8 +83,7 @@ def send(output: Path, body: dict[str, Any]) -> None:
     for path in sorted(output.glob(f"{NAME}.*")):
         (target / path.name).write_bytes(path.read_bytes())
     record.write("finished")
-    with tracking.following():
-        pass
+    tracking.send_in_background()
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -119,8 +119,7 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps(body, ensure_ascii=False) if options.json else describe(outcome), flush=True)
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     if outcome.moves:
-        with tracking.following():
-            pass
+        tracking.send_in_background()  # MLflow follows; the move itself is complete
 
 
 def main() -> int:

@@ -49,6 +49,15 @@ def following(patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     _await_end(process, patience)
 
 
+def send_in_background() -> None:
+    """Start a process that sends what waits in the spool and then ends. Nobody waits for it; it writes to the log."""
+    with open(spool.folder() / LOG, "a", encoding="utf-8") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.runtime.tracking"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
 def _await_end(process: "subprocess.Popen[bytes]", patience: float) -> None:
     """Wait for the sender to end, and kill it when it makes no progress for `patience` seconds."""
     assert process.stdin is not None

@@ -103,24 +103,31 @@ def _summary(version: Version, decision: Decision) -> str:
     )
 
 
-def _own_scores(subject: Subject) -> list[tuple[str, Any]]:
-    """The scores of the model itself and those that belong to no policy, such as bits_per_byte."""
+def _scores_of(subject: Subject, is_own: bool) -> list[tuple[str, Any]]:
+    """The scores of the model itself, or those of its run that belong to no other policy, such as perplexity."""
     others = {model for _, model in subject.items if model != subject.model}
-    scores = {key: value for key, value in subject.report.items() if not key.startswith(SKIPPED_SCORES)}
+    scores = {
+        key: value
+        for key, value in subject.report.items()
+        if not key.startswith(SKIPPED_SCORES) and key not in ("counts", "measured")
+    }
     return [
         (name, score)
-        for name, score in flatten({key: value for key, value in scores.items() if key not in ("counts", "measured")})
-        if not set(name.split(".")) & (others - {"pretrain", "reward"})
+        for name, score in flatten(scores)
+        if (subject.model in name.split(".") or (name, subject.model) in subject.items) == is_own
+        and not set(name.split(".")) & others
     ]
 
 
 def _scores(subject: Subject) -> str:
-    rows = [
-        (name, f"{score.value:.4g}", f"{score.low:.4g} to {score.high:.4g}" if score.low < score.high else "", score.n)
-        for name, score in _own_scores(subject)
-    ]
-    text = "On the split `test`, which no training used. Intervals have 95 % confidence.\n\n"
-    return text + _table(("score", "value", "interval", "n"), rows)
+    parts = ["On the split `test`, which no training used. Intervals have 95 % confidence."]
+    for title, is_own in (("", True), ("Of the run, for the models before this one and for the test data:", False)):
+        rows = [
+            (name, f"{score.value:.4g}", f"{score.low:.4g} to {score.high:.4g}" if score.n > 1 else "", score.n)
+            for name, score in _scores_of(subject, is_own)
+        ]
+        parts += [title, _table(("score", "value", "interval", "n"), rows)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _limits(subject: Subject) -> str:
