@@ -66,7 +66,7 @@ def _front_matter(folder: Path, chain: Sequence[tuple[str, Mapping[str, Any], st
     languages = [row["language"] for row in _rows(folder / "curation" / "languages.csv") if int(row.get("kept") or 0)]
     results = [
         {"type": name, "name": name, "value": score.value}
-        for name, score in _own_scores(subject)
+        for name, score in _scores_of(subject, is_own=True)
     ][:MAX_ROWS]  # fmt: skip
     base = str(chain[-1][1].get("base") or "") if chain else ""
     body = {
