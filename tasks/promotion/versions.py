@@ -60,7 +60,9 @@ def add(root: Path, number: int, stage: str, data: Path, about: Mapping[str, Any
     files = verified_files(source)
     for name in (*files, MANIFEST):
         link(source / name, temporary / MODEL / name)
-    shutil.copytree(data / "reports", temporary / REPORTS, ignore=shutil.ignore_patterns("*.png", ".gitignore"))
+    shutil.copytree(
+        data / "reports", temporary / REPORTS, ignore=shutil.ignore_patterns("*.png", ".gitignore", "comparison")
+    )
     hashes = {f"{MODEL}/{name}": digest for name, digest in files.items()}
     rest = [temporary / MODEL / MANIFEST, *sorted((temporary / REPORTS).rglob("*"))]
     hashes |= {str(path.relative_to(temporary)): sha256(path) for path in rest if path.is_file()}

@@ -55,7 +55,7 @@ def test_one_name_per_stage_everywhere(stage: str) -> None:
 
 def test_the_stages_are_those_of_params_yaml() -> None:
     sections = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    assert set(STAGES) == set(sections) == set(params.stages()) - set(params.OPTIONAL)
+    assert set(STAGES) == set(sections) - params.NO_FLOWS == set(params.stages()) - set(params.OPTIONAL)
 
 
 def test_the_default_params_are_valid() -> None:
