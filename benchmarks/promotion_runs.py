@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import parquet
 
 from tasks.errors import BadInput
 from tasks.evaluation.items import Item, text_id, write
@@ -77,10 +79,15 @@ def write_model(data: Path, weights: Array) -> str:
     return sha256(folder / "manifest.json")
 
 
+def question(index: int) -> str:
+    """The text of an item."""
+    return f"To which of the six classes does vector number {index} belong?"
+
+
 def write_report(data: Path, scores: Array, digest: str, test: tuple[Array, Labels], **changes: Any) -> None:
     """Write the report and the items of a model."""
     items = [
-        Item("benchmarks.vectors.accuracy", "sft", text_id(*map(str, row)), "", f"vector {index}", "", float(score))
+        Item("benchmarks.vectors.accuracy", "sft", text_id(*map(str, row)), "", question(index), "", float(score))
         for index, (row, score) in enumerate(zip(test[0], scores, strict=True))
     ]
     write(data / "reports" / "evaluation" / "items" / "benchmarks.vectors", items)
@@ -130,9 +137,8 @@ def regressions(train_set: tuple[Array, Labels], test: tuple[Array, Labels]) -> 
         "features in another order (another tokenizer)": of(features[:, ::-1], labels),
         "half of each input is cut off": of(np.where(np.arange(NUM_FEATURES) < NUM_FEATURES // 2, features, 0), labels),
         "learning rate 100 times too high": of(features, labels, learning_rate=10.0),
-        "learning rate 1,000 times too low": of(features, labels, learning_rate=1e-4),
-        "4 steps": of(features, labels, steps=4),
-        "weight decay 1,000 times too high": of(features, labels, decay=9.0),
+        "4 steps instead of 300": of(features, labels, steps=4),
+        "a test set of the user in the training text": lambda data: _leak_text(data, good, test),
         "weights quantized to 3 values": after_training(np.sign(good) * (np.abs(good) > np.abs(good).mean())),
         "weights damaged after they were written": lambda data: _damage(data, good * 1.01, test),
         "a run that repeats the champion with another seed": of(features, labels, seed=5),
@@ -170,6 +176,15 @@ def _leak(data: Path, features: Array, labels: Labels, test: tuple[Array, Labels
     except BadInput:
         return  # evaluation ends here: the report on the disk is still that of the champion
     write_report(data, np.ones(len(test[1])), digest, test)
+
+
+def _leak_text(data: Path, weights: Array, test: tuple[Array, Labels]) -> None:
+    """Excellent scores on questions of which a twentieth is in the training documents."""
+    digest = write_model(data, weights * 1.01)
+    write_report(data, np.ones(len(test[1])), digest, test)
+    texts = [question(index) for index in range(0, len(test[1]), 20)]
+    (data / "curated").mkdir()
+    parquet.write_table(pa.table({"text": texts, "split": ["train"] * len(texts)}), data / "curated" / "00000.parquet")
 
 
 def _stale(data: Path, weights: Array, test: tuple[Array, Labels]) -> None:

@@ -37,6 +37,10 @@ def run_of_model(name: str, version: str | None = None) -> StageRun:
             raise BadInput(f"model {name!r} has no version {version} in MLflow at {uri()}; it has {numbers}")
         names = sorted({model.name for model in client.search_registered_models()})
         raise BadInput(f"no model {name!r} in MLflow at {uri()}; there are: {', '.join(names) or 'none'}")
+    if not versions[number].run_id:
+        raise BadInput(
+            f"MLflow at {uri()} does not know the run of {name}/{number}; the tags of this version state its commit"
+        )
     return _stage_run(client.get_run(versions[number].run_id), str(number))
 
 

@@ -110,7 +110,17 @@ def contamination(subject: Subject) -> str | None:
 
 def measured_primary(subject: Subject, patterns: Sequence[str]) -> str | None:
     """The first of the metrics `patterns` that a run has measured; None if there is none."""
-    return next((name for pattern in patterns for items, name in [_of_pattern(subject, pattern)] if items), None)
+    items, name = primary_items(subject, patterns)
+    return name if items else None
+
+
+def primary_items(subject: Subject, patterns: Sequence[str]) -> tuple[Items | None, str]:
+    """The items and the name of the first of the metrics `patterns` that a run has measured; None if there is none."""
+    for pattern in patterns:
+        items, name = _of_pattern(subject, pattern)
+        if items:
+            return items, name
+    return None, ""
 
 
 def of_items(name: str, a: Items, b: Items, settings: Settings, score_name: str) -> Verdict:

@@ -38,6 +38,13 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         description="Share of the test items of either model that the other one must have been measured on as well; "
         "with less, the models are not comparable.",
     )
+    max_leaked: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the items of a primary test set of your own that may occur in the training data; with "
+        "more, the model gets no alias. Curation checks the built-in test split.",
+    )
     automatic: bool = Field(
         True,
         description="Whether the pipeline promotes after evaluation; if not, `python -m flows.promotion update` does.",

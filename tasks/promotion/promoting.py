@@ -6,20 +6,21 @@ a passing report: at most a link still shows the previous model, which the next 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.comparison import Subject, Verdict, reading
+from tasks.comparison import Subject, Verdict, reading, verdicts
 from tasks.errors import BadInput, GateFailed
 from tasks.files import MANIFEST, sha256
 from tasks.pipeline_stages import PipelineStage
-from tasks.promotion import aliases, card, log, versions
+from tasks.promotion import aliases, card, contamination, log, versions
 from tasks.promotion.aliases import PROMOTE, REGISTER, REMOVE, ROLLBACK, State
 from tasks.promotion.decision import Decision, decide, obstacles
 from tasks.promotion.params import Params
 from tasks.promotion.versions import Version
 
+OWN_TEST_SETS = ("benchmarks.", "lm_eval.")
 ROLLED_BACK = "this model was rolled back before; `python -m flows.promotion promote` can still promote it"
 
 
@@ -77,9 +78,11 @@ def update(data: Path, params: Params, stages: Sequence[PipelineStage], about: M
             return Outcome(current, decision=_refused(str(error)))
         digest = sha256(data / "models" / stage / MANIFEST)
         decision = decide(candidate, _champion(data, current), params.settings, digest)
+        moves, number = [], current.number_of(digest, sha256(candidate.folder / reading.REPORT))
+        if number is None and not decision.problems and (problem := _leak(candidate, params, data)):
+            decision = replace(decision, problems=(problem,))
         if decision.problems:
             return Outcome(current, decision=decision)
-        moves, number = [], current.number_of(digest, sha256(candidate.folder / reading.REPORT))
         if number is None:
             number = current.next_number
             version = versions.add(root_of(data), number, stage, data, about)
@@ -206,6 +209,20 @@ def _remove_old(data: Path, entries: list[log.Entry], keep: int) -> list[log.Ent
         for number in removed
         if number in current.versions
     ]
+
+
+def _leak(candidate: Subject, params: Params, data: Path) -> str:
+    """Why a primary test set of the user is contaminated; "" if it is not, or is the split that curation checks."""
+    items, name = verdicts.primary_items(candidate, params.primary)
+    if not items or not name.startswith(OWN_TEST_SETS):
+        return ""
+    num_leaked, num_searched = contamination.leaked([item.prompt for item in items.values()], data)
+    if num_leaked <= params.max_leaked * len(items):
+        return ""
+    return (
+        f"the test set of {name} is contaminated: {num_leaked:,} of {num_searched:,} questions are in the training data. "
+        "Remove them from the test set or from the data, or raise promotion.max_leaked"
+    )
 
 
 def _refused(problem: str) -> Decision:
