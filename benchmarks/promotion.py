@@ -35,7 +35,7 @@ NUM_COMPARISONS, NUM_ITEMS = 1000, 200
 CORRELATION, EFFECT, NUM_POWER_RUNS = 0.6, 0.25, 300
 NUM_KILLS, CHILD_SECONDS = 200, 60
 PARAMS = Params(primary=("benchmarks.vectors.accuracy.MODEL",))
-IMPROVEMENTS = (2, 3, 4, 6, 8)  # times the data of the champion
+IMPROVEMENTS = (4, 6, 8, 10, 12)  # times the data of the champion
 
 
 def main() -> None:

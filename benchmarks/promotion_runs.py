@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 STAGES = [PipelineStage("sft", "sft", True, 1)]
-NUM_FEATURES, NUM_CLASSES, NUM_TRAIN, NUM_TEST = 40, 6, 400, 600
+NUM_FEATURES, NUM_CLASSES, NUM_TRAIN, NUM_TEST = 40, 6, 160, 1500
 NOISE = 2.0  # of the features; it makes the accuracy about .8, so that every change can be seen
 
 
@@ -147,7 +147,7 @@ def regressions(train_set: tuple[Array, Labels], test: tuple[Array, Labels]) -> 
         "a gate failed": after_training(
             train(*make_data(1, 4 * n)), gates_failed=1, notes=["GATE FAILED: max_kl: 9 is above the maximum 2"]
         ),
-        "easier test set": lambda data: write_run(data, good, _easier(test)),
+        "easier test set": lambda data: write_run(data, good * 1.01, _easier(test)),
         "reward that prefers length": lambda data: _prefer_length(data, good, test),
     }
 

@@ -220,8 +220,8 @@ def _leak(candidate: Subject, params: Params, data: Path) -> str:
     if num_leaked <= params.max_leaked * len(items):
         return ""
     return (
-        f"the test set of {name} is contaminated: {num_leaked:,} of {num_searched:,} questions are in the training data. "
-        "Remove them from the test set or from the data, or raise promotion.max_leaked"
+        f"the test set of {name} is contaminated: {num_leaked:,} of {num_searched:,} questions are in the training "
+        "data. Remove them from the test set or from the data, or raise promotion.max_leaked"
     )
 
 
