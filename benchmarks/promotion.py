@@ -10,6 +10,7 @@
 make bench NAME=promotion
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,30 +28,38 @@ from benchmarks import promotion_runs as runs
 from tasks import promotion
 from tasks.comparison import paired
 from tasks.errors import UserError
-from tasks.files import sha256
+from tasks.files import read_json, sha256, write_json
 from tasks.promotion import Params, log, versions
 from tasks.promotion.decision import obstacles
 
 NUM_COMPARISONS, NUM_ITEMS = 1000, 200
-CORRELATION, EFFECT, NUM_POWER_RUNS = 0.6, 0.25, 300
-NUM_KILLS, CHILD_SECONDS = 200, 60
+CORRELATION, EFFECT, NUM_POWER_RUNS = 0.6, 0.3, 200
+NUM_KILLS, CHILD_SECONDS = 200, 120
+SAVED = Path(".bench/promotion.json")
 PARAMS = Params(primary=("benchmarks.vectors.accuracy.MODEL",))
 IMPROVEMENTS = (4, 6, 8, 10, 12)  # times the data of the champion
 
 
 def main() -> None:
-    """Measure and print all results, the last line as JSON."""
-    results: dict[str, Any] = {}
-    for name, part in (
-        ("A/A comparisons", equal_models),
-        ("items", items_saved),
-        ("planted regressions", planted),
-        ("kills", kills),
-    ):
-        start = time.perf_counter()
-        results |= part()
-        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    print(json.dumps(results))
+    """Measure and print all results, the last line as JSON. Parts that an interrupted run has completed are kept."""
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in _sources())).hexdigest()
+    saved = read_json(SAVED) if SAVED.is_file() else {}
+    parts = dict(saved["parts"]) if saved.get("key") == key else {}
+    for part in (kills, planted, equal_models, items_saved):
+        if part.__name__ not in parts:
+            start = time.perf_counter()
+            parts[part.__name__] = part()
+            print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+            write_json(SAVED, {"key": key, "parts": parts})
+        print(f"{part.__name__}: {json.dumps(parts[part.__name__])}", flush=True)
+    SAVED.unlink()
+    print(json.dumps({name: value for own in parts.values() for name, value in own.items()}))
+
+
+def _sources() -> list[Path]:
+    """The code whose results are measured: a saved part of other code does not count."""
+    folders = [Path(paired.__file__).parent, Path(log.__file__).parent]
+    return [Path(__file__), Path(runs.__file__), *sorted(path for folder in folders for path in folder.glob("*.py"))]
 
 
 def equal_models() -> dict[str, Any]:
@@ -88,7 +97,7 @@ def items_saved() -> dict[str, Any]:
 
     needed = {}
     for is_paired in (True, False):
-        low, high = 10, 800
+        low, high = 20, 400
         while high - low > 4:
             middle = (low + high) // 2
             low, high = (low, middle) if power(middle, is_paired) >= paired.POWER else (middle, high)
