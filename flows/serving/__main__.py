@@ -108,9 +108,10 @@ def serve(args: argparse.Namespace) -> int:
 def open_page(args: argparse.Namespace, names: tuple[str, ...]) -> "Page":
     """The page with its votes below the data folder."""
     from flows.serving.page_api import Page
-    from tasks.serving import FEEDBACK_FOLDER, FeedbackLog, RankingQueue
+    from tasks.feedback import FOLDER, FeedbackLog
+    from tasks.serving import RankingQueue
 
-    log = FeedbackLog(args.data / FEEDBACK_FOLDER)
+    log = FeedbackLog(args.data / FOLDER)
     compare = names if len(names) > 1 else ()
     queue = RankingQueue(prompts_to_rank(args.prompts, args.data), args.overlap)
     return Page(log, queue, compare, args.compare_share, args.consent)
