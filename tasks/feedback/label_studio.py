@@ -1,8 +1,8 @@
 """Votes as tasks of Label Studio with its tag `Pairwise`, and its annotations as records of the feedback log.
 
-The format is the JSON of Label Studio (https://labelstud.io/guide/task_format): `data` has the texts, and each entry of
-`annotations` a result of the type `pairwise`, whose value is {"selected": "left"} or {"selected": "right"}. An annotation
-without a selection is a tie.
+The format is the JSON of Label Studio (https://labelstud.io/guide/task_format): `data` has the texts, and each entry
+of `annotations` a result of the type `pairwise`, whose value is {"selected": "left"} or {"selected": "right"}. An
+annotation without a selection is a tie.
 """
 
 import hashlib

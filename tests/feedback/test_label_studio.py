@@ -15,8 +15,8 @@ ANSWERS = [{"text": "x", "model": "m1", "version": "1"}, {"text": "y", "model": 
 
 
 def comparison(number: int, choice: Any, order: tuple[int, int] = (0, 1), **more: Any) -> dict[str, Any]:
-    return {"id": f"id{number}", "action": "comparison", "annotator": "anna1234", "conversation": "c1", "prompt": PROMPT,
-            "answers": ANSWERS, "order": list(order), "choice": choice, **more}  # fmt: skip
+    return {"id": f"id{number}", "action": "comparison", "annotator": "anna1234", "conversation": "c1",
+            "prompt": PROMPT, "answers": ANSWERS, "order": list(order), "choice": choice, **more}  # fmt: skip
 
 
 def chosen(record: dict[str, Any]) -> tuple[str, str]:
@@ -43,8 +43,8 @@ def test_a_vote_survives_the_way_to_label_studio_and_back() -> None:
 
 def test_a_ranking_becomes_its_pairs_and_a_thumb_is_counted() -> None:
     answers = [*ANSWERS, {"text": "z", "model": "m3", "version": "3"}]
-    ranking = {"id": "r", "action": "ranking", "annotator": "a", "prompt": PROMPT, "answers": answers, "ranks": [0, 1, 1],
-               "order": [2, 1, 0]}  # fmt: skip
+    ranking = {"id": "r", "action": "ranking", "annotator": "a", "prompt": PROMPT, "answers": answers,
+               "ranks": [0, 1, 1], "order": [2, 1, 0]}  # fmt: skip
     tasks, others = to_label_studio([ranking, {"id": "t", "action": "thumb"}])
     selected = [[one["value"]["selected"] for one in task["annotations"][0]["result"]] for task in tasks]
     assert [(task["data"]["answer1"], task["data"]["answer2"]) for task in tasks] == [
