@@ -96,6 +96,12 @@ def held_out_prompts(tokens: Path, num_prompts: int | None) -> Prompts:
     raise NothingLeft(f"{tokens / 'prompts'} has no held-out prompt, so that a round cannot be evaluated.")
 
 
+def single_turn(prompts: Prompts) -> Prompts:
+    """The prompts with one message; of others, the metadata have only the last one."""
+    kept = [i for i, metadata in enumerate(prompts.metadata) if metadata.get("turn", 1) == 1]
+    return prompts.select(kept)
+
+
 def paired(start: Sequence[float], candidate: Sequence[float]) -> dict[str, float]:
     """Mean gold of both, its gain, and the standard error of the paired difference."""
     differences = torch.tensor(candidate, dtype=torch.float64) - torch.tensor(start, dtype=torch.float64)
@@ -136,7 +142,7 @@ def uncertain_prompts(folders: Mapping[str, Path], tokens: Path, count: int, max
     The uncertainty is the entropy of the preference that the reward model predicts, 0 for two equal answers. The
     prompts are those for training: held-out ones stay for measurements.
     """
-    prompts = read_prompts(tokens / "prompts/train", sources=None).evenly_spaced(count)
+    prompts = single_turn(read_prompts(tokens / "prompts/train", sources=None)).evenly_spaced(count)
     model, tokenizer = models.load_causal(folders["candidate"])
     reward, _ = models.load_reward(folders["reward"])
     pairs = [answer(model, tokenizer, prompts, max_new_tokens, seed) for seed in (1, 2)]

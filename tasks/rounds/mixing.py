@@ -1,4 +1,4 @@
-"""The pairs of a round: those of its own votes for the policy; these and a replay of older ones for the reward model."""
+"""The pairs of a round: those of its own votes for the policy, and these with a replay for the reward model."""
 
 import json
 import random

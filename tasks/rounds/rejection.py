@@ -16,7 +16,7 @@ from tasks import gold, models
 from tasks.answers import reward_scores
 from tasks.errors import BadParams, NothingLeft
 from tasks.pairs import read_prompts
-from tasks.rounds.measures import answer
+from tasks.rounds.measures import answer, single_turn
 
 RewardFunction = Callable[[str, Mapping[str, Any]], float]
 VALIDATION_SHARE = 0.05
@@ -30,7 +30,7 @@ def best_answers(
 
     reward: the folder of a reward model; function: module:function, which is used instead. Raises NothingLeft.
     """
-    prompts = read_prompts(tokens / "prompts/train", sources=None)
+    prompts = single_turn(read_prompts(tokens / "prompts/train", sources=None))
     prompts = prompts.select(sorted(random.Random(seed).sample(range(len(prompts)), min(num_prompts, len(prompts)))))
     model, tokenizer = models.load_causal(policy)
     samples = [answer(model, tokenizer, prompts, max_new_tokens, seed * 1000 + i) for i in range(num_answers)]
@@ -53,8 +53,8 @@ def best_answers(
         rows.append(_row(index, text, best, seed))
     if not rows:
         raise NothingLeft(
-            f"all {num_answers} answers to each of {len(prompts)} prompts have the same score, so that the best of them "
-            "teaches nothing. Increase num_answers, or use the method dpo."
+            f"all {num_answers} answers to each of {len(prompts)} prompts have the same score, so that the best of "
+            "them teaches nothing. Increase num_answers, or use the method dpo."
         )
     counts = {
         "prompts": len(prompts), "without_difference": len(prompts) - len(rows),
@@ -78,5 +78,5 @@ def reward_function(name: str) -> RewardFunction:
 def _row(index: int, prompt: str, best: str, seed: int) -> dict[str, Any]:
     split = "validation" if random.Random(f"{seed} {prompt}").random() < VALIDATION_SHARE else "train"
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": best}]
-    return {"id": f"best-{index}", "messages": messages, "source": "rejection", "group": f"best-{index}", "split": split,
-            "metadata": "{}"}  # fmt: skip
+    return {"id": f"best-{index}", "messages": messages, "source": "rejection", "group": f"best-{index}",
+            "split": split, "metadata": "{}"}  # fmt: skip
