@@ -5,8 +5,8 @@
 A crowd of annotators votes 500 times about two answers of the present champion: eight annotators who err in 10 % of
 their votes, one who takes the first answer, one who votes at random, and five accounts that poison 5 % of the votes. No
 other preferences exist. `gold` is the verifiable measure of held-out prompts, which nothing is trained on: before the
-first round and after each. A small model of the source numbers is trained first; `python -m benchmarks.rounds DATA` uses
-data/models/sft, data/tokens and params.yaml of a finished run instead.
+first round and after each. A small model of the source numbers is trained first; `ROUNDS_DATA=data` uses models/sft and
+tokens of a finished run instead.
 """
 
 import json
@@ -55,7 +55,7 @@ def main() -> None:
     """Print progress on stderr and one JSON line last."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        prepare(root, Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+        prepare(root, Path(os.environ["ROUNDS_DATA"]) if "ROUNDS_DATA" in os.environ else None)
         crowd = Crowd(MEMBERS, seed=0)
         values = [gold_by_prompt(root / "data", root / "data/models/sft")]
         for number in range(1, NUM_ROUNDS + 1):
@@ -92,6 +92,12 @@ def summary(data: Path, crowd: Crowd, values: list[list[float]]) -> dict[str, An
         "flagged_mistakes": len(flagged & crowd.mistaken), "mistakes": len(crowd.mistaken),
         "flagged_right_votes": len(flagged - crowd.mistaken - crowd.poisoned),
     }  # fmt: skip
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of a report."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def gain_in_errors(before: list[float], after: list[float]) -> float:
@@ -177,6 +183,7 @@ class MeasureOf:
         self.metadata = metadata
 
     def __call__(self, text: str) -> float:
+        """0, 0.5 or 1."""
         return gold.gold(text, self.metadata)
 
 
