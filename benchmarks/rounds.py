@@ -9,6 +9,7 @@ first round and after each. A small model of the source numbers is trained first
 tokens of a finished run instead.
 """
 
+import csv
 import json
 import math
 import os
