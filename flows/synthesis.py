@@ -1,7 +1,7 @@
 """Synthetic data from a stronger model behind any endpoint that speaks the protocol of OpenAI, also our own server.
 
 FILE is a YAML file with the settings (--help-settings prints them). --estimate prints requests, tokens and cost and
-sends nothing. Every reply is stored before it is used, so that a run that was killed continues without a second payment.
+sends nothing. Every reply is stored before it is used, so that a run that was killed continues without paying twice.
 The source `synthetic` of params.yaml reads the result.
 """
 

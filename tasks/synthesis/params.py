@@ -44,8 +44,9 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     endpoint: EndpointParams = Field(description="The model that is asked.")
     recipe: Recipe = Field(
         description="self_instruct: new instructions from examples, with answers. answers: answers to the seeds. "
-        "evolve: harder versions of the seeds, with answers. back_translation: translations of the seeds between Chinese and "
-        "English, with the seed as the answer. preferences: two answers to each seed, judged in both orders."
+        "evolve: harder versions of the seeds, with answers. back_translation: translations of the seeds between "
+        "Chinese and English, with the seed as the answer. preferences: two answers to each seed, judged in both "
+        "orders."
     )
     seeds: Path = Field(
         description="Text file with one seed a line, or JSON Lines with the field `instruction` or `text`."

@@ -24,8 +24,8 @@ Novelty = Callable[[Sequence[str], Sequence[str]], list[bool]]  # (earlier texts
 
 NEW_INSTRUCTIONS = (
     "Here are examples of instructions to an assistant, as a JSON array:\n{examples}\nWrite {count} new instructions "
-    "of other subjects and other kinds, in the languages of the examples. Reply with a JSON array of strings and nothing "
-    "else."
+    "of other subjects and other kinds, in the languages of the examples. Reply with a JSON array of strings and "
+    "nothing else."
 )
 EVOLUTIONS = (
     "Add one more condition to this instruction.",
@@ -110,7 +110,7 @@ def run(params: Params, endpoint: Endpoint, is_new: Novelty) -> tuple[list[Recor
     if not records:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
         raise NothingLeft(f"the recipe {params.recipe} gives no record ({reasons or 'no reply'}).")
-    return records, dropped
+    return records, +dropped  # without the reasons that never occurred
 
 
 class _Recipe:
