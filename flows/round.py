@@ -110,9 +110,10 @@ def _make_pairs(this: Round, data: Path, params: Params) -> dict[str, int]:
     timings = Timings(INGESTION)
     source = _feedback_source(tasks.vote_folders(data))
     stage_params = {name: settings.load(name) for name in (INGESTION, CURATION, TOKENIZATION)}
-    with ingestion.open_tables(stage_params[INGESTION], this.folder) as writer:  # type: ignore[arg-type]
+    own_params: Any = stage_params[INGESTION].model_copy(update={"sources": {"feedback": source}})
+    with ingestion.open_tables(own_params, this.folder) as writer:
         ingestion.ingest("feedback", source, writer, timings)
-    ingestion.report(writer, stage_params[INGESTION], this.folder, timings)  # type: ignore[arg-type]
+    ingestion.report(writer, own_params, this.folder, timings)
     curation.curate_records(None, stage_params[CURATION], this.folder, timings)  # type: ignore[arg-type]
     counts = tasks.prepare(this, data, params)
     tokenizer = tokenization.load_tokenizer(this.folder)
