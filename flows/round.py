@@ -148,14 +148,14 @@ def _best_answers(this: Round, params: Params) -> dict[str, float]:
 
 def _reward_params(this: Round, data: Path, params: Params) -> BaseModel:
     base = tasks.previous_reward(this, data) or this.folder / "models" / START
-    update = {"base": str(base.absolute()), "data": str((this.folder / REPLAY / "tokens").absolute())}
+    update = {"base": str(base), "data": str(this.folder / REPLAY / "tokens")}
     return _stage_params("reward", params, update)
 
 
 def _policy_params(this: Round, stage: str, params: Params) -> BaseModel:
-    update: dict[str, Any] = {"base": str((this.folder / "models" / START).absolute())}
+    update: dict[str, Any] = {"base": str(this.folder / "models" / START)}
     if stage == "ppo":
-        update["reward_model"] = str((this.folder / "models/reward").absolute())
+        update["reward_model"] = str(this.folder / "models/reward")
     return _stage_params(stage, params, update)
 
 
