@@ -42,7 +42,7 @@ def question(number: int) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a random model, prompts and 24 votes for the answer with a full stop; tasks run without Prefect."""
+    """A project with a random model, prompts and 24 votes for answers with a full stop; tasks run without Prefect."""
     monkeypatch.chdir(tmp_path)
     for module, names in TASKS.items():
         for name in names:
