@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tasks.errors import NothingLeft
 REPLAY = "replay"  # a data folder inside that of the round
 
 
-def divide(folder: Path, new_ids: Collection[str], base: Path, replay_share: float, seed: int) -> dict[str, int]:
+def divide(folder: Path, new_ids: set[str], base: Path, replay_share: float, seed: int) -> dict[str, int]:
     """Write the pairs of the round to preferences/new, and those with a replay to replay/preferences/curated.
 
     folder: the round, whose preferences/curated has the pairs of all rounds; new_ids: the actions of this round. base:

@@ -104,7 +104,7 @@ def _sandwich(design: Floats, results: Floats, values: Floats, prompts: Sequence
     names, groups = np.unique(np.array(prompts), return_inverse=True)
     sums = np.zeros((len(names), design.shape[1]))
     np.add.at(sums, groups, scores)
-    inverse = np.linalg.inv(_information(design, values))
+    inverse: Floats = np.linalg.inv(_information(design, values)).astype(np.float64)
     if len(names) < 2:
         return inverse
     covariance: Floats = inverse @ (sums.T @ sums * len(names) / (len(names) - 1)) @ inverse

@@ -6,12 +6,13 @@ record and is counted.
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 from pydantic import Field
 
 from tasks.addresses import Address
-from tasks.conversations import Conversation, Preference
+from tasks.conversations import Conversation, Message, Preference
 from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import UnusableRecord, read_lines
 from tasks.ingestion.opening import FileParams, InputFile, read_files
@@ -64,13 +65,13 @@ def _read_file(file: InputFile, params: Params, counts: ReadCounts) -> Iterator[
                 yield line.location.quarantine(UnusableRecord("unknown_format", detail))
 
 
-def _record(row: dict[str, object], metadata: dict[str, str], file: str) -> Conversation | Preference:
+def _record(row: dict[str, Any], metadata: dict[str, str], file: str) -> Conversation | Preference:
     identifier = hashlib.sha256(orjson.dumps(row)).hexdigest()[:24]
     if "messages" in row:
-        messages: list[records.Message] = list(row["messages"])  # type: ignore[call-overload]
+        messages: list[Message] = list(row["messages"])
         group = splits.prompt_group(messages[:-1])
         return Conversation(identifier, messages, group, metadata, rows=(file,), format="synthetic")
-    prompt: list[records.Message] = list(row["prompt"])  # type: ignore[call-overload]
+    prompt: list[Message] = list(row["prompt"])
     group = splits.prompt_group(prompt)
     return Preference(
         identifier,
