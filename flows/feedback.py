@@ -66,7 +66,7 @@ def delete(args: argparse.Namespace) -> None:
     ((name, value),) = chosen.items()
 
     def is_erased(record: Mapping[str, Any]) -> bool:
-        return record.get(name) == value
+        return bool(record.get(name) == value)
 
     folders = [args.data / feedback.FOLDER, *sorted(args.data.glob(ROUNDS))]
     numbers = {str(folder): len(feedback.erase(folder, is_erased)) for folder in folders}

@@ -109,12 +109,12 @@ def _make_pairs(this: Round, data: Path, params: Params) -> dict[str, int]:
 
     timings = Timings(INGESTION)
     source = _feedback_source(tasks.vote_folders(data))
-    stage_params = {name: settings.load(name) for name in (INGESTION, CURATION, TOKENIZATION)}
+    stage_params: dict[str, Any] = {name: settings.load(name) for name in (INGESTION, CURATION, TOKENIZATION)}
     own_params: Any = stage_params[INGESTION].model_copy(update={"sources": {"feedback": source}})
     with ingestion.open_tables(own_params, this.folder) as writer:
         ingestion.ingest("feedback", source, writer, timings)
     ingestion.report(writer, own_params, this.folder, timings)
-    curation.curate_records(None, stage_params[CURATION], this.folder, timings)  # type: ignore[arg-type]
+    curation.curate_records(None, stage_params[CURATION], this.folder, timings)
     counts = tasks.prepare(this, data, params)
     tokenizer = tokenization.load_tokenizer(this.folder)
     for folder in (this.folder, this.folder / REPLAY):

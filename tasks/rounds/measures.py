@@ -173,7 +173,7 @@ def _accuracy_on_votes(model: Any, start: Path, tokens: Path, pad_id: int) -> di
     for one in (model, other):
         sides = []
         for side in ("chosen", "rejected"):
-            sequences = [pairs.sequence(i, side) for i in range(len(pairs))]  # type: ignore[arg-type]
+            sequences = [pairs.sequence(i, side) for i in range(len(pairs))]
             with attention.packed(one):
                 values = log_probabilities(one, sequences, [len(ids) for ids in pairs.prompts], pad_id=pad_id)
             sides.append(torch.stack([value.sum() for value in values]))

@@ -18,7 +18,7 @@ def votes(member: Member, count: int = 1000) -> tuple[list[dict[str, Any]], Crow
 
 def share_of_good(member: Member) -> float:
     records, _ = votes(member)
-    return sum(record["choice"] == 1 for record in records) / len(records)
+    return float(sum(record["choice"] == 1 for record in records) / len(records))
 
 
 def test_members_by_their_errors() -> None:
