@@ -28,7 +28,7 @@ from benchmarks.project_copy import copy_project, run
 from tasks import gold, models, tables
 from tasks.causal import attention
 from tasks.chat_templates import ChatTemplate, end_ids
-from tasks.conversations import CONVERSATIONS
+from tasks.conversations import CONVERSATIONS, PREFERENCES
 from tasks.feedback import FOLDER, Crowd, FeedbackLog, Member
 from tasks.generation import generate
 from tasks.pairs import Prompts, read_prompts
@@ -138,7 +138,7 @@ def train_small_model(data: Path) -> None:
     bpe.save(data / "tokens/tokenizer", tokenizer)
     packing = records.Packing(128, False, 0)
     records.write_conversations(tokenizer, data / "conversations/curated", data / "tokens", packing)
-    with tables.Writer(data / "preferences/curated", over_optimization.PREFERENCES):
+    with tables.Writer(data / "preferences/curated", PREFERENCES):
         pass
     records.write_prompts(tokenizer, data, data / "tokens/prompts")
     shutil.rmtree(data / "preferences")

@@ -104,9 +104,12 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     (first,) = state.all_rounds(data)
     assert first.state["steps"] == ["pairs", "reward", "answers"]
     trained: list[tuple[str, Any]] = []
-    monkeypatch.setattr(
-        training, "train", lambda stage, params, *rest: trained.append((stage, params)) or train(stage, params, *rest)
-    )
+
+    def recorded(stage: str, params: Any, *rest: Any) -> Any:
+        trained.append((stage, params))
+        return train(stage, params, *rest)
+
+    monkeypatch.setattr(training, "train", recorded)
     add_votes(data, 100)
     body = run(data, max_kl=1e6)
     assert [stage for stage, _ in trained] == ["dpo"]
