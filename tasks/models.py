@@ -168,6 +168,12 @@ def objective(name: str | Path) -> Objective:
         return "masked" if any("MaskedLM" in kind for kind in config.architectures or ()) else "causal"
 
 
+def is_reward(name: str | Path) -> bool:
+    """Whether `name` is a folder with a reward model, as the stage reward saves it. Raises BadModel."""
+    origin = Path(name) / ORIGIN
+    return origin.is_file() and read_json(origin).get("kind", read_json(origin).get("stage")) == "reward"
+
+
 def load_config(name: str | Path) -> Any:
     """Load the config of a checkpoint. Raises BadModel."""
     from transformers import AutoConfig

@@ -154,8 +154,15 @@ def current(name: str) -> Iterator[Versions]:
         yield Versions(stage)
 
 
-def save_experiment(name: str) -> str | None:
-    """Commit the work tree to a DVC experiment, without a change of branch, index or files.
+def add(path: str) -> str:
+    """Let DVC keep a version of a folder that no stage writes (`dvc add`); return its hash."""
+    with _repo() as repo:
+        (stage,) = repo.add(path)
+        return str(stage.outs[0].hash_info.value)
+
+
+def save_experiment(name: str, more_files: Sequence[str] = ()) -> str | None:
+    """Commit the work tree to a DVC experiment, without a change of branch, index or files. more_files: new ones, too.
 
     It contains the files that git knows, dvc.lock and the reports of the stages. Other files, such as .env, may contain
     secrets. `dvc exp save` makes the same commit, but stashes and restores the work tree meanwhile. Returns the id of
@@ -169,7 +176,14 @@ def save_experiment(name: str) -> str | None:
         _git("read-tree", head, **own_index)
         _git("add", "--update", ":/", **own_index)
         added = [path for path in _git("ls-files", "-z").split("\0") if path and Path(path).is_file()]  # by `git add`
-        _git("update-index", "--add", "-z", "--stdin", text="\0".join([*added, *_outputs_in_git()]), **own_index)
+        _git(
+            "update-index",
+            "--add",
+            "-z",
+            "--stdin",
+            text="\0".join([*added, *_outputs_in_git(), *more_files]),
+            **own_index,
+        )
         tree = _git("write-tree", **own_index)
     commit = _git("commit-tree", tree, "-p", head, "-m", f"athanor: {name}", **_identity())
     _git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", commit)

@@ -46,7 +46,11 @@ def parse(command_line: list[str] | None) -> argparse.Namespace:
         "--compare-share", type=float, default=0.0, help="share of the turns of the page in which two answers are shown"
     )
     add("--consent", default="", help="a sentence that the page shows, about what happens with votes")
-    add("--prompts", type=Path, help="prompts to rank, one a line (default: the test prompts of data/tokens)")
+    add(
+        "--prompts",
+        type=Path,
+        help="prompts to rank, one a line (default: those of the last round, then the test prompts of data/tokens)",
+    )
     add("--overlap", type=float, default=0.2, help="share of rankings that a second annotator makes, too (default 0.2)")
     add("--filter", type=Path, help="classifier (data/classifiers/NAME.safetensors) that blocks answers")
     add("--filter-threshold", type=float, default=0.5, help="probability from which an answer is blocked (default 0.5)")
@@ -108,9 +112,10 @@ def serve(args: argparse.Namespace) -> int:
 def open_page(args: argparse.Namespace, names: tuple[str, ...]) -> "Page":
     """The page with its votes below the data folder."""
     from flows.serving.page_api import Page
-    from tasks.serving import FEEDBACK_FOLDER, FeedbackLog, RankingQueue
+    from tasks.feedback import FOLDER, FeedbackLog
+    from tasks.serving import RankingQueue
 
-    log = FeedbackLog(args.data / FEEDBACK_FOLDER)
+    log = FeedbackLog(args.data / FOLDER)
     compare = names if len(names) > 1 else ()
     queue = RankingQueue(prompts_to_rank(args.prompts, args.data), args.overlap)
     return Page(log, queue, compare, args.compare_share, args.consent)
@@ -123,11 +128,13 @@ def prompts_to_rank(file: Path | None, data: Path) -> list[str]:
             return list(dict.fromkeys(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines()))))
         except (OSError, UnicodeDecodeError) as error:
             raise BadParams(f"--prompts {file} cannot be read as text: {error}") from error
+    queue = data / "rounds/queue.txt"  # by the last round, the most uncertain first
+    queued = queue.read_text(encoding="utf-8").splitlines() if queue.is_file() else []
     metadata = data / "tokens/prompts/test/metadata.json"
     if not metadata.is_file():
-        return []
+        return queued
     texts = [str(about["text"]) for about in read_json(metadata) if about.get("turn", 1) == 1 and "text" in about]
-    return list(dict.fromkeys(texts))
+    return list(dict.fromkeys([*queued, *texts]))
 
 
 def check(args: argparse.Namespace, key: str | None) -> None:

@@ -19,7 +19,8 @@ from flows.serving.protocol import ChatRequest
 from flows.serving.registry import Registry
 from flows.serving.state import State
 from tasks.errors import BadInput
-from tasks.serving import FeedbackLog, RankingQueue
+from tasks.feedback import FeedbackLog
+from tasks.serving import RankingQueue
 
 COOKIE, COOKIE_SECONDS = "annotator", 400 * 86_400
 FOLDER = Path(__file__).parent / "page"

@@ -139,6 +139,14 @@ def report(writer: RecordWriter, params: Params, data: Path, timings: Timings) -
     kept_shares.check_strict("ingestion", body.warnings, params)
 
 
+def source_tables(name: str, entry: Mapping[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Read a source to its end and return its tables and notes, without writing anything. Raises BadInput."""
+    source, counts = Source.model_validate({"source": name, **entry}), ReadCounts()
+    for _ in cast(catalog.SourceModule, catalog.find(SOURCES, name)).read(source.params, counts):
+        pass
+    return counts.tables, counts.notes
+
+
 def preview(paths: Sequence[str]) -> previewing.Preview:
     """Return what would be read from files or folders. Raises BadInput if a path does not exist."""
     return previewing.preview(paths)

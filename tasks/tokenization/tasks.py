@@ -69,6 +69,13 @@ def make_tokenizer(params: Params, data: Path, timings: Timings) -> Any:
     return tokenizer
 
 
+def load_tokenizer(data: Path) -> Any:
+    """Return the tokenizer that a run has made. Raises BadModel."""
+    from tasks.tokenization import bpe
+
+    return bpe.load(str(_folder(data) / "tokenizer"))
+
+
 @task(cache_policy=NO_CACHE)
 def encode_documents(tokenizer: Any, data: Path, timings: Timings) -> CountsBySplit:
     """Encode the curated documents as one stream per split. Returns counts."""

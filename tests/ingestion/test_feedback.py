@@ -1,6 +1,8 @@
 """Votes become pairs: what is used, what is not and why, and which annotators can be relied on."""
 
 import json
+import math
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ from tasks import tables
 from tasks.conversations import PREFERENCES, Preference, UnpairedAnswer
 from tasks.curation import conversations
 from tasks.curation.privacy.pii import Params as Pii
-from tasks.ingestion.feedback import annotators
+from tasks.ingestion.feedback import annotators, win_rates
+from tasks.ingestion.feedback.win_rates import Comparison
 from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.sources import feedback
 from tasks.reports import krippendorff_alpha
 from tasks.tables import Quarantined
-from tests.ingestion.crowd import Member, votes
+from tests.ingestion.crowd import Member, vote, votes
 
 PROMPT = [{"role": "user", "content": "q"}]
 
@@ -53,7 +56,7 @@ def test_a_comparison_is_a_pair(tmp_path: Path) -> None:
     records, _ = read(tmp_path, [comparison(1, 1, reason="shorter")])
     (pair,) = records
     assert (pair.chosen, pair.rejected, pair.reason, pair.group) == ("y", "x", "shorter", "c1")
-    assert pair.metadata == {"models": ["m2", "m1"], "votes": [1, 0]}
+    assert pair.metadata == {"models": ["m2", "m1"], "votes": [1, 0], "actions": ["id1"]}
 
 
 def test_what_gives_no_pair_is_counted(tmp_path: Path) -> None:
@@ -213,3 +216,63 @@ def test_a_damaged_row_is_quarantined(tmp_path: Path, row: Any) -> None:
     records, _ = read(tmp_path, [row, comparison(2, 0)])
     assert len(records) == 2
     assert sum(isinstance(record, Preference) for record in records) == 1
+
+
+def test_strengths_of_models_by_hand() -> None:
+    """A wins 30 of 40 votes against B, each about another prompt: the difference is log(3) = 1.0986."""
+    comparisons = [Comparison("A", "B", float(n < 30), n % 2 == 0, str(n)) for n in range(40)]
+    strengths = win_rates.fit(comparisons)
+    assert strengths is not None
+    best, worst = strengths.rows()
+    assert (best["model"], best["votes"]) == ("A", 40)
+    assert best["strength"] - worst["strength"] == pytest.approx(math.log(3), abs=0.01)
+    # The standard error of log(p / (1 - p)) is 1 / sqrt(n p (1 - p)) = 0.365; that of half of it is 0.183.
+    assert best["high"] - best["low"] == pytest.approx(2 * 1.96 * 0.183, rel=0.05)
+    assert win_rates.fit([Comparison("A", "A", 1.0, True, "p")]) is None
+
+
+def test_a_preferred_side_is_no_advantage_of_a_model() -> None:
+    """Every annotator takes the first answer in 80 % of the votes, and A is first in 80 % of them: A is not better."""
+    rng = random.Random(0)
+    comparisons = []
+    for n in range(1000):
+        is_first, first_wins = rng.random() < 0.8, rng.random() < 0.8
+        comparisons.append(Comparison("A", "B", float(is_first == first_wins), is_first, str(n)))
+    strengths = win_rates.fit(comparisons)
+    assert strengths is not None
+    assert all(row["low"] < 0 < row["high"] for row in strengths.rows())
+    value, low, high = strengths.side_effect()
+    assert low < math.log(4) < high
+    assert value > 1
+
+
+def test_ties_count_half_in_the_strengths(tmp_path: Path) -> None:
+    rows = [comparison(n, "tie", texts=(f"x{n}", f"y{n}")) for n in range(4)]
+    _, counts = read(tmp_path, [*rows, comparison(9, 0)])
+    best, _ = counts.tables["feedback_strengths"]
+    assert (best["model"], best["votes"]) == ("m1", 5)
+
+
+def test_poisoned_votes_of_accounts_with_few_votes_are_flagged(tmp_path: Path) -> None:
+    """Three votes per item of annotators who are right nine times in ten, and five accounts that vote for the worse."""
+    rng = random.Random(1)
+    rows = votes([Member(f"goodgood{n}") for n in range(8)], 150, per_item=3)
+    attackers = [Member(f"attacker{n}", accuracy=0.0) for n in range(5)]
+    poisoned = [vote(rng, attackers[n % 5], item) for n, item in enumerate(rng.sample(range(150), 25))]
+    records, counts = read(tmp_path, [*rows, *poisoned])
+    listed = {row["vote"]: row for row in counts.tables["feedback_flagged"]}
+    assert sum(row["id"] in listed for row in poisoned) >= 20
+    right = {row["id"] for row in rows if row["choice"] == 0}
+    assert len(right & listed.keys()) <= 0.05 * len(rows)
+    assert counts.tables["feedback"][0]["flagged_votes"] == len(listed)
+    assert any("poisoned" in note for note in counts.notes)
+    kept, _ = read(tmp_path, [*rows, *poisoned], annotators={"exclude_flagged": False})
+    assert len(records) <= len(kept) + 1
+
+
+def test_an_annotator_who_votes_against_the_others_is_excluded(tmp_path: Path) -> None:
+    """Ten votes that all others contradict: the interval of the agreement, 0 to 0.31, is below one half."""
+    good = votes([Member(f"goodgood{n}", accuracy=1.0) for n in range(3)], 10, per_item=2)
+    rows = [*good, *(vote(random.Random(n), Member("attacker1", accuracy=0.0), n) for n in range(10))]
+    _, counts = read(tmp_path, rows)
+    assert [row["excluded"] for row in counts.tables["feedback_annotators"] if row["excluded"]] == [annotators.AGAINST]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import BadParams
-from tasks.serving import FeedbackLog, RankingQueue
+from tasks.feedback import FeedbackLog
+from tasks.serving import RankingQueue
 from tests.sources import ROOT
 
 
@@ -56,7 +57,7 @@ def test_a_full_disk_leaves_no_part_of_a_record(tmp_path: Path, monkeypatch: pyt
     log.append({"id": "a"})
     write = os.write
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.serving.feedback.os.write", lambda file, line: write(file, line[:5]))
+        patch.setattr("tasks.feedback.log.os.write", lambda file, line: write(file, line[:5]))
         with pytest.raises(OSError, match="only a part"):
             log.append({"id": "b"})
     assert log.append({"id": "b"})
@@ -66,7 +67,7 @@ def test_a_full_disk_leaves_no_part_of_a_record(tmp_path: Path, monkeypatch: pyt
 WRITER = """
 import sys
 from pathlib import Path
-from tasks.serving.feedback import FeedbackLog
+from tasks.feedback import FeedbackLog
 log = FeedbackLog(Path(sys.argv[1]))
 for number in range(10_000):
     log.append({"id": str(number), "text": "x" * 500})

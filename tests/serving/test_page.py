@@ -9,7 +9,8 @@ import pytest
 
 from flows.serving.page_api import Page
 from flows.serving.state import State
-from tasks.serving import FeedbackLog, RankingQueue
+from tasks.feedback import FeedbackLog
+from tasks.serving import RankingQueue
 from tests.evaluation import small
 from tests.serving.browser import CHROMIUM, Browser, browser
 from tests.serving.running import server, wait_until_idle

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from flows.serving.page_api import Page
-from tasks.serving import FeedbackLog, RankingQueue
+from tasks.feedback import FeedbackLog
+from tasks.serving import RankingQueue
 from tests.evaluation import small
 from tests.serving.running import server
 from tests.sources import ROOT

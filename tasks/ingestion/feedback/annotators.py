@@ -11,6 +11,7 @@ from tasks.ingestion.feedback.votes import Key, Vote
 from tasks.reports import Score, krippendorff_alpha
 
 PRIOR_AGREEMENT, PRIOR_VOTES = 0.75, 4.0  # of an annotator about whom little is known
+CHANCE, AGAINST = "agrees with the others as by chance", "votes against the others"
 MAX_AGREEMENT = 0.95  # beyond it, a weight would grow without bound
 
 
@@ -32,6 +33,15 @@ class AnnotatorParams(BaseModel, frozen=True, extra="forbid"):
         le=1,
         description="An annotator who surely prefers one side of the page more often than this is one-sided.",
     )
+    exclude_flagged: bool = Field(
+        True, description="Whether single votes that are probably wrong or poisoned are left out."
+    )
+    max_flag_probability: float = Field(
+        0.35,
+        ge=0,
+        lt=0.5,
+        description="A vote that others contradict is flagged if the probability that it is right is below this.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +55,23 @@ class Annotator:
     problem: str  # why the votes are not used; "" if they are
 
     @property
-    def weight(self) -> float:
-        """The log-odds that a vote is right, so that the sum over annotators is the best estimate (naive Bayes)."""
+    def log_odds(self) -> float:
+        """The log-odds that a vote is right; negative for an annotator whom others contradict more often than not."""
         n = self.agreement.n if self.agreement is not None else 0
-        agreed = self.agreement.value * n if self.agreement is not None else 0.0
-        share = (agreed + PRIOR_AGREEMENT * PRIOR_VOTES) / (n + PRIOR_VOTES)
-        share = min(max(share, 0.5), MAX_AGREEMENT)
+        num_agreed = self.agreement.value * n if self.agreement is not None else 0.0
+        share = (num_agreed + PRIOR_AGREEMENT * PRIOR_VOTES) / (n + PRIOR_VOTES)
+        share = min(max(share, 1 - MAX_AGREEMENT), MAX_AGREEMENT)
         return math.log(share / (1 - share))
+
+    @property
+    def weight(self) -> float:
+        """The log-odds, at least 0, so that the sum over annotators is the best estimate (naive Bayes)."""
+        return max(self.log_odds, 0.0)
+
+    @property
+    def is_against_others(self) -> bool:
+        """Whether the others surely contradict this annotator more often than by chance."""
+        return self.agreement is not None and self.agreement.high < 0.5
 
 
 def judge(votes: Sequence[Vote], params: AnnotatorParams) -> dict[str, Annotator]:
@@ -88,7 +108,9 @@ def _judge_one(
     side = Score.of_share(sum(shown), len(shown)) if shown else None
     problem = ""
     if agreement and agreement.n >= params.min_shared and agreement.value <= params.max_chance_agreement:
-        problem = "agrees with the others as by chance"
+        problem = CHANCE
+    if agreement and agreement.high < 0.5:
+        problem = AGAINST
     if side and side.low > params.max_side_share:
         problem = "chooses the first answer, whatever it is"
     elif side and side.high < 1 - params.max_side_share:

@@ -14,6 +14,7 @@ TAKEN_BACK, DELETED, TIE, SKIPPED, AGAIN = (
     "taken back by the annotator", "deleted on request", "a tie gives no pair", "skipped by the annotator",
     "the same action again",
 )  # fmt: skip
+ERASURE = "erasure"  # the record that replaces those which were deleted by the operator
 CONTROL = "an action about other records"
 BLOCKED = "an answer was blocked by the filter of the server"
 REPLACED = "replaced by a later vote of the same annotator"
@@ -103,7 +104,7 @@ def check(record: Mapping[str, Any]) -> None:
         elif action == "undo":
             is_valid = isinstance(record["target"], str)
         else:
-            is_valid = action in ("skip", "deletion")
+            is_valid = action in ("skip", "deletion", ERASURE)
     except (KeyError, TypeError) as error:
         raise UnusableRecord("missing_field", f"A record of the feedback log is incomplete: {error}.") from None
     if not is_valid:
@@ -127,7 +128,7 @@ def unused(rows: Iterable[Row]) -> dict[int, str]:
         record, action = row.record, row.record["action"]
         if record["id"] in seen_ids:
             reasons[number] = AGAIN
-        elif action in ("undo", "deletion"):
+        elif action in ("undo", "deletion", ERASURE):
             reasons[number] = CONTROL
         elif number < deleted.get(row.annotator, -1):
             reasons[number] = DELETED

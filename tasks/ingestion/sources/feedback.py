@@ -5,8 +5,8 @@ and less where an annotator prefers the side on which the answer was shown. Ever
 with its reason.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,19 +16,19 @@ from tasks.addresses import Address
 from tasks.conversations import Preference
 from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import UnusableRecord, read_lines
-from tasks.ingestion.feedback import annotators, votes
+from tasks.ingestion.feedback import annotators, contradictions, vote_report, votes
 from tasks.ingestion.feedback.annotators import Annotator, AnnotatorParams
 from tasks.ingestion.feedback.votes import Row, Vote
 from tasks.ingestion.labels import LabeledRow
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.ingestion.preference_formats import LabeledAnswer
 from tasks.ingestion.read_counts import ReadCounts
-from tasks.reports import Score
 from tasks.tables import Quarantined
 
 KINDS = ("preferences",)
 SUFFIXES = (".jsonl",)
 EXCLUDED = "a vote of an excluded annotator"
+FLAGGED = "probably wrong or poisoned"
 OUTVOTED, DRAW = "outvoted by other annotators", "annotators disagree"
 
 
@@ -62,16 +62,24 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
         counts.skip(rows[number].location.file, reason)
     used = [row for number, row in enumerate(rows) if number not in reasons]
     all_votes = [vote for row in used if row.record["action"] in votes.VOTES for vote in votes.votes_of(row)]
-    judged = annotators.judge(all_votes, params.annotators)
-    excluded = {name for name, one in judged.items() if one.problem and params.annotators.exclude}
-    yield from _pairs(params, used, all_votes, judged, excluded, counts)
+    annotator_of = annotators.judge(all_votes, params.annotators)
+    excluded = {name for name, one in annotator_of.items() if one.problem and params.annotators.exclude}
+    flagged = contradictions.flags(all_votes, annotator_of, params.annotators.max_flag_probability)
+    left_out = flagged if params.annotators.exclude_flagged else {}
+    kept = [
+        vote for index, vote in enumerate(all_votes) if vote.row.annotator not in excluded and index not in left_out
+    ]
+    counted = {id(all_votes[index].row): FLAGGED for index in left_out}
+    counted |= {id(row): EXCLUDED for row in used if row.annotator in excluded}
+    yield from _pairs(params, used, kept, annotator_of, counted, counts)
     for row in used:
         if row.record["action"] == "thumb":
             if row.annotator in excluded:
                 counts.skip(row.location.file, EXCLUDED)
             else:
                 yield _labeled(row)
-    _report(rows, all_votes, judged, excluded, counts)
+    ties = [rows[number] for number, reason in reasons.items() if reason == votes.TIE]
+    vote_report.add_tables(counts, rows, ties, kept, all_votes, annotator_of, excluded, flagged)
 
 
 def _rows(file: InputFile, params: Params) -> Iterator[Row | Quarantined]:
@@ -95,20 +103,21 @@ def _rows(file: InputFile, params: Params) -> Iterator[Row | Quarantined]:
 
 
 def _pairs(
-    params: Params, used: list[Row], all_votes: list[Vote], judged: dict[str, Annotator], excluded: set[str],
-    counts: ReadCounts,
+    params: Params, used: Sequence[Row], kept: Sequence[Vote], annotator_of: Mapping[str, Annotator],
+    counted: dict[int, str], counts: ReadCounts,
 ) -> Iterator[Preference]:  # fmt: skip
-    """Yield a pair for each two answers with a majority; every row is in one pair, or is counted as skipped."""
+    """Yield a pair for each two answers with a majority; every row is in one pair, or is counted as skipped.
+
+    counted: rows (by identity) of votes that are not used, with the reason; those in a pair get the reason "".
+    """
     by_pair: dict[votes.Key, list[Vote]] = defaultdict(list)
-    for vote in all_votes:
-        if vote.row.annotator not in excluded:
-            by_pair[vote.key].append(vote)
-    counted: dict[int, str] = {}  # rows (by identity) that already are in a pair, or why they are in none
+    for vote in kept:
+        by_pair[vote.key].append(vote)
     for together in by_pair.values():
         weights: dict[str, float] = defaultdict(float)
         total = 0.0
         for vote in together:
-            weight = annotators.vote_weight(vote, judged[vote.row.annotator])
+            weight = annotators.vote_weight(vote, annotator_of[vote.row.annotator])
             weights[vote.chosen] += weight
             weights[vote.rejected] -= weight
             total += weight
@@ -125,7 +134,7 @@ def _pairs(
             yield _preference(winners, tuple(dict.fromkeys(id(vote.row) for vote in new)), together)
     for row in used:
         if row.record["action"] in votes.VOTES:
-            reason = EXCLUDED if row.annotator in excluded else counted.get(id(row), votes.TIE)
+            reason = counted.get(id(row), votes.TIE)
             if reason:
                 counts.skip(row.location.file, reason)
 
@@ -137,6 +146,7 @@ def _preference(winners: list[Vote], new_rows: tuple[int, ...], together: list[V
     metadata: dict[str, Any] = {
         "models": [vote.row.model(vote.better), vote.row.model(vote.worse)],
         "votes": [len(winners), len(together) - len(winners)],
+        "actions": [str(one.row.record["id"]) for one in winners],
     }
     if record["action"] == "ranking":
         metadata["list"] = str(record.get("item") or record["id"])
@@ -154,49 +164,3 @@ def _labeled(row: Row) -> LabeledRow:
     answer = LabeledAnswer(row.prompt, row.text(0), record["choice"] == "good")
     origin = {"group": group, "reason": str(record.get("reason", "")), "metadata": {"models": [row.model(0)]}}
     return LabeledRow(str(record["id"]), row.location, answer, origin)
-
-
-def _report(
-    rows: list[Row], all_votes: list[Vote], judged: dict[str, Annotator], excluded: set[str], counts: ReadCounts
-) -> None:
-    """Tables for the report: annotators by pseudonym, agreement, side bias, and models against each other."""
-    counts.tables["feedback_annotators"] = [
-        {"annotator": one.name, "votes": one.num_votes, "agreement": _value(one.agreement),
-         "first_share": _value(one.side), "excluded": one.problem if name in excluded else ""}
-        for name, one in judged.items()
-    ]  # fmt: skip
-    kept = [vote for vote in all_votes if vote.row.annotator not in excluded]
-    bias = annotators.side_bias(kept)
-    alpha = annotators.agreement_of_all(kept)
-    counts.tables["feedback"] = [
-        {"actions": len(rows), "votes": len(all_votes), "annotators": len(judged), "excluded_annotators": len(excluded),
-         "alpha": None if alpha is None else round(alpha, 4), "first_share": _value(bias),
-         "first_low": bias.low if bias else None, "first_high": bias.high if bias else None}
-    ]  # fmt: skip
-    wins: Counter[tuple[str, str]] = Counter()
-    for vote in kept:
-        wins[vote.row.model(vote.better), vote.row.model(vote.worse)] += 1
-    counts.tables["feedback_models"] = [
-        _model_row(one, other, wins) for one, other in sorted({tuple(sorted(pair)) for pair in wins}) if one != other
-    ]
-    names = [f"{judged[name].name} ({judged[name].problem})" for name in sorted(excluded)]
-    if names:
-        counts.notes.append(f"feedback: the votes of {', '.join(names)} are not used.")
-    if bias and not bias.low <= 0.5 <= bias.high:
-        counts.notes.append(
-            f"feedback: the answer that is shown first wins {bias.value:.1%} of the comparisons; the order is random, "
-            "and votes for a preferred side count less."
-        )
-
-
-def _model_row(one: str, other: str, wins: Counter[tuple[str, str]]) -> dict[str, Any]:
-    num_won, num = wins[one, other], wins[one, other] + wins[other, one]
-    score = Score.of_share(num_won, num)
-    return {
-        "model": one, "other": other, "votes": num, "win_rate": _value(score), "low": score.low, "high": score.high,
-        "votes_needed": annotators.votes_needed(score.value),
-    }  # fmt: skip
-
-
-def _value(score: Score | None) -> float | None:
-    return None if score is None else round(score.value, 4)

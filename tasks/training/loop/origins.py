@@ -28,9 +28,11 @@ def is_trained_base(base: str | Path | None) -> bool:
             return folder.is_dir() or not isinstance(base, Path)
         stated = read_json(folder / models.ORIGIN).get("base")
         if stated is not None and str(stated).startswith("data/"):
-            # data/models/<stage>, relative to the project of the folder
-            base = folder.resolve().parent.parent / str(stated).removeprefix("data/")
-            if not base.is_dir():
+            # data/models/<stage>, relative to the data folder that contains this one; a round has its own inside it
+            inside, own = str(stated).removeprefix("data/"), folder.resolve()
+            candidates = (parent / inside for parent in own.parents)
+            base = next((path for path in candidates if path != own and path.is_dir()), None)
+            if base is None:
                 return True
         else:
             base = stated

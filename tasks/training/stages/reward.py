@@ -159,7 +159,16 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
 
 
 def build_model(base: str | Path, params: Params, tokenizer: Any) -> Any:
-    """The model at `base` with a new scalar head instead of its vocabulary head, and with the adapter of `params`."""
+    """The model at `base` with a new scalar head instead of its vocabulary head, and with the adapter of `params`.
+
+    A reward model, such as that of the round before, keeps its head.
+    """
+    if models.is_reward(base):
+        reward, _ = models.load_reward(base)
+        for child in reward.children():
+            if child is not backbone_of(reward):
+                child.keep_fp32 = True
+        return adapters.attach(reward, params.adapter, params.seed)
     causal, own = models.load_causal(base)
     models.fit_vocabulary(causal, own, tokenizer, base)
     model = with_head(causal, params.seed)

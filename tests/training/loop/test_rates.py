@@ -1,5 +1,6 @@
 """Settings of the optimizer by the origin of the weights."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,20 @@ def test_a_model_descends_from_a_trained_base_or_from_random_weights(base: str, 
     assert origins.is_trained_base(folder) == is_trained
     assert origins.is_trained_base("hub/name")
     assert not origins.is_trained_base(None)
+
+
+def test_the_base_of_a_model_inside_a_round(tmp_path: Path) -> None:
+    """A round is a data folder inside another one: its models descend from data/models/pretrain, which has no base."""
+    bases = {
+        "models/pretrain": None, "rounds/001/models/start": "data/models/pretrain",
+        "rounds/001/models/dpo": "data/rounds/001/models/start", "rounds/002/models/start": "data/models/start",
+    }  # fmt: skip
+    for name, base in bases.items():
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        (folder / "athanor.json").write_text(json.dumps({"base": base}))
+    assert not origins.is_trained_base(tmp_path / "data/rounds/001/models/dpo")
+    assert origins.is_trained_base(tmp_path / "data/rounds/002/models/start"), "a folder is not its own base"
 
 
 def test_published_rates_by_size_and_with_an_adapter() -> None:

@@ -77,6 +77,21 @@ def test_the_trunk_is_that_of_the_base_model(tmp_path: Path) -> None:
     torch.testing.assert_close(model.model(ids).last_hidden_state, expected)
 
 
+def test_a_reward_model_as_the_base_keeps_its_head(tmp_path: Path) -> None:
+    """The stage named `next` starts from the reward model; with a rate of 1e-9 its scores stay what they were."""
+    run(tiny.write_data(tmp_path), steps=20)
+    base = str(tmp_path / "models/reward")
+    params = reward.Params(**{**QUICK, "base": base, "steps": 1, "learning_rate": 1e-9})
+    reward.train(params, tmp_path, tmp_path / "ck2", Timings("next", tmp_path / "timings"), "next")
+    held_out = read_pairs(tmp_path / "tokens/preferences/validation", 99)
+    sequences = [held_out.sequence(i, "chosen") for i in range(4)]
+    scores = [
+        reward_scores(models.load_reward(tmp_path / "models" / name)[0], sequences, pad_id=0)
+        for name in ("reward", "next")
+    ]
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=1e-5)
+
+
 def test_each_answer_of_a_ranked_list_is_scored_once_and_the_list_weighs_one() -> None:
     """The answers b > c > d to `a` are three pairs of one list; `e` has one pair: five answers in total."""
     rows = [("a", "b", "c"), ("a", "b", "d"), ("a", "c", "d"), ("e", "f", "g")]

@@ -5,11 +5,13 @@ gives one record. One file per day, in UTC: data/raw/feedback/2026-11-30.jsonl.
 """
 
 import datetime
+import fcntl
 import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ class FeedbackLog:
             folder.mkdir(parents=True, exist_ok=True)
             for file in sorted(folder.glob("*.jsonl")):
                 for record in read(file):
-                    self._ids.add(str(record.get("id")))
+                    self._ids |= {str(record.get("id")), *map(str, record.get("erased", ()))}
                 end_last_line(file)
             with tempfile.TemporaryFile(dir=folder):
                 pass
@@ -50,7 +52,7 @@ class FeedbackLog:
         now = datetime.datetime.now(datetime.UTC)
         body = {"schema_version": SCHEMA_VERSION, "time": now.isoformat(timespec="milliseconds"), **record}
         line = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
-        with self._lock:
+        with self._lock, locked(self._folder):
             if body["id"] in self._ids:
                 return False
             path = self._folder / f"{now:%Y-%m-%d}.jsonl"
@@ -76,6 +78,62 @@ class FeedbackLog:
         """All records, in the order in which they were written."""
         for file in sorted(self._folder.glob("*.jsonl")):
             yield from read(file)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let no other process append to the files of `folder`, or erase records in them, while the block runs."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def erase(folder: Path, is_erased: Callable[[Mapping[str, Any]], bool]) -> list[str]:
+    """Remove the records for which `is_erased` is true from the files of a folder; return their ids.
+
+    The text of a record leaves the disk. Its id stays, in a record of the action `erasure`, so that a page that sends
+    the action again does not write it again. Lines that are no complete record are kept.
+    """
+    if not folder.is_dir():
+        return []
+    ids: list[str] = []
+    with locked(folder):
+        for file in sorted(folder.glob("*.jsonl")):
+            lines = file.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if not _matches(line, is_erased, ids)]
+            if len(kept) < len(lines):
+                time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+                own_ids = ids[len(kept) - len(lines) :]
+                note = {"schema_version": SCHEMA_VERSION, "time": time, "id": f"erasure-{own_ids[0]}-{len(own_ids)}",
+                        "action": "erasure", "annotator": "operator", "erased": own_ids}  # fmt: skip
+                _replace(file, b"".join([*kept, json.dumps(note).encode() + b"\n"]))
+    return ids
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file under a temporary name that only this user can read, and rename it when it is on disk."""
+    temporary = file.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+    sync_folder(file.parent)
+
+
+def _matches(line: bytes, is_erased: Callable[[Mapping[str, Any]], bool], ids: list[str]) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(record, dict) or record.get("action") == "erasure" or not is_erased(record):
+        return False
+    ids.append(str(record.get("id")))
+    return True
 
 
 def read(file: Path) -> Iterator[dict[str, Any]]:

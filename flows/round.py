@@ -1,0 +1,279 @@
+"""One round of training from votes: reward model, new policy from the champion, evaluation, gate, promotion.
+
+It begins when at least --min-votes votes are in data/raw/feedback that no round has used; otherwise it says how many
+there are. A round that was interrupted continues, with the votes and settings that it began with. The round is a folder
+data/rounds/<number>, one version of DVC, and one run of MLflow with its stages inside.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import flow
+from pydantic import BaseModel, ValidationError
+
+from flows.runtime import arguments, command, embedded, spool, tracking, versioning
+from flows.runtime import params as settings
+from flows.runtime.environment import RUN
+from tasks import feedback
+from tasks.errors import BadParams
+from tasks.files import MANIFEST, with_version, write_json
+from tasks.reports import Timings
+from tasks.rounds import tasks
+from tasks.rounds.tasks import POLICY, REPLAY, START, Params, Round
+
+CHAMPION = "champion"
+CURATION, INGESTION, TOKENIZATION = "curation", "ingestion", "tokenization"
+
+
+@flow(name="round", flow_run_name="round")
+def one_round(
+    params: Params | None = None, data: Path = Path("data"), champion: str = CHAMPION
+) -> dict[str, Any] | None:
+    """Run or continue one round. Returns its state, or None if there are not enough votes."""
+    params = params or Params()
+    log, target = data / feedback.FOLDER, data / "models" / CHAMPION
+    with tasks.exclusive(data):
+        for earlier in tasks.complete(data):  # a kill may have come between its last step and its version
+            _keep_version(earlier)
+        this = tasks.unfinished(data)
+        if this is None:
+            num_votes = tasks.waiting_votes(data, log)
+            if num_votes < params.min_votes:
+                print(f"{num_votes} votes wait for a round, which begins with {params.min_votes} (--min-votes).")
+                return None
+            this = tasks.begin(data, log, start_model(champion, data), params)
+            print(f"{this.name}: begins with {num_votes} votes ({params.method})", flush=True)
+        else:
+            params = Params.model_validate(this.state["params"])
+            print(f"{this.name}: continues after {', '.join(this.state['steps']) or 'its beginning'}", flush=True)
+        session = spool.Session(this.name)
+        with tracking.following(), session.closing(lambda: _tags(this), lambda: _describe(this)):
+            _run(this, data, params, session, target)
+    return this.state
+
+
+def start_model(name: str, data: Path) -> Path:
+    """The folder that a round starts from: the champion, or else the model of the last stage that was trained."""
+    if name != CHAMPION:
+        return data / "models" / name if (data / "models" / name).is_dir() else Path(name)
+    names = (CHAMPION, "dpo", "ppo", "sft")
+    folders = (data / "models" / one for one in names)
+    return next((folder for folder in folders if (folder / MANIFEST).is_file()), data / "models/sft")
+
+
+def promote(this: Round, target: Path) -> None:
+    """Make the new model the champion. The only place that decides how."""
+    tasks.install(this, target)
+
+
+def _run(this: Round, data: Path, params: Params, session: spool.Session, target: Path) -> None:
+    method = str(this.state["method"])
+    policy = POLICY[method]
+    steps: dict[str, Callable[[], dict[str, Any]]] = {
+        "pairs": lambda: {"counts": _make_pairs(this, data, params)},
+        "reward": lambda: _train(this, "reward", _reward_params(this, data, params), session),
+        "answers": lambda: {"best_of_n": _best_answers(this, params)} if method == "rejection" else {},
+        "policy": lambda: _train(this, policy, _policy_params(this, policy, params), session),
+        "evaluation": lambda: tasks.evaluate(this, data, params),
+        "promotion": lambda: _decide(this, target),
+        "queue": lambda: {"num_queued": tasks.write_queue(this, data, params)} if params.num_queued else {},
+    }
+    for name, work in steps.items():
+        if not this.has_done(name):
+            start = time.perf_counter()
+            this.finish(name, **work())
+            print(f"{this.name}: {name} {time.perf_counter() - start:.0f} s", flush=True)
+    this.update(status="refused" if this.state["refusals"] else "promoted")
+    _keep_version(this)
+
+
+def _keep_version(this: Round) -> None:
+    """Add the folder to DVC, unless that was done; nothing in it changes afterwards."""
+    if not this.folder.with_suffix(".dvc").is_file():
+        versioning.add(str(this.folder))
+
+
+def _make_pairs(this: Round, data: Path, params: Params) -> dict[str, int]:
+    """The votes as pairs, with personal data masked, and their token files."""
+    from tasks.curation import tasks as curation
+    from tasks.ingestion import tasks as ingestion
+    from tasks.tokenization import tasks as tokenization
+
+    timings = Timings(INGESTION)
+    source = _feedback_source(tasks.vote_folders(data))
+    stage_params: dict[str, Any] = {name: settings.load(name) for name in (INGESTION, CURATION, TOKENIZATION)}
+    own_params: Any = stage_params[INGESTION].model_copy(update={"sources": {"feedback": source}})
+    with ingestion.open_tables(own_params, this.folder) as writer:
+        ingestion.ingest("feedback", source, writer, timings)
+    ingestion.report(writer, own_params, this.folder, timings)
+    curation.curate_records(None, stage_params[CURATION], this.folder, timings)
+    counts = tasks.prepare(this, data, params)
+    tokenizer = tokenization.load_tokenizer(this.folder)
+    for folder in (this.folder, this.folder / REPLAY):
+        pairs = tokenization.encode_preferences(tokenizer, folder, timings)
+        body = {"preferences": pairs, "sequence_length": getattr(stage_params[TOKENIZATION], "sequence_length", 256)}
+        write_json(folder / "tokens" / MANIFEST, with_version("tokens", body))
+    return counts
+
+
+def _feedback_source(folders: list[str]) -> Any:
+    """The source `feedback` as params.yaml has it, but for the votes of the rounds."""
+    from tasks.ingestion import tasks as ingestion
+
+    entries = getattr(settings.load(INGESTION), "sources", {})
+    stated = next((one for one in entries.values() if one.source == "feedback"), None)
+    entry = stated.to_entry() if stated is not None else {"source": "feedback"}
+    return ingestion.Source.model_validate({**entry, "paths": folders})
+
+
+def _best_answers(this: Round, params: Params) -> dict[str, float]:
+    from tasks.tokenization import tasks as tokenization
+
+    counts = tasks.write_best_answers(this, params)
+    tokenizer = tokenization.load_tokenizer(this.folder)
+    stage_params: Any = settings.load(TOKENIZATION)
+    packed = tokenization.encode_conversations(tokenizer, stage_params, this.folder, Timings(TOKENIZATION))
+    body = {"conversations": packed, "sequence_length": stage_params.sequence_length}
+    write_json(this.folder / "tokens" / MANIFEST, with_version("tokens", body))
+    return counts
+
+
+def _reward_params(this: Round, data: Path, params: Params) -> BaseModel:
+    base = tasks.previous_reward(this, data) or this.folder / "models" / START
+    update = {"base": str(base), "data": str(this.folder / REPLAY / "tokens")}
+    return _stage_params("reward", params, update)
+
+
+def _policy_params(this: Round, stage: str, params: Params) -> BaseModel:
+    update: dict[str, Any] = {"base": str(this.folder / "models" / START)}
+    if stage == "ppo":
+        update["reward_model"] = str(this.folder / "models/reward")
+    return _stage_params(stage, params, update)
+
+
+def _stage_params(stage: str, params: Params, update: Mapping[str, Any]) -> BaseModel:
+    """The params of a stage with the changes for rounds, and with `update`. Raises BadParams."""
+    stated = settings.load(stage)
+    body = {**stated.model_dump(exclude_unset=True), **params.changes.get(stage, {}), **update}
+    try:
+        return type(stated).model_validate(body)
+    except ValidationError as error:
+        raise BadParams(f"the settings of {stage} for rounds are invalid: {error}") from None
+
+
+def _train(this: Round, stage: str, params: BaseModel, session: spool.Session) -> dict[str, Any]:
+    """Train one stage inside the round, with a run of its own in MLflow. A repeated call resumes its checkpoints."""
+    from tasks.training import tasks as training
+
+    timings, checkpoints = Timings(stage), RUN / "checkpoints" / f"{this.name}-{stage}"
+    with _recorded(session, stage, params, checkpoints, this.folder):
+        report = training.train(stage, params, this.folder, checkpoints, timings)
+        report.write(this.folder / "reports")
+        timings.write()
+    scores = {name: value for name, value in report.counts.items() if name in ("train_pairs", "steps")}
+    return {stage: scores}
+
+
+@contextmanager
+def _recorded(session: spool.Session, stage: str, params: BaseModel, checkpoints: Path, folder: Path) -> Iterator[None]:
+    record = session.new_record(stage, settings.flatten(params), {"round": session.name}, checkpoints / "steps.csv")
+    record.write("running")
+    try:
+        yield
+    except BaseException as error:
+        record.fail(error)
+        raise
+    record.copy_results(folder)
+    record.write("finished")
+
+
+def _decide(this: Round, target: Path) -> dict[str, Any]:
+    if not this.state["refusals"]:
+        promote(this, target)
+    return {}
+
+
+def _tags(this: Round) -> dict[str, str]:
+    body = this.state
+    tags = {"round": str(body["round"]), "method": str(body["method"]), "status": str(body["status"])}
+    commit = versioning.save_experiment(this.name, [str(this.folder.with_suffix(".dvc"))])
+    return {**tags, "dvc.experiment": commit} if commit else tags
+
+
+def _describe(this: Round) -> dict[str, Any]:
+    body = this.state
+    numbers = {name: float(value) for name, value in body.get("results", {}).items()}
+    return {
+        "title": f"{this.name}: {body['method']}, {body['status']}",
+        "metrics": {**numbers, "votes": body["num_votes"]},
+    }
+
+
+def parse(command_line: list[str] | None) -> argparse.Namespace:
+    """Parse the arguments; an invalid one ends the process with exit code 2."""
+    parser = arguments.parser("flows.round", __doc__)
+    add = parser.add_argument
+    add("--method", choices=tuple(POLICY), help="how the policy learns (default dpo)")
+    add("--min-votes", type=int, help="votes with which a round begins (default 200)")
+    add("--champion", default=CHAMPION, help="stage or folder to start from (default: data/models/champion, or else "
+        "the last trained stage)")  # fmt: skip
+    add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="a setting of rounds "
+        "(replay_share=0.5) or of a stage in rounds (dpo.steps=60); may be repeated")  # fmt: skip
+    add("--data", type=Path, default=Path("data"), help="folder that contains models/ and raw/ (default data)")
+    arguments.add_json(parser)
+    return parser.parse_args(command_line)
+
+
+def round_params(args: argparse.Namespace) -> Params:
+    """The settings that the arguments state. Raises BadParams."""
+    body: dict[str, Any] = {"changes": {}}
+    body |= {name: getattr(args, name) for name in ("method", "min_votes") if getattr(args, name) is not None}
+    for change in args.changes:
+        key, separator, text = change.partition("=")
+        if not separator:
+            raise BadParams(f"--set {change} needs the form KEY=VALUE, such as dpo.steps=60.")
+        value = yaml.safe_load(text)
+        stage, dot, name = key.partition(".")
+        if dot:
+            body["changes"].setdefault(stage, {})[name] = value
+        else:
+            body[key] = value
+    try:
+        return Params.model_validate(body)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise BadParams(f"a setting of rounds is invalid ({problems}).") from None
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run a round and print its results."""
+    params = round_params(args)
+    result = embedded.flow_run(lambda: None, lambda: one_round(params, args.data, args.champion))
+    if result is None:
+        return
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    for name, value in result["results"].items():
+        print(f"{name:24}{value}")
+    with contextlib.suppress(IndexError):
+        print(f"not promoted: {result['refusals'][0]}")
+    print(f"round {result['round']}: {result['status']}")
+
+
+def main(command_line: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    args = parse(command_line)
+    return command.guarded(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

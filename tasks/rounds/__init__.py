@@ -1,0 +1,1 @@
+"""Rounds of training: votes -> reward model -> better policy -> evaluation -> gate -> champion."""

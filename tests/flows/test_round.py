@@ -1,0 +1,153 @@
+"""One round with a tiny model, without servers: every step, an interruption, and what is promoted."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import round as command
+from flows.runtime import spool, versioning
+from tasks import models, tables
+from tasks.conversations import CONVERSATIONS
+from tasks.curation import tasks as curation
+from tasks.feedback import FOLDER, FeedbackLog
+from tasks.ingestion import tasks as ingestion
+from tasks.rounds import state
+from tasks.rounds import tasks as rounds
+from tasks.tokenization import bpe, records
+from tasks.tokenization import tasks as tokenization
+from tasks.training import tasks as training
+from tasks.training.shape import architecture
+
+SHAPE = architecture.Architecture(width=16, num_layers=1, num_heads=2, max_length=64)
+LOOP = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 0, "num_threads": 1, "device": "cpu", "log_every": 1}
+PARAMS = {
+    "ingestion": {"sources": {"feedback": {}}}, "curation": {}, "tokenization": {"sequence_length": 64},
+    "reward": {**LOOP, "global_batch_size": 4}, "sft": {**LOOP, "global_batch_size": 2, "micro_batch_size": 2},
+    "dpo": {**LOOP, "global_batch_size": 4, "max_new_tokens": 4, "validation": {"num_prompts": 2}},
+}  # fmt: skip
+SETTINGS = {"min_votes": 8, "num_prompts": 4, "num_queued": 4, "max_new_tokens": 4, "num_train_prompts": 8}
+TASKS: dict[Any, tuple[str, ...]] = {
+    curation: ("curate_records",), ingestion: ("ingest", "report"), training: ("train",),
+    tokenization: ("encode_preferences", "encode_conversations"),
+    rounds: ("prepare", "evaluate", "write_queue", "write_best_answers"),
+}  # fmt: skip
+
+
+def question(number: int) -> str:
+    return f"What follows after {number}?"
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a random model, prompts and 24 votes for answers with a full stop; tasks run without Prefect."""
+    monkeypatch.chdir(tmp_path)
+    for module, names in TASKS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name).fn)
+    monkeypatch.setattr(spool, "folder", lambda: tmp_path / "spool")
+    monkeypatch.setattr(versioning, "add", lambda path: Path(f"{path}.dvc").write_text("version"))
+    (tmp_path / "params.yaml").write_text(json.dumps(PARAMS))
+    data = Path("data")
+    with tables.Writer(data / "conversations/curated", CONVERSATIONS) as writer:
+        for number in range(24):
+            messages = [
+                {"role": "user", "content": question(number)},
+                {"role": "assistant", "content": f"{number + 1}."},
+            ]
+            metadata = json.dumps({"answer": str(number + 1), "closing": "."})
+            split = "test" if number % 4 == 3 else "train"
+            writer.add_row({"id": str(number), "messages": messages, "source": "numbers", "group": str(number),
+                            "split": split, "metadata": metadata})  # fmt: skip
+    tokenizer = bpe.train([question(number) for number in range(24)], 300)
+    bpe.save(data / "tokens/tokenizer", tokenizer)
+    records.write_prompts(tokenizer, data, data / "tokens/prompts")
+    models.save(data / "models/sft", architecture.build(SHAPE, tokenizer, 0), tokenizer, {"stage": "sft"})
+    add_votes(data, 0)
+    return data
+
+
+def add_votes(data: Path, first: int) -> None:
+    log = FeedbackLog(data / FOLDER)
+    for number in range(first, first + 24):
+        answers = [{"text": f"{number + 1}.", "model": "a"}, {"text": f"{number + 1}", "model": "b"}]
+        order = random.Random(number).sample([0, 1], 2)
+        log.append({"id": f"vote{number}", "action": "comparison", "annotator": f"annotator{number % 3}",
+                    "conversation": f"c{number}", "prompt": [{"role": "user", "content": question(number)}],
+                    "answers": answers, "order": order, "choice": 0})  # fmt: skip
+
+
+def run(data: Path, **changes: Any) -> dict[str, Any]:
+    params = rounds.Params.model_validate({**SETTINGS, **changes})
+    this = rounds.unfinished(data)
+    if this is None:
+        this = rounds.begin(data, data / FOLDER, command.start_model("champion", data), params)
+    command._run(this, data, params, spool.Session(this.name), data / "models/champion")
+    return this.state
+
+
+@pytest.mark.slow
+def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round dies in the policy and continues after its reward model; the second one uses new votes only."""
+    train = training.train
+
+    def interrupted(stage: str, *rest: Any) -> Any:
+        if stage == "dpo":
+            raise KeyboardInterrupt
+        return train(stage, *rest)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, max_kl=1e6)
+    (first,) = state.all_rounds(data)
+    assert first.state["steps"] == ["pairs", "reward", "answers"]
+    trained: list[tuple[str, Any]] = []
+
+    def recorded(stage: str, params: Any, *rest: Any) -> Any:
+        trained.append((stage, params))
+        return train(stage, params, *rest)
+
+    monkeypatch.setattr(training, "train", recorded)
+    add_votes(data, 100)
+    body = run(data, max_kl=1e6)
+    assert [stage for stage, _ in trained] == ["dpo"]
+    assert body["num_votes"] == 24
+    assert body["counts"]["new_pairs"] == 24
+    assert Path("data/rounds/001.dvc").is_file()
+    promoted = body["status"] == "promoted"
+    assert promoted == (not body["refusals"])
+    assert (data / "models/champion").is_dir() == promoted
+    assert len((data / "rounds/queue.txt").read_text().splitlines()) > 0
+
+    second = run(data, max_kl=1e6)
+    assert second["round"] == 2
+    assert second["num_votes"] == 24
+    assert second["counts"]["replayed_votes"] > 0
+    reward_params = next(params for stage, params in trained if stage == "reward")
+    assert reward_params.base == "data/rounds/001/models/reward"
+    used = [state.used_ids([one]) for one in state.all_rounds(data)]
+    assert not used[0] & used[1]
+    assert {"kl_to_first", "kl_to_start", "gold_gain", "win_rate"} <= set(second["results"])
+
+
+@pytest.mark.slow
+def test_a_round_of_rejection_sampling(data: Path) -> None:
+    """The best of three answers is chosen by the reward model; the policy is the stage sft."""
+    body = run(data, method="rejection", num_answers=3, max_kl=1e6)
+    assert body["best_of_n"]["mean_best_score"] >= body["best_of_n"]["mean_score"]
+    assert (data / "rounds/001/models/sft/manifest.json").is_file()
+
+
+def test_too_few_votes_begin_no_round(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = rounds.Params.model_validate({**SETTINGS, "min_votes": 25})
+    assert command.one_round.fn(params, data) is None
+    assert "24 votes wait" in capsys.readouterr().out
+    assert state.all_rounds(data) == []
+
+
+def test_the_champion_or_the_last_stage_is_the_start(data: Path) -> None:
+    assert command.start_model("champion", data) == data / "models/sft"
+    assert command.start_model("sft", data) == data / "models/sft"
+    assert command.start_model("some/folder", data) == Path("some/folder")

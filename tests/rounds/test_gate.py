@@ -1,0 +1,107 @@
+"""When a model may become the champion, which pairs a round trains on, and which answers rejection sampling keeps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import round as command
+from tasks import tables
+from tasks.conversations import PREFERENCES
+from tasks.errors import BadParams, NothingLeft
+from tasks.rounds import mixing
+from tasks.rounds.measures import gate, paired
+from tasks.rounds.rejection import reward_function
+from tasks.rounds.tasks import over_optimization
+
+GOOD = {"gold_gain": 0.1, "gold_standard_error": 0.02, "gold_candidate": 0.8, "kl_to_first": 1.0, "win_rate": 0.6,
+        "score_start": 0.0, "score_candidate": 1.0}  # fmt: skip
+
+
+def pair(number: int, split: str = "train", **metadata: Any) -> dict[str, Any]:
+    return {
+        "id": f"pair{number}", "prompt": [{"role": "user", "content": f"q{number}"}], "chosen": "a", "rejected": "b",
+        "reason": "", "source": "feedback", "group": f"g{number}", "split": split, "metadata": json.dumps(metadata),
+    }  # fmt: skip
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    with tables.Writer(folder, PREFERENCES) as writer:
+        for row in rows:
+            writer.add_row(row)
+    return folder
+
+
+def ids(folder: Path) -> list[str]:
+    return sorted(tables.read(folder)["id"].to_pylist())
+
+
+def test_the_gain_of_gold_by_hand() -> None:
+    """Differences 1, 0, 0, 0: mean 0.25, standard deviation 0.5, standard error 0.25."""
+    numbers = paired([0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0])
+    assert (numbers["gold_start"], numbers["gold_candidate"]) == (0.5, 0.75)
+    assert (numbers["gold_gain"], numbers["gold_standard_error"]) == (0.25, 0.25)
+
+
+def test_a_better_model_passes() -> None:
+    assert gate(GOOD, 10.0, []) == []
+
+
+def test_a_fall_of_gold_beside_a_rise_of_the_score_is_over_optimization() -> None:
+    """A fall of 0.05 is more than two standard errors of 0.02; one of 0.03 is not."""
+    (reason,) = gate({**GOOD, "gold_gain": -0.05}, 10.0, [])
+    assert reason.startswith("over-optimization")
+    assert gate({**GOOD, "gold_gain": -0.03}, 10.0, []) == []
+
+
+def test_kl_and_earlier_rounds_limit_a_model() -> None:
+    assert "KL to the first model is 11" in gate({**GOOD, "kl_to_first": 11.0}, 10.0, [])[0]
+    assert "earlier round" in gate({**GOOD, "gold_candidate": 0.5}, 10.0, [{"gold_candidate": 0.8}])[0]
+
+
+def test_without_verifiable_answers_the_win_rate_decides() -> None:
+    unverifiable = {name: value for name, value in GOOD.items() if not name.startswith("gold")}
+    assert gate(unverifiable, 10.0, []) == []
+    assert "win rate 0.5" in gate({**unverifiable, "win_rate": 0.5}, 10.0, [])[0]
+
+
+def test_the_report_warns_of_over_optimization() -> None:
+    assert over_optimization([{"round": 1, **GOOD}]) is None
+    warning = over_optimization([{"round": 2, **GOOD, "gold_gain": -0.01}])
+    assert warning is not None
+    assert "gold falls by 0.01" in warning
+
+
+def test_pairs_are_new_or_replayed(tmp_path: Path) -> None:
+    """Two new pairs, three of earlier rounds, four train pairs of the pipeline; a share of 1 replays one of each."""
+    rows = [pair(n, actions=[f"vote{n}"]) for n in range(5)]
+    write(tmp_path / "preferences/curated", rows)
+    base = write(tmp_path / "base", [pair(n) for n in range(10, 14)] + [pair(20, "test")])
+    counts = mixing.divide(tmp_path, {"vote0", "vote1", "other"}, base, 1.0, 0)
+    assert counts == {"new_pairs": 2, "replayed_votes": 1, "replayed_pairs": 1}
+    assert ids(tmp_path / "preferences/new") == ["pair0", "pair1"]
+    assert len(ids(tmp_path / "replay/preferences/curated")) == 4
+    assert mixing.divide(tmp_path, {"vote0"}, base, 20.0, 0) == {
+        "new_pairs": 1, "replayed_votes": 4, "replayed_pairs": 4,
+    }  # fmt: skip
+    with pytest.raises(NothingLeft, match="none of the 1 votes"):
+        mixing.divide(tmp_path, {"other"}, base, 1.0, 0)
+
+
+def test_reward_functions() -> None:
+    metadata = {"answer": "five", "closing": "."}
+    assert reward_function("gold")("five.", metadata) == 1
+    assert reward_function("tasks.gold:gold")("six", metadata) == 0
+    with pytest.raises(BadParams, match="neither gold nor"):
+        reward_function("nothing")
+
+
+def test_settings_of_the_command() -> None:
+    args = command.parse(["--method", "ppo", "--min-votes", "7", "--set", "dpo.steps=5", "--set", "max_kl=3"])
+    params = command.round_params(args)
+    assert (params.method, params.min_votes, params.max_kl, params.changes) == ("ppo", 7, 3.0, {"dpo": {"steps": 5}})
+    with pytest.raises(BadParams, match="KEY=VALUE"):
+        command.round_params(command.parse(["--set", "dpo"]))
+    with pytest.raises(BadParams, match="max_kl"):
+        command.round_params(command.parse(["--set", "max_kl=-1"]))
