@@ -183,8 +183,8 @@ class MixedRows(PackedRows):
         records, by = read_records(folder), params.mixture_by
         self.names, codes = records.names[by], np.asarray(records.groups[by], np.int64)
         num_rows = params.steps * batch_rows
-        arguments = records, codes, len(self.names), self.length
-        self.rows = pack_rows(*arguments, params.seed) if is_packed else cut_rows(*arguments)
+        self._is_packed = is_packed
+        self.rows = self._make_rows(records, codes, params)
         self.sizes = np.bincount(self._group(np.arange(len(self.rows.sizes))), self.rows.sizes, len(self.names))
         num_rows_of = np.diff(self.rows.group_firsts)
         self.weights = self._weights(params, section)
@@ -195,6 +195,10 @@ class MixedRows(PackedRows):
             self.weights[used], self.sizes[used].astype(np.float64), row_sizes[used], num_rows, params.max_epochs
         )
         self.plan = plan_rows(self.rows, self.shares, num_rows, params.seed)
+
+    def _make_rows(self, records: Records, codes: Ints, params: Any) -> GroupedRows:
+        arguments = records, codes, len(self.names), self.length
+        return pack_rows(*arguments, params.seed) if self._is_packed else cut_rows(*arguments)
 
     def _weights(self, params: Any, section: str) -> Floats:
         """The requested share of each group, not normalized. Raises BadParams for names that the data does not have."""

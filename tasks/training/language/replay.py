@@ -25,12 +25,13 @@ from tasks.reports import Report
 from tasks.tokens import Stream, ids_dtype, read_records, read_stream
 from tasks.training.language import mixture
 from tasks.training.language.rows import PackedRows
+from tasks.training.loop.params import resolve_device
 from tasks.training.loop.replay_params import Replay
 from tasks.training.parallel import processes
 
 MAX_EPOCHS = 2  # how often samples of the base are read, unless they are limited by `max_tokens`
 NUM_HELD_OUT = 16  # rows that are not trained on: their loss shows what the base forgets
-SAMPLES_PER_BATCH = 64
+MIN_SAMPLES = 16  # that are drawn at once
 MAX_RISE = 0.05  # nats of the loss on held-out rows, above which the report warns
 
 
@@ -84,6 +85,11 @@ def with_replay(
     sizes = rows.length, params.global_batch_size, params.micro_batch_size, params.seed, tokenizers[1].pad_token_id
     held_out = PackedRows(validation, *sizes) if validation is not None and len(validation.ids) > 1 else None
     return ReplayedRows(rows, PackedRows(train, *sizes), held_out, replay.share)
+
+
+def data_of(rows: PackedRows) -> PackedRows:
+    """The rows of the stage's own data, without the replayed ones."""
+    return rows.data if isinstance(rows, ReplayedRows) else rows
 
 
 def data_rows_per_step(params: Any) -> float:
@@ -162,7 +168,8 @@ def _stored_samples(
     """Samples of `model`, from the folder of checkpoints if they are there, so that a resumed run has the same ones."""
     path = checkpoints / "replay.npy"
     if processes.rank() == 0 and not _is_complete(path, num_tokens):
-        stream = sample_documents(model, tokenizers[0], num_tokens, length, params.seed, section)
+        with processes.on_device(model, resolve_device(params.device)):
+            stream = sample_documents(model, tokenizers[0], num_tokens, length, params.seed, section)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npy")
         np.save(temporary, np.stack([stream.ids.astype(np.uint32), stream.positions]))
@@ -203,8 +210,9 @@ def sample_documents(model: Any, tokenizer: Any, num_tokens: int, length: int, s
     count = 0
     with Progress(f"{section}, text of the base", num_tokens, "tokens") as progress:
         while count < num_tokens:
+            num_samples = max(MIN_SAMPLES, -(-(num_tokens - count) // length))
             generated = generate(
-                model, [[start]] * SAMPLES_PER_BATCH, max_new_tokens=context - 1,
+                model, [[start]] * num_samples, max_new_tokens=context - 1,
                 end_ids=[] if end is None else [end], pad_id=tokenizer.pad_token_id or 0, generator=generator,
             )  # fmt: skip
             before = count
@@ -212,7 +220,7 @@ def sample_documents(model: Any, tokenizer: Any, num_tokens: int, length: int, s
                 bad = (place for place, one in enumerate(answer) if one in forbidden or one >= size)
                 texts.append([start, *answer[: next(bad, len(answer))]])
                 count += len(texts[-1])
-            if count - before < 3 * SAMPLES_PER_BATCH:
+            if count - before < 3 * num_samples:
                 raise BadModel(
                     f"{section}.replay needs samples of the base, but the base writes nothing after its first token. "
                     f"Set {section}.replay.text: documents, or replay: null."

@@ -100,7 +100,7 @@ def test_a_base_that_writes_nothing_is_refused() -> None:
     model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
     model.lm_head.bias = torch.nn.Parameter(torch.full((len(tiny.WORDS),), -50.0))
     model.lm_head.bias.data[tokenizer.eos_token_id] = 50.0
-    with pytest.raises(BadModel, match="writes nothing after its first token. Set sft.replay.text: documents"):
+    with pytest.raises(BadModel, match=r"writes nothing after its first token. Set sft.replay.text: documents"):
         replay.sample_documents(model, tokenizer, 100, 16, 0, "sft")
 
 
@@ -160,7 +160,7 @@ def test_documents_of_some_sources_are_replayed(tmp_path: Path) -> None:
 
 
 def test_missing_documents_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="sft.replay.text is documents, but .* contains none. Set text: base"):
+    with pytest.raises(BadInput, match=r"sft\.replay\.text is documents, but .* contains none. Set text: base"):
         with_replay(params(text="documents"), tmp_path, tmp_path / "checkpoints")
 
 
@@ -173,7 +173,7 @@ def test_nothing_is_replayed_without_the_param_or_without_steps(tmp_path: Path) 
 def test_random_weights_have_no_text_to_replay() -> None:
     with pytest.raises(ValueError, match="replay with text: base needs the key base"):
         pretrain.Params.model_validate({"replay": {"share": 0.1}})
-    with pytest.raises(ValueError, match="replay.sources selects documents; set replay.text: documents"):
+    with pytest.raises(ValueError, match=r"replay\.sources selects documents; set replay\.text: documents"):
         sft.Params.model_validate({"replay": {"sources": ["web"]}})
 
 
