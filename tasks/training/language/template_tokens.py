@@ -23,6 +23,7 @@ from tasks.training.parallel import processes
 from tasks.training.parallel.processes import on_device
 
 NUM_ROWS = 4
+MIN_GAIN = 0.02  # of the loss, as a share of it; a row that is a little worse than the mean is no unknown token
 
 
 @torch.no_grad()
@@ -70,7 +71,7 @@ def _try_means(
             for table, mean in zip(tables, means, strict=True):
                 table[token] = mean.to(table.device)
             changed = float(row_loss(model, *tensors)[0])
-            if changed < lowest:
+            if changed < (1 - MIN_GAIN) * lowest:
                 lowest, unknown = changed, [*unknown, token]
                 continue
             for table, rows in zip(tables, previous, strict=True):

@@ -67,8 +67,8 @@ def test_a_tokenizer_without_them_is_refused() -> None:
 
 
 def rows_of(folder: Path, lengths: list[int], share: float, length: int = 20, **section: Any) -> MiddleRows:
-    """Documents with the ids 10, 11, ... between the first and the end token of a tokenizer."""
-    ids, first = list[int](), 10
+    """Documents with the ids 1000, 1001, ... between the first and the end token of a tokenizer."""
+    ids, first = list[int](), 1000
     for count in lengths:
         ids += [BOS, *range(first, first + count - 2), END]
         first += count - 2
@@ -116,7 +116,8 @@ def test_no_token_is_lost_and_no_text_is_mixed_with_another(share: float, tmp_pa
     texts = texts_of(rows)
     assert all(text[0] == BOS for text in texts), "the first token of documents stays in front"
     restored = sorted(original(text, rows.tokens) for text in texts)
-    assert sorted(token for text in restored for token in text) == list(range(10, 10 + sum(lengths) - 2 * len(lengths)))
+    size = sum(lengths) - 2 * len(lengths)
+    assert sorted(token for text in restored for token in text) == list(range(1000, 1000 + size))
     assert all(text == list(range(text[0], text[0] + len(text))) for text in restored if text), "each from one document"
     assert sum(END in text for text in texts) == len(lengths)
     assert all(text[-1] == END for text in texts if END in text)
