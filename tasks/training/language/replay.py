@@ -80,8 +80,8 @@ def with_replay(
         train, validation = _documents(tokens / "documents", replay.sources, num_tokens, section)
     else:
         size = min(-(-num_tokens // MAX_EPOCHS), replay.max_tokens) + NUM_HELD_OUT * rows.length
-        drawn = _stored_samples(model, tokenizers, size, rows.length, params, checkpoints, section)
-        train, validation = _split(drawn, NUM_HELD_OUT * rows.length)
+        samples = _stored_samples(model, tokenizers, size, rows.length, params, checkpoints, section)
+        train, validation = _split(samples, NUM_HELD_OUT * rows.length)
     sizes = rows.length, params.global_batch_size, params.micro_batch_size, params.seed, tokenizers[1].pad_token_id
     held_out = PackedRows(validation, *sizes) if validation is not None and len(validation.ids) > 1 else None
     return ReplayedRows(rows, PackedRows(train, *sizes), held_out, replay.share)

@@ -33,8 +33,8 @@ def begin_with_mean(model: Any, tokenizer: Any, rows: PackedRows, needs: Needs, 
     Raises BadModel if the self-check refuses the model.
     """
     batch = rows.batches(0)[0]
-    known = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, *models.new_token_ids(model)}
-    candidates = sorted((set(tokenizer.added_tokens_decoder) - known) & set(batch.ids[:NUM_ROWS].unique().tolist()))
+    common = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, *models.new_token_ids(model)}
+    candidates = sorted((set(tokenizer.added_tokens_decoder) - common) & set(batch.ids[:NUM_ROWS].unique().tolist()))
     if not candidates:
         return []
     layers = model.get_input_embeddings(), model.get_output_embeddings()
