@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.causal import remembered
+from tasks.causal import attention, remembered
 from tasks.causal.backbone import context_length
 from tasks.causal.self_check import Needs
 from tasks.errors import BadInput, BadModel, BadParams
@@ -201,14 +201,14 @@ def sample_documents(model: Any, tokenizer: Any, num_tokens: int, length: int, s
             f"{section}.replay needs samples of the base, but its tokenizer has neither a beginning nor an end token. "
             f"Set {section}.replay.text: documents, or replay: null."
         )
-    remembered.prepare(model, tokenizer, Needs(generation="auto", max_length=length), keep_attention=True)
+    remembered.prepare(model, tokenizer, Needs(generation="auto", max_length=length))
     end = tokenizer.eos_token_id
     forbidden = set(tokenizer.all_special_ids) - {end}
     size, context = len(tokenizer), min(length, context_length(model))
     generator = torch.Generator().manual_seed(seed)
     texts: list[list[int]] = []
     count = 0
-    with Progress(f"{section}, text of the base", num_tokens, "tokens") as progress:
+    with attention.packed(model), Progress(f"{section}, text of the base", num_tokens, "tokens") as progress:
         while count < num_tokens:
             num_samples = max(MIN_SAMPLES, -(-(num_tokens - count) // length))
             generated = generate(
