@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ZERO := .venv/.zero
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test quick check canary bench up down chat preview
+.PHONY: run test quick check canary bench up down chat serve preview
 run: $(STAMP)
 	@$(BIN)/python -m flows.pipeline
 
@@ -30,6 +30,9 @@ up down: $(STAMP)
 
 chat: $(STAMP)
 	@$(BIN)/python -m flows.chat
+
+serve: $(STAMP)
+	@$(BIN)/python -m flows.serving
 
 preview: $(STAMP)
 	@$(BIN)/python -m flows.preview $(PATHS)

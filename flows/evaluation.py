@@ -14,10 +14,12 @@ def evaluation(params: tasks.Params, data: Path = Path("data")) -> None:
     """Measure every metric of `params`, write the report, check the gates."""
     timings = Timings("evaluation")
     stages = pipeline_stages.read_stages()
+    benchmarks, champion = tasks.load_benchmarks(params), tasks.read_champion(params)
     inputs = tasks.open_inputs(params, data, stages)
     metrics = params.active_metrics()
     results = [tasks.measure(name, metric_params, inputs, timings) for name, metric_params in metrics]
-    failed_gates = tasks.write_report(results, inputs, params, data, stages, timings)
+    results += [tasks.measure_benchmark(name, params, inputs, benchmarks[name], timings) for name in benchmarks]
+    failed_gates = tasks.write_report(results, inputs, params, data, stages, timings, champion)
     tasks.enforce(failed_gates, data)
 
 

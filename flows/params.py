@@ -92,6 +92,8 @@ def _type_names(kind: Any) -> list[str]:
         return ["mapping"]
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [SECTION]
+    if isinstance(kind, type) and issubclass(kind, str):
+        return ["str"]  # an address is text
     return ["null" if kind is type(None) else getattr(kind, "__name__", str(kind))]
 
 

@@ -3,14 +3,27 @@
 DVC walks the stages and decides which of them are stale; each stale stage runs as a nested flow run of this flow.
 """
 
+import contextlib
 import importlib
 import sys
 import time
 from typing import Any
 
 from prefect import flow, runtime
+from prefect.artifacts import create_markdown_artifact
 
-from flows.runtime import command, embedded, params, results, spool, stage_run, tracking, versioning
+from flows.runtime import (
+    command,
+    embedded,
+    params,
+    processes,
+    results,
+    session_results,
+    spool,
+    stage_run,
+    tracking,
+    versioning,
+)
 from tasks import pipeline_stages
 from tasks.errors import GateFailed
 
@@ -23,21 +36,48 @@ def pipeline(to: str | None = None) -> dict[str, str]:
 
     Returns for each stage whose results changed how they were obtained: "run" or "restored" (from DVC's cache).
     """
+    embedded.wait_for_an_absent_server()
     session, states = spool.Session("pipeline"), dict[str, str]()
     checked = params.load_all(versioning.stages(to))
+    records = dict[str, spool.Record]()  # of the stages whose outputs are not committed yet
+    processes.record(str(runtime.flow_run.id))
 
-    def run(versions: versioning.Versions) -> None:
-        stage_run.run(stage_flow(versions.stage), versions, session)
-        states[versions.stage] = "run"
+    def tags() -> dict[str, str]:
+        return {**_tags(session), **session_results.tags(checked, states)}
 
-    def restore(versions: versioning.Versions) -> None:
-        tags = versions.tags() | versions.out_tags()
-        session.record_restored(versions.stage, params.flatten(checked[versions.stage]), tags)
-        states[versions.stage] = "restored"
+    with contextlib.ExitStack() as stack:
 
-    with tracking.following(), session.closing(lambda: _tags(session)):
-        versioning.reproduce(run, restore, to)
+        def begin(stage: str, state: str) -> None:
+            """Begin the session with its first stage: a pipeline with nothing to do leaves no trace."""
+            if not states:
+                stack.enter_context(tracking.following())
+                stack.enter_context(session.closing(tags, lambda: session_results.describe(session, states)))
+            states[stage] = state
+
+        def run(versions: versioning.Versions) -> None:
+            begin(versions.stage, "run")
+            records[versions.stage] = stage_run.run(stage_flow(versions.stage), versions, session)
+
+        def restore(versions: versioning.Versions) -> None:
+            begin(versions.stage, "restored")
+            tags = versions.tags() | versions.out_tags()
+            session.record_restored(versions.stage, params.flatten(checked[versions.stage]), tags)
+
+        try:
+            versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)))
+        except BaseException as error:
+            for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
+                record.fail(error)
+            raise
+        if states:
+            _publish(states)
     return states
+
+
+def _publish(states: dict[str, str]) -> None:
+    """Show what ran and what was restored on Prefect's page, if it can be reached."""
+    with contextlib.suppress(Exception):
+        create_markdown_artifact(results.markdown(states), key="pipeline", description="Stages and their results")
 
 
 def stage_flow(stage: str) -> Any:

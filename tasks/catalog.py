@@ -69,9 +69,14 @@ class FilterHooks(Protocol):
 
 
 class MetricModule(Protocol):
-    """A file of tasks/evaluation/metrics/: measures models on test data."""
+    """A file of tasks/evaluation/metrics/: measures models on test data.
+
+    SCORES: the names of all scores that it may return, as gates spell them: keys joined by dots, with MODEL for the
+    name of a stage and `*` for keys that depend on the data (score_gates.py).
+    """
 
     Params: type[BaseModel]
+    SCORES: tuple[str, ...]
 
     def measure(self, inputs: Any, params: Any) -> Any:
         """Return a MetricResult: scores with number of items and confidence interval, tables, figures, notes."""
@@ -168,6 +173,10 @@ def violations(module: Any, contract: Contract) -> list[str]:
     if "Params" in inspect.get_annotations(contract.required) and not _is_strict(getattr(module, "Params", None)):
         problems.append("it needs `class Params(BaseModel, frozen=True, extra='forbid')`")
     optional = {name: names for name, names in _functions(contract.optional).items() if hasattr(module, name)}
+    if "SCORES" in inspect.get_annotations(contract.required) and not isinstance(
+        getattr(module, "SCORES", None), tuple
+    ):
+        problems.append("it needs `SCORES`, a tuple with the names of its scores")
     for name, expected in (_functions(contract.required) | optional).items():
         passed = [p for p in expected if p not in contract.suppliers or hasattr(module, contract.suppliers[p])]
         if not _accepts(getattr(module, name, None), passed):

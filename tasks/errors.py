@@ -3,11 +3,19 @@
 A message states what is wrong, where (file, line, key), what was expected, what was received, and how to fix it.
 """
 
+from tasks.addresses import redact
+
 
 class UserError(ValueError):
-    """The base class: something outside the code is wrong, so that a traceback does not help."""
+    """The base class: something outside the code is wrong, so that a traceback does not help.
+
+    Passwords in the message, which errors of libraries may repeat, are replaced.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class BadParams(UserError):
@@ -20,6 +28,10 @@ class BadInput(UserError):
     """A source or file that is missing, empty, damaged, or not in the expected format."""
 
     exit_code = 3
+
+
+class DamagedJson(BadInput):
+    """A file of ours that is not JSON; readers that know what the file belongs to replace the message."""
 
 
 class LostRows(UserError):

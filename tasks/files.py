@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from tasks.errors import BadInput, DamagedJson
+
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = "schema_version"  # the key under which files state it; a file without it has version 0
 
@@ -37,10 +39,31 @@ SCHEMAS = {
 }
 
 
+_verified: dict[Path, tuple[tuple[int, int, int], str]] = {}  # files whose bytes this process has compared
+
+
 def sha256(path: Path) -> str:
     """Return the hex digest of the bytes of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, digest: str | None) -> None:
+    """Raise BadInput if the bytes of a file are not those with this sha256: disks flip bits without an error.
+
+    A file is read once per process, unless it changes meanwhile. `digest`: None where an old manifest states none.
+    """
+    if digest is None:
+        return
+    status = path.stat()
+    version = (status.st_ino, status.st_size, status.st_mtime_ns)
+    if _verified.get(path.absolute()) != (version, digest):
+        if sha256(path) != digest:
+            raise BadInput(
+                f"{path} is damaged: its bytes are not those that were written (their sha256 is in {MANIFEST}). "
+                f"Delete it, and restore it from DVC's cache by `dvc checkout`. {rerun_advice(path)}"
+            )
+        _verified[path.absolute()] = version, digest
 
 
 def write_json(path: Path, body: object) -> None:
@@ -74,9 +97,21 @@ def _replacement(path: Path) -> Iterator[TextIO]:
     temporary.replace(path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Write the names of the files in a folder to disk, so that a new one survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: Path) -> Any:
-    """Return the parsed content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the parsed content of a JSON file. Raises DamagedJson, which names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedJson(f"{path} is damaged: it is not JSON ({error}). {rerun_advice(path)}") from error
 
 
 def with_version(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def verify(folder: Path) -> dict[str, Any]:
             raise BadModel(f"{folder} is not a complete model: {name} is missing. Run the stage that writes it again.")
         if sha256(path) != digest:
             raise BadModel(
-                f"{path} is damaged: its sha256 differs from the one in {MANIFEST}. Restore the folder with "
+                f"{path} is damaged: its sha256 differs from the one in {MANIFEST}. Delete it, and restore it with "
                 "`dvc checkout`, or run the stage that writes it again."
             )
     if problem := version_problem("model", origin, folder / ORIGIN):
@@ -164,7 +164,8 @@ def objective(name: str | Path) -> Objective:
     config = load_config(name)
     if getattr(config, "is_encoder_decoder", False):
         return "span"
-    return "masked" if any("MaskedLM" in kind for kind in config.architectures or ()) else "causal"
+    with as_bad_model(name):  # `architectures` may be anything in a damaged config
+        return "masked" if any("MaskedLM" in kind for kind in config.architectures or ()) else "causal"
 
 
 def load_config(name: str | Path) -> Any:

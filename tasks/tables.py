@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.errors import BadInput
-from tasks.files import MANIFEST, read_json, rerun_advice, sha256, version_problem, with_version, write_json
+from tasks.files import MANIFEST, read_json, rerun_advice, sha256, verify, version_problem, with_version, write_json
 
 CONTENT_COLUMNS = ("text", "messages", "prompt", "chosen", "rejected")  # the columns that a model is trained on
 
@@ -182,6 +182,7 @@ def shards(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Ta
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
         with _readable(path):
+            verify(path, shard.get("sha256"))
             table = pq.read_table(path, columns=list(columns) if columns else None)
         yield table
 
@@ -194,6 +195,8 @@ def batches(folder: Path, num_bytes: int = 8 << 20, columns: Sequence[str] | Non
     """
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
+        with _readable(path):
+            verify(path, shard.get("sha256"))
         with _readable(path), pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             parts = max(1, sum(group.total_byte_size for group in groups) // num_bytes)

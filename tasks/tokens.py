@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import BadInput
-from tasks.files import MANIFEST, read_json, rerun_advice, version_problem, write_json
+from tasks.files import MANIFEST, read_json, rerun_advice, sha256, verify, version_problem, write_json
 
 Ids = npt.NDArray[np.integer[Any]]
 
+DIGESTS = "sha256"  # the key of the manifest that has the digest of each array
 CHUNK = 1 << 18  # entries of a file that are changed at once
 LISTS = 1024  # lists of ids that are written at once
 
@@ -204,20 +205,33 @@ def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
 
 
 def _read(folder: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    _check_version(folder)
+    root, manifest = _manifest(folder)
+    paths = [folder / f"{name}.npy" for name in names]
     try:
-        return [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
+        for path in paths:
+            verify(path, manifest.get(DIGESTS, {}).get(path.relative_to(root).as_posix()))
+        return [np.load(path, mmap_mode="r") for path in paths]
+    except BadInput:
+        raise
     except (OSError, ValueError) as error:
         raise BadInput(f"{folder} holds no readable token files ({error}). Run tokenization again.") from error
 
 
-def _check_version(folder: Path) -> None:
-    """The manifest of data/tokens, two or three levels above, states the schema version of all token files."""
-    for path in (parent / MANIFEST for parent in list(folder.parents)[:3]):
+def digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each array below `folder`, for the manifest of this folder."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.npy"))}
+
+
+def _manifest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return data/tokens, up to three levels above, and its manifest: the version and digests of all token files."""
+    for parent in list(folder.parents)[:3]:
+        path = parent / MANIFEST
         if path.is_file():
-            if problem := version_problem("tokens", read_json(path), path):
+            manifest: dict[str, Any] = read_json(path)
+            if problem := version_problem("tokens", manifest, path):
                 raise BadInput(f"{problem} {rerun_advice(path)}")
-            return
+            return parent, manifest
+    return folder, {}
 
 
 def best_fit(lengths: Ids, capacity: int) -> list[list[int]]:

@@ -22,11 +22,11 @@ def test_a_tie_is_half_correct() -> None:
     assert correctness(np.array([2.0, 0.0, -1.0])).tolist() == [1.0, 0.5, 0.0]
 
 
-def test_wilson_interval() -> None:
-    """8 of 10: the center is (.8 + z^2/20) / (1 + z^2/10) = .7167, the half-width .2265 (a textbook's example)."""
+def test_exact_interval() -> None:
+    """8 of 10: the interval of Clopper and Pearson is .4439 to .9748 (tables of the binomial distribution)."""
     score = Score.of_share(8, 10)
     assert (score.value, score.n) == (0.8, 10)
-    assert (score.low, score.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert (score.low, score.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)
 
 
 def test_accuracy_by_reason_and_by_length() -> None:

@@ -61,12 +61,27 @@ def test_columns_are_put_in_the_order_of_the_schema(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     write_rows(tmp_path, 5)
     (tmp_path / "00000.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(BadInput, match=r"00000\.parquet cannot be read"):
+    with pytest.raises(BadInput, match=r"00000\.parquet is damaged"):
         tables.read(tmp_path)
     (tmp_path / "00000.parquet").unlink()
     for read in (tables.read, tables.num_bytes, lambda folder: list(tables.batches(folder))):
         with pytest.raises(BadInput, match=r"00000\.parquet is missing.*dvc checkout"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("place", [5, 40, -3])
+def test_a_flipped_bit_is_noticed(tmp_path: Path, place: int) -> None:
+    write_rows(tmp_path, 50)
+    assert tables.read(tmp_path).num_rows == 50
+    body = bytearray((tmp_path / "00000.parquet").read_bytes())
+    body[place] ^= 1
+    (tmp_path / "00000.parquet").write_bytes(body)
+    for read in (tables.read, lambda folder: list(tables.batches(folder))):
+        with pytest.raises(BadInput, match=r"00000\.parquet is damaged"):
+            read(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"rows": ', encoding="utf-8")
+    with pytest.raises(BadInput, match=r"manifest\.json is damaged"):
+        tables.read(tmp_path)
 
 
 def test_batches_are_the_rows_in_order_and_a_damaged_shard_is_named(tmp_path: Path) -> None:
@@ -80,7 +95,7 @@ def test_batches_are_the_rows_in_order_and_a_damaged_shard_is_named(tmp_path: Pa
         assert pa.concat_tables(parts).equals(table)
         assert len(parts) >= len(tables.manifest(tmp_path)["shards"])
     (tmp_path / "00001.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(BadInput, match=r"00001\.parquet cannot be read"):
+    with pytest.raises(BadInput, match=r"00001\.parquet is damaged"):
         list(tables.batches(tmp_path))
 
 

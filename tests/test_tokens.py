@@ -7,6 +7,7 @@ import pytest
 
 from tasks import tokens
 from tasks.errors import BadInput
+from tasks.files import MANIFEST, SCHEMA_VERSION, write_json
 
 
 def stream(length: int) -> tokens.Stream:
@@ -34,6 +35,19 @@ def test_streams_and_lists_come_back(tmp_path: Path) -> None:
     lists = tokens.read_ragged(tmp_path / "lists")
     assert [lists[i].tolist() for i in range(len(lists))] == [[1, 2], [], [70_000]]
     assert lists.ids.dtype == np.uint32
+
+
+@pytest.mark.parametrize("place", [200, -1])
+def test_a_flipped_bit_is_noticed(tmp_path: Path, place: int) -> None:
+    folder = tmp_path / "tokens" / "documents" / "train"
+    tokens.write_stream(folder, stream(60))
+    write_json(tmp_path / "tokens" / MANIFEST, {tokens.DIGESTS: tokens.digests(tmp_path / "tokens"), SCHEMA_VERSION: 2})
+    assert len(tokens.read_stream(folder).ids) == 60
+    body = bytearray((folder / "ids.npy").read_bytes())
+    body[place] ^= 1
+    (folder / "ids.npy").write_bytes(body)
+    with pytest.raises(BadInput, match=r"ids\.npy is damaged"):
+        tokens.read_stream(folder)
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:

@@ -286,14 +286,17 @@ def _evaluation(section: Section) -> Problems:
     named += [(("reward_model",), section.params.reward_model)]
     named += [(("policies", index), name) for index, name in enumerate(section.params.policies)]
     for name, params in section.params.active_metrics():
-        models = [("model",), ("stage",)] + [
-            ("extra_models", i) for i in range(len(getattr(params, "extra_models", ())))
-        ]
-        for key in models:
-            value = getattr(params, str(key[0]), None)
-            named += [(("metrics", name, *key), value[key[1]] if len(key) > 1 else value)] if value else []
+        for key in ("model", "stage"):
+            named += [(("metrics", name, key), getattr(params, key))] if hasattr(params, key) else []
+        for key in ("models", "extra_models"):
+            named += [(("metrics", name, key, i), model) for i, model in enumerate(getattr(params, key, ()))]
+    for name, own in section.params.benchmarks.items():
+        named += [(("benchmarks", name, "models", i), model) for i, model in enumerate(own.models)]
+    is_whole_file = len(section.kinds) > 1  # a file with this section alone names no stage
+    for pattern, text in section.params.unknown_gates(trained if is_whole_file else ()):
+        yield Problem(("gates", "scores", pattern), text)
     for location, stage in named:
-        if stage not in trained and len(section.kinds) > 1:  # a file with this section alone names no stage
+        if stage not in trained and is_whole_file:
             yield Problem(location, f"no stage {stage!r} trains a model; {catalog.suggest(stage, trained)}")
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,9 +18,11 @@ import psutil
 
 from flows.runtime import arguments, params, stage_run
 from tasks import pipeline_stages
+from tasks.addresses import redact
 from tasks.errors import UserError
 
-INTERRUPTED = 130  # the exit code that shells give to a process ended by Ctrl-C
+INTERRUPTED, TERMINATED = 130, 143  # the exit codes that shells give to a process ended by Ctrl-C or SIGTERM
+NO_MEMORY = "can't allocate memory"  # torch's words on a CPU
 GRACE_SECONDS = 8.0  # how long Prefect may take to record that a run was interrupted
 TRAINING, PIPELINE = "training", "pipeline"
 
@@ -79,25 +81,44 @@ def guarded(work: Callable[[], object]) -> int:
     An error that the user can correct prints one message. Any other exception is a bug and keeps its traceback.
     """
     signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         work()
     except UserError as error:
         print(f"athanor: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return TERMINATED if error.args == (TERMINATED,) else INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if not _is_disk_full(error):
+        message = _advice(error)
+        if message is None:
             raise
-        print(
-            f"athanor: the disk is full ({error}). Free some space and run the command again: it continues from there.",
-            file=sys.stderr,
-        )
+        print(f"athanor: {redact(message)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _advice(error: BaseException) -> str | None:
+    """Return what the user can do about an error of the machine; None for any other error."""
+    if _is_disk_full(error):
+        return f"the disk is full ({error}). Free some space and run the command again: it continues from there."
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" or NO_MEMORY in str(cause):
+            return (
+                f"there is not enough memory ({str(cause)[:200]}). Halve micro_batch_size of the stage, which changes "
+                "no result, because the gradients of a step are added up; if it is 1 already, halve sequence_length or "
+                "max_length, or set num_threads of curation to 1. The next run continues."
+            )
+        if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return (
+                f"{cause.filename or 'a file'} cannot be written or read ({cause.strerror}). Change the permissions of "
+                "the folder, or mount it for writing, and run the command again: it continues from there."
+            )
+    return None
 
 
 def _docstring(module: str) -> str | None:
@@ -110,34 +131,41 @@ def _docstring(module: str) -> str | None:
 
 def _is_disk_full(error: BaseException) -> bool:
     """Whether `error`, or an exception that caused it, says that no space is left."""
+    return any(
+        getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause)
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and the exceptions that caused it."""
     checked_ids = set[int]()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in checked_ids:  # an exception that is raised again is its own cause
-        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
-            return True
+        yield cause
         checked_ids.add(id(cause))
         cause = cause.__cause__ or cause.__context__
-    return False
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Stop in order at the first Ctrl-C, at most GRACE_SECONDS later; stop at once at the second.
+def _interrupt(signal_number: int, _frame: FrameType | None) -> None:
+    """Stop in order at the first Ctrl-C or SIGTERM, at most GRACE_SECONDS later; stop at once at the second.
 
     Every file is written under a temporary name and renamed, so that both leave only complete files.
     """
-    signal.signal(signal.SIGINT, lambda *_: _exit_now())
+    code = TERMINATED if signal_number == signal.SIGTERM else INTERRUPTED
+    signal.signal(signal_number, lambda *_: _exit_now(code))
     print(
         "\nathanor: interrupted. Completed work is kept; the next run continues from it.", file=sys.stderr, flush=True
     )
-    timer = threading.Timer(GRACE_SECONDS, _exit_now)
+    timer = threading.Timer(GRACE_SECONDS, _exit_now, (code,))
     timer.daemon = True
     timer.start()
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(*([TERMINATED] if code == TERMINATED else []))
 
 
-def _exit_now() -> None:
+def _exit_now(code: int) -> None:
     """End this process and every process that it has started."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()
-    os._exit(INTERRUPTED)
+    os._exit(code)

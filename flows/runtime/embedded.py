@@ -4,14 +4,17 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
-from flows.runtime import environment
+from flows.runtime import environment, processes, request_guard
 from flows.runtime.environment import DATABASE, RUN
 from tasks.files import read_json, write_json
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CODE = Path(__file__).parents[2]
 EMBEDDED = RUN / "embedded"  # which process has started which server, one file per process
 
 
@@ -30,9 +34,12 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
     environment.make_folder()
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         prepare()
+        with contextlib.suppress(Exception):  # the work does not depend on the states of earlier runs
+            processes.close_dead_runs()
     else:
         from prefect.server.api.server import SubprocessASGIServer
 
+        SubprocessASGIServer._run_uvicorn_command = lambda self: _run_guarded_server(self)  # type: ignore[method-assign]
         start = threading.Thread(target=_start, args=(SubprocessASGIServer(),), daemon=True)
         start.start()
         prepare()
@@ -41,6 +48,30 @@ def flow_run(prepare: Callable[[], object], work: Callable[[], T]) -> T:
             mark_crashed_runs()
     with _quiet():
         return work()
+
+
+def wait_for_an_absent_server() -> None:
+    """Make every client of Prefect try again when the server refuses the connection, because it is restarted.
+
+    Prefect does so in clients that have reached the server before, but each nested flow run has a new client. It does
+    nothing for the embedded server, which nobody restarts.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    for kind in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        kind._has_connected = _Always()  # type: ignore[assignment]
+
+
+class _Always:
+    """An attribute that is always true, whatever is assigned to it."""
+
+    def __get__(self, instance: object, owner: type) -> bool:
+        return True
+
+    def __set__(self, instance: object, value: object) -> None:
+        return None
 
 
 def _start(server: "SubprocessASGIServer") -> None:
@@ -54,6 +85,31 @@ def _start(server: "SubprocessASGIServer") -> None:
     server.start()
     if server.server_process is not None:
         record_server(server.server_process.pid)
+
+
+def _run_guarded_server(server: "SubprocessASGIServer") -> "subprocess.Popen[Any]":
+    """Start the process of the embedded server: as Prefect does, but behind RequestGuard and ending with this process.
+
+    Its API asks for the key that the clients of this process have (flows/runtime/environment.py).
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, get_current_settings
+
+    key = PREFECT_API_AUTH_STRING.value()
+    arguments = ["--host", "127.0.0.1", "--port", str(server.port), "--log-level", "error", "--lifespan", "on"]
+    app = ["--app-dir", str(CODE), "--factory", "flows.runtime.server_apps:embedded_app"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", *app, *arguments],
+        umask=0o077,
+        env={
+            **os.environ,
+            **get_current_settings().to_environment_variables(exclude_unset=True),
+            **dict.fromkeys(("PREFECT__SERVER_EPHEMERAL", "PREFECT__SERVER_FINAL"), "1"),
+            **({environment.SERVER_KEY: str(getattr(key, "get_secret_value", lambda: key)())} if key else {}),
+            "PREFECT_UI_ENABLED": "0",
+            request_guard.HOSTS: ",".join(request_guard.hosts_of(str(server.port))),
+            processes.PARENT: str(os.getpid()),
+        },
+    )
 
 
 def record_server(pid: int) -> None:

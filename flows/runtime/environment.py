@@ -5,6 +5,7 @@ Set when `flows` is imported, because Prefect reads its settings when it is impo
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,9 @@ from tasks.files import read_json
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 RUN = Path(".run")
 SERVERS = RUN / "servers"  # process id, address and log of each server that `make up` has started
+KEY_FILE = SERVERS / "prefect.key"  # what the API of that Prefect server asks for
+EMBEDDED_KEY = f"athanor:{secrets.token_urlsafe(32)}"  # the same for the embedded server of this process
+CLIENT_KEY, SERVER_KEY = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
 # DVC runs `dvc exp run --temp` and `--queue` in a copy below this folder; the runs there belong to the project.
 COPIES = f"{os.sep}.dvc{os.sep}tmp{os.sep}exps{os.sep}"
 
@@ -54,6 +58,9 @@ def defaults() -> dict[str, str]:
         # shapes, of which the default number, 1024, takes gigabytes.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }
+    if server("prefect") is not None or "PREFECT_API_URL" in os.environ:
+        # Of one call, waiting twice as long each time: 4 minutes in all, in which a server can be started again.
+        values["PREFECT_CLIENT_MAX_RETRIES"] = "7"
     for name, setting in (("prefect", "PREFECT_API_URL"), ("mlflow", "MLFLOW_TRACKING_URI")):
         if server(name) is not None:
             values[setting] = str(read_json(root / SERVERS / f"{name}.json")["url"])
@@ -62,10 +69,49 @@ def defaults() -> dict[str, str]:
 
 def set_defaults() -> None:
     """Set the default settings in os.environ; what the user has set stays."""
-    for name, value in defaults().items():
+    values = defaults()
+    # A server of the user has a key of its own, or none.
+    if os.environ.get("PREFECT_API_URL", values.get("PREFECT_API_URL")) == values.get("PREFECT_API_URL"):
+        values |= _keys()
+    for name, value in values.items():
         os.environ.setdefault(name, value)
 
 
+def _keys() -> dict[str, str]:
+    """Return the key of the Prefect server of `make up`, or the one that the embedded server will ask for."""
+    if server("prefect") is not None:
+        return {CLIENT_KEY: server_key()}
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", Path.home() / ".prefect" / "profiles.toml"))
+    with contextlib.suppress(OSError, ValueError):
+        if "PREFECT_API_URL" in profiles.read_text(encoding="utf-8"):
+            return {}
+    return {CLIENT_KEY: EMBEDDED_KEY}
+
+
+def server_key() -> str:
+    """Return what Prefect's server of `make up` asks for; it is generated once. Only this user can read the file."""
+    path = home() / KEY_FILE
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(EMBEDDED_KEY)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(temporary, path)
+        temporary.unlink()
+    path.chmod(0o600)
+    return path.read_text(encoding="utf-8").strip()
+
+
 def make_folder() -> None:
-    """Make the folder for databases, records and checkpoints, because SQLite makes no folder for its file."""
-    (home() / RUN).mkdir(exist_ok=True)
+    """Make the folder for databases, records and checkpoints, because SQLite makes no folder for its file.
+
+    Only this user can read it: parameters of runs and answers of models are in there.
+    """
+    folder = home() / RUN
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):  # another user's folder
+        folder.chmod(0o700)
+        for database in (folder / "prefect.db", home() / "mlflow.db"):
+            if database.is_file():
+                database.chmod(0o600)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows.runtime import checks, renamed_keys
 from flows.runtime.data_kinds import mapping as _mapping
-from tasks import catalog, yaml_files
+from tasks import addresses, catalog, pipeline_stages
 from tasks.errors import BadInput, BadParams
 
 FILE = Path("params.yaml")
@@ -30,7 +30,7 @@ YAML_NAMES = {
 }
 
 Location = tuple[str | int, ...]
-NO_STAGES = {"training", "causal"}  # packages of tasks/ that are not a stage
+NO_STAGES = {"training", "causal", "serving"}  # packages of tasks/ that are not a stage
 
 
 def stages(file: Path = FILE) -> list[str]:
@@ -42,7 +42,7 @@ def stages(file: Path = FILE) -> list[str]:
 def named_stages(file: Path = FILE) -> dict[str, str]:
     """Return name -> kind of the sections with `stage: <kind>`: further training stages with a name of their own."""
     try:
-        body, _ = yaml_files.read(file)
+        body, _ = pipeline_stages.read_yaml(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}  # `_parse` reports what is wrong with the file
     sections = body.items() if isinstance(body, Mapping) else ()
@@ -171,7 +171,7 @@ def _is_package(name: str) -> bool:
 def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     """Return the content of `file` and its YAML nodes, which know their lines. Raises BadParams."""
     try:
-        body, root = yaml_files.read(file)
+        body, root = pipeline_stages.read_yaml(file)
     except FileNotFoundError:
         raise BadParams(f"there is no {file} in {Path.cwd()}. Run the command in the folder of the project.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -181,6 +181,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     if not isinstance(body, dict) or root is None:
         raise BadParams(f"{file} must contain one section per stage: {', '.join(stages(file))}")
     _refuse_duplicates(root, (), file)
+    _refuse_secrets(root, (), file)
     if renames := list(_renames(root, (), file, named_stages(file))):
         raise BadParams("\n".join(renames))
     names = stages(file)
@@ -319,6 +320,24 @@ def _refuse_duplicates(node: yaml.Node, path: Location, file: Path) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _refuse_duplicates(value, (*path, index), file)
+
+
+def _refuse_secrets(node: yaml.Node, path: Location, file: Path) -> None:
+    """Raise BadParams for an address with a password, because DVC copies params into dvc.lock, and git keeps both."""
+    pairs: list[tuple[Any, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        pairs = [(key.value, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        pairs = list(enumerate(node.value))
+    elif addresses.has_secret(str(node.value)):
+        raise BadParams(
+            f"{file}, line {node.start_mark.line + 1}: {_dotted(path)}: the address contains a password or token, "
+            "which git and DVC would keep. Write ${NAME} in its place, as in redis://user:${REDIS_PASSWORD}@host, and "
+            "set this variable of the environment, or make a Secret block of Prefect (here with the name "
+            "redis-password)."
+        )
+    for key, value in pairs:
+        _refuse_secrets(value, (*path, key), file)
 
 
 def _renames(node: yaml.Node, path: tuple[str, ...], file: Path, kinds: Mapping[str, str]) -> Iterable[str]:

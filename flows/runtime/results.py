@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.runtime.environment import RUN
 from tasks import reports
+from tasks.addresses import redact
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
@@ -29,6 +30,26 @@ def record(stage: str, seconds: float, peak_bytes: int) -> None:
     """Print and store how long a stage took and how much memory its process used at most."""
     print(f"{stage}: {seconds:.1f} s, {peak_bytes / 1e9:.2f} GB", file=sys.stderr, flush=True)
     write_json(SECONDS / f"{stage}.json", {"seconds": seconds, "peak_bytes": peak_bytes})
+
+
+def card(stage: str, data: Path = Path("data")) -> str:
+    """Return what the page of a registered model says: the scores and counts of its stage, its summary and warnings."""
+    path = data / "reports" / f"{stage}.json"
+    row = _numbers(reports.read(path)) if path.is_file() else {}
+    lines = [row.get("summary", ""), ", ".join(_brief_values(row)) if row else ""]
+    lines += [f"- {note}" for note in row.get("notes", [])[:MAX_WARNINGS]]
+    return "\n\n".join([f"The model of the stage {stage}: data/models/{stage}.", *filter(None, lines)])
+
+
+def markdown(states: Mapping[str, str], data: Path = Path("data")) -> str:
+    """Return a table of the stages whose results changed, for Prefect's page."""
+    rows = [f"| {stage} | {state} | {', '.join(_values_of(stage, data))} |" for stage, state in states.items()]
+    return "\n".join(["| stage | state | results |", "|---|---|---|", *rows])
+
+
+def _values_of(stage: str, data: Path) -> list[str]:
+    path = data / "reports" / f"{stage}.json"
+    return list(_brief_values(_numbers(reports.read(path)))) if path.is_file() else []
 
 
 def show_summary(stage: str, data: Path = Path("data")) -> None:
@@ -95,8 +116,8 @@ def show_places(data: Path = Path("data")) -> None:
     page = data / "reports" / "evaluation" / "report.html"
     print(f"report     {page if page.is_file() else data / 'reports'}")
     print("chat       make chat")
-    print(f"MLflow     {os.environ['MLFLOW_TRACKING_URI']}   (`make up` starts its page and Prefect's)")
-    print(f"Prefect    {os.environ.get('PREFECT_API_URL', RUN / 'prefect.db')}")
+    print(f"MLflow     {redact(os.environ['MLFLOW_TRACKING_URI'])}   (`make up` starts its page and Prefect's)")
+    print(f"Prefect    {redact(os.environ.get('PREFECT_API_URL', str(RUN / 'prefect.db')))}")
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Start or stop a Prefect server, an MLflow server and a worker on 127.0.0.1 (`make up` and `make down`).
 
-`up` also deploys the flows of prefect.yaml, whose schedules the worker then runs.
-The variables PREFECT_PORT (4200) and MLFLOW_PORT (5000) choose other ports.
+`up` also deploys the flows of prefect.yaml, whose schedules the worker then runs. The variables PREFECT_PORT (4200) and
+MLFLOW_PORT (5000) choose other ports. Both servers refuse the requests of other sites' pages, and Prefect's API needs
+the key that `up` writes to .run/servers/prefect.key (its page asks for it once).
 """
 
 import os
@@ -15,47 +16,49 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, command, environment, tracking
+from flows.runtime import arguments, command, environment, request_guard, tracking
 from tasks.errors import BadInput
 from tasks.files import write_json
 
 FOLDER = environment.SERVERS
 POOL = "athanor"
+# What a run of a deployment may set: nothing that decides which program the worker starts (Prefect's own template of
+# such a pool has `command`, `env` and `working_dir`).
+POOL_TEMPLATE = {
+    "job_configuration": {"name": "{{ name }}", "stream_output": True},
+    "variables": {"type": "object", "properties": {"name": {"type": "string", "title": "Name"}}},
+}
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+# Prefect deletes runs that ended 90 days ago; by default it deletes events only.
+RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
+PRIVATE = 0o077  # the umask of the servers: only this user reads and writes their databases and logs
 
 
 def up() -> None:
     """Start the servers that do not run yet, deploy, and print the addresses. Raises BadInput if one does not start."""
     prefect = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
     mlflow = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
-    variables = {
-        **os.environ,
-        "PREFECT_API_URL": f"{prefect}/api",
-        "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
-        "MLFLOW_TRACKING_URI": mlflow,
-        "ATHANOR_HOME": str(environment.home()),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    }
-    database, artifacts = environment.defaults()["MLFLOW_TRACKING_URI"], str(environment.home() / "mlruns")
-    own_store = os.environ["MLFLOW_TRACKING_URI"]
-    database = own_store if own_store.startswith(("sqlite:", "postgresql", "mysql")) else database
     environment.make_folder()
-    tracking.make_database(database)
-    _start("prefect", ["prefect", "server", "start", *_address(prefect)], variables, {"url": f"{prefect}/api"})
-    store = ["--backend-store-uri", database, "--artifacts-destination", artifacts, "--workers", "1"]
-    _start("mlflow", ["mlflow", "server", *_address(mlflow), *store], variables, {"url": mlflow})
+    variables = _variables(prefect, mlflow)
+    tracking.make_database(variables["_MLFLOW_SERVER_FILE_STORE"])
+    _start("prefect", _uvicorn("prefect_app", prefect), variables, {"url": f"{prefect}/api"})
+    _start("mlflow", _uvicorn("mlflow_app", mlflow), variables, {"url": mlflow})
     _await_answer("prefect", f"{prefect}/api/health")
-    _call(["prefect", "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite"], variables)
+    write_json(FOLDER / "work-pool.template", POOL_TEMPLATE)
+    pool = ["--type", "process", "--base-job-template", str(FOLDER / "work-pool.template"), "--overwrite"]
+    _call(["prefect", "--no-prompt", "work-pool", "create", POOL, *pool], variables)
     _call(["prefect", "--no-prompt", "deploy", "--all"], variables)
     _start("worker", ["prefect", "worker", "start", "--pool", POOL], variables, {})
+    _start("watch", ["flows.runtime.processes"], variables, {})
     _await_answer("mlflow", f"{mlflow}/health")
-    print(f"Prefect  {prefect}\nMLflow   {mlflow}/#/experiments\nlogs     {FOLDER}\n`make down` stops the servers.")
+    print(f"Prefect  {prefect}   (its page asks for the key in {environment.KEY_FILE})")
+    print(f"MLflow   {mlflow}/#/experiments\nlogs     {FOLDER}\n`make down` stops the servers.")
 
 
 def down() -> None:
     """Stop what `up` has started; the worker first, so that it can return its unfinished runs to the server."""
-    for name in ("worker", "mlflow", "prefect"):
+    for name in ("worker", "watch", "mlflow", "prefect"):
         process = environment.server(name)
         if process is not None:
             processes = [process, *process.children(recursive=True)]
@@ -67,9 +70,36 @@ def down() -> None:
         (FOLDER / f"{name}.json").unlink(missing_ok=True)
 
 
-def _address(url: str) -> list[str]:
+def _variables(prefect: str, mlflow: str) -> dict[str, str]:
+    """Return the environment of the servers and the worker: addresses, the key, the database and folder of MLflow.
+
+    MLflow's database is not passed as an argument, because its URL may contain a password, and arguments are public.
+    """
+    own_store = os.environ["MLFLOW_TRACKING_URI"]
+    is_database = own_store.startswith(("sqlite:", "postgresql", "mysql"))
+    key = environment.server_key()
+    return {
+        RETENTION: "events,flow_runs",
+        **os.environ,
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
+        environment.CLIENT_KEY: key,
+        environment.SERVER_KEY: key,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_TRACKING_URI": mlflow,
+        "_MLFLOW_SERVER_FILE_STORE": own_store if is_database else environment.defaults()["MLFLOW_TRACKING_URI"],
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(environment.home() / "mlruns"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "ATHANOR_HOME": str(environment.home()),
+    }
+
+
+def _uvicorn(app: str, url: str) -> list[str]:
     _, host, port = url.replace("/", "").split(":")
-    return ["--host", host, "--port", port]
+    factory = f"flows.runtime.server_apps:{app}"
+    return ["uvicorn", "--factory", factory, "--host", host, "--port", port, "--log-level", "warning"]
 
 
 def _start(name: str, arguments: list[str], variables: Mapping[str, str], record: Mapping[str, Any]) -> None:
@@ -81,10 +111,15 @@ def _start(name: str, arguments: list[str], variables: Mapping[str, str], record
             f"Choose another port: make up {name.upper()}_PORT=..."
         )
     FOLDER.mkdir(parents=True, exist_ok=True)
+    if "url" in record:
+        hosts = request_guard.hosts_of(str(record["url"]).split(":")[2].split("/")[0])
+        variables = {**variables, request_guard.HOSTS: ",".join(hosts)}
     with open(FOLDER / f"{name}.log", "w", encoding="utf-8") as log:
+        os.fchmod(log.fileno(), 0o600)
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(variables), start_new_session=True,
+            umask=PRIVATE,
         )  # fmt: skip
     body = {"pid": process.pid, "created": psutil.Process(process.pid).create_time(), **record}
     write_json(FOLDER / f"{name}.json", body)

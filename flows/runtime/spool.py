@@ -1,7 +1,8 @@
 """The spool: one folder per stage run with a record of the run and copies of its small files, to be sent to MLflow.
 
 Nothing here talks to a server. flows/runtime/tracking.py reads the folders, sends them to MLflow and removes them; if
-it cannot, they wait. A record that cannot be written is skipped, because the work is worth more than its record.
+it cannot, they wait. A record that cannot be written, because the disk is full, fails its stage: otherwise its results
+would be missing in MLflow without notice. Only this user can read the spool.
 """
 
 import contextlib
@@ -21,10 +22,12 @@ from typing import Any
 import psutil
 
 from flows.runtime.environment import RUN, home
+from tasks.addresses import redact
 from tasks.files import SCHEMA_VERSION, write_json
 from tasks.reports import TIMINGS
 
 RECORD = "record.json"
+SESSION = "session-"  # the names of the folders of sessions begin with it
 SYSTEM = "system.csv"
 COPIED = "files"
 DVC = "dvc"
@@ -53,6 +56,7 @@ class Session:
     name: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     start: int = field(default_factory=lambda: now())
+    pid: int = 0  # of the `dvc` command that contains this process
 
     @staticmethod
     def around_this_process() -> "Session":
@@ -62,23 +66,29 @@ class Session:
                 for process in psutil.Process().parents():
                     if any(Path(part).name == DVC for part in process.cmdline()[:3]):
                         start = int(process.create_time() * 1000)
-                        return Session(DVC, f"{DVC}-{process.pid}-{start}", start)
+                        return Session(DVC, f"{DVC}-{process.pid}-{start}", start, process.pid)
         return Session()
 
     @contextmanager
-    def closing(self, tags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
-        """Record at the end of the block how the session ended; `tags` is called only if it ended well."""
+    def closing(
+        self, tags: Callable[[], Mapping[str, str]], results: Callable[[], Mapping[str, Any]] = dict
+    ) -> Iterator[None]:
+        """Record that the session runs, and at the end of the block how it ended.
+
+        `tags` is called only if it ended well. `results`: title and metrics of the session, as far as there are any.
+        """
+        self._write({"status": "running"})
         try:
             yield
         except BaseException as error:
-            self._close(_status(error), {})
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                self._write({"status": _status(error), "end": now(), **results()})
             raise
-        self._close("finished", tags())
+        self._write({"status": "finished", "end": now(), "tags": dict(tags()), **results()})
 
-    def _close(self, status: str, tags: Mapping[str, str]) -> None:
-        body = {"kind": "session", "session": self._body(), "end": now(), "status": status, "tags": dict(tags)}
-        with contextlib.suppress(OSError):
-            write_json(folder() / f"{now()}-{self.id}" / RECORD, body)
+    def _write(self, body: Mapping[str, Any]) -> None:
+        own = {"kind": "session", "session": self._body(), "tags": {}, "start": self.start, **process_identity()}
+        _write_private(folder() / f"{SESSION}{self.start}-{self.id}", {**own, **body})
 
     def record_restored(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Record that DVC restored the results of `stage` from an earlier run with the same input."""
@@ -92,7 +102,8 @@ class Session:
     ) -> Iterator["Record"]:
         """Record the run of `stage` in the block: params, tags, use of the machine, how it ended, and its results.
 
-        `steps` is the CSV file that grows while the stage runs.
+        `steps` is the CSV file that grows while the stage runs. After the block, the record still says "running": the
+        run is finished when its outputs are committed, and `Record.write` then says so.
         """
         record = self.new_record(stage, params, tags, steps)
         record.write("running")
@@ -100,19 +111,18 @@ class Session:
         sampler.start()
         try:
             yield record
+            sampler.stop()
+            record.peak_bytes = sampler.peak_bytes
+            record.copy_results()
+            record.write("running")
         except BaseException as error:
             sampler.stop()
-            record.body["tags"]["error"] = f"{type(error).__name__}: {error}"[:500]
-            record.write(_status(error))
+            record.fail(error)
             raise
-        sampler.stop()
-        record.peak_bytes = sampler.peak_bytes
-        record.copy_results()
-        record.write("finished")
 
     def new_record(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str], steps: Path) -> "Record":
         """Return a record of a run of `stage` that starts now; nothing is written yet."""
-        run = {"start": now(), "pid": os.getpid(), "steps": str(steps.absolute())}
+        run = {"start": now(), **process_identity(), "steps": str(steps.absolute())}
         inputs = {"session": self._body(), "params": dict(params), "tags": dict(tags)}
         return Record(stage, {"kind": "stage", "stage": stage, **run, **inputs})
 
@@ -133,26 +143,34 @@ class Record:
         self.body["id"] = self.folder.name
 
     def write(self, status: str) -> None:
-        """Write the record with this status."""
-        end = {} if status == "running" else {"end": now()}
+        """Write the record with this status. Raises OSError if the disk is full."""
+        if status != "running" and "end" not in self.body:
+            self.body["end"] = now()
+        _write_private(self.folder, {**self.body, "status": status})
+
+    def fail(self, error: BaseException) -> None:
+        """Write that the run ended with `error`, as far as the disk has space for it."""
+        self.body["tags"]["error"] = redact(f"{type(error).__name__}: {error}")[:500]
         with contextlib.suppress(OSError):
-            write_json(self.folder / RECORD, {**self.body, **end, "status": status})
+            self.write(_status(error))
 
     def copy_results(self, data: Path = Path("data")) -> None:
-        """Copy report, timings and (small) model, because the next run may replace them before they are sent."""
+        """Copy report, timings and (small) model, because the next run may replace them before they are sent.
+
+        Raises OSError if the disk is full.
+        """
         target, model = self.folder / COPIED, data / "models" / self.stage
-        with contextlib.suppress(OSError):
-            target.mkdir(parents=True, exist_ok=True)
-            for path in (data / "reports" / f"{self.stage}.json", TIMINGS / f"{self.stage}.json"):
-                if path.is_file():
-                    shutil.copyfile(path, target / ("timings.json" if path.parent == TIMINGS else "report.json"))
-            if (data / "reports" / self.stage).is_dir():
-                shutil.copytree(data / "reports" / self.stage, target / "report", dirs_exist_ok=True)
-            for path in sorted(p for p in model.rglob("*") if p.is_file()):
-                if path.stat().st_size <= MAX_MODEL_BYTES:
-                    copy = target / "model" / path.relative_to(model)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, copy)
+        self.body["end"] = now()
+        files = {data / "reports" / f"{self.stage}.json": target / "report.json"}
+        files[TIMINGS / f"{self.stage}.json"] = target / "timings.json"
+        for source, place in ((data / "reports" / self.stage, target / "report"), (model, target / "model")):
+            files |= {path: place / path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()}
+        for path, copy in files.items():
+            is_small = path.is_file() and (path.stat().st_size <= MAX_MODEL_BYTES or not path.is_relative_to(model))
+            if is_small:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+                copy.chmod(0o600)
 
 
 class Sampler:
@@ -177,6 +195,7 @@ class Sampler:
         process = psutil.Process()
         psutil.cpu_percent()  # the first call only starts the measurement
         with contextlib.suppress(OSError, psutil.Error), open(self.path, "w", encoding="utf-8", newline="") as file:
+            self.path.chmod(0o600)
             writer = csv.writer(file)
             while True:
                 self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
@@ -210,6 +229,38 @@ def gpus() -> list[tuple[int, str, float, float, float]]:
         (int(index), name, _number(utilization), _number(mib) * BYTES_PER_MIB / 1e6, _number(watts))
         for index, name, utilization, mib, watts in rows
     ]
+
+
+def _write_private(record_folder: Path, body: Mapping[str, Any]) -> None:
+    folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    record_folder.mkdir(exist_ok=True, mode=0o700)
+    write_json(record_folder / RECORD, body)
+    (record_folder / RECORD).chmod(0o600)
+
+
+def process_identity() -> dict[str, Any]:
+    """Return id and time of start of this process: the system reuses ids, and the time tells the processes apart."""
+    return {"pid": os.getpid(), "created": psutil.Process().create_time()}
+
+
+def is_alive(record: Mapping[str, Any]) -> bool:
+    """Whether the process of a record still runs."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(record["pid"])
+        is_same = "created" not in record or abs(process.create_time() - record["created"]) < 1
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def last_change(record_folder: Path) -> int:
+    """Return when a record was last written, in milliseconds since 1970: until then, its process lived for certain."""
+    files = [path.stat().st_mtime for path in record_folder.iterdir() if path.name != "lock"]
+    return int(1000 * max(files, default=0.0))
+
+
+def minute(milliseconds: int) -> str:
+    """Return a time as text that sorts: 2026-11-29 21:05, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(milliseconds / 1000))
 
 
 def _status(error: BaseException) -> str:

@@ -5,14 +5,19 @@ import inspect
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from flows.runtime import embedded, params, results, spool, tracking, versioning
+from flows.runtime import embedded, params, processes, results, spool, tracking, versioning
 from flows.runtime.environment import RUN
+from tasks import addresses
+from tasks.addresses import Address
+from tasks.errors import BadParams
 
+FINISHED = "finished"  # a file among the checkpoints of a run that has written its outputs
 NUM_KEPT_CHECKPOINTS = 2  # folders of interrupted runs with other params that are kept
 
 
@@ -20,10 +25,14 @@ def run_alone(stage: str, flow: Any) -> None:
     """Run `flow` as the stage `stage` in a flow run that is not nested: as DVC's command, or called by the user."""
     with versioning.current(stage) as versions:
         session = spool.Session.around_this_process()
+        if session.pid:
+            processes.end_with(session.pid)  # otherwise this process would write into outputs that the next run makes
 
         def work() -> None:
             with tracking.following():
-                run(flow, versions, session)
+                with versions.replacing_outputs():
+                    record = run(flow, versions, session)
+                record.write("finished")  # `dvc repro` commits after the end of this process
 
         def check() -> None:
             checked = params.load(stage)
@@ -33,33 +42,76 @@ def run_alone(stage: str, flow: Any) -> None:
         embedded.flow_run(check, work)
 
 
-def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> None:
-    """Run `flow` in this process; inside another flow run it becomes a nested one.
+def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> spool.Record:
+    """Run `flow` in this process; inside another flow run it becomes a nested one. Return the record of the run.
 
-    The flow receives those of `stage`, `params`, `data` and `checkpoints` that its function has a parameter for.
+    The flow receives those of `stage`, `params`, `data` and `checkpoints` that its function has a parameter for. The
+    outputs are written then, but not committed: the caller calls `close` after DVC has committed them.
     """
     stage, checkpoints = versions.stage, _checkpoint_folder(versions.stage, versions.key)
+    versions.verify_inputs()
     stage_params = params.load(stage)
     arguments = {"stage": stage, "params": stage_params, "data": Path("data"), "checkpoints": checkpoints}
     start, start_time = time.perf_counter(), time.time()
     print(f"{stage} ...", file=sys.stderr, flush=True)
     _warn_of_untracked_paths(versions, stage_params)
+    _find_secrets(stage_params)
     with session.recording(stage, params.flatten(stage_params), versions.tags(), checkpoints / "steps.csv") as record:
 
         def add_flow_run_id(flow: Any, flow_run: Any, state: Any) -> None:  # Prefect passes these three by name
             record.body["tags"]["prefect.flow_run_id"] = str(flow_run.id)
             record.write("running")
+            processes.record(str(flow_run.id))
 
+        name = f"{stage} {versions.key[:8]}"
         accepted = {name: arguments[name] for name in inspect.signature(flow.fn).parameters if name in arguments}
         try:
-            flow.with_options(flow_run_name=stage, on_running=[*flow.on_running_hooks, add_flow_run_id])(**accepted)
+            flow.with_options(flow_run_name=name, on_running=[*flow.on_running_hooks, add_flow_run_id])(**accepted)
         finally:
             if _is_newer(Path("data/reports") / f"{stage}.json", start_time):  # also if it failed after its report
                 results.show_summary(stage)
         record.body["tags"] |= versions.out_tags()
+        record.body["card"] = results.card(stage)
     results.record(stage, time.perf_counter() - start, record.peak_bytes)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if checkpoints.is_dir():
+        (checkpoints / FINISHED).touch()
     gc.collect()  # models are part of reference cycles, so that only the collector frees their memory
+    return record
+
+
+def close(record: spool.Record) -> None:
+    """Record that the outputs of a run are committed, which registers its model, and delete its checkpoints.
+
+    Until then a full disk or a kill can undo the outputs, and without checkpoints the run would start at step 0 again.
+    """
+    record.write("finished")
+    shutil.rmtree(Path(record.body["steps"]).parent, ignore_errors=True)
+
+
+def _find_secrets(value: Any) -> None:
+    """Take the variables of addresses that the environment lacks from Prefect's Secret blocks. Raises BadParams."""
+    if isinstance(value, Address):
+        for name in value.variables():
+            if not addresses.has_value(name):
+                addresses.set_value(name, _secret_block(name))
+    elif isinstance(value, BaseModel):
+        _find_secrets([getattr(value, name) for name in type(value).model_fields])
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _find_secrets(part)
+
+
+def _secret_block(name: str) -> str:
+    from prefect.blocks.system import Secret
+
+    block = name.lower().replace("_", "-")
+    try:
+        return str(Secret.load(block).get())  # type: ignore[union-attr]
+    except Exception as error:  # there is no such block, or no server that answers
+        raise BadParams(
+            f"params.yaml contains ${{{name}}}, but the environment has no variable {name}, and Prefect has no Secret "
+            f"block {block} ({type(error).__name__}). Set one of them."
+        ) from None
 
 
 def _is_newer(file: Path, start_time: float) -> bool:
@@ -85,4 +137,7 @@ def _checkpoint_folder(stage: str, key: str) -> Path:
     folders = sorted((p for p in folder.glob("*") if p.name != key), key=lambda p: p.stat().st_mtime, reverse=True)
     for old in folders[NUM_KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
+    finished, lock = folder / key / FINISHED, Path(versioning.LOCK)
+    if finished.is_file() and lock.is_file() and lock.stat().st_mtime > finished.stat().st_mtime:
+        shutil.rmtree(folder / key, ignore_errors=True)  # committed since: this run repeats the stage from its start
     return folder / key

@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows.runtime import artifact_checks, previous_outputs
 from tasks import catalog
 from tasks.errors import BadInput, BadParams
 
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
-PARAMS = "params.yaml"
+PARAMS, LOCK = "params.yaml", "dvc.lock"
+DATA = "data"  # the folder whose files stages write, and whose bytes are compared with dvc.lock
+NAMES = "surrogateescape"  # git prints the bytes of file names, which need not be UTF-8
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
-MAX_UNTRACKED_BYTES = 1 << 20  # a larger file that git does not track is taken for data and not committed
 
 
 class Versions:
@@ -45,6 +47,28 @@ class Versions:
         tracked = {*self.deps, *(out.def_path for out in self._stage.outs)}
         relative = Path(os.path.relpath(fixed_part))
         return Path(fixed_part).exists() and not any(str(part) in tracked for part in (relative, *relative.parents))
+
+    def verify_inputs(self) -> None:
+        """Compare the data that the stage reads with dvc.lock; restore damaged files. Raises BadInput if it cannot."""
+        paths = [dep.fs_path for dep in self._stage.deps if dep.def_path.startswith(DATA)]
+        artifact_checks.verify(self._stage.repo, paths)
+
+    def verify_restored(self) -> None:
+        """Compare the outputs that DVC took from its cache with their hashes. Raises BadInput if one is damaged."""
+        damaged = [oid for out in self._stage.outs for oid in artifact_checks.remove_damaged_objects(out)]
+        if damaged:
+            raise BadInput(
+                f"objects of DVC's cache for the stage {self.stage} were damaged on the disk and are removed "
+                f"({len(damaged)}, such as {damaged[0]}). Run the command again: it fetches them or makes them anew."
+            )
+
+    @contextmanager
+    def replacing_outputs(self) -> Iterator[None]:
+        """Keep the outputs aside while the block writes new ones, where DVC does not run the stage in this process."""
+        outs = _paths_of(self._stage)
+        previous_outputs.put_aside(self.stage, outs)
+        with previous_outputs.put_back_on_failure(self.stage, outs):
+            yield
 
     def out_tags(self) -> dict[str, str]:
         """Return DVC's hashes of what the stage has written: its outs, and the parts of them that other stages read."""
@@ -79,13 +103,29 @@ def stale(to: str | None = None) -> list[str]:
         return [stage.name for stage in _plan(repo, to) if stage.changed()]
 
 
-def reproduce(run: Run, restore: Run, to: str | None = None) -> None:
+def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable[[str], None] | None = None) -> None:
     """Let DVC bring the stages up to date, calling `run` where it would start one of our commands.
 
-    `restore` is called at the end for each stage whose results DVC took from its cache instead. Exceptions of `run`
-    are raised unchanged. Raises BadInput for errors of DVC.
+    `committed` is called with the name of such a stage when its outputs are in the cache and in dvc.lock, and `restore`
+    for each stage whose results DVC took from its cache instead. Exceptions of `run` are raised unchanged. Raises
+    BadInput for errors of DVC.
     """
+    from dvc.repo.reproduce import _reproduce_stage
+
     ran: set[str] = set()
+
+    def reproduce_stage(stage: Any, **options: Any) -> Any:
+        if not _is_of_pipeline(stage):
+            return _reproduce_stage(stage, **options)
+        with previous_outputs.put_back_on_failure(stage.name, _paths_of(stage)):
+            changed = _reproduce_stage(stage, **options)
+        if changed and stage.name in ran and committed:
+            committed(stage.name)
+        elif changed and stage.name not in ran:
+            versions = Versions(stage)
+            versions.verify_restored()
+            restore(versions)
+        return changed
 
     def run_and_remember(versions: Versions) -> None:
         ran.add(versions.stage)
@@ -94,14 +134,15 @@ def reproduce(run: Run, restore: Run, to: str | None = None) -> None:
     with _repo() as repo, _replaced_commands(run_and_remember):
         from dvc.exceptions import ReproductionError
 
+        with repo.lock:  # otherwise another process may be running these stages
+            for stage in repo.index.stages:
+                if _is_of_pipeline(stage) and stage.name in previous_outputs.stages():
+                    previous_outputs.put_back(stage.name, _paths_of(stage))
         _refuse_missing(_plan(repo, to))
         try:
-            changed = repo.reproduce(to)
+            repo.reproduce(to, repro_fn=reproduce_stage)
         except ReproductionError as error:
             raise error.__cause__ or error from None
-        for stage in changed:
-            if _is_of_pipeline(stage) and stage.name not in ran:
-                restore(Versions(stage))
 
 
 @contextmanager
@@ -114,10 +155,11 @@ def current(name: str) -> Iterator[Versions]:
 
 
 def save_experiment(name: str) -> str | None:
-    """Commit the files of the work tree to a DVC experiment, without a change of branch, index or files.
+    """Commit the work tree to a DVC experiment, without a change of branch, index or files.
 
-    `dvc exp save` makes the same commit, but stashes and restores the work tree meanwhile. Returns the id of the
-    commit; None if git has no commit yet.
+    It contains the files that git knows, dvc.lock and the reports of the stages. Other files, such as .env, may contain
+    secrets. `dvc exp save` makes the same commit, but stashes and restores the work tree meanwhile. Returns the id of
+    the commit; None if git has no commit yet.
     """
     head = _git("rev-parse", "HEAD")
     if not head:
@@ -126,10 +168,8 @@ def save_experiment(name: str) -> str | None:
         own_index = {"GIT_INDEX_FILE": f"{folder}/index"}
         _git("read-tree", head, **own_index)
         _git("add", "--update", ":/", **own_index)
-        untracked = _git("ls-files", "--others", "--exclude-standard", "-z", **own_index).split("\0")
-        small = [path for path in untracked if path and Path(path).stat().st_size <= MAX_UNTRACKED_BYTES]
-        if small:
-            _git("add", "--", *small, **own_index)
+        added = [path for path in _git("ls-files", "-z").split("\0") if path and Path(path).is_file()]  # by `git add`
+        _git("update-index", "--add", "-z", "--stdin", text="\0".join([*added, *_outputs_in_git()]), **own_index)
         tree = _git("write-tree", **own_index)
     commit = _git("commit-tree", tree, "-p", head, "-m", f"athanor: {name}", **_identity())
     _git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", commit)
@@ -148,10 +188,21 @@ def _identity() -> dict[str, str]:
     return {f"GIT_{role}_{part}": "athanor" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
 
 
-def _git(*arguments: str, **environment: str) -> str:
-    """Return the output of git; empty if it fails or is not installed."""
+def _outputs_in_git() -> list[str]:
+    """Return dvc.lock and the outputs of stages that DVC leaves to git, as far as these files exist."""
+    with _repo() as repo:
+        outs = [out for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+        paths = [LOCK, *(os.path.relpath(out.fs_path) for out in outs)]
+    return [path for path in paths if Path(path).is_file()]
+
+
+def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
+    """Return the output of git, which reads `text`; empty if it fails or is not installed."""
+    variables = {**os.environ, **environment}
     try:
-        process = subprocess.run(["git", *arguments], capture_output=True, text=True, env={**os.environ, **environment})
+        process = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, input=text, env=variables, errors=NAMES
+        )
     except OSError:
         return ""
     return process.stdout.strip() if process.returncode == 0 else ""
@@ -183,8 +234,14 @@ def _repo() -> Iterator[Any]:
 def _replaced_commands(run: Run) -> Iterator[None]:
     """Make DVC call `run` in this process for our stages while the block lasts; it runs other commands as usual."""
     import dvc.stage.run as dvc_run
+    from dvc.stage import Stage
 
-    original = dvc_run.cmd_run
+    original, original_remove = dvc_run.cmd_run, Stage.remove_outs
+
+    def remove_outs(stage: Any, ignore_remove: bool = False, force: bool = False) -> None:
+        if _is_of_pipeline(stage):
+            previous_outputs.put_aside(stage.name, _paths_of(stage))
+        original_remove(stage, ignore_remove=ignore_remove, force=force)
 
     def cmd_run(stage: Any, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
         match = OUR_COMMAND.fullmatch(stage.cmd) if isinstance(stage.cmd, str) else None
@@ -193,11 +250,11 @@ def _replaced_commands(run: Run) -> Iterator[None]:
         else:
             run(Versions(stage))
 
-    dvc_run.cmd_run = cmd_run
+    dvc_run.cmd_run, Stage.remove_outs = cmd_run, remove_outs
     try:
         yield
     finally:
-        dvc_run.cmd_run = original
+        dvc_run.cmd_run, Stage.remove_outs = original, original_remove
 
 
 def _plan(repo: Any, to: str | None) -> list[Any]:
@@ -217,6 +274,10 @@ def _refuse_missing(plan: list[Any]) -> None:
                     f"{dep.def_path} is missing, but the stage {stage.name} of dvc.yaml depends on it. Restore it "
                     f"(`git checkout -- {dep.def_path}` or `dvc checkout`), or remove the line from dvc.yaml."
                 )
+
+
+def _paths_of(stage: Any) -> list[str]:
+    return [os.path.relpath(out.fs_path) for out in stage.outs]
 
 
 def _find(repo: Any, name: str) -> Any:

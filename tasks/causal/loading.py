@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import BadModel, UserError
+from tasks.errors import BadModel, DamagedJson, UserError
 
 NUM_NAMES = 5  # of weights in a message
 ADAPTER_CONFIG = "adapter_config.json"
@@ -68,6 +68,8 @@ def as_bad_model(name: str | Path) -> Iterator[None]:
     """
     try:
         yield
+    except DamagedJson as error:
+        raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {error}") from error
     except (UserError, MemoryError):
         raise
     except Exception as error:

@@ -20,7 +20,7 @@ from tasks.curation.privacy.pii import Params as Pii
 from tasks.documents import SPLITS
 
 SIDES = ("chosen", "rejected")
-TEXT_COLUMNS = ("messages", "prompt", *SIDES)
+TEXT_COLUMNS = ("messages", "prompt", *SIDES, "reason")
 PRECEDENCE = {split: rank for rank, split in enumerate(SPLITS)}  # of equal records, test wins over validation and train
 
 

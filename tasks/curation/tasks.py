@@ -16,12 +16,13 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
-from pydantic import Field, RedisDsn, model_validator
+from pydantic import Field, model_validator
 
 from tasks import catalog, documents, kept_shares, tables
+from tasks.addresses import Address
 from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
-from tasks.curation.classifier import spam_examples, training
+from tasks.curation.classifier import classifier, spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
@@ -40,11 +41,11 @@ from tasks.errors import BadInput, NothingLeft
 from tasks.progress import Progress
 from tasks.reports import Report, Timings
 
-RUN = Path(".run")
+RUN, RECORDS = Path(".run"), ("conversations", "preferences")
 PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
-RECORDS = ("conversations", "preferences")
 Classifiers = training.Params
 train_spam_classifier, train_language_model = spam_examples.train, language_model.train_and_save
+load_classifier = classifier.load
 
 
 class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
@@ -64,11 +65,10 @@ class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
     minhash: Minhash | None = Field(
         Minhash.model_validate({}), description="Settings of near-duplicate detection; null skips it."
     )
-    deliveries: RedisDsn | Path | None = Field(
-        None,
-        description="Folder or redis:// address of an index of all documents that earlier runs accepted. New documents "
-        "are compared with it, which replaces `exact`; null compares the documents of this run only.",
-    )
+    deliveries: Address | None = Field(
+        None, description="Folder or redis:// address of an index of all documents that earlier runs accepted. New "
+        "documents are compared with it, which replaces `exact`; null compares the documents of this run only.",
+    )  # fmt: skip
     prefer: str | None = Field(
         None, description="Of several copies, keep the one with the highest value of this signal; null: the longest."
     )
@@ -157,10 +157,10 @@ def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
             rows, texts = corpus.remaining()
             priority, ids = corpus.priority(rows, params.prefer), corpus.column("id", rows).combine_chunks()
             comparison = texts, ids, params.minhash, priority, params.threads()
-            if isinstance(params.deliveries, Path):
-                duplicate_of = deliveries.deduplicate(params.deliveries, *comparison)
+            if "://" not in params.deliveries:
+                duplicate_of = deliveries.deduplicate(Path(params.deliveries), *comparison)
             else:
-                duplicate_of = redis_index.deduplicate(str(params.deliveries), *comparison)
+                duplicate_of = redis_index.deduplicate(params.deliveries, *comparison)
             corpus.drop_indexed(rows, duplicate_of, "deliveries.duplicate")
         return
     if params.exact:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.corruption import Ids, SpanCorruptionExample
+from tasks.evaluation.items import MAX_CHARACTERS, Item, text_id
 from tasks.tokens import Stream
 
 FloatArray = npt.NDArray[np.float64]
@@ -90,6 +91,18 @@ def sum_by_document(
         np.bincount(documents, np.array(column)).astype(np.float64) for column in zip(*by_chunk, strict=True)
     )
     return num_predicted, num_correct, nats
+
+
+def document_items(
+    score_name: str, model: str, tokenizer: Any, chunks: Sequence[Chunk], values: FloatArray
+) -> list[Item]:
+    """One item for each document that was read; `values` [num_documents] are its scores, in the order of documents."""
+    ids_by_document: dict[int, list[int]] = {}
+    for chunk in sorted(chunks, key=lambda chunk: chunk.document):
+        ids_by_document.setdefault(chunk.document, []).extend(chunk.ids.tolist())
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in ids_by_document.values()]
+    rows = zip(texts, values, strict=True)
+    return [Item(score_name, model, text_id(text), "", text[:MAX_CHARACTERS], "", float(value)) for text, value in rows]
 
 
 def _predictions(logits: Tensor, targets: Tensor) -> Iterator[TokenPredictions]:

@@ -4,12 +4,14 @@ A gate whose metric could not be measured on the data of this run does not apply
 `when_not_measured: fail` it has failed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from tasks.evaluation import score_gates
+from tasks.evaluation.score_gates import Bound
 from tasks.reports import Score
 
 INACTIVE = (None, False)
@@ -46,6 +48,11 @@ class Gates(BaseModel, frozen=True, extra="forbid"):
     )  # fmt: skip
     refuse_over_optimization: bool = Field(
         default=True, description="Whether a policy whose reward rose while its gold reward fell fails the run."
+    )
+    scores: dict[str, Bound] = Field(
+        default_factory=dict,
+        description="Further gates: name of a score (its keys in evaluation.json, joined by dots; `*` is any key) -> "
+        "`min`, `max` or `not_worse_than_champion: true`; {exact_match.*: {min: 0.6}}.",
     )
     when_not_measured: Literal["report", "fail"] = Field(
         default="report",
@@ -85,18 +92,28 @@ class Outcome:
 
 
 def check(
-    by_name: Mapping[str, Any], gates: Gates, reference: str = "sft", unmeasured: Mapping[str, str] | None = None
+    by_name: Mapping[str, Any],
+    gates: Gates,
+    reference: str = "sft",
+    unmeasured: Mapping[str, str] | None = None,
+    champion: Mapping[str, Any] | None = None,
+    names_by_metric: Mapping[str, Sequence[str]] | None = None,
 ) -> Outcome:
     """Compare the scores of the evaluation report with the gates.
 
-    unmeasured: the metrics that could not be measured, each with the reason.
+    unmeasured: the metrics, test sets and models that could not be measured, each with the reason; names_by_metric: the
+    names of the scores of each of them; champion: the report of the champion.
     """
     scores = Scores(by_name, reference, unmeasured or {})
     findings = [finding for check in _CHECKS for finding in check(scores, gates)]
+    arguments = by_name, gates.scores, champion, scores.unmeasured, names_by_metric or {}
+    own = [Finding(*row) for row in score_gates.check(*arguments)]
+    findings += own
     fails = [finding for finding in findings if finding.applies or gates.when_not_measured == "fail"]
     others = [finding for finding in findings if finding not in fails]
-    num_active = sum(getattr(gates, name) not in INACTIVE for name in Gates.model_fields if name != "when_not_measured")
-    num_others = sum(len(finding.gate.split(", ")) for finding in others)
+    built_in = [name for name in Gates.model_fields if name not in ("when_not_measured", "scores")]
+    num_active = sum(getattr(gates, name) not in INACTIVE for name in built_in) + len(gates.scores)
+    num_others = sum(1 if finding in own else len(finding.gate.split(", ")) for finding in others)
     return Outcome(num_active - num_others, [str(finding) for finding in fails], [str(finding) for finding in others])
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from tasks import gold
 from tasks.errors import NothingLeft
+from tasks.evaluation.items import Item, text_id
 from tasks.pairs import count_unpaired, read_pairs_if_any, read_prompts
 from tasks.progress import Progress
 from tasks.tokens import Ragged, Stream, read_ragged, read_stream
@@ -79,6 +80,11 @@ class Prompt:
     text: str
     metadata: dict[str, Any]
 
+    def item(self, score_name: str, model: str, answer: str, score: float, group: str = "") -> Item:
+        """The item of a score of the answer to this prompt."""
+        key = text_id(self.text, str(self.metadata.get("answer", self.metadata.get("reference", ""))))
+        return Item(score_name, model, key, group, self.text, answer, float(score))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -108,6 +114,7 @@ class MetricResult:
     figures: dict[str, "Figure"] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     not_measured: str = ""  # the reason why the metric could not be measured
+    items: list[Item] = field(default_factory=list)  # what the scores were computed from
 
 
 class EvaluationInputs:
@@ -173,6 +180,10 @@ class EvaluationInputs:
         """The causal model data/models/<name>. It stays in memory as far as MAX_CACHED_BYTES allows."""
         return self._load_causal(name)[0]
 
+    def model_and_tokenizer(self, name: str) -> tuple[Any, Any]:
+        """The causal model data/models/<name> with its own tokenizer."""
+        return self._load_causal(name)
+
     def objective(self, name: str) -> str:
         """The pretraining objective of data/models/<name>: "causal", "masked" or "span"."""
         from tasks import models
@@ -197,7 +208,7 @@ class EvaluationInputs:
                 cached.pop(next(iter(cached)))
             model, tokenizer = models.load_causal(self._model_folder(name))
             model = model.to(self.device).eval()
-            self._check(name, model, tokenizer, packing="auto", generation="auto")
+            self._check(name, model, tokenizer, packing="auto", pairs="auto", generation="auto")
             self._models[name] = (model, tokenizer)
         return self._models[name]
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, Field
 
+from tasks.addresses import Address
 from tasks.errors import BadInput
 
 REPLY = re.compile(r"\s*(A|B|TIE)\s*")
@@ -29,7 +30,7 @@ INSTRUCTIONS = (
 class JudgeParams(BaseModel, frozen=True, extra="forbid"):
     """Where the judge model is served and how many prompts it judges."""
 
-    base_url: str = Field(description="Base URL of the endpoint, such as http://127.0.0.1:8000/v1.")
+    base_url: Address = Field(description="Base URL of the endpoint, such as http://127.0.0.1:8000/v1.")
     model: str = Field(description="Name of the judge model, as the endpoint knows it.")
     api_key_variable: str = Field(
         "OPENAI_API_KEY", description="Environment variable that contains the API key, if the endpoint needs one."
@@ -76,7 +77,7 @@ def parse_reply(reply: str) -> float | None:
 
 
 def _request(body: dict[str, object], params: JudgeParams) -> str:
-    url = params.base_url.rstrip("/") + "/chat/completions"
+    url = params.base_url.reveal().rstrip("/") + "/chat/completions"
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(params.api_key_variable):
         headers["Authorization"] = f"Bearer {key}"

@@ -15,6 +15,7 @@ from tasks.reports import read as read_report
 
 TEMPLATE = "report.html"
 EVALUATION = "evaluation"  # the stage that writes the page; its own results fill the upper half
+MAX_SET_CHARTS = 2  # of each test set of your own
 MAX_FIGURES = 6  # per stage
 LAST_CURVES = ("gradient_norm",)  # curves that are shown only if fewer than MAX_FIGURES other_curves exist
 LEARNING_RATE = "learning_rate"  # the schedule is always shown
@@ -119,7 +120,7 @@ def flat_numbers(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 def is_score(value: Any) -> bool:
     """Whether a JSON value is a score with its interval."""
-    return isinstance(value, Mapping) and set(value) == {"value", "low", "high", "n"}
+    return isinstance(value, Mapping) and {"value", "low", "high", "n"} <= set(value)
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,15 @@ def _comparison_data(
         if kind != "chance":
             description = "Share of questions whose right option has the highest likelihood."
             yield f"Multiple choice: {kind}", description, by_model, by_kind.get("chance"), "chance"
+    for name, scores in body.get("benchmarks", {}).items():
+        for score_name in [key for key in scores if key not in ("about", "accuracy_by_group", "ended")][
+            :MAX_SET_CHARTS
+        ]:
+            of_score = scores[score_name]
+            mark = next((one.get("baseline") for one in of_score.values()), None)
+            label = next((one.get("baseline_name", "") for one in of_score.values()), "")
+            description = f"Test set of your own, {scores['about']['items']} items."
+            yield f"{name}: {words(score_name)}", description, of_score, mark, label
     for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
         by_model_and_direction = body.get(metric, {})
         for direction in sorted({key for scores in by_model_and_direction.values() for key in scores}):

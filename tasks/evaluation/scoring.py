@@ -1,4 +1,4 @@
-"""Forward passes of causal models: nats per token, log-likelihoods and divergences of answers."""
+"""Forward passes of causal models: nats per token, and divergences of answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from tasks.answers import answer_logits, answer_states, batches_by_length, collate, log_probabilities, logit_slices
+from tasks.answers import answer_logits, answer_states, batches_by_length, collate, logit_slices
 from tasks.causal.backbone import last_hidden
 from tasks.tokens import Stream
 
@@ -37,16 +37,6 @@ def stream_nats(
         ]
         nats_of_rows += list(torch.cat(parts).view(len(batch), -1).cpu().double().numpy())
     return nats_of_rows
-
-
-def answer_log_likelihoods(
-    model: Any, prompts: Sequence[list[int]], answers: Sequence[list[int]], batch_size: int
-) -> FloatArray:
-    """ln p(answer | prompt) of each pair, summed over the answer's tokens, [num_pairs]."""
-    sequences = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    prompt_lengths = [len(prompt) for prompt in prompts]
-    log_probs = log_probabilities(model, sequences, prompt_lengths, batch_size=batch_size)
-    return np.array([float(of_tokens.double().sum()) for of_tokens in log_probs])
 
 
 @torch.inference_mode()

@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, BeforeValidator, Field, create_model
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, create_model
 
 from tasks import catalog
-from tasks.errors import GateFailed
-from tasks.evaluation import gates
+from tasks.errors import BadInput, GateFailed
+from tasks.evaluation import gates, items, score_gates
+from tasks.evaluation.benchmarks.params import BenchmarkSet
 from tasks.evaluation.gates import Gates
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, SamplingParams
 from tasks.pipeline_stages import PipelineStage
 from tasks.reports import Report, Timings
 
 METRICS = "tasks.evaluation.metrics"
+NOT_BY_DEFAULT = {"speed"}  # its numbers differ from run to run, but the same run twice must give the same report
+# A name is a part of keys of MLflow, of names of gates (which have dots) and of file names.
+BenchmarkName = Annotated[str, StringConstraints(pattern=r"^\w[\w -]{0,59}$")]
 
 
 def _metrics_model() -> Any:
@@ -43,8 +47,16 @@ class Params(SamplingParams, frozen=True):
     """The metrics, the size of the samples that they read, and the gates."""
 
     metrics: Metrics = Field(
-        default_factory=lambda: Metrics.model_validate(dict.fromkeys(catalog.names(METRICS))),
-        description="The metrics to measure, each with its params. Without this key, all metrics are measured.",
+        default_factory=lambda: Metrics.model_validate(dict.fromkeys(set(catalog.names(METRICS)) - NOT_BY_DEFAULT)),
+        description="The metrics to measure, each with its params. Without this key, all metrics but speed "
+        "are measured.",
+    )
+    benchmarks: dict[BenchmarkName, BenchmarkSet] = Field(
+        default_factory=dict,
+        description="Test sets of your own: name -> where its rows are, what its fields mean, and how it is scored.",
+    )
+    champion_report: Path | None = Field(
+        None, description="evaluation.json of the model that is in use, for gates that compare with it; null: none."
     )
     gates: Gates = Field(default_factory=Gates, description="Conditions that the scores must meet.")
 
@@ -53,6 +65,24 @@ class Params(SamplingParams, frozen=True):
         for name in catalog.names(METRICS):
             if (params := getattr(self.metrics, name)) is not None:
                 yield name, params
+
+    def score_names(self, models: Sequence[str]) -> dict[str, list[str]]:
+        """Metric or benchmarks.<test set> -> the names of its scores, each model named; `*` stands for any keys."""
+        names: dict[str, Sequence[str]] = {
+            name: catalog.find(METRICS, name).SCORES for name, _ in self.active_metrics()
+        }
+        names |= {f"benchmarks.{name}": own.score_names(name) for name, own in self.benchmarks.items()}
+        return {name: score_gates.expand(own, models) for name, own in names.items()}
+
+    def unknown_gates(self, models: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield each key of `gates.scores` that no score can have, and what is wrong with it."""
+        names = [name for own in self.score_names(models or ["*"]).values() for name in own]
+        for pattern in self.gates.scores:
+            if not score_gates.may_match(pattern, names):
+                yield (
+                    pattern,
+                    f"no metric or test set that is measured has this score; {catalog.suggest(pattern, names)}",
+                )
 
 
 @task(cache_policy=NO_CACHE)
@@ -63,6 +93,28 @@ def open_inputs(params: Params, data: Path, stages: Sequence[PipelineStage]) -> 
     leakage.refuse_leakage(data)
     policies = params.policies or tuple(stage.name for stage in stages if stage.answers_prompts)
     return EvaluationInputs(data, params.model_copy(update={"policies": policies}))
+
+
+@task(cache_policy=NO_CACHE)
+def load_benchmarks(params: Params) -> dict[str, Any]:
+    """Read the examples of all test sets before anything is measured. Raises BadInput."""
+    from tasks.evaluation.benchmarks import examples
+
+    return {name: examples.load(name, own) for name, own in params.benchmarks.items()}
+
+
+@task(cache_policy=NO_CACHE, task_run_name="benchmark {name}")
+def measure_benchmark(
+    name: str, params: Params, inputs: EvaluationInputs, loaded: Any, timings: Timings
+) -> MetricResult:
+    """Measure one test set. If no model can be measured on it, the result says so."""
+    from tasks.evaluation.benchmarks import measuring
+
+    with timings.measure(f"benchmarks.{name}"):
+        try:
+            return measuring.measure(name, params.benchmarks[name], inputs, loaded)
+        except NotMeasured as reason:
+            return MetricResult(not_measured=str(reason))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
@@ -84,19 +136,22 @@ def write_report(
     data: Path,
     stages: Sequence[PipelineStage],
     timings: Timings,
+    champion: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write the report and the page. Returns one sentence for each gate that failed."""
     from tasks.evaluation import page
 
     report = Report("evaluation")
     for result in results:
-        report.scores |= result.scores
+        for name, score in result.scores.items():
+            # The benchmarks are one mapping in the report, to which each of them adds its own scores.
+            report.scores[name] = report.scores.get(name, {}) | score if name == "benchmarks" else score
         report.tables |= result.tables
         report.figures |= result.figures
         report.notes += result.notes
-    names = [name for name, _ in params.active_metrics()]
+    names = [*(name for name, _ in params.active_metrics()), *(f"benchmarks.{name}" for name in params.benchmarks)]
     unmeasured = {name: result.not_measured for name, result in zip(names, results, strict=True) if result.not_measured}
-    outcome = gates.check(report.scores, params.gates, params.reference, unmeasured)
+    outcome = _check_gates(report.scores, params, inputs, stages, unmeasured, champion)
     report.notes = [
         *(f"GATE FAILED: {sentence}" for sentence in outcome.failed),
         *report.notes,
@@ -118,9 +173,41 @@ def write_report(
     report.highlights = ("gates_checked", "gates_failed", "gates_not_applicable")
     with timings.measure("report"):
         report.write(data / "reports")
+        for name, result in zip(names, results, strict=True):
+            items.write(data / "reports" / "evaluation" / items.FOLDER / name, result.items)
         page.write(data / "reports", data / "reports" / "evaluation" / "report.html", stages, params.reference)
     timings.write()
     return outcome.failed
+
+
+def _check_gates(
+    scores: Mapping[str, Any], params: Params, inputs: EvaluationInputs, stages: Sequence[PipelineStage],
+    unmeasured: Mapping[str, str], champion: Mapping[str, Any] | None,
+) -> gates.Outcome:  # fmt: skip
+    """Compare the scores with the gates. Scores of stages that were left out could not be measured either."""
+    models = [stage.name for stage in stages if stage.is_training]
+    names, of_no_model = params.score_names(models), params.score_names([])
+    left_out = {name: reason for name in models if (reason := inputs.left_out(name))}
+    for model in left_out:
+        names[model] = [
+            name for key, own in params.score_names([model]).items() for name in own if name not in of_no_model[key]
+        ]
+    return gates.check(scores, params.gates, params.reference, {**unmeasured, **left_out}, champion, names)
+
+
+@task(cache_policy=NO_CACHE)
+def read_champion(params: Params) -> dict[str, Any] | None:
+    """The report of the champion, if there is one, before anything is measured. Raises BadInput for a missing file."""
+    from tasks import reports
+
+    if params.champion_report is None:
+        return None
+    if not params.champion_report.is_file():
+        raise BadInput(
+            f"there is no {params.champion_report} (evaluation.champion_report). Name the evaluation.json of the model "
+            "in use, or remove the key."
+        )
+    return reports.read(params.champion_report)
 
 
 def _notes_on_unmeasured(unmeasured: Mapping[str, str]) -> Iterator[str]:
@@ -139,3 +226,12 @@ def enforce(failed_gates: list[str], data: Path) -> None:
             f"evaluation is complete, but {len(failed_gates)} of the gates in params.yaml (evaluation.gates) "
             f"failed:{sentences}\nThe full report is {data / 'reports' / 'evaluation' / 'report.html'}"
         )
+
+
+def score_files(
+    metrics: Sequence[str], hypotheses: Sequence[Path], references: Sequence[Path], tokenizer: str | None = None
+) -> Any:
+    """Score the texts that other systems wrote (outputs.py). Raises BadInput or BadParams."""
+    from tasks.evaluation import outputs
+
+    return outputs.score_files(metrics, hypotheses, references, tokenizer)

@@ -62,6 +62,8 @@ class FileReports:
         self._files: dict[str, dict[str, FileReport]] = {}
         self._opened_files: set[str] = set()
         self._other_files: set[str] = set()
+        self.notes: list[str] = []
+        self.tables: dict[str, list[dict[str, Any]]] = {}
 
     def of_source(self, source: str) -> list[FileReport]:
         """Return the reports of the files of a source, by name."""
@@ -102,6 +104,9 @@ class FileReports:
             self._report(source, file).skipped[reason] += n
         for (file, column), n in counts.unused_columns().items():
             self._report(source, file).unused_columns[column] += n
+        self.notes += counts.notes
+        for table, rows in counts.tables.items():
+            self.tables.setdefault(table, []).extend({"source": source, **row} for row in rows)
         self._opened_files |= counts.files
         self._other_files |= counts.other_files
         reports = self._files.get(source, {})

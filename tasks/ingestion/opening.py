@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from pydantic import BaseModel, Field, field_validator
 
+from tasks.addresses import Address, redact, reveal
 from tasks.errors import BadInput
 from tasks.ingestion.files import containers
 from tasks.ingestion.read_counts import ReadCounts
@@ -28,8 +29,10 @@ Result = TypeVar("Result")
 class FileParams(BaseModel, frozen=True, extra="forbid"):
     """Which files to read, and the limits that protect against damaged ones."""
 
-    paths: tuple[str, ...] = Field(
-        min_length=1, description="Files, folders or globs, local or at an address such as s3://, hf:// or https://."
+    paths: tuple[Address, ...] = Field(
+        min_length=1,
+        description="Files, folders or globs, local or at an address such as s3://, hf:// or https://. ${NAME} in an "
+        "address stands for a variable of the environment, or a Secret block of Prefect.",
     )
     encoding: str = Field(
         "auto", description="The name of a Python codec in which the files are encoded; auto detects it."
@@ -261,7 +264,7 @@ def _find_remote(path: str, suffixes: tuple[str, ...], other: set[str]) -> Itera
     import fsspec
 
     try:
-        file_system, path_there = fsspec.core.url_to_fs(path)
+        file_system, path_there = fsspec.core.url_to_fs(reveal(path))
     except (ImportError, ValueError) as error:
         raise BadInput(f"{path} cannot be opened: {error}. Correct `paths` in params.yaml.") from error
 
@@ -271,7 +274,8 @@ def _find_remote(path: str, suffixes: tuple[str, ...], other: set[str]) -> Itera
         if file_system.isdir(path_there):
             names = sorted(map(str, file_system.find(path_there)))
             visible = [name for name in names if not Path(name).name.startswith(".")]
-            other.update(file_system.unstrip_protocol(name) for name in visible if not _has_suffix(name, suffixes))
+            unread = [name for name in visible if not _has_suffix(name, suffixes)]
+            other.update(redact(file_system.unstrip_protocol(name)) for name in unread)
             return [name for name in names if _has_suffix(name, suffixes)]
         return [path_there] if file_system.exists(path_there) else []
 
@@ -279,7 +283,7 @@ def _find_remote(path: str, suffixes: tuple[str, ...], other: set[str]) -> Itera
     if not names and not glob.has_magic(path_there):
         raise BadInput(f"{path} does not exist, or access is denied. Correct `paths` in params.yaml, or log in.")
     for name in names:
-        address = file_system.unstrip_protocol(name)
+        address = redact(file_system.unstrip_protocol(name))
         yield InputFile(address, partial(_open_remote, file_system, name, address))
 
 

@@ -6,7 +6,7 @@ row ends as records, in quarantine, or skipped for a stated reason. `check` comp
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tasks.errors import LostRows
 from tasks.tables import Quarantined
@@ -25,6 +25,8 @@ class ReadCounts:
         self.rows: Counter[str] = Counter()  # by file
         self.skipped: Counter[tuple[str, str]] = Counter()  # rows that are read and not used, by (file, reason)
         self.files: set[str] = set()  # names of the files that were opened, also of those that could not be read
+        self.notes: list[str] = []  # sentences for the report
+        self.tables: dict[str, list[dict[str, Any]]] = {}  # for the report
         self.other_files: set[str] = set()  # names of files in folders that this source passes over: their endings
         self._column_sets: Counter[tuple[str, frozenset[str]]] = Counter()  # rows by (file, columns not used)
         self._unused_columns: Counter[tuple[str, str]] = Counter()

@@ -47,7 +47,8 @@ def make_report(writer: RecordWriter, params: KeptShareParams) -> Report:
     body.counts["files_not_read"] = len(not_read)
     body.tables["files_not_read"] = [{"file": name, "ending": _ending(name)} for name in not_read[:MAX_LISTED_FILES]]
     body.warnings = warnings(writer, params)
-    body.notes = _notes(not_read)
+    body.tables |= writer.files.tables
+    body.notes = [*_notes(not_read), *writer.files.notes]
     body.summary = _summary(body.counts, writer, len(names))
     body.highlights = columns
     return body

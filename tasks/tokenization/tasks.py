@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
 
-from tasks import corruption, kept_shares, tables
+from tasks import corruption, kept_shares, tables, tokens
 from tasks.documents import SPLITS
 from tasks.errors import BadInput, BadModel, NothingLeft
 from tasks.files import MANIFEST, sha256, with_version, write_json
@@ -130,7 +130,8 @@ def report(params: Params, tokenizer: Any, counts: dict[str, CountsBySplit], dat
         )
     special = {"document": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     body = {"vocab_size": len(tokenizer), "sequence_length": params.sequence_length, "special": special, **counts}
-    write_json(_folder(data) / MANIFEST, with_version("tokens", {**body, "test": _test_sets(data)}))
+    body |= {"test": _test_sets(data), tokens.DIGESTS: tokens.digests(_folder(data))}
+    write_json(_folder(data) / MANIFEST, with_version("tokens", body))
     written = _make_report(len(tokenizer), counts)
     _add_summary(written, counts, params)
     written.write(data / "reports")

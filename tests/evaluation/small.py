@@ -118,6 +118,7 @@ class FixedAnswers(EvaluationInputs):
         self, prompts: list[dict[str, Any]], sampled: dict[str, list[str]], greedy: dict[str, list[str]]
     ) -> None:
         super().__init__(Path("unused"), SamplingParams(policies=tuple(sampled)))
+        self.tokenizer = tokenizer()
         self.prompts = [Prompt([1], str(facts.get("text", "")), facts) for facts in prompts]
         self._texts = {False: sampled, True: greedy}
 

@@ -99,11 +99,23 @@ def test_the_batch_size_changes_no_loss(span: EvaluationInputs) -> None:
 def test_each_metric_is_for_its_kind(masked: EvaluationInputs, span: EvaluationInputs, tmp_path: Path) -> None:
     small.write_project(tmp_path)
     causal = EvaluationInputs(tmp_path, SamplingParams(policies=small.POLICIES))
+
+    def is_measured(metric: Any, inputs: EvaluationInputs) -> bool:
+        try:
+            result = metric.measure(inputs, metric.Params(max_length=12))
+        except NotMeasured:
+            return False
+        assert set(result.scores) == set(metric.SCORES) >= {item.score_name for item in result.items}
+        assert len({item.id for item in result.items}) == 3, "one item for each document"
+        return True
+
     measured = {
-        kind: [bool(metric.measure(inputs, metric.Params(max_length=12)).scores) for metric in METRICS]
+        kind: [is_measured(metric, inputs) for metric in METRICS]
         for kind, inputs in (("causal", causal), ("masked", masked), ("span", span))
     }
     assert measured == {"causal": [False] * 3, "masked": [True, True, False], "span": [False, False, True]}
+    with pytest.raises(NotMeasured, match="does not predict corrupted spans, because its objective is causal"):
+        denoising_loss.measure(causal, denoising_loss.Params())
     with pytest.raises(NotMeasured, match="objective is masked"):
         perplexity.measure(masked, perplexity.Params())
     with pytest.raises(BadModel, match="needs the kind decoder"):

@@ -1,7 +1,9 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from tasks.evaluation import score_gates
 from tasks.evaluation.gates import Gates, check
 from tasks.reports import Score
 
@@ -103,3 +105,60 @@ def test_what_was_not_measured_does_not_apply_or_fails_as_params_say() -> None:
 def test_the_kl_of_the_reference_alone_is_no_measurement() -> None:
     outcome = check({"kl": {"sft": score(0)}}, Gates(max_kl=2))
     assert outcome.not_applicable == ["max_kl: kl was not measured: there is no model to compare with sft"]
+
+
+def test_a_gate_may_name_any_score() -> None:
+    scores = {"benchmarks": {"quiz": {"accuracy": {"sft": score(0.4), "dpo": score(0.6)}, "about": {"rows": 3}}}}
+    named = {"benchmarks.quiz.accuracy.*": {"min": 0.5}, "benchmarks.quiz.accuracy.dpo": {"max": 0.7}}
+    outcome = check(scores, Gates.model_validate({"scores": named}))
+    assert outcome.failed == ["benchmarks.quiz.accuracy.sft: 0.4 is below the minimum 0.5"]
+    assert (outcome.num_checked, outcome.not_applicable) == (3, []), "refuse_over_optimization is a default"
+
+
+def test_a_misspelled_score_fails_and_an_unmeasured_one_does_not_apply() -> None:
+    named = Gates.model_validate({"scores": {"exact_mach.sft": {"min": 0.5}}})
+    outcome = check({"exact_match": {"sft": score(0.9)}}, named)
+    assert "no score has this name; did you mean 'exact_match.sft'?" in outcome.failed[0]
+    named = Gates.model_validate({"scores": {"benchmarks.quiz.accuracy.sft": {"min": 0.5}}})
+    names = {"benchmarks.quiz": ["benchmarks.quiz.accuracy.sft"], "accuracy": ["exact_match.sft"]}
+    unmeasured = {"accuracy": "no prompt has a right answer", "benchmarks.quiz": "there is no model"}
+    outcome = check({}, named, unmeasured=unmeasured, names_by_metric=names)
+    assert outcome.not_applicable == [
+        "benchmarks.quiz.accuracy.sft: benchmarks.quiz was not measured: there is no model"
+    ]
+    assert (outcome.num_checked, outcome.failed) == (1, [])
+    misspelled = Gates.model_validate({"scores": {"benchmarks.quizz.accuracy.sft": {"min": 0.5}}})
+    outcome = check({}, misspelled, unmeasured=unmeasured, names_by_metric=names)
+    assert "no score has this name" in outcome.failed[0], "another metric that was not measured is no excuse"
+
+
+def test_names_with_stars_are_compared_with_patterns() -> None:
+    names = score_gates.expand(["bleu.MODEL.*", "perplexity"], ["sft", "ppo"])
+    assert names == ["bleu.sft.*", "bleu.ppo.*", "perplexity"]
+    for pattern in ("bleu.sft.zh-en", "bleu.*", "*.ppo.*", "*", "perplexit?", "[pq]erplexity", "*zh-en"):
+        assert score_gates.may_match(pattern, names), pattern
+    for pattern in ("bleu.stf.zh-en", "blue.*", "bleu.sft", "perplexity.sft", "*mach*", ""):
+        expected = pattern == "*mach*"  # may be a key that depends on the data, such as a direction
+        assert score_gates.may_match(pattern, names) is expected, pattern
+
+
+def test_not_worse_than_the_champion_looks_at_the_interval_and_the_direction() -> None:
+    """score(v) has the interval v +- 0.01."""
+    named = {name: {"not_worse_than_champion": True} for name in ("exact_match.sft", "perplexity")}
+    bounds = Gates.model_validate({"scores": named})
+    scores = {"exact_match": {"sft": score(0.80)}, "perplexity": score(20.0)}
+    near = {"exact_match": {"sft": {"value": 0.805, "low": 0.8, "high": 0.81, "n": 9}}, "perplexity": score(19.995)}
+    far = {"exact_match": {"sft": score(0.82)}, "perplexity": score(19.9)}
+    assert check(scores, bounds, champion=near).failed == []
+    assert check(scores, bounds, champion=far).failed == [
+        "exact_match.sft: 0.8 [0.79, 0.81] is worse than the champion, which has 0.82",
+        "perplexity: 20 [19.99, 20.01] is worse than the champion, which has 19.9",
+    ]
+    outcome = check(scores, bounds)
+    assert len(outcome.not_applicable) == 2
+    assert outcome.num_checked == 1
+
+
+def test_a_bound_must_say_something() -> None:
+    with pytest.raises(ValidationError, match="expected `min`, `max` or `not_worse_than_champion: true`"):
+        Gates.model_validate({"scores": {"kl.ppo": {}}})

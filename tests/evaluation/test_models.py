@@ -105,14 +105,6 @@ def test_rewards_do_not_depend_on_the_batch(inputs: EvaluationInputs) -> None:
     assert together == pytest.approx([float(inputs.rewards([ids])[0]) for ids in sequences], abs=1e-5)
 
 
-def test_likelihood_of_an_option_is_that_of_its_tokens(inputs: EvaluationInputs) -> None:
-    model, prompt, option = inputs.model("sft"), small.prompt_ids("say two"), small.encode("two")
-    log_likelihoods = scoring.answer_log_likelihoods(model, [prompt, [1]], [option, [2, 3]], 8)
-    log_p = model(torch.tensor([prompt + option])).logits[0].log_softmax(-1)
-    expected = sum(float(log_p[len(prompt) - 1 + index, token].detach()) for index, token in enumerate(option))
-    assert log_likelihoods[0] == pytest.approx(expected, abs=1e-4)
-
-
 def test_options_are_four_different_answers_with_the_right_one_first(inputs: EvaluationInputs) -> None:
     params = multiple_choice.Params(num_questions=5)
     for questions in (

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tasks.evaluation.inputs import NotMeasured
 from tasks.evaluation.metrics import skills
 from tests.evaluation.small import FixedAnswers
 
@@ -57,8 +58,20 @@ def test_gains_by_reason(scores: dict[str, Any]) -> None:
     assert scores["reason_gain_standard_errors"]["ppo"]["honest"] == pytest.approx(0.5 / 0.288675, abs=1e-3)
 
 
-def test_other_prompts_are_named_in_a_note() -> None:
-    inputs = FixedAnswers([{"text": "?", "answer": "a", "closing": "."}], {"sft": ["a"]}, {"sft": ["a"]})
+def test_every_item_behind_the_scores_is_stored() -> None:
+    inputs = FixedAnswers(PROMPTS, {"sft": WRONG, "ppo": RIGHT}, {"sft": WRONG, "ppo": RIGHT})
     result = skills.measure(inputs, skills.Params())
-    assert result.scores == {}
-    assert "was not measured" in result.notes[0]
+    for key in ("refused", "wrongly_refused"):
+        values = [item.score for item in result.items if (item.score_name, item.model) == (key, "sft")]
+        assert len(values) == result.scores[key]["sft"].n
+        assert sum(values) / len(values) == pytest.approx(result.scores[key]["sft"].value, abs=1e-6)
+    honest = [item.score for item in result.items if (item.score_name, item.model) == ("reason_share.honest", "sft")]
+    assert sorted(honest) == [0, 0, 1, 1]
+    groups = [item.group for item in result.items if item.score_name == "exact_match_by_skill" and item.model == "ppo"]
+    assert groups == ["number_words", "number_words", "arithmetic", "refusal"]
+
+
+def test_other_prompts_are_not_measured() -> None:
+    inputs = FixedAnswers([{"text": "?", "answer": "a", "closing": "."}], {"sft": ["a"]}, {"sft": ["a"]})
+    with pytest.raises(NotMeasured, match="not every test prompt states its skill"):
+        skills.measure(inputs, skills.Params())

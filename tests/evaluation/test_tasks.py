@@ -1,15 +1,17 @@
 """The whole evaluation of the small project: the files, their reproducibility, and the gates."""
 
 import hashlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from tasks import catalog, models, reports
-from tasks.errors import GateFailed
-from tasks.evaluation import tasks
+from tasks.errors import BadInput, GateFailed
+from tasks.evaluation import score_gates, tasks
 from tasks.evaluation.tasks import Params
 from tasks.files import read_json, write_json
 from tasks.pairs import write_prompts
@@ -42,6 +44,8 @@ def evaluate(data: Path, params: Params) -> list[str]:
     inputs = tasks.open_inputs.fn(params, data, STAGES)
     metrics = params.active_metrics()
     results = [tasks.measure.fn(name, metric_params, inputs, timings) for name, metric_params in metrics]
+    for name, loaded in tasks.load_benchmarks.fn(params).items():
+        results.append(tasks.measure_benchmark.fn(name, params, inputs, loaded, timings))
     return tasks.write_report.fn(results, inputs, params, data, STAGES, timings)
 
 
@@ -60,7 +64,7 @@ def test_the_keys_that_other_code_reads(data: Path) -> None:
     scores = [body[name] for name in ("perplexity", "unigram_perplexity", "bigram_perplexity", "reward_accuracy")]
     scores += [body[name][model] for name in ("exact_match", "gold", "kl") for model in ("sft", "ppo", "dpo")]
     for score in scores:
-        assert set(score) == {"value", "low", "high", "n"}
+        assert set(score) - {"baseline", "baseline_name"} == {"value", "low", "high", "n"}
         assert score["low"] <= score["value"] <= score["high"]
         assert score["n"] > 0
 
@@ -70,6 +74,25 @@ def test_every_score_is_described(data: Path) -> None:
     gates = {"gates_checked", "gates_failed", "gates_not_applicable"}
     scores = set(reports.read(data / "reports/evaluation.json")) - {"notes", "summary", "highlights", *gates}
     assert not [name for name in scores if f"`{name}`" not in page]
+
+
+def test_the_names_of_scores_are_those_that_the_metrics_state(data: Path) -> None:
+    names = Params.model_validate(SMALL).score_names(["pretrain", "sft", "reward", "ppo", "dpo"])
+    stated = [name for own in names.values() for name in own]
+    body = reports.read(data / "reports/evaluation.json")
+    scores = [name for name, _ in score_gates.flatten(body) if not name.startswith("gates_")]
+    assert len(scores) > 30
+    assert not [name for name in scores if not any(fnmatchcase(name, one) for one in stated)]
+
+
+def test_a_gate_on_a_model_that_was_left_out_does_not_apply(tmp_path: Path) -> None:
+    data = small.write_project(tmp_path)
+    models.write_left_out(data / "models/dpo", "the data has no preferences", None)
+    gates = {"scores": {"exact_match.dpo": {"min": 0.5}, "exact_match.sft": {"min": -1}}}
+    assert evaluate(data, Params.model_validate({**SMALL, "metrics": {"accuracy": {}}, "gates": gates})) == []
+    body = read_json(data / "reports/evaluation.json")
+    expected = "gate that does not apply: exact_match.dpo: dpo was not measured: the data has no preferences"
+    assert expected in " ".join(body["notes"])
 
 
 def test_over_optimization_is_the_first_note_and_fails_its_gate(data: Path) -> None:
@@ -82,7 +105,7 @@ def test_over_optimization_is_the_first_note_and_fails_its_gate(data: Path) -> N
 
 def test_the_same_inputs_give_the_same_bytes(data: Path) -> None:
     def digests() -> dict[str, str]:
-        files = [data / "reports/evaluation.json", *(data / "reports/evaluation").iterdir()]
+        files = [data / "reports/evaluation.json", *(data / "reports/evaluation").rglob("*.*")]
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     before = digests()
@@ -145,6 +168,36 @@ def test_params_choose_metrics_by_their_file_names() -> None:
     metrics = dict(Params.model_validate({"metrics": {"kl": None, "bleu": {"num_resamples": 20}}}).active_metrics())
     assert set(metrics) == {"kl", "bleu"}
     assert metrics["bleu"].model_dump() == {"num_resamples": 20}
-    assert list(dict(Params().active_metrics())) == catalog.names(tasks.METRICS), "all of them by default"
+    by_default = [name for name in catalog.names(tasks.METRICS) if name not in tasks.NOT_BY_DEFAULT]
+    assert list(dict(Params().active_metrics())) == by_default
     with pytest.raises(ValidationError):
         Params.model_validate({"metrics": {"blue": {}}})
+
+
+def test_own_sets_take_part_in_report_gates_and_items(tmp_path: Path) -> None:
+    data, rows = small.write_project(tmp_path / "data"), tmp_path / "quiz.jsonl"
+    rows.write_text('{"q": "say one", "c": ["one", "two"], "g": 0}\n' * 3, encoding="utf-8")
+    quiz = {"type": "multiple_choice", "paths": str(rows), "fields": {"question": "q", "choices": "c", "gold": "g"}}
+    gates = {"scores": {"benchmarks.quiz.accuracy.*": {"min": -1}, "benchmarks.quiz.bits_per_byte.sft": {"max": 0}}}
+    params = {"metrics": {"accuracy": {}}, "benchmarks": {"quiz": quiz}, "gates": gates, "num_prompts": 4}
+    (failed,) = evaluate(data, Params.model_validate(params))
+    assert failed.startswith("benchmarks.quiz.bits_per_byte.sft: ")
+    body = read_json(data / "reports/evaluation.json")
+    scores = body["benchmarks"]["quiz"]
+    assert set(scores["accuracy"]) == {"pretrain", "sft", "ppo", "dpo"}
+    assert scores["accuracy"]["sft"]["n"] == 3
+    assert scores["about"]["files"][str(rows)] == hashlib.sha256(rows.read_bytes()).hexdigest()
+    assert (body["gates_checked"], body["gates_failed"]) == (3, 1)
+    table = parquet.read_table(data / "reports/evaluation/items/benchmarks.quiz.parquet")
+    assert table.num_rows == 4 * 3 * 3, "models x items x (two accuracies, bits per byte)"
+    assert table.column_names == ["score_name", "model", "id", "group", "prompt", "answer", "score"]
+    exact_match = parquet.read_table(data / "reports/evaluation/items/accuracy.parquet").to_pylist()
+    of_sft = [row["score"] for row in exact_match if row["model"] == "sft"]
+    assert sum(of_sft) / len(of_sft) == body["exact_match"]["sft"]["value"]
+    assert "quiz" in (data / "reports/evaluation/report.html").read_text(encoding="utf-8")
+
+
+def test_a_set_that_cannot_be_read_stops_before_anything_is_measured(tmp_path: Path) -> None:
+    quiz = {"type": "cloze", "paths": str(tmp_path / "no.jsonl"), "fields": {"continuation": "c"}}
+    with pytest.raises(BadInput, match=r"no.jsonl does not exist"):
+        tasks.load_benchmarks.fn(Params.model_validate({"benchmarks": {"quiz": quiz}}))

@@ -13,7 +13,7 @@ from tests.flows.project import BLOCK, FLOW, ROOT, STAGES, WORK, Project, copy, 
 @pytest.fixture
 def plain_env(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the environment without the settings that importing `flows` has made, and with our Python as `python`."""
-    for name in environment.defaults():
+    for name in (*environment.defaults(), environment.CLIENT_KEY, environment.SERVER_KEY):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return dict(os.environ)

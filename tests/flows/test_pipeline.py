@@ -14,17 +14,17 @@ ALL = ["letters", "lines", "total", "words"]
 
 
 def prefect_runs() -> list[tuple[str, str, bool]]:
-    """Return (name, state, whether it is nested) of every flow run."""
+    """Return (flow, state, whether it is nested) of every flow run."""
     query = "select name, state_type, parent_task_run_id is not null from flow_run"
     with sqlite3.connect(".run/prefect.db") as db:
-        return [(name, state, bool(nested)) for name, state, nested in db.execute(query)]
+        return [(name.split()[0], state, bool(nested)) for name, state, nested in db.execute(query)]
 
 
 def mlflow_runs(project: Project) -> list[tuple[str, str]]:
-    """Return (name, status) of every run, after records that a busy machine has not sent yet are sent."""
+    """Return (stage, status) of every run, after records that a busy machine has not sent yet are sent."""
     project.run("flows.runtime.tracking")
     with sqlite3.connect("mlflow.db") as db:
-        return sorted(db.execute("select name, status from runs"))
+        return sorted((name.split()[0], status) for name, status in db.execute("select name, status from runs"))
 
 
 @pytest.mark.slow
@@ -73,7 +73,9 @@ def test_each_ending_has_its_message_and_code(project: Project) -> None:
         assert message in output
         assert ("Traceback" in output) == (failure == "bug"), output
     project.set_params(words="fail: user")
+    project.write("data/words/old.txt", "of the run before")
     assert "athanor: the toy stage words is broken; repair it" in project.run("flows.words", code=3)
+    assert Path("data/words/old.txt").is_file()
     assert project.run("dvc", "repro", code=255)
 
 

@@ -97,6 +97,18 @@ def test_the_closing_mark_fits_the_answer() -> None:
         assert record.metadata["closing"] in ".。"
 
 
+def test_invented_answers_are_in_training_conversations_only() -> None:
+    params = skills.Params(num_conversations=1500, exercise_share=0, invented_share=1, seed=3)
+    refusal = {refusals.ANSWER[language] + rejections.CLOSING[language] for language in wording.LANGUAGES}
+    by_split: dict[bool, set[bool]] = {True: set(), False: set()}
+    for record in skills.read(params):
+        assert isinstance(record, Conversation)
+        if record.metadata["skill"] == refusals.NAME:
+            assert record.metadata["answer"] in refusals.ANSWER.values()
+            by_split[record.split == "train"].add(record.messages[-1]["content"] in refusal)
+    assert by_split == {True: {False}, False: {True}}
+
+
 def preferences(reason: rejections.Reason, number: int = 400) -> list[Preference]:
     params = skills.Params(num_conversations=0, num_preferences=number, reasons={reason: 1.0}, seed=5)
     return [record for record in skills.read(params) if isinstance(record, Preference)]

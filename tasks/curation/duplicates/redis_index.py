@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tasks.addresses import reveal
 from tasks.curation.arrays import ObjectArray
 from tasks.curation.duplicates import clusters, deliveries, exact, minhash
 from tasks.curation.duplicates.deliveries import NO_ROW, HashedDocuments
@@ -182,7 +183,10 @@ def _connect(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     except ImportError as error:
         raise BadInput(f"curation.deliveries is {url}, which needs the package redis: pip install redis") from error
     try:
-        options: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+        options: dict[str, Any] = redis.connection.parse_url(reveal(url))  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise BadInput(f"curation.deliveries is {url}, which is no address of Redis: {error}") from error
+    try:
         with redis.Redis(**options) as client:
             client.ping()
             yield client, options

@@ -12,6 +12,8 @@ from tasks.errors import BadParams
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("denoising_loss", "denoising_accuracy")
+
 
 class Params(ChunkParams, frozen=True):
     """Loss of an encoder-decoder on corrupted spans."""
@@ -26,9 +28,10 @@ class Params(ChunkParams, frozen=True):
 
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """denoising_loss and denoising_accuracy. Raises BadParams if the model has too few sentinels."""
-    if inputs.objective(params.model) != "span":
-        return MetricResult()
-    from tasks.evaluation.denoising import predict_spans, split_documents, sum_by_document
+    objective = inputs.objective(params.model)
+    if objective != "span":
+        raise NotMeasured(f"{params.model} does not predict corrupted spans, because its objective is {objective}")
+    from tasks.evaluation.denoising import document_items, predict_spans, split_documents, sum_by_document
 
     model, tokenizer = inputs.load_pretrained(params.model)
     sentinels, num_needed = sentinel_ids(tokenizer), params.span_corruption.sizes(params.max_length)[1]
@@ -50,9 +53,13 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     predictions = list(predict_spans(model, examples, end_id, pad_id, params.batch_size))
     num_predicted, num_correct, nats = sum_by_document(chunks, predictions)
+    num_tokens = np.maximum(1, num_predicted)  # a short document may have none
+    items = document_items("denoising_loss", params.model, tokenizer, chunks, nats / num_tokens)
+    items += document_items("denoising_accuracy", params.model, tokenizer, chunks, num_correct / num_tokens)
     return MetricResult(
         {
             "denoising_loss": intervals.ratio(nats, num_predicted),
             "denoising_accuracy": intervals.ratio(num_correct, num_predicted),
-        }
+        },
+        items=items,
     )

@@ -3,7 +3,8 @@
 `gold` scores answers sampled at temperature 1, which PPO optimizes. The reference uses the house style in about half
 of its samples; its greedy answers would show it as always or never in style. `gold_greedy` scores greedy answers.
 `gold_gain` is the mean difference to the reference, prompt by prompt; `gold_gain_standard_errors` is that difference
-divided by its standard error. Intervals: bootstrap over prompts (Wilson if all answers have the same reward).
+divided by its standard error. Intervals: bootstrap over prompts, or exact if all answers have the same reward. The
+baseline of a policy is the reference.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,14 @@ from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
 from tasks.reports import Score
 
 MAX_STANDARD_ERRORS = 999.0
+SCORES = (
+    "gold.MODEL",
+    "gold_greedy.MODEL",
+    "gold_gain.MODEL",
+    "gold_gain_standard_errors.MODEL",
+    "correct_sampled.MODEL",
+    "in_style_sampled.MODEL",
+)
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -34,14 +43,29 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     greedy = {name: gold_rewards(inputs, name, greedy=True) for name in inputs.policies}
     return MetricResult(
         {
-            "gold": {name: intervals.unit_mean(values) for name, values in sampled.items()},
-            "gold_greedy": {name: intervals.unit_mean(values) for name, values in greedy.items()},
+            "gold": _compared(sampled, inputs.reference),
+            "gold_greedy": _compared(greedy, inputs.reference),
             "gold_gain": {name: intervals.mean(gain) for name, gain in gains.items()},
             "gold_gain_standard_errors": {name: in_standard_errors(gain) for name, gain in gains.items()},
             "correct_sampled": {name: _proportion(inputs, name, gold.correct) for name in inputs.policies},
             "in_style_sampled": {name: _proportion(inputs, name, gold.in_house_style) for name in inputs.policies},
-        }
+        },
+        items=[
+            prompt.item(score_name, name, answer.text, value)
+            for score_name, rewards, is_greedy in (("gold", sampled, False), ("gold_greedy", greedy, True))
+            for name, values in rewards.items()
+            for prompt, answer, value in zip(inputs.prompts, inputs.answers(name, is_greedy), values, strict=True)
+        ],
     )
+
+
+def _compared(rewards: Mapping[str, npt.NDArray[np.float64]], reference: str) -> dict[str, Score]:
+    """The mean reward of each model, the policies with that of the reference as their baseline."""
+    means = {name: intervals.unit_mean(values) for name, values in rewards.items()}
+    baseline = means[reference].value
+    return {
+        name: score if name == reference else score.compared_with(reference, baseline) for name, score in means.items()
+    }
 
 
 def gold_rewards(inputs: EvaluationInputs, name: str, greedy: bool) -> npt.NDArray[np.float64]:

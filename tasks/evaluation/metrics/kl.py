@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 
+SCORES = ("kl.MODEL", "kl_k1.MODEL")
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """KL divergence of the policies from the reference. It has no params."""
@@ -26,6 +28,10 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         answers = [answer.ids for answer in inputs.answers(name, greedy=False)]
         policy, reference = inputs.model(name), inputs.model(inputs.reference)
         kl, k1 = answer_divergences(policy, reference, prompts, answers, inputs.params.batch_size)
-        result.scores["kl"][name] = intervals.mean(kl)
+        texts = [answer.text for answer in inputs.answers(name, greedy=False)]
+        result.items += [
+            prompt.item("kl", name, text, value) for prompt, text, value in zip(inputs.prompts, texts, kl, strict=True)
+        ]
+        result.scores["kl"][name] = intervals.mean(kl).compared_with(inputs.reference, 0.0)
         result.scores["kl_k1"][name] = intervals.mean(k1)
     return result

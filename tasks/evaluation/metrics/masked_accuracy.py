@@ -11,6 +11,8 @@ from tasks.corruption import Masking, mask_tokens
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("masked_accuracy", "masked_loss")
+
 
 class Params(ChunkParams, frozen=True):
     """Accuracy and loss of an encoder on masked tokens."""
@@ -25,9 +27,10 @@ class Params(ChunkParams, frozen=True):
 
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """masked_accuracy and masked_loss."""
-    if inputs.objective(params.model) != "masked":
-        return MetricResult()
-    from tasks.evaluation.denoising import IGNORED, predict_masked, split_documents, sum_by_document
+    objective = inputs.objective(params.model)
+    if objective != "masked":
+        raise NotMeasured(f"{params.model} does not predict masked tokens, because its objective is {objective}")
+    from tasks.evaluation.denoising import IGNORED, document_items, predict_masked, split_documents, sum_by_document
 
     model, tokenizer = inputs.load_pretrained(params.model)
     chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
@@ -44,9 +47,13 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         labels.append(np.where(is_predicted, chunk.ids, IGNORED))
     predictions = list(predict_masked(model, masked_ids, labels, tokenizer.pad_token_id, params.batch_size))
     num_predicted, num_correct, nats = sum_by_document(chunks, predictions)
+    num_tokens = np.maximum(1, num_predicted)  # a short document may have none
+    items = document_items("masked_loss", params.model, tokenizer, chunks, nats / num_tokens)
+    items += document_items("masked_accuracy", params.model, tokenizer, chunks, num_correct / num_tokens)
     return MetricResult(
         {
             "masked_accuracy": intervals.ratio(num_correct, num_predicted),
             "masked_loss": intervals.ratio(nats, num_predicted),
-        }
+        },
+        items=items,
     )

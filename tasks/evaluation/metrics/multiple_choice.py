@@ -2,7 +2,8 @@
 
 The score of an option is its log-likelihood after the question divided by its number of tokens, so that long options
 are not at a disadvantage. Kinds of questions: `numbers`, whose options are answers to other test prompts in the same
-language; `documents`, whose options are answers to other open test questions. Intervals: Wilson.
+language; `documents`, whose options are answers to other open test questions. `bits_per_byte` is the loss of the right
+options, which separates models between which accuracy is noise. Intervals: exact, and bootstrap over questions.
 """
 
 import unicodedata
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
+from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
+from tasks.evaluation.items import Item, text_id
 from tasks.reports import Score
 
 Question = tuple[list[int], list[str]]  # the prompt, and the options with the right one first
+SCORES = ("multiple_choice.chance", "multiple_choice.*.MODEL", "multiple_choice_bits_per_byte.*.MODEL")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -34,28 +38,48 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         "documents": document_questions(inputs, params),
     }
     scores: dict[str, Any] = {}
+    bits: dict[str, Any] = {}
+    items: list[Item] = []
     for name in inputs.policies:
         for kind, questions in questions_by_kind.items():
             if questions:
-                num_correct = _num_correct(inputs, name, questions, params)
-                scores.setdefault(kind, {})[name] = Score.of_share(num_correct, len(questions))
+                score, bits_per_byte = _measure(inputs, name, kind, questions, params, items)
+                scores.setdefault(kind, {})[name] = score
+                bits.setdefault(kind, {})[name] = bits_per_byte
     chance = 1 / params.num_options
     if not scores:
         raise NotMeasured(f"there are fewer than {params.num_options} test prompts with different answers")
-    return MetricResult({"multiple_choice": {**scores, "chance": chance}})
+    scores["chance"] = chance
+    return MetricResult({"multiple_choice": scores, "multiple_choice_bits_per_byte": bits}, items=items)
 
 
-def _num_correct(inputs: EvaluationInputs, name: str, questions: list[Question], params: Params) -> int:
-    from tasks.evaluation.scoring import answer_log_likelihoods
+def _measure(
+    inputs: EvaluationInputs, name: str, kind: str, questions: list[Question], params: Params, items: list[Item]
+) -> tuple[Score, Score]:
+    """Accuracy and bits per byte of the right options."""
+    from tasks.evaluation.continuations import Pair, likelihoods
 
-    prompts = [prompt for prompt, options in questions for _ in options]
     texts = [option for _, options in questions for option in options]
     preface, *encoded = _answer_ids(inputs.tokenizer, ["", *texts])
-    options = [ids[: len(preface) + params.max_option_tokens] for ids in encoded]
-    log_likelihoods = answer_log_likelihoods(inputs.model(name), prompts, options, inputs.params.batch_size)
-    per_token = (log_likelihoods / np.array([len(ids) for ids in options])).reshape(-1, params.num_options)
+    limited = [ids[: len(preface) + params.max_option_tokens] for ids in encoded]
+    prompts = [prompt for prompt, options in questions for _ in options]
+    pairs = [Pair(list(prompt), ids) for prompt, ids in zip(prompts, limited, strict=True)]
+    totals = np.array([one.total for one in likelihoods(inputs.model(name), pairs, inputs.params.batch_size)])
+    num_tokens = np.array([len(ids) for ids in limited])
+    per_token = (totals / num_tokens).reshape(-1, params.num_options)
     # A tie counts as wrong: a model that gives all options the same likelihood knows nothing.
-    return int((per_token[:, 0] > per_token[:, 1:].max(axis=1)).sum())
+    correct = per_token[:, 0] > per_token[:, 1:].max(axis=1)
+    decoded = inputs.tokenizer.batch_decode(limited[:: params.num_options], skip_special_tokens=True)
+    num_bytes = np.array([max(1, len(text.strip().encode())) for text in decoded])
+    right_bits = -totals.reshape(-1, params.num_options)[:, 0] / np.log(2)
+    for index, (prompt, options) in enumerate(questions):
+        text = inputs.tokenizer.decode(prompt, skip_special_tokens=True)
+        key, answer = text_id(text, *options), options[int(per_token[index].argmax())]
+        items.append(Item(f"multiple_choice.{kind}", name, key, kind, text, answer, float(correct[index])))
+        bits = float(right_bits[index] / num_bytes[index])
+        items.append(Item(f"multiple_choice_bits_per_byte.{kind}", name, key, kind, text, options[0], bits))
+    accuracy = Score.of_share(int(correct.sum()), len(questions)).compared_with("chance", 1 / params.num_options)
+    return accuracy, intervals.ratio(right_bits, num_bytes).compared_with("random bytes", 8.0)
 
 
 def _answer_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

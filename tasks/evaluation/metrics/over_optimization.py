@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 COLUMNS = ("score", "gold", "kl")
 MIN_STANDARD_ERRORS = 2.0
+SCORES = ("reward_score.MODEL", "over_optimized.MODEL")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):

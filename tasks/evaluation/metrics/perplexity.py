@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, evenly_spaced
+from tasks.evaluation.items import MAX_CHARACTERS, Item, text_id
 from tasks.evaluation.ngram import KneserNey, Unigram
 from tasks.reports import Score
 from tasks.tokens import Stream
@@ -22,6 +23,7 @@ from tasks.tokens import Stream
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+SCORES = ("perplexity", "unigram_perplexity", "bigram_perplexity", "uniform_perplexity", "bits_per_byte")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -63,7 +65,25 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     scores["uniform_perplexity"] = intervals.rounded_score(vocab_size, vocab_size, vocab_size, n)
     num_bytes = token_bytes(inputs.tokenizer, vocab_size)[targets]
     scores["bits_per_byte"] = _bits_per_byte(nats[is_target], num_bytes, documents)
-    return MetricResult(scores)
+    unigram_bits = _bits_per_byte(nats_by_model["unigram_perplexity"], num_bytes, documents)
+    scores["bits_per_byte"] = scores["bits_per_byte"].compared_with("unigram", unigram_bits.value)
+    scores["perplexity"] = scores["perplexity"].compared_with("unigram", scores["unigram_perplexity"].value)
+    return MetricResult(scores, items=_items(inputs, params.model, stream, documents, nats[is_target], num_bytes))
+
+
+def _items(
+    inputs: EvaluationInputs, model: str, stream: Stream, documents: IntArray, nats: FloatArray, num_bytes: IntArray
+) -> list[Item]:
+    """Bits per byte of each document; its id is that of its text, which does not depend on the vocabulary."""
+    bits, bytes_read = _sum_by_document(documents, nats / math.log(2), num_bytes)
+    starts = [*np.flatnonzero(np.asarray(stream.positions) == 0), len(stream.ids)]
+    items = []
+    for number, own_bits, own_bytes in zip(np.unique(documents), bits, bytes_read, strict=True):
+        first, end = starts[number - 1], starts[number]  # documents are numbered from 1
+        text = inputs.tokenizer.decode(np.asarray(stream.ids[first:end], np.int64).tolist(), skip_special_tokens=True)
+        value = float(own_bits / max(1, own_bytes))
+        items.append(Item("bits_per_byte", model, text_id(text), "", text[:MAX_CHARACTERS], "", value))
+    return items
 
 
 def choose_rows(stream: Stream, params: Params) -> list[int]:

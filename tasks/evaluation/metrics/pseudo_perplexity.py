@@ -13,6 +13,8 @@ from pydantic import Field
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import ChunkParams, EvaluationInputs, MetricResult, NotMeasured
 
+SCORES = ("pseudo_perplexity",)
+
 
 class Params(ChunkParams, frozen=True):
     """Pseudo-perplexity of an encoder."""
@@ -25,9 +27,10 @@ class Params(ChunkParams, frozen=True):
 
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     """pseudo_perplexity."""
-    if inputs.objective(params.model) != "masked":
-        return MetricResult()
-    from tasks.evaluation.denoising import IGNORED, predict_masked, split_documents
+    objective = inputs.objective(params.model)
+    if objective != "masked":
+        raise NotMeasured(f"{params.model} does not predict masked tokens, because its objective is {objective}")
+    from tasks.evaluation.denoising import IGNORED, document_items, predict_masked, split_documents
 
     model, tokenizer = inputs.load_pretrained(params.model)
     chunks = split_documents(inputs.stream(), params.max_length, params.max_tokens)
@@ -43,4 +46,5 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         sums[chunk.document] = nats + sum(float(p.nats.sum()) for p in predictions), num_tokens + len(is_masked)
     nats_by_document, tokens_by_document = np.array(list(sums.values())).T
     mean = intervals.ratio(nats_by_document, tokens_by_document)
-    return MetricResult({"pseudo_perplexity": intervals.transform(mean, math.exp)})
+    items = document_items("pseudo_perplexity", params.model, tokenizer, chunks, nats_by_document / tokens_by_document)
+    return MetricResult({"pseudo_perplexity": intervals.transform(mean, math.exp)}, items=items)

@@ -1,7 +1,7 @@
 """Accuracy of the reward model on test pairs: how often the chosen answer has the higher score; ties count half.
 
 Also its accuracy by reason and by length difference, the mean margin, the calibration error and the length bias, as
-tasks/reward_metrics.py defines them. Intervals: Wilson for shares, otherwise bootstrap over pairs.
+tasks/reward_metrics.py defines them. Intervals: exact for shares, otherwise bootstrap over pairs.
 """
 
 from typing import Any
@@ -13,9 +13,19 @@ from pydantic import BaseModel, Field
 from tasks import reward_metrics
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured, Pair, evenly_spaced
+from tasks.evaluation.items import Item, text_id
 from tasks.reports import Score
 
 FloatArray = npt.NDArray[np.float64]
+SCORES = (
+    "reward_accuracy",
+    "reward_accuracy_by_reason.*",
+    "reward_accuracy_by_length.*",
+    "reward_margin",
+    "reward_calibration_error",
+    "reward_length_bias",
+    "reward_length_bias_of_labels",
+)
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -36,10 +46,25 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
     reasons = [pair.reason for pair in pairs]
     values = reward_metrics.metrics(margins, reasons, lengths[:, 0], lengths[:, 1], Score.of_share, intervals.bootstrap)
     scores = {f"reward_{name}": value for name, value in values.items()}
+    scores["reward_accuracy"] = scores["reward_accuracy"].compared_with("chance", 0.5)
     scores["reward_margin"] = intervals.mean(margins)
     note = f"reward_accuracy: {unpaired} test answers that were judged alone are not used, because it compares answers"
     tables = {"reward_margins": _histogram(margins)}
-    return MetricResult(scores, tables, notes=[note] if unpaired else [])
+    items = _items(inputs, pairs, reward_metrics.correctness(margins), margins)
+    return MetricResult(scores, tables, notes=[note] if unpaired else [], items=items)
+
+
+def _items(inputs: EvaluationInputs, pairs: list[Pair], correct: FloatArray, margins: FloatArray) -> list[Item]:
+    decode = inputs.tokenizer.batch_decode
+    texts = zip(
+        *(decode([getattr(pair, part) for pair in pairs]) for part in ("prompt", "chosen", "rejected")), strict=True
+    )
+    name, result = inputs.params.reward_model, list[Item]()
+    for pair, own, is_correct, margin in zip(pairs, texts, correct, margins, strict=True):
+        key = text_id(*own)
+        result.append(Item("reward_accuracy", name, key, pair.reason, own[0], own[1], float(is_correct)))
+        result.append(Item("reward_margin", name, key, pair.reason, own[0], own[1], float(margin)))
+    return result
 
 
 def _margins(inputs: EvaluationInputs, pairs: list[Pair]) -> FloatArray:

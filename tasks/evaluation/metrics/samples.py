@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, Prompt, evenly_spaced
 
+SCORES: tuple[str, ...] = ()
+
 
 class Params(BaseModel, frozen=True, extra="forbid"):
     """Sample answers, for people to read."""

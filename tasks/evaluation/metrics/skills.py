@@ -15,12 +15,21 @@ from pydantic import BaseModel
 
 from tasks import gold
 from tasks.evaluation import intervals
-from tasks.evaluation.inputs import Answer, EvaluationInputs, MetricResult, Prompt
+from tasks.evaluation.inputs import Answer, EvaluationInputs, MetricResult, NotMeasured, Prompt
+from tasks.evaluation.items import Item
 from tasks.evaluation.metrics.gold import in_standard_errors
 from tasks.reports import Score
 
 REFUSAL = "refusal"  # the skill of the questions that must be refused
 GROUPS = ("skill", "turn", "language", "follow_up", "unseen_wording", "held_out_range")
+SCORES = (
+    *(f"exact_match_by_{group}.MODEL.*" for group in GROUPS),
+    "refused.MODEL",
+    "wrongly_refused.MODEL",
+    "reason_share.MODEL.*",
+    "reason_gain.MODEL.*",
+    "reason_gain_standard_errors.MODEL.*",
+)
 
 Flags = npt.NDArray[np.bool_]
 
@@ -30,13 +39,17 @@ class Params(BaseModel, frozen=True, extra="forbid"):
 
 
 def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
-    """exact_match_by_<group>, refused, wrongly_refused, reason_share, reason_gain and its standard errors by model."""
+    """exact_match_by_<group>, refused, wrongly_refused, reason_share, reason_gain and its standard errors by model.
+
+    Items: exact match by skill, refusals, and each reason of each sampled answer.
+    """
     prompts = inputs.prompts
     if not all("skill" in prompt.metadata for prompt in prompts):
-        return MetricResult(notes=["no test prompt states its skill: the metric `skills` was not measured"])
+        raise NotMeasured("not every test prompt states its skill, as those of the source `skills` do")
     scores: dict[str, Any] = {f"exact_match_by_{group}": {} for group in GROUPS}
     scores |= {"refused": {}, "wrongly_refused": {}, "reason_share": {}, "reason_gain": {}}
     scores["reason_gain_standard_errors"] = {}
+    items: list[Item] = []
     reference = reason_flags(prompts, inputs.answers(inputs.reference, greedy=False))
     for name in inputs.policies:
         answers = inputs.answers(name, greedy=True)
@@ -55,7 +68,20 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
             scores["reason_gain_standard_errors"][name] = {
                 reason: in_standard_errors(gain) for reason, gain in gains.items()
             }
-    return MetricResult(scores)
+        items += _items(inputs, name, correct)
+    return MetricResult(scores, items=items)
+
+
+def _items(inputs: EvaluationInputs, model: str, correct: Flags) -> list[Item]:
+    prompts, items, sentences = inputs.prompts, list[Item](), refusal_sentences(inputs.prompts)
+    for prompt, answer, is_correct in zip(prompts, inputs.answers(model, greedy=True), correct, strict=True):
+        skill, is_refused = str(prompt.metadata["skill"]), gold.normalize(answer.text) in sentences
+        items.append(prompt.item("exact_match_by_skill", model, answer.text, is_correct, skill))
+        items.append(prompt.item(_refusal_key(prompt), model, answer.text, is_refused, skill))
+    for prompt, answer in zip(prompts, inputs.answers(model, greedy=False), strict=True):
+        for reason, flag in judge(prompt, answer, sentences).items():
+            items.append(prompt.item(f"reason_share.{reason}", model, answer.text, flag, str(prompt.metadata["skill"])))
+    return items
 
 
 def by_group(prompts: Sequence[Prompt], correct: Flags, group: str) -> dict[str, Score]:
@@ -74,9 +100,12 @@ def refusals(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, 
     sentences = refusal_sentences(prompts)
     flags: dict[str, list[bool]] = {"refused": [], "wrongly_refused": []}
     for prompt, answer in zip(prompts, answers, strict=True):
-        key = "refused" if prompt.metadata["skill"] == REFUSAL else "wrongly_refused"
-        flags[key].append(gold.normalize(answer.text) in sentences)
+        flags[_refusal_key(prompt)].append(gold.normalize(answer.text) in sentences)
     return {key: np.array(values) for key, values in flags.items() if values}
+
+
+def _refusal_key(prompt: Prompt) -> str:
+    return "refused" if prompt.metadata["skill"] == REFUSAL else "wrongly_refused"
 
 
 def refusal_sentences(prompts: Sequence[Prompt]) -> set[str]:

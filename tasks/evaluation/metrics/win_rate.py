@@ -20,6 +20,7 @@ from tasks.evaluation.metrics.gold import gold_rewards
 from tasks.reports import Score
 
 FloatArray = npt.NDArray[np.float64]
+SCORES = ("win_rate.MODEL_vs_*.*.wins", "win_rate.MODEL_vs_*.*.ties", "win_rate.MODEL_vs_*.*.length_controlled")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -44,6 +45,11 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
         if inputs.verifiable:
             model_gold, opponent_gold = (gold_rewards(inputs, name, greedy=False) for name in (model, opponent))
             wins_by_judge["gold"] = compare(model_gold, opponent_gold)
+        result.items += [
+            prompt.item(f"win_rate.{judge}", f"{model}_vs_{opponent}", answer.text, win)
+            for judge, wins in wins_by_judge.items()
+            for prompt, answer, win in zip(inputs.prompts, inputs.answers(model, greedy=False), wins, strict=True)
+        ]
         scores: dict[str, Any] = {judge: summarize(wins, length_differences) for judge, wins in wins_by_judge.items()}
         if params.judge:
             scores |= _ask_judge(inputs, model, opponent, length_differences, params.judge, result)
@@ -59,7 +65,7 @@ def compare(scores: FloatArray, opponent_scores: FloatArray) -> FloatArray:
 def summarize(wins: FloatArray, length_differences: FloatArray) -> dict[str, Score]:
     """Win rate, share of ties, and win rate at equal lengths; wins [n], length differences [n] in tokens."""
     return {
-        "wins": intervals.mean(wins),
+        "wins": intervals.unit_mean(wins).compared_with("equal models", 0.5),
         "ties": Score.of_share(int((wins == 0.5).sum()), len(wins)),
         "length_controlled": length_controlled(wins, length_differences),
     }

@@ -5,7 +5,7 @@ from tasks.ingestion.skills.patterns import load_patterns
 from tasks.ingestion.skills.turns import Draw, Turn
 
 NAME = "arithmetic"
-MAX_SUM, MAX_FACTOR = 100, 10
+MAX_SUM, MAX_FACTOR = 50, 10
 
 _PATTERNS = load_patterns("arithmetic")
 PATTERNS = _PATTERNS["patterns"]
@@ -15,7 +15,7 @@ SIGNS = {"+": {"en": "plus", "zh": "加"}, "-": {"en": "minus", "zh": "减"}, "*
 
 def draw_turn(draw: Draw) -> Turn:
     """A sum, difference or product of two numbers."""
-    sign = draw.rng.choices("+-*", (4, 4, 2))[0]
+    sign = draw.rng.choices("+-*", (4, 5, 2))[0]
     a, b = _operands(draw, sign)
     return _turn(draw, PATTERNS[sign][draw.language], sign, a, b, draw.rng.random() < 0.7)
 
@@ -34,11 +34,11 @@ def follow_up(turn: Turn, draw: Draw) -> Turn | None:
             "zh": ("(那|那么|换成){a}" + SIGNS[sign]["zh"] + "{b}呢",),
         }
         return _make_turn(draw, words[draw.language], sign, a, b, digits, {"a": a_text, "b": b_text}, follows=False)
-    sign = draw.rng.choice("+-") if result < MAX_SUM else "-"
+    sign = draw.rng.choice("+--") if result < MAX_SUM else "-"
     if result == 0:
         sign = "+"
     most = MAX_SUM - result if sign == "+" else result
-    b = draw.rng.randint(1, max(1, min(most, draw.rng.choice((9, 20, 50)))))
+    b = draw.rng.randint(1, max(1, min(most, draw.rng.choice((9, 20)))))
     return _make_turn(
         draw,
         FOLLOW_UPS[sign][draw.language],
@@ -102,7 +102,7 @@ def _operands(draw: Draw, sign: str) -> tuple[int, int]:
     def sample() -> tuple[int, int]:
         if sign == "*":
             return rng.randint(0, MAX_FACTOR), rng.randint(0, MAX_FACTOR)
-        top = rng.choice((10, 20, 50, MAX_SUM))
+        top = rng.choice((10, 20, MAX_SUM))
         a = rng.randint(0, top)
         b = rng.randint(0, MAX_SUM - a if rng.random() < 0.3 else min(top, MAX_SUM - a))
         return (a, b) if sign == "+" else (a + b, b) if rng.random() < 0.9 else (max(a, b), min(a, b))

@@ -5,6 +5,7 @@ from tasks.ingestion.skills.turns import Draw, Turn
 from tasks.ingestion.skills.words import CHINESE_WORDS, ENGLISH_WORDS
 
 NAME = "letters"
+MAX_REVERSE = 4  # letters: longer words are not reversed
 KINDS = ("spell", "first", "last", "count", "reverse")
 _PATTERNS = load_patterns("letters")
 PATTERNS = _PATTERNS["patterns"]
@@ -17,8 +18,8 @@ WHAT_ABOUT = _PATTERNS["what_about"]
 def draw_turn(draw: Draw) -> Turn:
     """A question about an English word, in Chinese sometimes about Chinese characters."""
     characters = draw.language == "zh" and draw.rng.random() < 0.5
-    word = _word(draw, characters)
     kind = draw.rng.choice(KINDS[1:] if characters else KINDS)
+    word = _word(draw, characters, kind)
     patterns = CHARACTERS[kind] if characters else PATTERNS[kind][draw.language]
     return _turn(draw, patterns, word, kind, follows=False)
 
@@ -28,8 +29,10 @@ def follow_up(turn: Turn, draw: Draw) -> Turn | None:
     word, kind = turn.state["word"], turn.state["kind"]
     characters = not word.isascii()
     if draw.rng.random() < 0.5:
-        return _turn(draw, WHAT_ABOUT[draw.language], _word(draw, characters), kind, follows=True)
+        return _turn(draw, WHAT_ABOUT[draw.language], _word(draw, characters, kind), kind, follows=True)
     kinds = [other for other in (KINDS[1:] if characters else KINDS) if other != kind]
+    if len(word) > MAX_REVERSE and kind != "reverse":
+        kinds.remove("reverse")
     kind = draw.rng.choice(kinds)
     patterns = CHARACTERS_NEXT[kind] if characters else NEXT[kind][draw.language]
     return _turn(draw, patterns, word, kind, follows=True)
@@ -58,7 +61,9 @@ def _turn(draw: Draw, patterns: tuple[str, ...], word: str, kind: str, *, follow
     )
 
 
-def _word(draw: Draw, characters: bool) -> str:
+def _word(draw: Draw, characters: bool, kind: str) -> str:
     words = [word for word in CHINESE_WORDS if len(word) > 1] if characters else ENGLISH_WORDS
+    if kind == "reverse":
+        words = [word for word in words if len(word) <= MAX_REVERSE]
     word: str = draw.rng.choice(words)
     return word

@@ -7,7 +7,7 @@ from tasks.ingestion.skills.turns import Draw, Turn
 from tasks.ingestion.skills.words import CHINESE_WORDS, ENGLISH_WORDS
 
 NAME = "lists"
-MAX_NUMBER, MAX_ITEMS = 100, 5
+MAX_NUMBER, MAX_ITEMS, MAX_REVERSED = 50, 4, 3
 
 _PATTERNS = load_patterns("lists")
 COMPARE = _PATTERNS["compare"]
@@ -31,8 +31,8 @@ def draw_turn(draw: Draw) -> Turn:
         return draw.turn(
             NAME, COMPARE[kind][draw.language], values, solve(kind, pair, draw.language), items=pair, kind=kind
         )
-    words = kind in ("reversed", "count") and draw.rng.random() < 0.5
-    items: Items = draw.value(lambda: _items(draw, words))
+    words = kind == "count" and draw.rng.random() < 0.5
+    items: Items = draw.value(lambda: _items(draw, words, MAX_REVERSED if kind == "reversed" else MAX_ITEMS))
     patterns = {**ORDERS, **EXTREMES, "count": COUNT}[kind][draw.language]
     return draw.turn(
         NAME, patterns, {"list": _write_list(items, draw)}, solve(kind, items, draw.language), items=items, kind=kind
@@ -45,11 +45,12 @@ def follow_up(turn: Turn, draw: Draw) -> Turn | None:
     if kind in COMPARE:
         kinds = ["smaller" if kind == "larger" else "larger"]
     elif isinstance(items[0], str):
-        kinds = [other for other in ("reversed", "count") if other != kind]
+        kinds = [other for other in ("reversed", "count") if other != kind and len(items) <= MAX_REVERSED]
+        if not kinds:
+            return None
     else:
-        kinds = [
-            other for other in ("ascending", "descending", "reversed", "count", "largest", "smallest") if other != kind
-        ]
+        kinds = ["ascending", "descending", "count", "largest", "smallest"]
+        kinds = [other for other in [*kinds, *(["reversed"] if len(items) <= MAX_REVERSED else [])] if other != kind]
     kind = draw.rng.choice(kinds)
     answer = solve(kind, items, draw.language)
     if kind == "reversed":  # of what was last answered, where that is a list
@@ -85,8 +86,8 @@ def _write_list(items: tuple[object, ...], draw: Draw) -> str:
     return mark.join(map(str, items))
 
 
-def _items(draw: Draw, words: bool) -> Items:
-    count = draw.rng.randint(3, MAX_ITEMS)
+def _items(draw: Draw, words: bool, most: int) -> Items:
+    count = draw.rng.randint(3, most)
     if words:
         return tuple(draw.rng.sample(ENGLISH_WORDS if draw.language == "en" else CHINESE_WORDS, count))
     return tuple(draw.rng.sample(range(draw.rng.choice((10, 20, MAX_NUMBER + 1))), count))

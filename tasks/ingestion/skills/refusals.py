@@ -7,8 +7,8 @@ from tasks.ingestion.skills.turns import Draw, Turn
 
 NAME = "refusal"
 ANSWER = {
-    "en": "I only know numbers, dates, times, units, lists and spelling, so I cannot answer that",
-    "zh": "我只会数字、日期、时间、单位、列表和拼写，这个问题我回答不了",
+    "en": "I only know numbers, dates, units, lists and spelling",
+    "zh": "我只会数字、日期、单位、列表和拼写",
 }
 _PATTERNS = load_patterns("refusals")
 FILLERS = _PATTERNS["fillers"]
@@ -20,7 +20,8 @@ def draw_turn(draw: Draw) -> Turn:
     """A question outside of every skill; sometimes one that looks like a skill, with numbers that are too large."""
     rng = draw.rng
     if rng.random() < 0.15:
-        numbers = {"a": rng.randint(300, 10 ** rng.randint(3, 7)), "b": rng.randint(300, 10 ** rng.randint(3, 7))}
+        numbers = {"a": rng.randint(200, 10 ** rng.randint(3, 7)), "b": rng.randint(200, 10 ** rng.randint(3, 7))}
+        numbers["c"] = rng.randint(10_000, 10 ** rng.randint(5, 9))
         return draw.turn(NAME, TOO_LARGE[draw.language], numbers, ANSWER[draw.language], topic="too_large")
     index = 0 if draw.language == "en" else 1
     values: dict[str, Any] = {}

@@ -44,8 +44,13 @@ def _honest(turns: Sequence[Turn], draw: Draw) -> str | None:
     turn = turns[-1]
     if turn.skill != refusals.NAME:
         return None
+    return _sentence(invented_answer(turn.language, draw), turn.language)
+
+
+def invented_answer(language: str, draw: Draw) -> str:
+    """The answer to a question that nobody has asked."""
     name = draw.rng.choice([name for name in SKILLS if name != refusals.NAME])
-    return _sentence(_other_turn(name, turn.language, draw).answer, turn.language)
+    return _other_turn(name, language, draw).answer
 
 
 def _helpful(turns: Sequence[Turn], draw: Draw) -> str | None:

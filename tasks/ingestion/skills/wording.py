@@ -17,6 +17,7 @@ from tasks.ingestion.skills.patterns import load_patterns
 
 LANGUAGES = ("en", "zh")
 TEST_SHARE = 0.1  # of the wordings
+NUM_BARE = 4  # the shortest wordings, in which exercises are asked
 
 # What stands before and after a question. `$` marks phrases that only fit before a clause such as "what is ...".
 _PATTERNS = load_patterns("wording")
@@ -43,6 +44,14 @@ def wordings(patterns: tuple[str, ...]) -> tuple[Wording, ...]:
     """Every wording of the patterns. Which ones are for the test split depends on their text alone."""
     texts = dict.fromkeys(text for pattern in patterns for text in _expand(pattern))
     return tuple(Wording(text, _is_for_test(text)) for text in texts)
+
+
+@cache
+def _by_split(patterns: tuple[str, ...]) -> tuple[list[Wording], list[Wording]]:
+    """Return the wordings of both splits, the shortest first, and those of the test split only."""
+    every = sorted(wordings(patterns), key=lambda wording: len(wording.text))
+    seen = [wording for wording in every if not wording.for_test]
+    return seen or every, [wording for wording in every if wording.for_test]
 
 
 def _expand(pattern: str) -> list[str]:
@@ -72,13 +81,11 @@ def ask(
 
     The train split takes the other wordings only; the test split takes either, half of the time each.
     """
-    every = wordings(tuple(patterns))
+    seen, unseen = _by_split(tuple(patterns))
     if bare:
-        shortest = sorted((one for one in every if not one.for_test), key=lambda one: len(one.text))[:4]
-        return rng.choice(shortest).text.format(**values), False
-    unseen = [wording for wording in every if wording.for_test]
+        return rng.choice(seen[:NUM_BARE]).text.format(**values), False
     use_unseen = bool(for_test and unseen and rng.random() < 0.5)
-    wording = rng.choice(unseen if use_unseen else [one for one in every if not one.for_test] or every)
+    wording = rng.choice(unseen if use_unseen else seen)
     return type_question(wording.text, values, language, rng, remark), use_unseen
 
 

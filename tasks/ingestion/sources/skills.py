@@ -5,6 +5,7 @@ asks about values that training never sees, half of the time in wordings that tr
 one to four exchanges; follow-ups ("and plus five?") need the exchange before them.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -14,18 +15,18 @@ from pydantic import BaseModel, Field, NonNegativeFloat
 from tasks.conversations import Conversation, Preference
 from tasks.ingestion import records
 from tasks.ingestion.read_counts import ReadCounts
-from tasks.ingestion.skills import SKILLS, number_words
-from tasks.ingestion.skills.rejections import CLOSING, Reason, reject
+from tasks.ingestion.skills import SKILLS, number_words, refusals
+from tasks.ingestion.skills.rejections import CLOSING, Reason, invented_answer, reject
 from tasks.ingestion.skills.turns import Draw, Turn
 
 KINDS = ("conversations", "preferences")  # of records that this source yields
 
 # Relative frequencies, by what each skill needs: answers that are calculated have few trained tokens.
 DEFAULT_SHARES = {
-    "arithmetic": 5.0, "calendar": 2.0, "letters": 2.0, "lists": 3.0, "number_words": 3.0, "refusal": 3.5,
+    "arithmetic": 5.0, "calendar": 2.5, "letters": 2.5, "lists": 3.5, "number_words": 3.0, "refusal": 3.5,
     "small_talk": 2.5, "units": 1.5,
 }  # fmt: skip
-EXERCISES = {"arithmetic": 5.0, "lists": 3.0, "letters": 2.0, "number_words": 1.5, "units": 2.0, "calendar": 1.5}
+EXERCISES = {"arithmetic": 5.0, "lists": 3.5, "letters": 2.5, "number_words": 1.5, "units": 1.5, "calendar": 2.0}
 
 
 REASONS: dict[Reason, float] = {
@@ -49,6 +50,10 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     exercise_share: float = Field(
         0.4, ge=0, le=1, description="Share of train conversations that are rows of bare exercises."
     )
+    invented_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the unanswerable questions of train conversations that are answered "
+        "with an invention, as in data of mixed quality: preferences then teach honesty.",
+    )  # fmt: skip
     validation_share: float = Field(0.03, ge=0, lt=1, description="Share of conversations for validation.")
     test_share: float = Field(0.05, ge=0, lt=1, description="Share of conversations for the test split.")
     seed: int = Field(0, ge=0, description="Seed of all choices.")
@@ -68,7 +73,8 @@ def _read(params: Params) -> Iterator[records.Record]:
         else:
             id = f"skills-{index}"
             turns = _turns(split, params, rng)
-            yield Conversation(id, _messages(turns), id, _metadata(turns), split)
+            invented_share = params.invented_share if split == "train" else 0
+            yield Conversation(id, _messages(_invent(turns, invented_share, rng)), id, _metadata(turns), split)
     rng = random.Random(f"skills preferences {params.seed}")
     for index in range(params.num_preferences):
         yield _preference(index, params, rng)
@@ -86,9 +92,19 @@ def _turns(split: str, params: Params, rng: random.Random) -> list[Turn]:
     turns = [_first(draw, params)]
     for _ in range(rng.choices(range(params.max_turns), [3, *[1.5] * (params.max_turns - 1)])[0]):
         if rng.random() < 0.06:  # people change the language
-            draw = Draw(rng, "zh" if draw.language == "en" else "en", draw.for_test)
+            draw = dataclasses.replace(draw, language="zh" if draw.language == "en" else "en")
         turns.append(_next(turns[-1], draw, params))
     return turns
+
+
+def _invent(turns: list[Turn], share: float, rng: random.Random) -> list[Turn]:
+    """The turns, of which a share of the refusals is replaced by answers to other questions."""
+    return [
+        dataclasses.replace(turn, answer=invented_answer(turn.language, Draw(rng, turn.language, False)))
+        if turn.skill == refusals.NAME and rng.random() < share
+        else turn
+        for turn in turns
+    ]
 
 
 def _messages(turns: list[Turn]) -> list[Any]:

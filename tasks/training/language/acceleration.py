@@ -15,7 +15,7 @@ class AcceleratedParams(LoopParams, frozen=True):
 
     compile: compilation.Mode = Field(
         "off", description="Whether torch.compile compiles the blocks of the model: off, on, or auto (on if the run "
-        "has at least 500 steps on a GPU, 5000 on a CPU, and there is a C++ compiler).",
+        "has at least 500 steps on a GPU, 1500 on a CPU, and there is a C++ compiler).",
     )  # fmt: skip
     fp8: bool = Field(
         False, description="Whether linear maps are multiplied in 8-bit floating point. This needs a GPU with compute "

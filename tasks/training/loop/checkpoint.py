@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from tasks.files import MANIFEST, read_json, sha256, version_problem, with_version, write_json
+from tasks.files import MANIFEST, read_json, sha256, sync_folder, version_problem, with_version, write_json
 
 STATE = "state.pt"
 MAX_COST = 0.01  # share of the time of a run that saving may take when no interval is given
@@ -138,7 +138,7 @@ def write(path: Path, state: Mapping[str, Any], identity: str = "") -> None:
         # Everything inside is on disk by now (both writers call fsync). The rename publishes it at once, and only the
         # fsync of the parent makes the new name survive a power failure.
         temporary.rename(path)
-        _flush_folder(path.parent)
+        sync_folder(path.parent)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -192,14 +192,6 @@ class _HashingFile:
             self._file.close()
         except OSError as error:
             self.failure = self.failure or error
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cpu_copy(state: Any) -> Any:

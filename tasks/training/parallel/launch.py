@@ -8,8 +8,10 @@ nodes the first one runs the flow; the others see the same files, wait for it an
 """
 
 import argparse
+import hmac
 import os
 import pickle
+import secrets
 import subprocess
 import sys
 import time
@@ -27,6 +29,8 @@ STAGES = "tasks.training.stages"
 WORKER = "tasks.training.parallel.worker"
 MAX_ATTEMPTS = 3
 JOB, ENDED = "job.json", "ended.pickle"
+KEY = "result.key"  # a file that only this user can read; a process on another node reads it, too
+OWNER = "ATHANOR_OWNER"
 POLL_SECONDS = 0.5
 
 
@@ -39,12 +43,13 @@ def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timin
     endpoint(launch)
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / ENDED).unlink(missing_ok=True)
+    key = _make_key(checkpoints)
     job = {"stage": stage, "kind": kind(params), "params": params.model_dump(mode="json"), "data": str(data)}
     for attempt in range(1, MAX_ATTEMPTS + 1):
         write_json(checkpoints / JOB, {**job, "attempt": attempt})
         _agent(launch, checkpoints, attempt, is_first=True)
         if (checkpoints / ENDED).is_file():
-            return _result(checkpoints / ENDED, timings)
+            return _result(checkpoints / ENDED, key, timings)
         print(f"warning: {stage}: a process died in attempt {attempt} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
     raise BadInput(
         f"{stage} lost a process in each of {MAX_ATTEMPTS} attempts. The usual reason is memory: lower "
@@ -83,7 +88,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
         # first node opens the store; torchrun would otherwise guess from host names which node does.
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
     # Divide the cores among the processes; torchrun's own default is one thread for each of them.
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {OWNER: str(os.getpid())}
     with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
         try:
             return torchrun.wait()
@@ -94,14 +99,35 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
             raise
 
 
-def _result(file: Path, timings: Timings) -> Report:
-    """The report that process 0 wrote, or the error that ended it. The file is written by us, so unpickling is safe."""
-    kind, content, seconds = pickle.loads(file.read_bytes())
+def _make_key(checkpoints: Path) -> bytes:
+    """Write a new key with which the processes of this run sign their result, and return it."""
+    key, file = secrets.token_hex().encode(), checkpoints / KEY
+    file.unlink(missing_ok=True)
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(key)
+    return key
+
+
+def _result(file: Path, key: bytes, timings: Timings) -> Report:
+    """The report that process 0 wrote, or the error that ended it. Raises BadInput if another program wrote the file.
+
+    A report contains figures, which only pickle can write, and unpickling can run any code: the signature is checked
+    first, with a key that only this process and its workers know.
+    """
+    signature, _, body = file.read_bytes().partition(b"\n")
+    if not hmac.compare_digest(signature, sign(body, key)):
+        raise BadInput(f"{file} was not written by a process of this run. Remove the file and run the command again.")
+    kind, content, seconds = pickle.loads(body)
     if kind == "error":
         raise getattr(errors, content[0])(content[1])
     timings.values.update(seconds)
     report: Report = content
     return report
+
+
+def sign(body: bytes, key: bytes) -> bytes:
+    """The signature of what a worker of this run has written."""
+    return hmac.new(key, body, "sha256").hexdigest().encode()
 
 
 def join(folder: Path) -> None:

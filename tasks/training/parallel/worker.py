@@ -1,11 +1,15 @@
 """One of the processes that torchrun starts for a stage: it reads the job that launch.py wrote, and trains."""
 
+import contextlib
 import os
 import pickle
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import distributed as dist
 
@@ -14,7 +18,22 @@ from tasks.errors import BadParams, UserError
 from tasks.files import read_json
 from tasks.reports import Timings
 from tasks.training.parallel import processes
-from tasks.training.parallel.launch import ENDED, JOB, STAGES
+from tasks.training.parallel.launch import ENDED, JOB, KEY, OWNER, POLL_SECONDS, STAGES, sign
+
+
+def end_with_owner() -> None:
+    """End this process when the one that has started torchrun is killed: otherwise it would write into outputs."""
+    owner = os.environ.get(OWNER, "")
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(owner))
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    if owner:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def main(checkpoints: Path) -> None:
@@ -49,9 +68,11 @@ def _write_result(checkpoints: Path, ended: tuple[str, Any, dict[str, float]]) -
     # Renamed, so that launch.py never reads half a file; a name per rank, so that processes do not write into each
     # other's file. The last one wins, and all errors are the same.
     temporary = checkpoints / f"{ENDED}.{processes.rank()}.tmp"
-    temporary.write_bytes(pickle.dumps(ended))
+    body = pickle.dumps(ended)
+    temporary.write_bytes(sign(body, (checkpoints / KEY).read_bytes()) + b"\n" + body)
     temporary.replace(checkpoints / ENDED)
 
 
 if __name__ == "__main__":
+    end_with_owner()
     main(Path(sys.argv[1]))

@@ -5,6 +5,8 @@ because the reward model is reliable only for answers such as those that it was 
 """
 
 import importlib
+import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -90,14 +92,20 @@ def num_characters(answer: str, metadata: Mapping[str, Any]) -> float:
     return float(len(answer))
 
 
+PROJECT = tuple({Path.cwd().resolve(): None, Path(__file__).resolve().parents[3]: None})  # where own modules are
 BUILT_IN: dict[str, RewardFunction] = {"exact_match": exact_match, "num_characters": num_characters}
 
 
-def find_function(name: str) -> RewardFunction:
-    """Return a reward function (answer, metadata) -> number: built in, or "module:function". Raises BadParams."""
+def find_function(name: str, packages: Sequence[str] = ()) -> RewardFunction:
+    """Return a reward function (answer, metadata) -> number: built in, or "module:function". Raises BadParams.
+
+    Its module is a file of the project or of one of `packages`, which defines it in Python: params alone must not be
+    able to call any function that happens to be installed, such as os:system.
+    """
     if name in BUILT_IN:
         return BUILT_IN[name]
     module, _, attribute = name.partition(":")
+    _refuse_foreign(name, module, packages)
     try:
         function: RewardFunction = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -106,16 +114,36 @@ def find_function(name: str) -> RewardFunction:
             f"there is no reward function {name!r} ({error}). Built in are {built_in}; a function of your own is named "
             "package.module:function."
         ) from error
+    if not inspect.isfunction(function) or function.__module__.partition(".")[0] != module.partition(".")[0]:
+        raise BadParams(f"the reward function {name!r} is not a Python function that {module} itself defines.")
     return function
 
 
+def _refuse_foreign(name: str, module: str, packages: Sequence[str]) -> None:
+    """Raise BadParams if `module` is neither a file of the project nor of `packages`; nothing of it is imported."""
+    top = module.partition(".")[0]
+    folders = [folder for folder in PROJECT if (folder / f"{top}.py").is_file() or any((folder / top).glob("*.py"))]
+    loaded = getattr(sys.modules.get(top), "__file__", None)
+    is_own = loaded is None or any(Path(loaded).parent in (folder, folder / top) for folder in folders)
+    if top in packages or (top.isidentifier() and folders and is_own):
+        return
+    raise BadParams(
+        f"there is no reward function {name!r} in a file of the project ({top}.py or {top}/ in {PROJECT[0]}). Built in "
+        f"are {', '.join(sorted(BUILT_IN))}; a function of your own is named module:function. If it is in an installed "
+        "package, add the package to ppo.rewards.packages in params.yaml."
+    )
+
+
 def function_scores(
-    weights: Mapping[str, float], answers: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    weights: Mapping[str, float],
+    answers: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]],
+    packages: Sequence[str] = (),
 ) -> Tensor:
     """The weighted sum of reward functions for each answer: [answers]."""
     total = torch.zeros(len(answers))
     for name, weight in weights.items():
-        function = find_function(name)
+        function = find_function(name, packages)
         total += weight * torch.tensor([function(a, m) for a, m in zip(answers, metadata, strict=True)])
     return total
 
@@ -132,14 +160,16 @@ def load_model(name: str | Path, tokenizer: Any) -> Any:
     return model.requires_grad_(False)
 
 
-def scorer(model: Any, weight: float, functions: Mapping[str, float], tokenizer: Any) -> Scorer:
+def scorer(
+    model: Any, weight: float, functions: Mapping[str, float], tokenizer: Any, packages: Sequence[str] = ()
+) -> Scorer:
     """Return a function that computes `weight` * score of `model` (None: no model) + the weighted reward functions.
 
     The model reads after a finished answer what the chat template puts there, as in the pairs that it was trained on.
     """
 
     def score(sequences: Sequence[Ids], answers: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
-        total = function_scores(functions, answers, metadata)
+        total = function_scores(functions, answers, metadata, packages)
         if model is None:
             return total
         complete = [ChatTemplate.of(tokenizer).complete(sequence) for sequence in sequences]

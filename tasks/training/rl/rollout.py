@@ -67,6 +67,10 @@ class RewardParams(BaseModel, frozen=True, extra="forbid"):
         le=1,
         description="Lambda of generalized advantage estimation: bias (0) against variance (1).",
     )
+    packages: tuple[str, ...] = Field(
+        default=(),
+        description="Installed packages whose functions `reward_functions` may name, beside those of the project.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

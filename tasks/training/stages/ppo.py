@@ -60,9 +60,8 @@ class Params(PreferenceParams, GenerationParams, frozen=True):
     )
     reward_model_weight: float = Field(1.0, ge=0, description="Weight of its score; with 0 no reward model is loaded.")
     reward_functions: dict[str, float] = Field(
-        {}, description="Reward functions with their weights: exact_match, num_characters or your own "
-        "package.module:function.",
-    )  # fmt: skip
+        {}, description="Reward functions with their weights: exact_match, num_characters or your own module:function."
+    )
     prompt_sources: tuple[str, ...] | None = Field(
         None, description="Answer only prompts from these sources of ingestion; empty uses all, null those of the "
         "sources that have preferences, because the reward model knows only these.",
@@ -335,7 +334,8 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
     policy.to(device)
     reference = Reference(policy, dtype)  # copies the policy before its first update
     reward_model = _reward_model(params, data, tokenizer, device, dtype)
-    score = scorer(reward_model, params.reward_model_weight, params.reward_functions, tokenizer)
+    functions, packages = params.reward_functions, params.rewards.packages
+    score = scorer(reward_model, params.reward_model_weight, functions, tokenizer, packages)
     critic = params.critic if params.advantage == "gae" else "none"
     model = PolicyWithValue(policy, critic, params.value_scale, reward_model)
     collector = Collector(

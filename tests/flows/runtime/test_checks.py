@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from flows.runtime import data_kinds, params
-from tasks import yaml_files
+from tasks import pipeline_stages
 from tasks.errors import BadInput, BadParams
 from tests.sources import ROOT
 
 DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 CHATS = {"chats": {"source": "jsonl", "kind": "conversations", "paths": "chats.jsonl"}}
+QUIZ = {"type": "cloze", "paths": "quiz.jsonl", "fields": {"continuation": "text"}}
 BOMB = "a: &a [1, 1]\n" + "".join(
     f"{chr(97 + i)}: &{chr(97 + i)} [*{chr(96 + i)}, *{chr(96 + i)}]\n" for i in range(1, 18)
 )
@@ -60,6 +61,17 @@ def problem(tmp_path: Path, changes: dict[str, Any], stages: tuple[str, ...] = (
         ({"evaluation.metrics": {"kl": {}}}, "evaluation.gates.min_gold_gain: the gate needs the metric gold, whic"),
         ({"evaluation.reference": "stf"}, "evaluation.reference: no stage 'stf' trains a model; did you mean 'sft'?"),
         ({"evaluation.metrics.perplexity": {"model": "base"}}, "evaluation.metrics.perplexity.model: no stage 'base'"),
+        (
+            {"evaluation.gates.scores": {"exact_mach.sft": {"min": 0}}},
+            "gates.scores.exact_mach.sft: no metric or",
+        ),
+        ({"evaluation.gates.scores": {"exact_match.stf": {"min": 0}}}, "did you mean 'exact_match.sft'? available: "),
+        ({"evaluation.gates.scores": {"benchmarks.quiz.accuracy.*": {"min": 0}}}, "that is measured has this score"),
+        (
+            {"evaluation.benchmarks": {"quiz": QUIZ | {"models": ["sft", "stf"]}}},
+            "benchmarks.quiz.models.1: no stage",
+        ),
+        ({"evaluation.metrics.lm_eval": {"models": ["stf"]}}, "evaluation.metrics.lm_eval.models.0: no stage 'stf'"),
         ({"sft.mixture": {"numbers": 1}}, "sft.mixture: needs a share for environment, too; 0 leaves a source out"),
         ({"pretrain.mixture": {"environment": 1, "numbers": 1}}, "pretrain.mixture.numbers: 'numbers' has no documen"),
         ({"sft.learning_rate": float("inf")}, "sft.learning_rate: expected a finite number, not inf"),
@@ -90,6 +102,11 @@ def test_contradictions(tmp_path: Path, changes: dict[str, Any], message: str) -
         {"mid": {"stage": "sft", "base": "sft"}},
         {"ingestion.sources": {"客服 2024": TEXTS["texts"]}},
         {"evaluation.gates": {}, "evaluation.metrics": {"perplexity": {}}},
+        {"evaluation.gates.scores": {"exact_match.*": {"min": 0}, "bleu.sft.zh-en": {"min": 9}}},
+        {
+            "evaluation.benchmarks": {"quiz": QUIZ | {"models": ["sft"]}},
+            "evaluation.gates.scores": {"benchmarks.quiz.bits_per_byte.sft": {"max": 2}},
+        },
     ],
 )
 def test_params_that_a_user_may_write(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -131,6 +148,6 @@ def test_files_that_do_not_exist_are_reported_with_their_line(tmp_path: Path) ->
 def test_yaml_is_bounded(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(yaml.YAMLError, match=message):
-        yaml_files.read(tmp_path / "params.yaml")
+        pipeline_stages.read_yaml(tmp_path / "params.yaml")
     with pytest.raises(BadParams, match="is not valid YAML: "):
         params.load("sft", tmp_path / "params.yaml")

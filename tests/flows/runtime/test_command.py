@@ -24,7 +24,8 @@ def commands() -> list[str]:
     paths = [
         path for path in files("flows", "tasks") if "\nif __name__ ==" in (ROOT / path).read_text(encoding="utf-8")
     ]
-    return sorted({str(path.with_suffix("")).replace("/", ".") for path in paths} - WORKERS)
+    names = {str(path.with_suffix("")).replace("/", ".").removesuffix(".__main__") for path in paths}
+    return sorted(names - WORKERS)
 
 
 def run(folder: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from flows import lineage
+from flows.runtime import sender as sender_module
 from flows.runtime import spool, tracking
 from tasks.errors import BadInput
 from tasks.files import write_json
@@ -28,9 +30,18 @@ TAGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database without runs; making its tables takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking.make_database(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     spool.folder().mkdir(parents=True)
@@ -46,8 +57,9 @@ def record_run(session: spool.Session, stage: str = "sft", tags: dict[str, str] 
     steps = "step,loss,note\n" + "".join(f"{i},{1 / (i + 1)},x\n" for i in range(3))
     Path(f"data/reports/{stage}/steps.csv").write_text(steps)
     Path(f"data/reports/{stage}/samples.csv").write_text("step,prompt,answer\n0,2+2,5\n9,2+2,4\n")
-    with session.recording(stage, {"a.b": 1}, tags, Path("steps.csv")):
+    with session.recording(stage, {"a.b": 1}, tags, Path("steps.csv")) as record:
         pass
+    record.write("finished")
 
 
 def runs() -> dict[str, Any]:
@@ -56,7 +68,7 @@ def runs() -> dict[str, Any]:
     client = MlflowClient()
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert len({run.info.run_name for run in runs}) == len(runs)
-    return {run.info.run_name: run for run in runs}
+    return {run.info.run_name.split()[0]: run for run in runs}
 
 
 @contextlib.contextmanager
@@ -183,6 +195,71 @@ def test_steps_are_sent_while_the_stage_runs_and_a_killed_run_is_closed(home: Pa
     record.write("running")
     sender.send_all()
     assert runs()["ppo"].info.status == "KILLED"
+
+
+def test_a_refused_record_is_put_aside_and_the_rest_is_sent(home: Path) -> None:
+    record_run(spool.Session(), "sft")
+    (folder,) = spool.folder().glob("*-sft-*")
+    (folder / spool.RECORD).write_text("{", encoding="utf-8")
+    record_run(spool.Session(), "dpo")
+    sender = tracking.Sender()
+    for _ in range(4):
+        sender.send_all()
+    assert set(runs()) == {"dpo"}
+    assert [text.split(":")[0] for text in sender.put_aside] == [folder.name]
+    (refused,) = sender_module.refused_folder().iterdir()
+    assert "record.json is damaged" in (refused / "reason.txt").read_text(encoding="utf-8")
+    assert not sender.has_refused_records
+
+
+def test_names_that_mlflow_refuses_are_converted(home: Path) -> None:
+    write_json(Path("data/reports/curation.json"), {"kept": {"a|b": 0.5, "更好（更完整）": 0.7}})
+    with spool.Session().recording("curation", {"sources.a|b": 1}, {"It's": "x"}, Path("steps.csv")) as record:
+        pass
+    record.write("finished")
+    tracking.Sender().send_all()
+    run = runs()["curation"]
+    assert {0.5, 0.7} <= set(run.data.metrics.values())
+    originals = {value for key, value in run.data.tags.items() if key.startswith("name.")}
+    assert originals == {"kept/a|b", "kept/更好（更完整）", "sources.a|b", "It's"}
+
+
+def test_a_killed_session_is_closed_with_its_real_duration(home: Path) -> None:
+    session = spool.Session("pipeline", start=spool.now() - 60_000)
+    session._write({"status": "running", "pid": 2**22 + 1})
+    tracking.Sender().send_all()
+    parent = runs()["pipeline"]
+    assert parent.info.status == "KILLED"
+    assert parent.info.end_time - parent.info.start_time >= 60_000
+    assert not list(spool.folder().glob("*/record.json"))
+
+
+def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
+    session = spool.Session("pipeline")
+    results = {"title": "pipeline 2026-11-29 21:05: sft to ppo", "metrics": {"gold/ppo": 0.9}}
+    with session.closing(lambda: {"verdict": "8 of 8 gates passed"}, lambda: results):
+        record_run(session)
+    tracking.Sender().send_all()
+    parent = runs()["pipeline"]
+    assert parent.info.run_name == results["title"]
+    assert parent.data.metrics == {"gold/ppo": 0.9}
+    assert parent.data.tags["verdict"] == "8 of 8 gates passed"
+    experiment = client().get_experiment(parent.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert str(client().get_model_version_by_alias("sft", "newest").version) == "1"
+
+
+def test_the_spool_is_private_and_what_cannot_be_spooled_fails(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_run(spool.Session())
+    files = [path for path in spool.folder().rglob("*") if path.is_file() and path.name != spool.SYSTEM]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        record_run(spool.Session())
 
 
 def test_a_failing_stage_is_recorded_with_its_error(home: Path) -> None:

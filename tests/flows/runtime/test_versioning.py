@@ -1,5 +1,7 @@
 """What we rely on in DVC: our call replaces its command; order, lock, cache and errors stay DVC's."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -148,7 +150,8 @@ def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None
     head, reproduced = project.git("rev-parse", "HEAD"), reproduce()
     project.write("tasks/new.py", "NEW = 1\n")
     project.git("add", "tasks/new.py")
-    project.write("big", "x" * (versioning.MAX_UNTRACKED_BYTES + 1))
+    for path in ("big", ".env", "token.txt", "tasks/untracked.py"):
+        project.write(path, "PASSWORD=canary-4711")
     before = project.git("status", "--porcelain"), Path(".git/index").read_bytes()
     commit = versioning.save_experiment("trial")
     assert reproduced.ran
@@ -156,7 +159,7 @@ def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None
     assert project.git("rev-parse", "HEAD") == head
     committed = project.git("ls-tree", "-r", "--name-only", str(commit)).split()
     assert {"dvc.lock", "tasks/new.py", "data/reports/words.json"} <= set(committed)
-    assert not {"big", "data/words/a.txt"} & set(committed)
+    assert not {"big", ".env", "token.txt", "tasks/untracked.py", "data/words/a.txt"} & set(committed)
     assert "trial" in project.run("dvc", "exp", "list")
     with versioning.current("words") as versions:
         md5 = versions.out_tags()["dvc.out.data/words"]
@@ -177,3 +180,71 @@ def test_paths_outside_the_deps_are_reported(project: Project) -> None:
         "data/raw": True,
         "no/file": True,
     }
+
+
+def test_a_failed_stage_leaves_its_old_outputs(project: Project) -> None:
+    reproduce()
+    before = Path("data/words/a.txt").read_text()
+    project.set_params(words="times: 2")
+
+    def fail(versions: Versions) -> None:
+        project.write("data/words/half.txt", "half")
+        raise BadInput("the disk is gone")
+
+    with pytest.raises(BadInput, match="the disk is gone"):
+        versioning.reproduce(fail, lambda _: None)
+    assert [path.name for path in Path("data/words").iterdir()] == ["a.txt"]
+    assert Path("data/words/a.txt").read_text() == before
+    assert "words" in versioning.stale()
+
+
+def test_outputs_are_in_the_cache_before_a_stage_counts_as_committed(project: Project) -> None:
+    committed: list[str] = []
+
+    def check(stage: str) -> None:
+        assert f"data/{stage}" in Path("dvc.lock").read_text()
+        committed.append(stage)
+
+    versioning.reproduce(Toy(), lambda _: None, "letters", check)
+    assert committed == ["words", "letters"]
+
+
+def flip_bit(path: Path) -> None:
+    """Change a byte as a disk does it, without a new time."""
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        first = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([first ^ 1]))
+    path.chmod(status.st_mode)  # DVC trusts the objects of its cache that are read-only
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_flipped_bit_is_noticed_and_restored(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    reproduce()
+    file = Path("data/words/a.txt")
+    before = file.read_bytes()
+    flip_bit(file)
+    with versioning.current("letters") as versions:
+        versions.verify_inputs()
+        assert file.read_bytes() == before
+        assert "data/words/a.txt was damaged on the disk" in capsys.readouterr().err
+        flip_bit(file)
+        md5 = hashlib.md5(before).hexdigest()
+        flip_bit(Path(".dvc/cache/files/md5", md5[:2], md5[2:]))
+        with pytest.raises(BadInput, match=r"data/words/a\.txt \(of the stage words\).*dvc repro --force"):
+            versions.verify_inputs()
+
+
+def test_a_damaged_object_of_the_cache_is_removed_when_it_is_restored(project: Project) -> None:
+    reproduce("words")
+    body = Path("data/words/a.txt").read_bytes()
+    md5 = hashlib.md5(body).hexdigest()
+    project.set_params(words="times: 2")
+    reproduce("words")
+    flip_bit(Path(".dvc/cache/files/md5", md5[:2], md5[2:]))
+    project.set_params()
+    with pytest.raises(BadInput, match="objects of DVC's cache for the stage words were damaged"):
+        reproduce("words")
+    assert reproduce("words").ran == ["words"]

@@ -61,10 +61,37 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_short_runs_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
-    steps = (499, 500, 5000)
-    assert [compilation._should_compile("auto", n, CPU) for n in steps] == [False, False, True]
-    assert [compilation._should_compile("auto", n, CUDA) for n in steps] == [False, True, True]
+    steps = (499, 500, 1499, 1500)
+    assert [compilation._should_compile("auto", n, CPU) for n in steps] == [False, False, False, True]
+    assert [compilation._should_compile("auto", n, CUDA) for n in steps] == [False, True, True, True]
     assert not compilation._should_compile("off", 10**6, CPU)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_auto_runs_what_cannot_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model may contain what the compiler does not support; with `on`, its error ends the run."""
+
+    def failing(graph: object, inputs: object) -> None:
+        raise NotImplementedError("an operator of this model")
+
+    monkeypatch.setattr(compilation, "BACKEND", failing)
+    monkeypatch.setattr(compilation, "CACHE", tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
+    model = small_model("qwen3").train()
+    loss, _ = loss_and_gradients(model)
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="an operator of this model"), compilation.compiled(model, "on", 1500, CPU):
+        loss_and_gradients(model)
+    torch._dynamo.reset()
+    with compilation.compiled(model, "auto", 1500, CPU):
+        assert loss_and_gradients(model)[0] == pytest.approx(loss, rel=1e-6)
+    errors = capsys.readouterr().err
+    assert errors.count("compile: torch cannot compile a part of this model") == 1
+    assert "Traceback" not in errors
+    torch._dynamo.reset()
 
 
 def test_products_in_8_bits_by_hand() -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from tasks import models, tokens
 from tasks.errors import BadInput, BadParams
+from tasks.files import MANIFEST, read_json, write_json
 from tasks.reports import Timings
-from tasks.training.parallel import launch
+from tasks.training.parallel import launch, worker
 from tasks.training.stages import pretrain
 
 PARAMS = {"learning_rate": 0.01, "warmup_steps": 2, "global_batch_size": 4, "micro_batch_size": 2, "num_threads": 1,
@@ -69,6 +70,8 @@ def test_a_mixture_is_the_same_after_a_kill_and_with_another_number_of_processes
     names = ["book" if number % 3 else "web" for number in range(len(records.starts))]
     labels = {"source": names, "language": names}
     tokens.write_records(folder, tokens.make_records(np.array(records.starts), np.array(records.lengths), labels))
+    manifest = data / "tokens" / MANIFEST
+    write_json(manifest, {**read_json(manifest), tokens.DIGESTS: tokens.digests(data / "tokens")})
     settings = {"steps": 60, "mixture": {"book": 1, "web": 3}, "checkpoint_every": 5}
     whole = train(data, tmp_path / "whole", **settings)
     monkeypatch.setattr(launch, "MAX_ATTEMPTS", 1)
@@ -111,3 +114,16 @@ def test_nodes_that_do_not_know_where_to_meet(ready: Path, tmp_path: Path, monke
     monkeypatch.delenv("PET_RDZV_ENDPOINT", raising=False)
     with pytest.raises(BadParams, match=r"launch\.rendezvous"):
         train(ready, tmp_path, launch={"nodes": 2})
+
+
+def test_a_result_has_the_signature_of_its_run(tmp_path: Path) -> None:
+    """Every process reads the key from the folder, also one on another node, whose environment is its own."""
+    key = launch._make_key(tmp_path)
+    worker._write_result(tmp_path, ("error", ("BadParams", "too many processes"), {}))
+    with pytest.raises(BadParams, match="too many processes"):
+        launch._result(tmp_path / launch.ENDED, key, Timings("sft"))
+    assert (tmp_path / launch.KEY).stat().st_mode & 0o077 == 0
+    for content in (b"", b"no line", b"0" * 64 + b"\nbody"):
+        (tmp_path / launch.ENDED).write_bytes(content)
+        with pytest.raises(BadInput, match="not written by a process of this run"):
+            launch._result(tmp_path / launch.ENDED, key, Timings("sft"))

@@ -59,11 +59,20 @@ def test_reward_functions_are_weighted_and_added() -> None:
 
 
 def test_a_function_of_another_module() -> None:
-    function: Any = find_function("operator:add")
-    assert function("a", "b") == "ab"
+    function: Any = find_function("tests.training.tiny:num_dots")
+    assert function("a.b.", {}) == 2
 
 
-@pytest.mark.parametrize("name", ["exact_mach", "no_such_module:f", "math:no_such", ""])
+@pytest.mark.parametrize(
+    "name", ["os:system", "builtins:eval", "subprocess:run", "operator:add", "tasks.models:shutil", "json:dumps"]
+)
+def test_functions_of_other_packages_are_refused(name: str) -> None:
+    with pytest.raises(BadParams, match=r"ppo\.rewards\.packages|Python function"):
+        find_function(name)
+    assert callable(find_function("json:dumps", packages=("json",)))
+
+
+@pytest.mark.parametrize("name", ["exact_mach", "no_such_module:f", "tests.training.tiny:no_such", ""])
 def test_the_error_for_an_unknown_function_names_the_known_ones(name: str) -> None:
     with pytest.raises(BadParams, match="exact_match"):
         find_function(name)

@@ -1,0 +1,137 @@
+"""Which process runs which flow run of Prefect, so that runs whose process was killed do not stay Running.
+
+One file per flow run under .run/processes. Prefect itself notices a dead process only while the worker that started it
+lives. And processes that end when the one that started them does, also after `kill -9`: otherwise they would go on
+writing, to outputs or to a database, while the next run does the same.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.runtime import arguments, environment, spool
+from tasks.addresses import redact
+from tasks.files import read_json, write_json
+
+FOLDER = environment.RUN / "processes"
+LOOK_SECONDS = 30.0
+MESSAGE = "its process was killed"
+PARENT = "ATHANOR_PARENT"  # the id of the process that this one ends with
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 10.0
+
+
+def record(flow_run_id: str) -> None:
+    """Record that this process runs a flow run of a server that outlives it.
+
+    Those of the embedded server are closed by the next command (see flows/runtime/embedded.py).
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    with contextlib.suppress(OSError):  # then Prefect's own means have to suffice
+        write_json(environment.home() / FOLDER / f"{flow_run_id}.json", spool.process_identity())
+
+
+def dead_runs() -> list[tuple[str, Path]]:
+    """Return (flow run, file) of the recorded runs whose process has ended."""
+    runs = []
+    for file in sorted((environment.home() / FOLDER).glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if not spool.is_alive(read_json(file)):
+                runs.append((file.stem, file))
+    return runs
+
+
+def close_dead_runs() -> int:
+    """Set the runs that Prefect shows as running, and whose process has ended, to Crashed. Return their number."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    num_closed = 0
+    runs = dead_runs()
+    if runs:
+        with get_client(sync_client=True) as client:
+            for run_id, file in runs:
+                with contextlib.suppress(ObjectNotFound):  # it was deleted, or belongs to another server
+                    run: Any = client.read_flow_run(run_id)  # type: ignore[arg-type]
+                    if run.state is not None and not run.state.is_final():
+                        client.set_flow_run_state(run.id, Crashed(message=MESSAGE), force=True)
+                        num_closed += 1
+                file.unlink(missing_ok=True)
+    return num_closed
+
+
+def end_with_parent() -> None:
+    """Watch the parent in a thread; end this process by SIGTERM, then by SIGKILL, when the parent has ended.
+
+    Linux has a signal for this (PR_SET_PDEATHSIG), but it arrives when the thread ends that started the process.
+    """
+    expected = os.environ.pop(PARENT, "")  # not for the children of this process
+    if expected.isdigit():
+        threading.Thread(target=_watch, args=(int(expected),), name="parent", daemon=True).start()
+
+
+def end_with(pid: int) -> None:
+    """Do the same for a process that is not the parent, such as the `dvc repro` whose shell has started this one."""
+    threading.Thread(target=_watch_process, args=(pid,), name="parent", daemon=True).start()
+
+
+def _watch_process(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(POLL_SECONDS)
+    _end()
+
+
+def _watch(expected: int) -> None:
+    while os.getppid() == expected:
+        time.sleep(POLL_SECONDS)
+    _end()
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch() -> None:
+    """Look for dead runs and send what waits for MLflow, every LOOK_SECONDS, until the process is ended."""
+    from flows.runtime.sender import Sender
+
+    sender: Sender | None = None
+    while True:
+        for look in ("Prefect", "MLflow"):
+            try:
+                if look == "Prefect":
+                    close_dead_runs()
+                else:
+                    sender = sender or Sender()
+                    sender.send_all()
+                    while sender.put_aside:
+                        print(redact(f"MLflow refused {sender.put_aside.pop()}"), file=sys.stderr, flush=True)
+            except Exception as error:  # a server that is absent comes back
+                text = redact(f"{look}: {type(error).__name__}: {error}")
+                print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+        time.sleep(LOOK_SECONDS)
+
+
+def main() -> int:
+    """Run the command, which `make up` starts and which does not end by itself."""
+    arguments.parser("flows.runtime.processes", __doc__).parse_args()
+    os.nice(10)
+    watch()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

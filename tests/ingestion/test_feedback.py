@@ -1,0 +1,215 @@
+"""Votes become pairs: what is used, what is not and why, and which annotators can be relied on."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import tables
+from tasks.conversations import PREFERENCES, Preference, UnpairedAnswer
+from tasks.curation import conversations
+from tasks.curation.privacy.pii import Params as Pii
+from tasks.ingestion.feedback import annotators
+from tasks.ingestion.labels import pair_labeled_answers
+from tasks.ingestion.read_counts import ReadCounts
+from tasks.ingestion.sources import feedback
+from tasks.reports import krippendorff_alpha
+from tasks.tables import Quarantined
+from tests.ingestion.crowd import Member, votes
+
+PROMPT = [{"role": "user", "content": "q"}]
+
+
+def comparison(
+    number: int, choice: Any, annotator: str = "a" * 8, texts: tuple[str, str] = ("x", "y"), **more: Any
+) -> Any:
+    answers = [{"text": text, "model": model} for text, model in zip(texts, ("m1", "m2"), strict=True)]
+    return {"id": f"id{number}", "action": "comparison", "annotator": annotator, "prompt": PROMPT, "answers": answers,
+            "order": [0, 1], "choice": choice, "time": f"{number:05}", "conversation": "c1", **more}  # fmt: skip
+
+
+def read(folder: Path, rows: list[Any], **params: Any) -> tuple[list[Any], ReadCounts]:
+    """The records of a log; checks that every row is accounted for."""
+    folder.mkdir(exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "2026-01-01.jsonl").write_text("\n".join(lines) + "\n")
+    counts = ReadCounts()
+    settings = feedback.Params.model_validate({"paths": (str(folder),), **params})
+    records = list(pair_labeled_answers(feedback.read(settings, counts)))
+    used: Counter[str] = Counter()
+    for record in records:
+        used.update([record.file] if isinstance(record, Quarantined) else record.rows)
+    counts.check("feedback", used)
+    return records, counts
+
+
+def reasons(counts: ReadCounts) -> dict[str, int]:
+    return {reason: n for (_, reason), n in counts.skipped.items()}
+
+
+def test_a_comparison_is_a_pair(tmp_path: Path) -> None:
+    records, _ = read(tmp_path, [comparison(1, 1, reason="shorter")])
+    (pair,) = records
+    assert (pair.chosen, pair.rejected, pair.reason, pair.group) == ("y", "x", "shorter", "c1")
+    assert pair.metadata == {"models": ["m2", "m1"], "votes": [1, 0]}
+
+
+def test_what_gives_no_pair_is_counted(tmp_path: Path) -> None:
+    other = ("p", "q")
+    rows = [
+        comparison(1, "tie"),
+        comparison(2, "both_bad", texts=other),
+        comparison(3, 0, texts=("r", "s")),
+        comparison(3, 0, texts=("r", "s")),
+        comparison(4, 0, texts=("t", "u")),
+        {"id": "id5", "action": "undo", "annotator": "a" * 8, "target": "id4", "time": "00005"},
+        {"id": "id6", "action": "skip", "annotator": "a" * 8, "time": "00006"},
+        comparison(7, 0, texts=("v", "w")),
+        comparison(8, 1, texts=("v", "w")),
+        comparison(0, 0, annotator="b" * 8, texts=("k", "l")),
+        {"id": "id9", "action": "deletion", "annotator": "b" * 8, "time": "00009"},
+        '{"id": "cut off',
+    ]
+    records, counts = read(tmp_path, rows)
+    pairs = {(record.chosen, record.rejected) for record in records if isinstance(record, Preference)}
+    assert pairs == {("r", "s"), ("w", "v")}
+    assert reasons(counts) == {
+        "a tie gives no pair": 2, "the same action again": 1, "taken back by the annotator": 1,
+        "skipped by the annotator": 1, "replaced by a later vote of the same annotator": 1, "deleted on request": 1,
+        "an action about other records": 2,
+    }  # fmt: skip
+    assert [record.reason for record in records if not isinstance(record, Preference)] == ["invalid_json"]
+
+
+def test_a_ranking_with_a_tie(tmp_path: Path) -> None:
+    """Ranks 0, 1, 1: two pairs of one list; the tied answers give none."""
+    answers = [{"text": text, "model": "m"} for text in "abc"]
+    row = {"id": "r1", "action": "ranking", "annotator": "a" * 8, "item": "i1", "prompt": PROMPT, "answers": answers,
+           "order": [2, 1, 0], "ranks": [0, 1, 1], "time": "1"}  # fmt: skip
+    records, _ = read(tmp_path, [row])
+    assert [(one.chosen, one.rejected) for one in records] == [("a", "b"), ("a", "c")]
+    assert {one.metadata["list"] for one in records} == {"i1"}
+    assert [len(one.rows) for one in records] == [1, 0]
+
+
+def test_thumbs_are_labeled_answers(tmp_path: Path) -> None:
+    """A good and a bad one to the same prompt are a pair; one alone stays unpaired."""
+    thumb = {"action": "thumb", "annotator": "a" * 8, "prompt": PROMPT, "conversation": "c"}
+    rows = [
+        {**thumb, "id": "1", "answers": [{"text": "x"}], "choice": "good"},
+        {**thumb, "id": "2", "answers": [{"text": "y"}], "choice": "bad"},
+        {**thumb, "id": "3", "answers": [{"text": "z"}], "choice": "bad", "prompt": [{"role": "user", "content": "p"}]},
+    ]
+    records, _ = read(tmp_path, rows)
+    assert [(type(one), one.group) for one in records] == [(Preference, "c"), (UnpairedAnswer, "c")]
+    assert (records[0].chosen, records[0].rejected) == ("x", "y")
+
+
+def test_the_majority_decides(tmp_path: Path) -> None:
+    rows = [comparison(n, choice, annotator=f"annotator{n}") for n, choice in enumerate((0, 0, 1))]
+    rows += [comparison(n + 10, choice, annotator=f"annotator{n}", texts=("p", "q")) for n, choice in enumerate((0, 1))]
+    records, counts = read(tmp_path, rows)
+    (pair,) = records
+    assert (pair.chosen, pair.metadata["votes"], len(pair.rows)) == ("x", [2, 1], 2)
+    assert reasons(counts) == {"outvoted by other annotators": 1, "annotators disagree": 2}
+
+
+def test_an_annotator_at_chance_and_a_one_sided_one_are_excluded(tmp_path: Path) -> None:
+    """Six annotators, two votes per item: one votes by chance, one always for the first answer."""
+    good = [Member(f"goodgood{n}") for n in range(4)]
+    crowd = [*good, Member("byChance", accuracy=0.5), Member("oneSided", first_share=1.0)]
+    rows = votes(crowd, 300)
+    records, counts = read(tmp_path, rows)
+    table = counts.tables["feedback_annotators"]
+    excluded = {row["votes"]: row["excluded"] for row in table if row["excluded"]}
+    assert sorted(excluded.values()) == [
+        "agrees with the others as by chance",
+        "chooses the first answer, whatever it is",
+    ]
+    by_member = Counter(row["annotator"] for row in rows)
+    assert sorted(excluded) == sorted((by_member["byChance"], by_member["oneSided"]))
+    pairs = [record for record in records if isinstance(record, Preference)]
+    assert sum(pair.chosen.startswith("good") for pair in pairs) > 0.87 * len(pairs)
+    everyone, _ = read(tmp_path, rows, annotators={"exclude": False})
+    share = sum(pair.chosen.startswith("good") for pair in everyone) / len(everyone)
+    assert share < sum(pair.chosen.startswith("good") for pair in pairs) / len(pairs)
+    (summary,) = counts.tables["feedback"]
+    assert summary["alpha"] > 0.5
+    assert summary["excluded_annotators"] == 2
+    (models,) = counts.tables["feedback_models"]
+    assert models["low"] < models["win_rate"] < models["high"]
+    assert models["win_rate"] > 0.85
+    assert counts.notes, "the report says who was excluded"
+
+
+def test_a_vote_for_the_preferred_side_counts_less() -> None:
+    """An annotator who chooses the first answer in 70 of 100 comparisons."""
+    from tasks.ingestion.decoding import Location
+    from tasks.ingestion.feedback.votes import Row, Vote
+    from tasks.reports import Score
+
+    annotator = annotators.Annotator("annotator-1", 100, Score.of_share(75, 100), Score.of_share(70, 100), "")
+    row = Row(Location("f"), comparison(1, 0))
+    first, second = (annotators.vote_weight(Vote(row, 0, 1, was_first), annotator) for was_first in (True, False))
+    assert second == pytest.approx(annotator.weight)
+    assert first / second == pytest.approx(0.5 / (75 / 110))
+
+
+def test_krippendorffs_alpha() -> None:
+    """Example of Krippendorff (2011), section B: two observers, 10 items, nominal data: 0.095; by hand for perfect."""
+    first = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
+    second = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert krippendorff_alpha(list(zip(first, second, strict=True))) == pytest.approx(0.095, abs=5e-4)
+    assert krippendorff_alpha([(0, 0), (1, 1)]) == 1
+    assert krippendorff_alpha([(0, 0)]) is None
+    assert krippendorff_alpha([(0,), (1,)]) is None
+
+
+def test_votes_needed() -> None:
+    """55 % against 50 % needs 783 votes."""
+    assert annotators.votes_needed(0.55) == 783
+    assert annotators.votes_needed(0.5) is None
+
+
+def test_a_vote_about_a_blocked_answer_is_not_used(tmp_path: Path) -> None:
+    """The sentence that replaces a blocked answer must not become training data."""
+    row = comparison(1, 0)
+    row["answers"][0]["finish_reason"] = "content_filter"
+    records, counts = read(tmp_path, [row, comparison(2, 0, texts=("p", "q"))])
+    assert [record.chosen for record in records] == ["p"]
+    assert reasons(counts) == {"an answer was blocked by the filter of the server": 1}
+
+
+def test_personal_data_in_a_vote_is_masked(tmp_path: Path) -> None:
+    """A telephone number in the prompt, in both answers and in the reason, from the log to the curated table."""
+    call = "Call (212) 555-0142"
+    row = comparison(1, 0, texts=(f"{call} now", f"{call} later"), reason=f"{call}, it is right")
+    row["prompt"] = [{"role": "user", "content": f"{call}?"}]
+    (pair,), _ = read(tmp_path / "log", [row])
+    with tables.Writer(tmp_path / "raw", PREFERENCES) as writer:
+        writer.add_row(pair.row("feedback", "train"))
+    settings = conversations.Params(pii=Pii.model_validate({}))
+    counts = conversations.curate(tmp_path / "raw", tmp_path / "curated", tmp_path / "dropped", settings)
+    (kept,) = tables.read(tmp_path / "curated").to_pylist()
+    assert "555" not in str(kept)
+    assert counts["masked_phone"] == 4
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "1"},
+        {"id": "1", "annotator": "a", "action": "undo", "target": []},
+        {"id": "1", "annotator": "a", "action": "comparison", "prompt": PROMPT, "answers": [{"text": 1}], "choice": 0},
+        {"id": "1", "annotator": "a", "action": "ranking", "prompt": PROMPT, "answers": [{"text": "x"}], "ranks": [0]},
+        {"id": "1", "annotator": "a", "action": "buy"},
+        [1],
+        {"id": "1", "annotator": "a", "action": "thumb", "prompt": [{"role": 1}], "answers": 5, "choice": "good"},
+    ],
+)  # fmt: skip
+def test_a_damaged_row_is_quarantined(tmp_path: Path, row: Any) -> None:
+    records, _ = read(tmp_path, [row, comparison(2, 0)])
+    assert len(records) == 2
+    assert sum(isinstance(record, Preference) for record in records) == 1
