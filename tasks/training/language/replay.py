@@ -8,6 +8,7 @@ the base itself can write such text: samples at temperature 1 have the distribut
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,21 @@ from tasks.reports import Report
 from tasks.tokens import Stream, ids_dtype, read_records, read_stream
 from tasks.training.language import mixture
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop.params import resolve_device
-from tasks.training.loop.replay_params import Replay
 from tasks.training.parallel import processes
 
 MAX_EPOCHS = 2  # how often samples of the base are read, unless they are limited by `max_tokens`
 NUM_HELD_OUT = 16  # rows that are not trained on: their loss shows what the base forgets
 MIN_SAMPLES = 16  # that are drawn at once
 MAX_RISE = 0.05  # nats of the loss on held-out rows, above which the report warns
+
+
+@dataclass(frozen=True)
+class Base:
+    """A trained model before the first step, the tokenizer of its checkpoint, and the device on which it is used."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
 
 
 class ReplayedRows(PackedRows):
@@ -59,20 +67,12 @@ class ReplayedRows(PackedRows):
         return self.replayed._row(-1 - row) if row < 0 else self.data._row(row)
 
 
-def with_replay(
-    rows: PackedRows,
-    params: Any,
-    model: Any,
-    tokenizers: tuple[Any, Any],
-    tokens: Path,
-    checkpoints: Path,
-    section: str,
-) -> PackedRows:
+def with_replay(rows: PackedRows, params: Any, base: Base, tokens: Path, checkpoints: Path, section: str) -> PackedRows:
     """`rows` with the replay that `params` ask for, or `rows` alone. Raises BadInput, BadModel, BadParams.
 
-    tokenizers: that of the model's checkpoint, and that of the run. tokens: the folder of token files.
+    tokens: the folder of token files.
     """
-    replay: Replay | None = params.replay
+    replay = params.replay
     if replay is None or not params.steps:
         return rows
     num_tokens = int(params.steps * params.global_batch_size * rows.length * replay.share) + 1
@@ -80,9 +80,9 @@ def with_replay(
         train, validation = _documents(tokens / "documents", replay.sources, num_tokens, section)
     else:
         size = min(-(-num_tokens // MAX_EPOCHS), replay.max_tokens) + NUM_HELD_OUT * rows.length
-        samples = _stored_samples(model, tokenizers, size, rows.length, params, checkpoints, section)
+        samples = _stored_samples(base, size, rows.length, params.seed, checkpoints, section)
         train, validation = _split(samples, NUM_HELD_OUT * rows.length)
-    sizes = rows.length, params.global_batch_size, params.micro_batch_size, params.seed, tokenizers[1].pad_token_id
+    sizes = rows.length, params.global_batch_size, params.micro_batch_size, params.seed, rows.pad
     held_out = PackedRows(validation, *sizes) if validation is not None and len(validation.ids) > 1 else None
     return ReplayedRows(rows, PackedRows(train, *sizes), held_out, replay.share)
 
@@ -162,14 +162,12 @@ def _of_sources(folder: Path, sources: Sequence[str] | None, num_tokens: int, se
     return Stream(*(np.concatenate([column[part] for part in parts]) for column in columns))
 
 
-def _stored_samples(
-    model: Any, tokenizers: tuple[Any, Any], num_tokens: int, length: int, params: Any, checkpoints: Path, section: str
-) -> Stream:
-    """Samples of `model`, from the folder of checkpoints if they are there, so that a resumed run has the same ones."""
+def _stored_samples(base: Base, num_tokens: int, length: int, seed: int, checkpoints: Path, section: str) -> Stream:
+    """Samples of `base`, from the folder of checkpoints if they are there, so that a resumed run has the same ones."""
     path = checkpoints / "replay.npy"
     if processes.rank() == 0 and not _is_complete(path, num_tokens):
-        with processes.on_device(model, resolve_device(params.device)):
-            stream = sample_documents(model, tokenizers[0], num_tokens, length, params.seed, section)
+        with processes.on_device(base.model, base.device):
+            stream = sample_documents(base.model, base.tokenizer, num_tokens, length, seed, section)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npy")
         np.save(temporary, np.stack([stream.ids.astype(np.uint32), stream.positions]))

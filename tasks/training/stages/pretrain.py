@@ -23,6 +23,7 @@ from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.language.spans import Spans
 from tasks.training.loop import data_use, stage_files
+from tasks.training.loop.params import resolve_device
 from tasks.training.loop.replay_params import ReplayParams
 from tasks.training.loop.training_loop import run
 from tasks.training.shape import architecture, sizes
@@ -121,8 +122,8 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     base = None if params.base is None else stage_files.find_model(params.base, data)
     model, own_tokenizer = initial_model(params, base, tokenizer)
     with timings.measure("replay"):
-        tokenizers = own_tokenizer, tokenizer
-        train_rows = replay.with_replay(train_rows, params, model, tokenizers, tokens, checkpoints, name)
+        own = replay.Base(model, own_tokenizer, resolve_device(params.device))
+        train_rows = replay.with_replay(train_rows, params, own, tokens, checkpoints, name)
     with timings.measure("self_check"):
         notes = self_check(params, model, tokenizer)
     work = build_work(params, model, tokenizer, train_rows, validation_rows)

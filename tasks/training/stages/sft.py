@@ -61,12 +61,13 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     train_rows = mixture.mixed(train_rows, tokens / "conversations/train", params, is_packed=True, section=name)
     needs = Needs(packing=params.packing, loss=params.loss, max_length=train_rows.length)
     # Samples of the base come first: nothing may have changed it.
+    device = resolve_device(params.device)
     with timings.measure("replay"):
-        tokenizers = own_tokenizer, tokenizer
-        all_rows = replay.with_replay(train_rows, params, model, tokenizers, tokens, checkpoints, name)
+        own = replay.Base(model, own_tokenizer, device)
+        all_rows = replay.with_replay(train_rows, params, own, tokens, checkpoints, name)
     notes = list[str]()
     if params.steps and (params.adapter is not None or origins.is_trained_base(base)):
-        notes += template_tokens.begin_with_mean(model, tokenizer, train_rows, needs, resolve_device(params.device))
+        notes += template_tokens.begin_with_mean(model, tokenizer, train_rows, needs, device)
     model = adapters.attach(model, params.adapter, params.seed)
     with timings.measure("self_check"):
         notes += remembered.prepare(model, tokenizer, needs)

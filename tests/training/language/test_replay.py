@@ -110,8 +110,8 @@ def params(**section: Any) -> Any:
 
 
 def with_replay(section: Any, tokens: Path, checkpoints: Path) -> PackedRows:
-    tokenizers, data = (tiny.tokenizer(), tiny.tokenizer()), PackedRows(stream(6, 16), 8, 5, 2, 0, 0)
-    return replay.with_replay(data, section, tiny.model(std=0.5), tokenizers, tokens, checkpoints, "sft")
+    base = replay.Base(tiny.model(std=0.5), tiny.tokenizer(), torch.device("cpu"))
+    return replay.with_replay(PackedRows(stream(6, 16), 8, 5, 2, 0, 0), section, base, tokens, checkpoints, "sft")
 
 
 def test_a_resumed_run_reads_the_same_samples(tmp_path: Path) -> None:
