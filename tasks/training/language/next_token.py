@@ -31,14 +31,16 @@ class NextToken(Work):
         return self.validation.once(self.max_rows) if self.validation is not None else ()
 
     def loss(self, batch: PackedBatch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Mean cross-entropy in nats over the targets of one micro-batch.
+        """Mean cross-entropy in nats over the targets of one micro-batch; in text of the base, divergence from it.
 
         For a mixture of experts in training, the load-balancing loss is added, and the cross-entropy alone is returned
         as a metric.
         """
         device = heads.device(self.model)
         ids, positions = batch.ids.to(device), batch.positions.to(device)
-        loss, load_balancing_loss = row_loss(self.model, ids, positions, batch.targets.to(device))
+        text = self.train.text if isinstance(self.train, ReplayedRows) else None
+        teacher = text.teacher(batch.rows, device) if text is not None else None
+        loss, load_balancing_loss = row_loss(self.model, ids, positions, batch.targets.to(device), teacher)
         if load_balancing_loss is None or not self.model.training:
             return loss, {}
         return loss + load_balancing_loss, {"cross_entropy": loss.detach()}

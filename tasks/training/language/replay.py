@@ -3,55 +3,42 @@
 Training on one task moves all weights, also where the task says nothing about them. A small share of general text
 prevents most of that (arXiv:2403.08763, arXiv:1910.00116). The text on which a base was trained is rarely at hand, but
 the base itself can write such text: samples at temperature 1 have the distribution that must not change
-(arXiv:2403.01244). They are drawn once before the first step and kept beside the checkpoints.
+(arXiv:2403.01244). They are drawn once before the first step and kept beside the checkpoints. On them, the loss is the
+divergence from the base (tasks/training/language/base_text.py), so that few samples suffice.
 """
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from tasks.causal import attention, remembered
-from tasks.causal.backbone import context_length
-from tasks.causal.self_check import Needs
-from tasks.errors import BadInput, BadModel, BadParams
-from tasks.generation import generate
-from tasks.progress import Progress
+from tasks.errors import BadInput, BadParams
 from tasks.reports import Report
-from tasks.tokens import Stream, ids_dtype, read_records, read_stream
+from tasks.tokens import Stream, read_records, read_stream
 from tasks.training.language import mixture
+from tasks.training.language.base_text import Base, BaseText, stored_text
 from tasks.training.language.rows import PackedRows
-from tasks.training.parallel import processes
 
-MAX_EPOCHS = 2  # how often samples of the base are read, unless they are limited by `max_tokens`
+MAX_EPOCHS = 2  # how often text of the base is read, unless it is limited by `max_tokens`
 NUM_HELD_OUT = 16  # rows that are not trained on: their loss shows what the base forgets
-MIN_SAMPLES = 16  # that are drawn at once
 MAX_RISE = 0.05  # nats of the loss on held-out rows, above which the report warns
-
-
-@dataclass(frozen=True)
-class Base:
-    """A trained model before the first step, the tokenizer of its checkpoint, and the device on which it is used."""
-
-    model: Any
-    tokenizer: Any
-    device: torch.device
 
 
 class ReplayedRows(PackedRows):
     """The rows of `data` with rows of `replayed` among them, evenly spread: a share `share` of all rows.
 
-    A replayed row has a negative number. held_out: rows of the replayed text that are not trained on, if any.
+    Replayed row i has the number -1 - i. held_out: rows of the replayed text that are not trained on, if any.
+    text: what the base would say in the replayed rows, if it has written them.
     """
 
-    def __init__(self, data: PackedRows, replayed: PackedRows, held_out: PackedRows | None, share: float) -> None:
+    def __init__(
+        self, data: PackedRows, replayed: PackedRows, held_out: PackedRows | None, share: float,
+        text: BaseText | None = None,
+    ) -> None:  # fmt: skip
         self.__dict__.update(data.__dict__)  # the sizes of batches
-        self.data, self.replayed, self.held_out, self.share = data, replayed, held_out, share
+        self.data, self.replayed, self.held_out, self.share, self.text = data, replayed, held_out, share, text
 
     def num_replayed(self, num_rows: int) -> int:
         """The number of replayed rows among the first `num_rows` of the run."""
@@ -76,15 +63,17 @@ def with_replay(rows: PackedRows, params: Any, base: Base, tokens: Path, checkpo
     if replay is None or not params.steps:
         return rows
     num_tokens = int(params.steps * params.global_batch_size * rows.length * replay.share) + 1
+    text = None
     if replay.text == "documents":
         train, validation = _documents(tokens / "documents", replay.sources, num_tokens, section)
     else:
-        size = min(-(-num_tokens // MAX_EPOCHS), replay.max_tokens) + NUM_HELD_OUT * rows.length
-        samples = _stored_samples(base, size, rows.length, params.seed, checkpoints, section)
-        train, validation = _split(samples, NUM_HELD_OUT * rows.length)
+        size = min(-(-num_tokens // MAX_EPOCHS), replay.max_tokens)
+        num_rows = -(-size // rows.length), NUM_HELD_OUT
+        text = stored_text(base, num_rows, rows.length, params.seed, checkpoints / "replay.npz", section)
+        train, validation = text.taught, text.held_out
     sizes = rows.length, params.global_batch_size, params.micro_batch_size, params.seed, rows.pad
     held_out = PackedRows(validation, *sizes) if validation is not None and len(validation.ids) > 1 else None
-    return ReplayedRows(rows, PackedRows(train, *sizes), held_out, replay.share)
+    return ReplayedRows(rows, PackedRows(train, *sizes), held_out, replay.share, text)
 
 
 def data_of(rows: PackedRows) -> PackedRows:
@@ -160,76 +149,3 @@ def _of_sources(folder: Path, sources: Sequence[str] | None, num_tokens: int, se
         return None
     columns = (stream.ids, stream.positions, stream.loss_mask)
     return Stream(*(np.concatenate([column[part] for part in parts]) for column in columns))
-
-
-def _stored_samples(base: Base, num_tokens: int, length: int, seed: int, checkpoints: Path, section: str) -> Stream:
-    """Samples of `base`, from the folder of checkpoints if they are there, so that a resumed run has the same ones."""
-    path = checkpoints / "replay.npy"
-    if processes.rank() == 0 and not _is_complete(path, num_tokens):
-        with processes.on_device(base.model, base.device):
-            stream = sample_documents(base.model, base.tokenizer, num_tokens, length, seed, section)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, np.stack([stream.ids.astype(np.uint32), stream.positions]))
-        temporary.replace(path)
-    processes.any_rank(False)  # the others wait for the file
-    ids, positions = np.load(path)
-    return Stream(ids.astype(ids_dtype(int(ids.max()) + 1)), positions, np.ones(len(ids), np.uint8))
-
-
-def _is_complete(path: Path, num_tokens: int) -> bool:
-    try:
-        return bool(np.load(path, mmap_mode="r").shape[1] >= num_tokens)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, IndexError) as error:
-        print(f"{path} cannot be read and is drawn again: {error}", file=sys.stderr, flush=True)
-        return False
-
-
-def sample_documents(model: Any, tokenizer: Any, num_tokens: int, length: int, seed: int, section: str) -> Stream:
-    """Documents of at most `length` tokens that `model` draws from its own distribution, at least `num_tokens` in all.
-
-    tokenizer: that of the model's checkpoint. A text ends before the first token that is special or not of this
-    tokenizer, other than its end token. Raises BadModel if the model writes nothing else.
-    """
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if start is None:
-        raise BadModel(
-            f"{section}.replay needs samples of the base, but its tokenizer has neither a beginning nor an end token. "
-            f"Set {section}.replay.text: documents, or replay: null."
-        )
-    remembered.prepare(model, tokenizer, Needs(generation="auto", max_length=length))
-    end = tokenizer.eos_token_id
-    forbidden = set(tokenizer.all_special_ids) - {end}
-    size, context = len(tokenizer), min(length, context_length(model))
-    generator = torch.Generator().manual_seed(seed)
-    texts: list[list[int]] = []
-    count = 0
-    with attention.packed(model), Progress(f"{section}, text of the base", num_tokens, "tokens") as progress:
-        while count < num_tokens:
-            num_samples = max(MIN_SAMPLES, -(-(num_tokens - count) // length))
-            generated = generate(
-                model, [[start]] * num_samples, max_new_tokens=context - 1,
-                end_ids=[] if end is None else [end], pad_id=tokenizer.pad_token_id or 0, generator=generator,
-            )  # fmt: skip
-            before = count
-            for answer in generated.answers:
-                bad = (place for place, one in enumerate(answer) if one in forbidden or one >= size)
-                texts.append([start, *answer[: next(bad, len(answer))]])
-                count += len(texts[-1])
-            if count - before < 3 * num_samples:
-                raise BadModel(
-                    f"{section}.replay needs samples of the base, but the base writes nothing after its first token. "
-                    f"Set {section}.replay.text: documents, or replay: null."
-                )
-            progress.advance(count - before)
-    ids = np.concatenate([np.asarray(text, np.uint32) for text in texts])
-    positions = np.concatenate([np.arange(len(text), dtype=np.uint32) for text in texts])
-    return Stream(ids, positions, np.ones(len(ids), np.uint8))
-
-
-def _split(stream: Stream, num_last: int) -> tuple[Stream, Stream]:
-    """The stream in two parts, of which the second one has `num_last` tokens."""
-    columns = (stream.ids, stream.positions, stream.loss_mask)
-    return Stream(*(column[:-num_last] for column in columns)), Stream(*(column[-num_last:] for column in columns))

@@ -17,7 +17,7 @@ class Replay(BaseModel, frozen=True, extra="forbid"):
         None, description="Sources of ingestion whose documents are replayed, with text: documents; null takes all."
     )
     max_tokens: int = Field(
-        200_000, ge=1, description="Maximum number of tokens that the base draws; a long run reads them several times.",
+        16_384, ge=1, description="Maximum number of tokens that the base draws; a long run reads them several times.",
     )  # fmt: skip
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from tasks.causal.methods import PackingParams
 from tasks.causal.self_check import Needs
 from tasks.models import Objective
 from tasks.reports import Report, Timings
-from tasks.training.language import fill_in_middle, mixture, objective_check, replay
+from tasks.training.language import base_text, fill_in_middle, mixture, objective_check, replay
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
@@ -122,7 +122,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     base = None if params.base is None else stage_files.find_model(params.base, data)
     model, own_tokenizer = initial_model(params, base, tokenizer)
     with timings.measure("replay"):
-        own = replay.Base(model, own_tokenizer, resolve_device(params.device))
+        own = base_text.Base(model, own_tokenizer, resolve_device(params.device))
         train_rows = replay.with_replay(train_rows, params, own, tokens, checkpoints, name)
     with timings.measure("self_check"):
         notes = self_check(params, model, tokenizer)

@@ -12,7 +12,7 @@ from tasks.causal.self_check import Needs
 from tasks.files import MANIFEST, read_json
 from tasks.reports import Report, Timings
 from tasks.training import adapters
-from tasks.training.language import mixture, replay, template_tokens
+from tasks.training.language import base_text, mixture, replay, template_tokens
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
@@ -63,7 +63,7 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     # Samples of the base come first: nothing may have changed it.
     device = resolve_device(params.device)
     with timings.measure("replay"):
-        own = replay.Base(model, own_tokenizer, device)
+        own = base_text.Base(model, own_tokenizer, device)
         all_rows = replay.with_replay(train_rows, params, own, tokens, checkpoints, name)
     notes = list[str]()
     if params.steps and (params.adapter is not None or origins.is_trained_base(base)):

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.answers import answer_logits
+from tasks.causal import attention
+from tasks.causal.backbone import last_hidden
 from tasks.causal.losses import IGNORED
+from tasks.causal.row_loss import row_loss
 from tasks.errors import BadInput, BadModel, BadParams
 from tasks.reports import Report
 from tasks.tokens import Stream, make_records, read_stream, write_records, write_stream
-from tasks.training.language import replay
+from tasks.training.language import base_text, replay
 from tasks.training.language.replay import ReplayedRows
 from tasks.training.language.rows import PackedRows
 from tasks.training.stages import pretrain, sft
@@ -64,7 +68,7 @@ def test_the_targets_of_a_replayed_row_are_its_next_tokens() -> None:
 def test_the_base_writes_documents_of_its_own_tokens() -> None:
     """They begin with the first token of documents, and contain no other special token than the end token."""
     model, tokenizer = tiny.model(std=0.5), tiny.tokenizer()
-    drawn = replay.sample_documents(model, tokenizer, 500, 16, 0, "sft")
+    drawn = base_text.sample_documents(model, tokenizer, 500, 16, 0, "sft")
     assert len(drawn.ids) >= 500
     starts = np.flatnonzero(drawn.positions == 0)
     assert (drawn.ids[starts] == tokenizer.bos_token_id).all()
@@ -74,14 +78,14 @@ def test_the_base_writes_documents_of_its_own_tokens() -> None:
     assert not set(others.tolist()) & {tokenizer.bos_token_id, tokenizer.pad_token_id}
     ends = np.flatnonzero(drawn.ids == tokenizer.eos_token_id) + 1
     assert set(ends.tolist()) <= {*starts.tolist(), len(drawn.ids)}
-    again = replay.sample_documents(model, tokenizer, 500, 16, 0, "sft")
+    again = base_text.sample_documents(model, tokenizer, 500, 16, 0, "sft")
     assert (again.ids == drawn.ids).all()
 
 
 def test_samples_have_the_distribution_of_the_base() -> None:
     """The first tokens are drawn with the probabilities of the base: a chi-square of 16 tokens below 40 (p = 0.001)."""
     model, tokenizer = tiny.model(std=0.5), tiny.tokenizer()
-    drawn = replay.sample_documents(model, tokenizer, 20_000, 16, 0, "sft")
+    drawn = base_text.sample_documents(model, tokenizer, 20_000, 16, 0, "sft")
     starts = np.flatnonzero(drawn.positions == 0)
     firsts = drawn.ids[starts[:-1] + 1]
     with torch.no_grad():
@@ -101,7 +105,7 @@ def test_a_base_that_writes_nothing_is_refused() -> None:
     model.lm_head.bias = torch.nn.Parameter(torch.full((len(tiny.WORDS),), -50.0))
     model.lm_head.bias.data[tokenizer.eos_token_id] = 50.0
     with pytest.raises(BadModel, match=r"writes nothing after its first token. Set sft.replay.text: documents"):
-        replay.sample_documents(model, tokenizer, 100, 16, 0, "sft")
+        base_text.sample_documents(model, tokenizer, 100, 16, 0, "sft")
 
 
 def params(**section: Any) -> Any:
@@ -110,14 +114,14 @@ def params(**section: Any) -> Any:
 
 
 def with_replay(section: Any, tokens: Path, checkpoints: Path) -> PackedRows:
-    base = replay.Base(tiny.model(std=0.5), tiny.tokenizer(), torch.device("cpu"))
+    base = base_text.Base(tiny.model(std=0.5), tiny.tokenizer(), torch.device("cpu"))
     return replay.with_replay(PackedRows(stream(6, 16), 8, 5, 2, 0, 0), section, base, tokens, checkpoints, "sft")
 
 
 def test_a_resumed_run_reads_the_same_samples(tmp_path: Path) -> None:
     first = with_replay(params(share=0.5), tmp_path, tmp_path / "checkpoints")
     assert isinstance(first, ReplayedRows)
-    file = tmp_path / "checkpoints/replay.npy"
+    file = tmp_path / "checkpoints/replay.npz"
     before = file.read_bytes()
     again = with_replay(params(share=0.5), tmp_path, tmp_path / "checkpoints")
     assert isinstance(again, ReplayedRows)
@@ -131,10 +135,31 @@ def test_held_out_text_is_not_trained_on(tmp_path: Path) -> None:
     rows = with_replay(params(share=0.5), tmp_path, tmp_path / "checkpoints")
     assert isinstance(rows, ReplayedRows)
     assert rows.held_out is not None
-    stored = np.load(tmp_path / "checkpoints/replay.npy")[0]
+    stored = np.load(tmp_path / "checkpoints/replay.npz")["ids"]
     trained, held_out = rows.replayed.stream.ids, rows.held_out.stream.ids
-    assert (np.concatenate([trained, held_out]) == stored).all()
-    assert len(held_out) == replay.NUM_HELD_OUT * 8
+    # The last token that is trained on is a target only, and the first one of the held-out text an input only.
+    assert (np.concatenate([trained, held_out[1:]]) == stored).all()
+    assert len(held_out) == replay.NUM_HELD_OUT * 8 + 1
+
+
+def test_the_loss_of_text_of_the_base_is_the_divergence_from_it(tmp_path: Path) -> None:
+    """It is 0 before the first step. Afterwards it is the exact sum, because all 23 tokens of the model are kept."""
+    rows = with_replay(params(share=0.5), tmp_path, tmp_path / "checkpoints")
+    assert isinstance(rows, ReplayedRows)
+    assert rows.text is not None
+    batch, model = rows._batch([-1, -2]), tiny.model(std=0.5)
+    ids, positions, targets = batch.ids, batch.positions, batch.targets
+    teacher = rows.text.teacher([-1, -2], torch.device("cpu"))
+    assert rows.text.teacher([0, 1], torch.device("cpu")) is None
+    with attention.packed(model):
+        assert float(row_loss(model, ids, positions, targets, teacher)[0]) == pytest.approx(0, abs=1e-5)
+        first = answer_logits(model, last_hidden(model, ids, positions)).log_softmax(-1)
+        model.lm_head.weight.data *= 1.1
+        second = answer_logits(model, last_hidden(model, ids, positions)).log_softmax(-1)
+        expected = (first.exp() * (first - second)).sum(-1)[targets != IGNORED].mean()
+        loss = row_loss(model, ids, positions, targets, teacher)[0]
+    assert float(loss) == pytest.approx(float(expected), rel=1e-3)
+    assert loss.requires_grad
 
 
 def documents(folder: Path) -> None:
