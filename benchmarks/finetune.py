@@ -17,7 +17,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ VOCAB_SIZE, NEWSPAPER_BYTES, REVIEW_BYTES = 1024, 600_000, 200_000
 SHAPE = {"kind": "qwen3", "width": 64, "num_heads": 2, "num_layers": 2, "tie_embeddings": False}
 BASE_STEPS, SFT_STEPS = 400, 100
 WORDINGS = ("这个数是用什么写的：{}", "{} 是用什么写的？", "请说出写法：{}")
-SCRIPTS = {"汉字": numerals.chinese, "数字": str, "英文": numerals.english}
+SCRIPTS: dict[str, Callable[[int], str]] = {"汉字": numerals.chinese, "数字": str, "英文": numerals.english}
 STAGES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "dpo": dpo}
 OWN_FILES = ("athanor.json", "manifest.json")
 POLICIES = ("sft", "dpo")

@@ -143,7 +143,7 @@ def move_middle(ids: Ids, tokens: tuple[int, int, int], suffix_first: bool, gene
     first, second = np.sort(generator.integers(0, len(ids) + 1, 2))
     prefix, middle, suffix = ids[:first], ids[first:second], ids[second:]
     before_prefix, before_suffix, before_middle = ([token] for token in tokens)
-    parts = (before_prefix, before_suffix, suffix, before_middle, prefix, middle)
+    parts: tuple[npt.ArrayLike, ...] = (before_prefix, before_suffix, suffix, before_middle, prefix, middle)
     if not suffix_first:
         parts = (before_prefix, prefix, before_suffix, suffix, before_middle, middle)
     return np.concatenate(parts).astype(ids.dtype)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tasks.causal import losses
-from tasks.causal.losses import IGNORED, divergence, linear_cross_entropy, next_token_loss
+from tasks.causal.losses import IGNORED, Head, divergence, linear_cross_entropy, next_token_loss
 
 
 def test_two_losses_by_hand() -> None:
@@ -71,7 +71,7 @@ def test_divergence_from_a_teacher_by_hand(is_matrix: bool) -> None:
     1/2 log((1/2) / (1/4)) + 1/2 log((1/2) / (3/4)) = 1/2 log(4/3). The gradient of logit 0 is 1/4 - 1/2.
     """
     hidden, weight = torch.ones(1, 1), torch.tensor([[0.0], [0.0], [math.log(2)]], requires_grad=True)
-    head = weight if is_matrix else lambda states: states @ weight.T
+    head: Head = weight if is_matrix else lambda states: states @ weight.T
     result = divergence(hidden, head, torch.tensor([[0]]), torch.tensor([[math.log(1 / 2)]]))
     assert result.tolist() == pytest.approx([math.log(4 / 3) / 2])
     result.sum().backward()
