@@ -44,31 +44,31 @@ class Base:
 
 @dataclass(frozen=True)
 class BaseText:
-    """Text of a base, split into rows: the first ones are taught, the last ones are held out.
+    """Text of a base: the rows that are trained on, and those that are held out.
 
-    tokens, log_probs [num_taught, length, k]: the most probable next tokens in taught rows, with their
+    tokens, log_probs [rows of train, length, k]: the most probable next tokens in these rows, with their
     log-probabilities.
     """
 
-    taught: Stream
+    train: Stream
     held_out: Stream
     tokens: npt.NDArray[np.uint32]
     log_probs: npt.NDArray[np.float32]
 
     def teacher(self, rows: Sequence[int], device: torch.device) -> Teacher | None:
-        """The teacher of a batch, in which the row -1 - i is taught row i; None if it contains no taught row."""
-        taught = [-1 - row for row in rows if row < 0]
-        if not taught:
+        """The teacher of a batch, in which the number -1 - i is row i of `train`; None if there is none."""
+        numbers = [-1 - row for row in rows if row < 0]
+        if not numbers:
             return None
         is_taught = torch.tensor([row < 0 for row in rows], device=device)
-        tokens = torch.from_numpy(self.tokens[taught].astype(np.int64)).to(device)
-        return Teacher(is_taught, tokens, torch.from_numpy(self.log_probs[taught]).to(device))
+        tokens = torch.from_numpy(self.tokens[numbers].astype(np.int64)).to(device)
+        return Teacher(is_taught, tokens, torch.from_numpy(self.log_probs[numbers]).to(device))
 
 
 def stored_text(base: Base, num_rows: tuple[int, int], length: int, seed: int, path: Path, section: str) -> BaseText:
     """Text of `base`, from the file `path` if it is there, so that a resumed run reads the same one.
 
-    num_rows: of taught and held-out rows with `length` tokens. Raises BadModel if the base writes no text.
+    num_rows: of rows to train on and held-out rows, of `length` tokens each. Raises BadModel if the base writes no text.
     """
     num_tokens = sum(num_rows) * length + 1
     if processes.rank() == 0 and not _is_complete(path, num_tokens):
@@ -99,8 +99,8 @@ def _write_text(base: Base, num_rows: tuple[int, int], length: int, seed: int, s
     num_tokens = sum(num_rows) * length + 1
     stream = sample_documents(base.model, base.tokenizer, num_tokens, length, seed, section)
     ids, positions = (column[:num_tokens] for column in (stream.ids, stream.positions))
-    taught = _parts(ids, positions, num_rows[0] * length)[0]
-    tokens, log_probs = _most_probable(base.model, PackedRows(taught, length, 1, 1, 0, 0))
+    train = _parts(ids, positions, num_rows[0] * length)[0]
+    tokens, log_probs = _most_probable(base.model, PackedRows(train, length, 1, 1, 0, 0))
     return {"ids": ids, "positions": positions, "tokens": tokens, "log_probs": log_probs}
 
 

@@ -70,7 +70,7 @@ def with_replay(rows: PackedRows, params: Any, base: Base, tokens: Path, checkpo
         size = min(-(-num_tokens // MAX_EPOCHS), replay.max_tokens)
         num_rows = -(-size // rows.length), NUM_HELD_OUT
         text = stored_text(base, num_rows, rows.length, params.seed, checkpoints / "replay.npz", section)
-        train, validation = text.taught, text.held_out
+        train, validation = text.train, text.held_out
     sizes = rows.length, params.global_batch_size, params.micro_batch_size, params.seed, rows.pad
     held_out = PackedRows(validation, *sizes) if validation is not None and len(validation.ids) > 1 else None
     return ReplayedRows(rows, PackedRows(train, *sizes), held_out, replay.share, text)
