@@ -68,7 +68,7 @@ class BaseText:
 def stored_text(base: Base, num_rows: tuple[int, int], length: int, seed: int, path: Path, section: str) -> BaseText:
     """Text of `base`, from the file `path` if it is there, so that a resumed run reads the same one.
 
-    num_rows: of rows to train on and held-out rows, of `length` tokens each. Raises BadModel if the base writes no text.
+    num_rows: of rows to train on and held out, of `length` tokens each. Raises BadModel if the base writes no text.
     """
     num_tokens = sum(num_rows) * length + 1
     if processes.rank() == 0 and not _is_complete(path, num_tokens):
