@@ -3,12 +3,12 @@
     make bench NAME=finetune
 
 The base is stories260K of llama2.c, a model of stories for children in `../shared/data`; without it, nothing is
-measured. The task is to name the script in which a number is written; the data folder has chats and preferences about it, but no
-story. pretrain (`steps: 0`), sft and dpo have the sections of params.yaml with the lines of the README for one's own
-model; only the number of steps of sft fits the size of the data. `loss_before` is the loss of the base on stories that
-it has written itself, in nats per token, with another seed than those that sft replays; `loss_after` the larger one of
-the sft and the dpo model on the same stories; `task` the smaller one of their shares of right greedy answers to prompts
-with other numbers.
+measured. The task is to name the script in which a number is written; the data folder has chats and preferences about
+it, but no story. pretrain (`steps: 0`), sft and dpo have the sections of params.yaml with the lines of the README for
+one's own model; only the number of steps of sft fits the size of the data. `loss_before` is the loss of the base on
+stories that it has written itself, in nats per token, with another seed than those that sft replays; `loss_after` the
+larger one of the sft and the dpo model on the same stories; `task` the smaller one of their shares of right greedy
+answers to prompts with other numbers.
 """
 
 import json
