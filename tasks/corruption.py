@@ -1,7 +1,8 @@
-"""Corrupted inputs for pretraining: masked tokens (BERT, arXiv:1810.04805) and corrupted spans (T5, arXiv:1910.10683).
+"""Changed inputs for pretraining: masked tokens (BERT, arXiv:1810.04805), corrupted spans (T5, arXiv:1910.10683), and
+texts whose middle comes last (fill in the middle, arXiv:2207.14255).
 
-The special tokens that this needs (<|mask|>, <extra_id_0>, <extra_id_1> ...) are appended to a copy of the tokenizer;
-that copy is saved with the model.
+The special tokens of the first two (<|mask|>, <extra_id_0>, <extra_id_1> ...) are appended to a copy of the tokenizer;
+that copy is saved with the model. Those of the last one are part of the tokenizer, because later stages read it, too.
 """
 
 import copy
@@ -17,6 +18,16 @@ Flags = npt.NDArray[np.bool_]
 
 MASK = "<|mask|>"
 SENTINEL = "<extra_id_{}>"  # the names in T5's own tokenizers
+# What stands before the prefix, the suffix and the middle of a text.
+MIDDLE_TOKENS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # of this project, Qwen and CodeGemma
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder and Granite
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
+)
+NUM_MIDDLE_TOKENS = 3
 
 
 class Masking(BaseModel, frozen=True, extra="forbid"):
@@ -121,6 +132,38 @@ def _random_partition(total: int, num_parts: int, generator: np.random.Generator
         else np.empty(0, np.int64)
     )
     return np.diff(np.concatenate(([0], borders, [total]))).astype(np.int64)
+
+
+def move_middle(ids: Ids, tokens: tuple[int, int, int], suffix_first: bool, generator: np.random.Generator) -> Ids:
+    """Cut `ids` [n] at two random places and put the middle last: [n + 3].
+
+    tokens: those before prefix, suffix and middle. suffix_first: SPM, in which the suffix comes before the prefix and
+    the middle follows the prefix directly; otherwise PSM.
+    """
+    first, second = np.sort(generator.integers(0, len(ids) + 1, 2))
+    prefix, middle, suffix = ids[:first], ids[first:second], ids[second:]
+    before_prefix, before_suffix, before_middle = ([token] for token in tokens)
+    parts: tuple[npt.ArrayLike, ...] = (before_prefix, before_suffix, suffix, before_middle, prefix, middle)
+    if not suffix_first:
+        parts = (before_prefix, prefix, before_suffix, suffix, before_middle, middle)
+    return np.concatenate(parts).astype(ids.dtype)
+
+
+def middle_ids(tokenizer: Any) -> tuple[int, int, int] | None:
+    """The tokens before prefix, suffix and middle that `tokenizer` has; None if it has none."""
+    vocabulary = tokenizer.get_vocab()
+    for names in MIDDLE_TOKENS:
+        if all(name in vocabulary for name in names):
+            prefix, suffix, middle = (int(vocabulary[name]) for name in names)
+            return prefix, suffix, middle
+    return None
+
+
+def add_middle_tokens(tokenizer: Any) -> None:
+    """Add the tokens of MIDDLE_TOKENS, unless `tokenizer` has such tokens."""
+    if middle_ids(tokenizer) is None:
+        names = {"additional_special_tokens": list(MIDDLE_TOKENS[0])}
+        tokenizer.add_special_tokens(names, replace_extra_special_tokens=False)
 
 
 def with_mask_token(tokenizer: Any) -> Any:

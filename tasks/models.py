@@ -246,12 +246,14 @@ def fit_vocabulary(model: Any, model_tokenizer: Any, tokenizer: Any, name: str |
             f"are missing or have other ids. Set tokenization.tokenizer to {name}, or choose a base trained with this "
             "tokenizer."
         )
-    size = max(vocabulary.values()) + 1
+    size, num_rows = max(vocabulary.values()) + 1, model.get_input_embeddings().weight.shape[0]
     # Some checkpoints (Qwen's) have more embeddings than tokens: the spare ones are used before the table grows.
-    if size > model.get_input_embeddings().weight.shape[0]:
+    if size > num_rows:
         model.resize_token_embeddings(size, mean_resizing=False)
-    _initialize_new_embeddings(model, model_tokenizer, tokenizer)
-    if new := set(vocabulary.values()) - set(model_vocabulary.values()):
+    # The tokenizer of a checkpoint may have tokens that its model lacks.
+    known = {token: index for token, index in model_vocabulary.items() if index < num_rows}
+    _initialize_new_embeddings(model, known, model_tokenizer, tokenizer)
+    if new := set(vocabulary.values()) - set(known.values()):
         # In the config, so that a later stage knows them, too: a pretraining does not train the tokens of roles.
         model.config.new_token_ids = sorted({*new, *new_token_ids(model)})
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -286,10 +288,12 @@ def state_end_tokens(model: Any, tokenizer: Any) -> None:
         settings.eos_token_id = ids[0] if len(ids) == 1 else list(ids)
 
 
-def _initialize_new_embeddings(model: Any, model_tokenizer: Any, tokenizer: Any) -> None:
+def _initialize_new_embeddings(
+    model: Any, model_vocabulary: Mapping[str, int], model_tokenizer: Any, tokenizer: Any
+) -> None:
     import torch
 
-    model_vocabulary, vocabulary = model_tokenizer.get_vocab(), tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     new_tokens = {token: index for token, index in sorted(vocabulary.items()) if token not in model_vocabulary}
     layers = model.get_input_embeddings(), model.get_output_embeddings()
     # By id: the input and output embeddings are one table when they are tied.
@@ -299,6 +303,7 @@ def _initialize_new_embeddings(model: Any, model_tokenizer: Any, tokenizer: Any)
             mean_of_all = table[sorted(model_vocabulary.values())].mean(0)
             for token, index in new_tokens.items():
                 pieces = _previous_ids(token, model_tokenizer, tokenizer)
+                pieces = [piece for piece in pieces if piece != index]  # of a token that only the model lacked
                 table[index] = table[pieces].mean(0) if pieces else mean_of_all
 
 

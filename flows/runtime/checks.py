@@ -223,6 +223,13 @@ def _pretrain(section: Section) -> Problems:
         yield Problem(
             ("model",), f"has no effect with base: {params.base}, which has a shape already; remove one of them"
         )
+    has_tokens = bool(data_kinds.mapping(section.body, "tokenization").get("fill_in_middle"))
+    makes_tokenizer = "tokenization" in section.body and section.tokenizer is None and params.data is None
+    if params.fill_in_middle and makes_tokenizer and not has_tokens:
+        yield Problem(
+            ("fill_in_middle",),
+            "needs special tokens, which a new tokenizer has with tokenization.fill_in_middle: true; set it",
+        )
     limit = model.max_length if params.base is None and model.kind in ("gpt2", "bert") else None
     for stage, key in (("tokenization", "sequence_length"), ("reward", "max_length"), ("dpo", "max_length")):
         length = data_kinds.mapping(section.body, stage).get(key)

@@ -32,9 +32,6 @@ class Output:
     router_logits: tuple[Tensor, ...] | None = None
 
 
-Reader = Callable[[Any, Tensor, bool], Output]
-
-
 def last_hidden(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
     """The last hidden states of every token of packed rows: ids, positions [rows, length] -> [rows, length, width]."""
     return packed_output(model, ids, positions).hidden
@@ -71,7 +68,13 @@ def with_layout(
 
 
 def alone(model: Any, ids: Tensor, with_router_logits: bool = False) -> Output:
-    """The output for rows with one text each. Padding on the right changes nothing, because the model is causal."""
+    """The output for rows with one text each. Padding on the right changes nothing, because the model is causal.
+
+    With the loss of the model itself, its logits are in the place of hidden states (heads.logits leaves them as they
+    are).
+    """
+    if methods.of(model).loss == "model":
+        return Output(model(input_ids=ids).logits[:, -ids.shape[1] :])
     prompt, cache, _ = soft_prompt(model, len(ids))
     inputs = _embedded(model, ids, prompt)
     if cache is not None:
@@ -79,10 +82,8 @@ def alone(model: Any, ids: Tensor, with_router_logits: bool = False) -> Output:
     return _output(run(model, None, with_router_logits, **inputs), ids.shape[1])
 
 
-def by_document(
-    model: Any, ids: Tensor, positions: Tensor, with_router_logits: bool = False, read: Reader | None = None
-) -> Output:
-    """The output for packed rows, of which each document is read by itself, by `read` (null: `alone`)."""
+def by_document(model: Any, ids: Tensor, positions: Tensor, with_router_logits: bool = False) -> Output:
+    """The output for packed rows, of which each document is read by itself."""
     hidden, router_logits = list[Tensor](), list[tuple[Tensor, ...]]()
     order = list[Tensor]()
     for spans in _batches(_spans(positions), ids.numel(), methods.of(model).equal_lengths):
@@ -91,7 +92,7 @@ def by_document(
         for number, (row, start, end) in enumerate(spans):
             padded[number, : end - start] = ids[row, start:end]
             order.append(torch.arange(start, end) + row * ids.shape[1])
-        output = (read or alone)(model, padded, with_router_logits)
+        output = alone(model, padded, with_router_logits)
         is_token = torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
         hidden.append(output.hidden[is_token.to(ids.device)])
         router_logits += [output.router_logits] if output.router_logits else []
@@ -160,8 +161,13 @@ def backbone_of(base: Any) -> Any:
 
 def context_length(model: Any) -> int:
     """The number of positions that the model has; sys.maxsize if it has no limit."""
-    config = peft.base_model(model).config.get_text_config()
-    return next((int(value) for key in CONTEXT_KEYS if (value := getattr(config, key, None))), sys.maxsize)
+    return context_of(peft.base_model(model).config) or sys.maxsize
+
+
+def context_of(config: Any) -> int | None:
+    """The number of positions that a model with this config has; None if it has no limit."""
+    config = config.get_text_config()
+    return next((int(value) for key in CONTEXT_KEYS if (value := getattr(config, key, None))), None)
 
 
 @lru_cache(maxsize=256)

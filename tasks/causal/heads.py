@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from tasks import peft
+from tasks.causal import methods
 from tasks.causal.backbone import backbone_of
 
 NUM_PROBES = 4
 
 
 def logits(model: Any, states: Tensor) -> Tensor:
-    """The logits of hidden states [..., width]: [..., vocab_size]."""
+    """The logits of hidden states [..., width]: [..., vocab_size]. By the loss of the model, the states are logits."""
+    if methods.of(model).loss == "model":
+        return states
     base = peft.base_model(model)
     if is_matrix(base):
         result: Tensor = base.get_output_embeddings()(states)
@@ -31,6 +34,8 @@ def logits(model: Any, states: Tensor) -> Tensor:
 
 def head(model: Any) -> Tensor | Callable[[Tensor], Tensor]:
     """The matrix [vocab, width] that is the whole head of `model`, or the function `logits` if it is more than that."""
+    if methods.of(model).loss == "model":
+        return lambda states: states
     base = peft.base_model(model)
     weight: Tensor | Callable[[Tensor], Tensor]
     weight = base.get_output_embeddings().weight if is_matrix(base) else partial(_by_own_forward, base)

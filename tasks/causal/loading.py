@@ -11,6 +11,8 @@ from typing import Any
 from tasks.errors import BadModel, DamagedJson, UserError
 
 NUM_NAMES = 5  # of weights in a message
+ADAPTER_CONFIG = "adapter_config.json"
+MERGE = " It is an adapter of peft: merge it with its base (`merge_and_unload`), save both, and name that folder."
 
 
 def load(kind: Any, name: str | Path, **settings: Any) -> Any:
@@ -25,6 +27,8 @@ def load_model(kind: Any, name: str | Path, extra_weights: bool = False, **setti
     Without this check, missing weights would be random numbers. `extra_weights` are allowed for an encoder, whose
     checkpoint may contain heads for other tasks.
     """
+    if (Path(name) / ADAPTER_CONFIG).is_file():  # transformers would add the adapter, and save it without the base
+        raise BadModel(f"{name} cannot be loaded as a model.{MERGE}")
     model, info = load(kind, name, output_loading_info=True, **settings)
     problems = [("missing in the folder, so that they would be random numbers", info["missing_keys"])]
     problems += [("of another shape than in the config", [key for key, *_ in info.get("mismatched_keys", ())])]
@@ -73,6 +77,8 @@ def as_bad_model(name: str | Path) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             cause = "its folder contains code of its own, which is never executed"
         advice = " The folder may be damaged: restore it, or run the stage that writes it again."
+        if (Path(name) / ADAPTER_CONFIG).is_file():
+            advice = MERGE
         if not Path(name).is_dir():
             advice = f" There is no folder {name} either: name a folder or a hub model."
         raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {cause}.{advice}") from error

@@ -15,6 +15,7 @@ IGNORED = -100  # a target without a loss, as in torch and transformers
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}  # logits at once; on a CPU about what its cache can hold
 MIN_CHUNK = 64  # rows
 MAX_UNKNOWN_CHUNK = 256  # rows at once, if the size of the vocabulary is not known before the head is applied
+MIN_REST = 1e-6  # probability of all other tokens, which is 1 minus a sum in fp32
 MIN_PROBABILITY = 1e-37  # log(0) is avoided: this is close to the smallest normal number of fp32
 
 
@@ -51,6 +52,34 @@ def cross_entropy(rows: Tensor, head: Callable[[Tensor], Tensor], targets: Tenso
         checkpoint(losses_of, rows[part], targets[part], use_reentrant=False, preserve_rng_state=False)
         for part in parts
     ])  # fmt: skip
+
+
+def divergence(rows: Tensor, head: Head, tokens: Tensor, log_probs: Tensor) -> Tensor:
+    """KL(teacher | softmax(head(rows))) of each row in nats, [n], of distributions with one place for all other tokens.
+
+    tokens, log_probs [n, k]: the most probable tokens of the teacher, and their log-probabilities. Because the others
+    are summed up, the result is at most the divergence of the whole distributions.
+    """
+
+    def divergences_of(part: Tensor, part_tokens: Tensor, part_log_probs: Tensor) -> Tensor:
+        logits = (part @ head.T if isinstance(head, Tensor) else head(part)).float()
+        own = logits.gather(1, part_tokens) - logits.logsumexp(1, keepdim=True)
+        own, teacher = _with_rest(own), _with_rest(part_log_probs.float())
+        return (teacher.exp() * (teacher - own)).sum(1)
+
+    parts = [slice(start, start + MAX_UNKNOWN_CHUNK) for start in range(0, max(1, len(rows)), MAX_UNKNOWN_CHUNK)]
+    return torch.cat([
+        checkpoint(
+            divergences_of, rows[part], tokens[part], log_probs[part], use_reentrant=False, preserve_rng_state=False
+        )
+        for part in parts
+    ])  # fmt: skip
+
+
+def _with_rest(log_probs: Tensor) -> Tensor:
+    """The log-probabilities [n, k] with that of all other tokens together, [n, k + 1]."""
+    rest = (1 - log_probs.exp().sum(1, keepdim=True)).clamp_min(MIN_REST).log()
+    return torch.cat([log_probs, rest], 1)
 
 
 def linear_cross_entropy(rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:

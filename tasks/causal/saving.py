@@ -46,38 +46,59 @@ def make_readable(folder: Path) -> None:
 def verify(folder: Path, model: Any, kind: Any, special_ids: list[int], dtype: "torch.dtype | None") -> None:
     """Compare `model` with what plain transformers loads from `folder` by the class `kind`. Raises BadModel.
 
+    The weights of the second model stay in the files, which the system maps into memory and may drop from it.
     `model` may have an adapter, which the folder contains in merged form; a soft prompt is not part of the folder.
     """
     import torch
 
-    from tasks.answers import evaluating
     from tasks.causal.self_check import random_ids
 
     base = peft.base_model(model)
     model = base if peft.num_virtual_tokens(model) else model
     parameter = next(model.parameters())
-    settings: dict[str, Any] = {"dtype": torch.float32, **attention_setting(kind, base.config)}
-    loaded = load_model(kind, folder, **settings).to(parameter.device)
-    ids = random_ids(base, special_ids, NUM_TOKENS)[None].to(parameter.device)
-    implementation = loaded.config._attn_implementation
-    with torch.no_grad(), evaluating(model):
-        from tasks.causal import attention
-
-        previous = base.config._attn_implementation
-        attention.set_implementation(base, implementation)
-        expected = model(input_ids=ids).logits.float()
-        attention.set_implementation(base, previous)
-        actual = loaded(input_ids=ids).logits.float()
-    error = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
     is_quantized = any(type(p).__name__ in peft.QUANTIZED_WEIGHTS for p in model.parameters())
     is_half = dtype not in (None, torch.float32) or parameter.dtype != torch.float32
     most = QUANTIZED_TOLERANCE if is_quantized else HALF_TOLERANCE if is_half else TOLERANCE
-    if not error <= most:
-        raise BadModel(
-            f"{type(base).__name__} is another model after it was saved to {folder} and loaded by plain transformers: "
-            f"its numbers differ by {error:.2g} (allowed: {most:g}).{_different_weights(loaded, base)} The folder is "
-            "left without its manifest, so that no stage uses it."
-        )
+    # In the precision of its files, the second model is read from them without a copy in memory.
+    dtypes = [torch.float32] if dtype in (None, torch.float32) else [dtype, torch.float32]
+    ids = random_ids(base, special_ids, NUM_TOKENS)[None].to(parameter.device)
+    for precision in dtypes:
+        error, different = _error(folder, model, kind, ids, precision)
+        if error <= most:
+            return
+    raise BadModel(
+        f"{type(base).__name__} is another model after it was saved to {folder} and loaded by plain transformers: "
+        f"its numbers differ by {error:.2g} (allowed: {most:g}).{different} The folder is left without its "
+        "manifest, so that no stage uses it."
+    )
+
+
+def _error(folder: Path, model: Any, kind: Any, ids: "torch.Tensor", dtype: Any) -> tuple[float, str]:
+    """The difference of the logits of `model` and of the folder in `dtype`, and a sentence about different weights.
+
+    The difference is infinite if the class cannot compute in this precision.
+    """
+    import torch
+
+    from tasks.answers import evaluating
+    from tasks.causal import attention
+
+    base = peft.base_model(model)
+    settings: dict[str, Any] = {"dtype": dtype, **attention_setting(kind, base.config)}
+    loaded = load_model(kind, folder, **settings).to(ids.device)
+    with torch.no_grad(), evaluating(model):
+        try:
+            actual = loaded(input_ids=ids).logits.float()
+        except (RuntimeError, TypeError, ValueError):
+            if dtype == torch.float32:
+                raise
+            return float("inf"), ""
+        previous = base.config._attn_implementation
+        attention.set_implementation(base, loaded.config._attn_implementation)
+        expected = model(input_ids=ids).logits.float()
+        attention.set_implementation(base, previous)
+    difference = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return difference, _different_weights(loaded, base)
 
 
 def _different_weights(loaded: Any, base: Any) -> str:
@@ -85,6 +106,6 @@ def _different_weights(loaded: Any, base: Any) -> str:
     names = [
         name
         for name, tensor in loaded.named_parameters()
-        if name in own and own[name].shape == tensor.shape and not own[name].float().allclose(tensor, atol=1e-2)
+        if name in own and own[name].shape == tensor.shape and not own[name].float().allclose(tensor.float(), atol=1e-2)
     ]
     return f" Weights that differ: {', '.join(names[:5])}." if names else ""

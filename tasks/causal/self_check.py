@@ -42,7 +42,8 @@ class Needs:
     """What a stage does with its model, by the methods that params ask for; None: it does no such thing.
 
     max_length: the largest number of tokens of a text or row, which matters for some rotary positions.
-    attentions: implementations of attention in the order in which they are tried.
+    attentions: implementations of attention in the order in which they are tried. states: whether the stage itself
+    reads hidden states (a value head does).
     """
 
     packing: Packing | None = None
@@ -51,6 +52,7 @@ class Needs:
     generation: Generation | None = None
     max_length: int | None = None
     attentions: tuple[str, ...] = (NAME, EAGER)
+    states: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class _Check:
             raise BadModel(_not_finite(self.model))
         chosen = self._choose_attention()
         if chosen.loss == "model":
+            if self.needs.generation is not None:
+                chosen = self._choose_generation(chosen)
             return Result(chosen, tuple(self.notes))
         chosen = positions.restricted(self.base.config, chosen, self.needs.max_length, self.notes)
         for choose_method in (self._choose_packing, self._choose_loss, self._choose_pairs, self._choose_generation):
@@ -104,21 +108,24 @@ class _Check:
         return Result(chosen, tuple(self.notes))
 
     def _choose_attention(self) -> Methods:
-        """The attention; if hidden states do not determine the logits, also the loss of the model itself."""
+        """The attention; if hidden states do not determine the logits, also the logits of the model itself."""
         what, allowed = "the numbers of texts in a padded batch", [Methods(attention=n) for n in self._attentions()]
         try:
             return self._first(what, None, self._scoring_error, allowed)
-        except BadModel as problem:
-            compares = self.needs.pairs is not None or self.needs.generation is not None
-            if self.needs.loss is None or compares or self.needs.packing == "rows":
+        except BadModel:
+            if self.is_reward or not self._may_read_logits():
                 raise
-            chunked = [replace(one, packing="none") for one in allowed]
-            whole = [replace(one, packing="none", loss="model") for one in allowed]
-            methods_of_loss = {"chunked": chunked, "model": whole, "auto": chunked[:1] + whole}
-            chosen = self._first("the losses of chunks", "loss", self._loss_error, methods_of_loss[self.needs.loss])
-            if chosen.loss == "chunked":  # the loss alone does not differ, but its parts do
-                raise BadModel(str(problem)) from problem
-            return chosen
+            slow = Methods(packing="none", loss="model", pairs="separate", generation="model")
+            chunked = [] if self.needs.loss == "model" else allowed
+            own = [replace(slow, attention=one.attention) for one in allowed]
+            if self.needs.loss == "chunked":
+                own = []
+            return self._first(what, "loss", self._scoring_error, [*chunked, *own])
+
+    def _may_read_logits(self) -> bool:
+        """Whether the stage does nothing for which hidden states are needed, by its params or by itself."""
+        fast = {"packing": "rows", "pairs": "shared", "generation": "cached"}
+        return not self.needs.states and all(getattr(self.needs, key) != method for key, method in fast.items())
 
     def _attentions(self) -> tuple[str, ...]:
         """Without AttentionInterface, a model has only the attention that it was built with."""

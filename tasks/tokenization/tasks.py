@@ -8,12 +8,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
 
-from tasks import kept_shares, tables, tokens
+from tasks import corruption, kept_shares, tables, tokens
 from tasks.documents import SPLITS
-from tasks.errors import BadInput, NothingLeft
+from tasks.errors import BadInput, BadModel, NothingLeft
 from tasks.files import MANIFEST, sha256, with_version, write_json
 from tasks.reports import Report, Timings
 
+_NO_MIDDLE = (
+    "the tokenizer {} has no special tokens for a text with a hole, such as <|fim_prefix|> (Qwen), <fim_prefix> "
+    "(StarCoder), ▁<PRE> (CodeLlama) or <｜fim▁begin｜> (DeepSeek). Choose another tokenizer, or set "
+    "tokenization.fill_in_middle: false and pretrain.fill_in_middle: 0."
+)
 CountsBySplit = dict[str, dict[str, int]]
 """split -> name of a count -> count"""
 
@@ -30,6 +35,10 @@ class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
     vocab_size: int = Field(
         4096, ge=262, le=1 << 20, description="Tokens of a new tokenizer, including 6 special tokens and 256 bytes."
     )
+    fill_in_middle: bool = Field(
+        False, description="Whether the tokenizer has the special tokens that pretrain.fill_in_middle needs: they are "
+        "added to a new tokenizer (within vocab_size), and searched in `tokenizer`.",
+    )  # fmt: skip
     min_frequency: int = Field(2, ge=1, description="Minimum number of occurrences of a pair of tokens to merge it.")
     share: float = Field(
         1.0, gt=0, le=1, description="Share of the train documents and conversations to train the tokenizer on."
@@ -60,11 +69,16 @@ def make_tokenizer(params: Params, data: Path, timings: Timings) -> Any:
     with timings.measure("tokenizer"):
         if params.tokenizer is not None:
             tokenizer = bpe.load(params.tokenizer)
+            if params.fill_in_middle and corruption.middle_ids(tokenizer) is None:
+                raise BadModel(_NO_MIDDLE.format(params.tokenizer))
             if params.new_tokens:
                 texts = _train_texts(data, params.share)
                 tokenizer = merging.extend(tokenizer, texts, params.new_tokens, params.min_frequency)
         else:
-            tokenizer = bpe.train(_train_texts(data, params.share), params.vocab_size, params.min_frequency)
+            size = params.vocab_size - corruption.NUM_MIDDLE_TOKENS * params.fill_in_middle
+            tokenizer = bpe.train(_train_texts(data, params.share), size, params.min_frequency)
+            if params.fill_in_middle:
+                corruption.add_middle_tokens(tokenizer)
         bpe.save(folder / "tokenizer", tokenizer)
     return tokenizer
 

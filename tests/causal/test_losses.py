@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tasks.causal import losses
-from tasks.causal.losses import IGNORED, linear_cross_entropy, next_token_loss
+from tasks.causal.losses import IGNORED, Head, divergence, linear_cross_entropy, next_token_loss
 
 
 def test_two_losses_by_hand() -> None:
@@ -62,3 +62,30 @@ def test_no_target_no_loss_and_no_gradient() -> None:
     assert (count, loss.item()) == (0, 0.0)
     assert hidden.grad is not None
     assert not hidden.grad.any()
+
+
+@pytest.mark.parametrize("is_matrix", [True, False])
+def test_divergence_from_a_teacher_by_hand(is_matrix: bool) -> None:
+    """Teacher: 1/2 for token 0, 1/2 for the others. Student with logits (0, 0, log 2): 1/4 and 3/4.
+
+    1/2 log((1/2) / (1/4)) + 1/2 log((1/2) / (3/4)) = 1/2 log(4/3). The gradient of logit 0 is 1/4 - 1/2.
+    """
+    hidden, weight = torch.ones(1, 1), torch.tensor([[0.0], [0.0], [math.log(2)]], requires_grad=True)
+    head: Head = weight if is_matrix else lambda states: states @ weight.T
+    result = divergence(hidden, head, torch.tensor([[0]]), torch.tensor([[math.log(1 / 2)]]))
+    assert result.tolist() == pytest.approx([math.log(4 / 3) / 2])
+    result.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad[0].item() == pytest.approx(-1 / 4)
+
+
+def test_divergence_of_many_rows_is_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(7, 4), torch.randn(9, 4)
+    log_probs, tokens = torch.randn(7, 9).log_softmax(-1).topk(3)
+    whole = divergence(hidden, head, tokens, log_probs)
+    monkeypatch.setattr(losses, "MAX_UNKNOWN_CHUNK", 2)
+    assert torch.allclose(divergence(hidden, head, tokens, log_probs), whole)
+    own = (hidden @ head.T).log_softmax(-1)
+    values, tokens = own.topk(3)
+    assert divergence(hidden, head, tokens, values).abs().max() < 1e-6

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
+from tasks.answers import log_probabilities
 from tasks.causal import attention, methods, remembered, self_check
 from tasks.causal.methods import Methods
 from tasks.causal.self_check import Needs, measure
@@ -85,7 +86,23 @@ def test_logits_that_are_no_function_of_one_state_need_the_loss_of_the_model() -
     with pytest.raises(BadModel, match="Set loss: model or loss: auto"):
         methods_of(llama(WithPlacedLogits), Needs("auto", "chunked"))
     with pytest.raises(BadModel, match="cannot be used here"):
-        methods_of(llama(WithPlacedLogits), Needs(pairs="auto"))
+        methods_of(llama(WithPlacedLogits), Needs(pairs="auto", states=True))
+
+
+def test_evaluation_and_preferences_read_the_logits_of_such_a_model() -> None:
+    """The place in the text counts from the first token of each text, also beside a longer text and for answers."""
+    model = llama(WithPlacedLogits)
+    result = measure(model, Needs(packing="auto", pairs="auto", generation="auto"), special_ids=[0], pad_id=0)
+    assert result.methods.pairs == "separate"
+    assert result.methods.generation == "model"
+    assert "loss: model was selected" in result.notes[0]
+    methods.choose(model, result.methods)
+    texts = [[5, 6, 7, 8, 9, 10], [11, 12, 13]]
+    actual = log_probabilities(model, texts, [2, 1])
+    for text, start, numbers in zip(texts, [2, 1], actual, strict=True):
+        own = model(input_ids=torch.tensor([text])).logits[0].log_softmax(-1)
+        expected = torch.stack([own[place - 1, text[place]] for place in range(start, len(text))])
+        torch.testing.assert_close(numbers, expected)
 
 
 def test_a_model_without_numbers_of_its_own_is_refused() -> None:

@@ -6,7 +6,6 @@ anew. A plan assigns a row to every place of every step before the first step, s
 evenly: after any number of rows its tokens differ from its share by about one row.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -184,8 +183,8 @@ class MixedRows(PackedRows):
         records, by = read_records(folder), params.mixture_by
         self.names, codes = records.names[by], np.asarray(records.groups[by], np.int64)
         num_rows = params.steps * batch_rows
-        arguments = records, codes, len(self.names), self.length
-        self.rows = pack_rows(*arguments, params.seed) if is_packed else cut_rows(*arguments)
+        self._is_packed = is_packed
+        self.rows = self._make_rows(records, codes, params)
         self.sizes = np.bincount(self._group(np.arange(len(self.rows.sizes))), self.rows.sizes, len(self.names))
         num_rows_of = np.diff(self.rows.group_firsts)
         self.weights = self._weights(params, section)
@@ -195,7 +194,11 @@ class MixedRows(PackedRows):
         self.shares[used] = capped_shares(
             self.weights[used], self.sizes[used].astype(np.float64), row_sizes[used], num_rows, params.max_epochs
         )
-        self.plan, self.batch_rows = plan_rows(self.rows, self.shares, num_rows, params.seed), batch_rows
+        self.plan = plan_rows(self.rows, self.shares, num_rows, params.seed)
+
+    def _make_rows(self, records: Records, codes: Ints, params: Any) -> GroupedRows:
+        arguments = records, codes, len(self.names), self.length
+        return pack_rows(*arguments, params.seed) if self._is_packed else cut_rows(*arguments)
 
     def _weights(self, params: Any, section: str) -> Floats:
         """The requested share of each group, not normalized. Raises BadParams for names that the data does not have."""
@@ -223,9 +226,9 @@ class MixedRows(PackedRows):
     def _read(self, row: int) -> tuple[npt.NDArray[Any], ...]:
         return self.rows.row(self.stream, row)
 
-    def table(self, steps: int) -> list[dict[str, Any]]:
-        """Requested, planned and real share of the tokens, tokens and epochs of each group after `steps` steps."""
-        read = self.plan[: steps * self.batch_rows]
+    def table(self, num_rows: int) -> list[dict[str, Any]]:
+        """Requested, planned and real share of the tokens, tokens and epochs of each group after `num_rows` rows."""
+        read = self.plan[:num_rows]
         tokens = np.bincount(self._group(read), self.rows.sizes[read], len(self.names))
         columns = zip(self.names, self.weights, self.shares, tokens, self.sizes, strict=True)
         return [
@@ -249,7 +252,7 @@ def mixed(packed: PackedRows, folder: Path, params: Any, is_packed: bool, sectio
     return MixedRows(packed, folder, params, params.global_batch_size, is_packed, section)
 
 
-def add_to_report(rows: PackedRows, tables: dict[str, list[dict[str, Any]]], counts: Mapping[str, int]) -> None:
-    """Add the table `mixture` to those of a report, if the rows were chosen by a mixture."""
+def add_to_report(rows: PackedRows, tables: dict[str, list[dict[str, Any]]], num_rows: int) -> None:
+    """Add the table `mixture` to those of a report of `num_rows` rows, if they were chosen by a mixture."""
     if isinstance(rows, MixedRows):
-        tables["mixture"] = rows.table(counts["steps"])
+        tables["mixture"] = rows.table(num_rows)

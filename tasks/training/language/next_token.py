@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tasks.causal import heads
 from tasks.causal.row_loss import row_loss
+from tasks.training.language.replay import ReplayedRows
 from tasks.training.language.rows import PackedBatch, PackedRows
 from tasks.training.loop.work import Work
 
@@ -30,32 +31,45 @@ class NextToken(Work):
         return self.validation.once(self.max_rows) if self.validation is not None else ()
 
     def loss(self, batch: PackedBatch) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """Mean cross-entropy in nats over the targets of one micro-batch.
+        """Mean cross-entropy in nats over the targets of one micro-batch; in text of the base, divergence from it.
 
         For a mixture of experts in training, the load-balancing loss is added, and the cross-entropy alone is returned
         as a metric.
         """
         device = heads.device(self.model)
         ids, positions = batch.ids.to(device), batch.positions.to(device)
-        loss, load_balancing_loss = row_loss(self.model, ids, positions, batch.targets.to(device))
+        text = self.train.text if isinstance(self.train, ReplayedRows) else None
+        teacher = text.teacher(batch.rows, device) if text is not None else None
+        loss, load_balancing_loss = row_loss(self.model, ids, positions, batch.targets.to(device), teacher)
         if load_balancing_loss is None or not self.model.training:
             return loss, {}
         return loss + load_balancing_loss, {"cross_entropy": loss.detach()}
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Means over the targets of the validation rows: the cross-entropy, and the other metrics of `loss`."""
+        """Means over the targets of the validation rows: the cross-entropy, and the other metrics of `loss`.
+
+        `validation_replay_loss` is the cross-entropy of replayed text that is held out.
+        """
+        numbers = {f"validation_{name}": value for name, value in self._means(self.validation_batches()).items()}
+        held_out = self.train.held_out if isinstance(self.train, ReplayedRows) else None
+        if held_out is not None:
+            numbers["validation_replay_loss"] = self._means(held_out.once(self.max_rows))["loss"]
+        return numbers
+
+    def _means(self, batches: Iterable[PackedBatch]) -> dict[str, float]:
         totals: dict[str, float] = {}
         num_targets = 0.0
-        for batch in self.validation_batches():
+        for batch in batches:
             loss, metrics = self.loss(batch) if batch.weight else (0.0, {})
             for name, value in {"loss": loss, **metrics}.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * batch.weight
             num_targets += batch.weight
-        return {f"validation_{name}": total / max(1.0, num_targets) for name, total in totals.items()}
+        return {name: total / max(1.0, num_targets) for name, total in totals.items()}
 
     def skipped(self, step: int, norm: float, batches: Sequence[PackedBatch]) -> None:
         """Note which rows of the stream a skipped step contained."""
-        rows = ", ".join(str(row) for batch in batches for row in batch.rows)
+        names = (str(row) if row >= 0 else f"{-1 - row} of the replay" for batch in batches for row in batch.rows)
+        rows = ", ".join(names)
         self.notes.append(f"step {step} was skipped: gradient norm {norm:.3g}; its rows in the token stream: {rows}")
         print(self.notes[-1], file=sys.stderr, flush=True)
 

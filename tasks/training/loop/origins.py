@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import models
+from tasks.causal.backbone import context_of
 from tasks.errors import BadParams
 from tasks.files import MANIFEST, read_json
 from tasks.training.loop import stage_files
@@ -57,8 +58,8 @@ def fit_context(params: Any, kind: str, data: Path) -> tuple[Any, list[str]]:
     base = base_of(params, kind, data)
     if base is None or (isinstance(base, Path) and not base.is_dir()):
         return params, []  # the stage itself states that a model is missing
-    context = getattr(models.load_config(base), "max_position_embeddings", None)
-    if not context:
+    context = context_of(models.load_config(base))
+    if context is None:
         return params, []
     if kind in ("pretrain", "sft"):
         _check_rows(params, kind, data, base, context)
@@ -87,6 +88,5 @@ def _check_rows(params: Any, kind: str, data: Path, base: str | Path, context: i
         length, key = read_json(manifest).get("sequence_length", 0), "tokenization.sequence_length"
     if length > context:
         raise BadParams(
-            f"{key} is {length}, but the context of {base} has {context} tokens (max_position_embeddings). Set it "
-            f"to at most {context}."
+            f"{key} is {length}, but the context of {base} has {context} tokens. Set it to at most {context}."
         )

@@ -17,12 +17,15 @@ from pydantic import BaseModel, Field
 from tasks.errors import GateFailed
 from tasks.reports import Report
 from tasks.training.loop import optimizers
+from tasks.training.loop.replay_params import Replay
 
 PUBLISHED = {"pretrain": 5e-5, "sft": 2e-5, "reward": 1e-5, "ppo": 1e-6, "dpo": 5e-7}
 PUBLISHED_WEIGHTS = 7e9
 MAX_FACTOR = 25.0  # of the published rate, for small models
 ADAPTER_FACTOR = 10.0
 WARMUP_SHARE = 0.03
+# Share of rows with text of the base in a stage that would forget it, unless params.yaml states another.
+REPLAY_SHARES = {"pretrain": 0.05, "sft": 0.1}
 
 
 class FromScratch(BaseModel, frozen=True, extra="forbid"):
@@ -72,6 +75,8 @@ def resolve(params: Any, kind: str, data: Path) -> tuple[Any, list[str]]:
         "weight_decay": 0.1 if kind == "pretrain" else 0.0,
         "evaluate_first": kind in ("pretrain", "sft", "reward"),
     }
+    if kind in REPLAY_SHARES and getattr(params, "objective", "causal") == "causal":
+        settings["replay"] = Replay.model_validate({"share": REPLAY_SHARES[kind]})
     applied = params.from_scratch.model_fields_set if params.from_scratch is not None else set()
     stated = params.model_fields_set - applied
     update = {key: value for key, value in settings.items() if key not in stated}

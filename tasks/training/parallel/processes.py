@@ -4,7 +4,8 @@ Functions that communicate are collective: every process must call them, in the 
 leaves the others waiting for ever. With one process they communicate nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,19 @@ def count() -> int:
 def rank() -> int:
     """The number of this process; only process 0 writes files and shows progress."""
     return dist.get_rank() if count() > 1 else 0
+
+
+@contextmanager
+def on_device(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Use `model` on `device` within the block. Several processes move it back, because they may shard it later."""
+    previous = next(model.parameters()).device
+    if previous != device:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if count() > 1 and previous != device:
+            model.to(previous)
 
 
 def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:

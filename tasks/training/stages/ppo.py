@@ -3,8 +3,7 @@
 The method is that of InstructGPT (Ouyang 2022, arXiv:2203.02155): a policy from sft, a frozen reference, the score of
 the reward model minus a KL penalty per token, a value head, GAE (arXiv:1506.02438), clipped objectives (Schulman 2017,
 arXiv:1707.06347) and, optionally, a pretraining loss (PPO-ptx). `advantage` replaces GAE by GRPO (arXiv:2402.03300),
-RLOO (arXiv:2402.14740) or REINFORCE++ (arXiv:2501.03262), which need no critic. One step of the loop is one update;
-each rollout is used for several updates.
+RLOO (arXiv:2402.14740) or REINFORCE++ (arXiv:2501.03262), without a critic. One step is one update of several.
 """
 
 from collections.abc import Mapping, Sequence
@@ -351,7 +350,8 @@ def build(params: Params, data: Path, tokenizer: Any) -> PpoWork:
 
 def _needs(params: Params) -> Needs:
     packing: Literal["auto"] | None = "auto" if params.ptx_coef else None
-    return Needs(packing, packing, params.pairs, params.generation, params.max_prompt_length + params.max_new_tokens)
+    length, has_value_head = params.max_prompt_length + params.max_new_tokens, params.advantage == "gae"
+    return Needs(packing, packing, params.pairs, params.generation, length, states=has_value_head)
 
 
 def _reward_model(params: Params, data: Path, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -16,13 +16,15 @@ from tasks.causal.methods import PackingParams
 from tasks.causal.self_check import Needs
 from tasks.models import Objective
 from tasks.reports import Report, Timings
-from tasks.training.language import mixture, objective_check
+from tasks.training.language import base_text, fill_in_middle, mixture, objective_check, replay
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.masked import Masked
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
 from tasks.training.language.spans import Spans
 from tasks.training.loop import data_use, stage_files
+from tasks.training.loop.params import resolve_device
+from tasks.training.loop.replay_params import ReplayParams
 from tasks.training.loop.training_loop import run
 from tasks.training.shape import architecture, sizes
 from tasks.training.shape.architecture import Architecture
@@ -30,7 +32,7 @@ from tasks.training.shape.architecture import Architecture
 DEFAULT_KINDS = {"masked": "modernbert", "span": "t5"}  # objective -> model.kind, unless the params set one
 
 
-class Params(mixture.MixtureParams, PackingParams, frozen=True):
+class Params(mixture.MixtureParams, ReplayParams, PackingParams, frozen=True):
     """Params of pretraining: the first model, the objective and the batches, besides those of the training loop."""
 
     size: sizes.Name | None = Field(
@@ -49,6 +51,11 @@ class Params(mixture.MixtureParams, PackingParams, frozen=True):
         None, description="Stage, model folder or hub name of the model to start from; null starts from random weights."
     )
     data: str | None = Field(None, description="Folder of token files to train on; null is data/tokens.")
+    fill_in_middle: float = Field(
+        0.0, ge=0, le=1, description="Share of the texts in which the middle comes last, after its prefix and suffix "
+        "and special tokens (arXiv:2207.14255, which uses 0.5 to 0.9); for the objective causal. A new tokenizer needs "
+        "tokenization.fill_in_middle.",
+    )  # fmt: skip
     sequence_length: int = Field(256, ge=8, description="Tokens per row.")
     global_batch_size: int = Field(32, ge=1, description="Rows per step, over all processes.")
     micro_batch_size: int = Field(8, ge=1, description="Rows per forward and backward pass of a process.")
@@ -79,6 +86,13 @@ class Params(mixture.MixtureParams, PackingParams, frozen=True):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Params":
+        if self.replay is not None and self.replay.text == "base" and (self.base is None or self.objective != "causal"):
+            raise ValueError(
+                "replay with text: base needs the key base and the objective causal, because the base draws the text; "
+                "set replay.text: documents, or replay: null"
+            )
+        if self.fill_in_middle and self.objective != "causal":
+            raise ValueError(f"fill_in_middle needs the objective causal, not {self.objective}; set fill_in_middle: 0")
         if self.base is not None:
             return self
         if not self.steps:
@@ -104,9 +118,12 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     tokens = stage_files.tokens_folder(params.data, data)
     tokenizer = extend_tokenizer(params, stage_files.load_tokenizer(tokens, data))
     train_rows, validation_rows = open_rows(params, tokens / "documents", tokenizer)
-    train_rows = mixture.mixed(train_rows, tokens / "documents/train", params, is_packed=False, section=name)
+    train_rows = choose_rows(params, train_rows, tokens / "documents/train", tokenizer, name)
     base = None if params.base is None else stage_files.find_model(params.base, data)
-    model = initial_model(params, base, tokenizer)
+    model, own_tokenizer = initial_model(params, base, tokenizer)
+    with timings.measure("replay"):
+        own = base_text.Base(model, own_tokenizer, resolve_device(params.device))
+        train_rows = replay.with_replay(train_rows, params, own, tokens, checkpoints, name)
     with timings.measure("self_check"):
         notes = self_check(params, model, tokenizer)
     work = build_work(params, model, tokenizer, train_rows, validation_rows)
@@ -117,9 +134,18 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     num_tokens = params.steps * params.global_batch_size * params.sequence_length
     counts = {"num_parameters": model.num_parameters(), "num_tokens": num_tokens}
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes + work.notes)
-    data_use.describe(report, data_use.DataUse("rows", train_rows.count, params.global_batch_size), params)
-    mixture.add_to_report(train_rows, report.tables, report.counts)
+    data_use.describe(report, data_use.DataUse("rows", train_rows.count, replay.data_rows_per_step(params)), params)
+    replay.add_to_report(train_rows, report, params)
+    if isinstance(rows := replay.data_of(train_rows), fill_in_middle.MiddleRows):
+        report.notes.append(rows.note())
     return report
+
+
+def choose_rows(params: Params, rows: PackedRows, folder: Path, tokenizer: Any, name: str) -> PackedRows:
+    """The rows by the mixture, and with fill in the middle, if params ask for them. Raises BadModel, BadParams."""
+    if params.fill_in_middle:
+        return fill_in_middle.MiddleRows(rows, folder, params, tokenizer, name)
+    return mixture.mixed(rows, folder, params, is_packed=False, section=name)
 
 
 def self_check(params: Params, model: Any, tokenizer: Any) -> list[str]:
@@ -166,10 +192,13 @@ def open_rows(params: Params, folder: Path, tokenizer: Any) -> tuple[PackedRows,
     return train_rows, PackedRows.open(folder / "validation", *sizes, tokenizer, needed=False)
 
 
-def initial_model(params: Params, base: str | Path | None, tokenizer: Any) -> Any:
-    """The model before the first step. Raises BadModel if `base` does not fit the objective or the tokenizer."""
+def initial_model(params: Params, base: str | Path | None, tokenizer: Any) -> tuple[Any, Any]:
+    """The model before the first step, and the tokenizer that it was made with.
+
+    Raises BadModel if `base` does not fit the objective or the tokenizer.
+    """
     if base is None:
-        return architecture.build(params.model, tokenizer, params.seed)
+        return architecture.build(params.model, tokenizer, params.seed), tokenizer
     model, own_tokenizer = models.load_pretrained(base, objective=params.objective)
     models.fit_vocabulary(model, own_tokenizer, tokenizer, base)
-    return model
+    return model, own_tokenizer

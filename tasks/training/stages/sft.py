@@ -12,15 +12,17 @@ from tasks.causal.self_check import Needs
 from tasks.files import MANIFEST, read_json
 from tasks.reports import Report, Timings
 from tasks.training import adapters
-from tasks.training.language import mixture
+from tasks.training.language import base_text, mixture, replay, template_tokens
 from tasks.training.language.acceleration import accelerated
 from tasks.training.language.next_token import NextToken
 from tasks.training.language.rows import PackedRows
-from tasks.training.loop import data_use, stage_files
+from tasks.training.loop import data_use, origins, stage_files
+from tasks.training.loop.params import resolve_device
+from tasks.training.loop.replay_params import ReplayParams
 from tasks.training.loop.training_loop import run
 
 
-class Params(mixture.MixtureParams, PackingParams, frozen=True):
+class Params(mixture.MixtureParams, ReplayParams, PackingParams, frozen=True):
     """Params of SFT: the base model, the adapter and the batches, besides those of the training loop."""
 
     base: str | None = Field(
@@ -55,21 +57,29 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     base = stage_files.base_model(params.base, "pretrain", data)
     model, own_tokenizer = models.load_causal(base)
     models.fit_vocabulary(model, own_tokenizer, tokenizer, base)
-    model = adapters.attach(model, params.adapter, params.seed)
     train_rows, validation_rows = open_rows(params, tokens, tokenizer)
     train_rows = mixture.mixed(train_rows, tokens / "conversations/train", params, is_packed=True, section=name)
+    needs = Needs(packing=params.packing, loss=params.loss, max_length=train_rows.length)
+    # Samples of the base come first: nothing may have changed it.
+    device = resolve_device(params.device)
+    with timings.measure("replay"):
+        own = base_text.Base(model, own_tokenizer, device)
+        all_rows = replay.with_replay(train_rows, params, own, tokens, checkpoints, name)
+    notes = list[str]()
+    if params.steps and (params.adapter is not None or origins.is_trained_base(base)):
+        notes += template_tokens.begin_with_mean(model, tokenizer, train_rows, needs, device)
+    model = adapters.attach(model, params.adapter, params.seed)
     with timings.measure("self_check"):
-        needs = Needs(packing=params.packing, loss=params.loss, max_length=train_rows.length)
-        notes = remembered.prepare(model, tokenizer, needs)
-    work = NextToken(model, train_rows, validation_rows, params.validation_rows)
+        notes += remembered.prepare(model, tokenizer, needs)
+    work = NextToken(model, all_rows, validation_rows, params.validation_rows)
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
     counts = adapters.parameter_counts(model)
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes + work.notes)
     num_cut = read_json(tokens / MANIFEST).get("conversations", {}).get("train", {}).get("num_truncated", 0)
-    use = data_use.DataUse("rows", work.train.count, params.global_batch_size, num_cut=num_cut)
+    use = data_use.DataUse("rows", train_rows.count, replay.data_rows_per_step(params), num_cut=num_cut)
     data_use.describe(report, use, params)
-    mixture.add_to_report(train_rows, report.tables, report.counts)
+    replay.add_to_report(all_rows, report, params)
     return report
 
 

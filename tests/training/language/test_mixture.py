@@ -55,7 +55,7 @@ def folder_fixture(tmp_path: Path) -> Path:
 def test_shares_are_exact_to_a_tenth_of_a_percent(folder: Path, shares: dict[str, float], is_packed: bool) -> None:
     if is_packed:
         write(folder, {"book": [3, 5, 7] * 40, "web": [8, 2] * 300, "news": [4] * 100})
-    table = rows(folder, is_packed, mixture=shares).table(1000)
+    table = rows(folder, is_packed, mixture=shares).table(4000)
     for row in table:
         expected = shares[row["name"]] / sum(shares.values())
         assert row["planned_share"] == pytest.approx(expected, abs=1e-6)
@@ -66,7 +66,7 @@ def test_shares_are_exact_to_a_tenth_of_a_percent(folder: Path, shares: dict[str
 def test_shares_hold_at_every_time_of_the_run(folder: Path) -> None:
     mixed = rows(folder, mixture={"book": 0.3, "web": 0.7, "news": 0})
     for steps in (25, 100, 500):
-        share = {row["name"]: row["share"] for row in mixed.table(steps)}
+        share = {row["name"]: row["share"] for row in mixed.table(4 * steps)}
         assert share["book"] == pytest.approx(0.3, abs=1.5 / (4 * steps))
 
 
@@ -114,7 +114,7 @@ def test_batches_are_a_function_of_seed_and_step(folder: Path) -> None:
 def test_epochs_are_capped_and_the_rest_goes_to_the_others(folder: Path) -> None:
     """32,000 tokens; news has 399 inputs, so that 4 epochs are 5 % of the run instead of a third."""
     table = {
-        row["name"]: row for row in rows(folder, mixture={"book": 1, "web": 1, "news": 1}, max_epochs=4).table(1000)
+        row["name"]: row for row in rows(folder, mixture={"book": 1, "web": 1, "news": 1}, max_epochs=4).table(4000)
     }
     assert table["news"]["epochs"] == pytest.approx(4, abs=0.03)
     assert table["book"]["epochs"] <= 4.01
@@ -126,15 +126,15 @@ def test_epochs_are_capped_and_the_rest_goes_to_the_others(folder: Path) -> None
 
 def test_temperature(folder: Path) -> None:
     """Sizes of about 1 : 10 : 0.1; at temperature 1 these are the shares, at 2 their roots, 1 : 3.16 : 0.32."""
-    table = {row["name"]: row["share"] for row in rows(folder, mixture_temperature=1).table(1000)}
+    table = {row["name"]: row["share"] for row in rows(folder, mixture_temperature=1).table(4000)}
     assert table["web"] / table["book"] == pytest.approx(10, rel=0.01)
-    table = {row["name"]: row["share"] for row in rows(folder, mixture_temperature=2).table(1000)}
+    table = {row["name"]: row["share"] for row in rows(folder, mixture_temperature=2).table(4000)}
     assert table["web"] / table["book"] == pytest.approx(10**0.5, rel=0.01)
 
 
 def test_languages(folder: Path) -> None:
     mixed = rows(folder, mixture={"en": 0.9, "zh": 0.1}, mixture_by="language")
-    assert {row["name"]: round(row["share"], 3) for row in mixed.table(1000)} == {"en": 0.9, "zh": 0.1}
+    assert {row["name"]: round(row["share"], 3) for row in mixed.table(4000)} == {"en": 0.9, "zh": 0.1}
 
 
 def test_without_a_mixture_nothing_changes(folder: Path) -> None:

@@ -10,13 +10,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks import models
 from tasks.errors import BadInput, BadModel
-from tasks.files import MANIFEST, sha256
+from tasks.files import MANIFEST, read_json, sha256
 from tasks.reports import Timings
+from tasks.tokens import read_stream
 from tasks.training import adapters
+from tasks.training.language.next_token import NextToken
 from tasks.training.parallel import launch
 from tasks.training.stages import pretrain, sft
 from tests.tokenization.small_data import write_curated
 from tests.tokenization.test_tasks import tokenize
+from tests.training.tiny import fail_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
 
@@ -153,3 +156,50 @@ def test_a_second_stage_of_a_kind_starts_from_another_stage_under_its_own_name(r
     assert (report.stage, origin["stage"], origin["kind"]) == ("mid", "mid", "sft")
     assert origin["base"] == "data/models/sft"
     assert sha256(ready / "models/sft/model.safetensors") == before
+
+
+def test_sft_with_replay_resumes_exactly_and_reports_what_it_read(ready: Path) -> None:
+    """20 steps of 4 rows: 16 of 80 rows are samples of the base. A run that fails at step 12 continues from step 10."""
+    settings = {"replay": {"share": 0.2}, "checkpoint_every": 5, "evaluate_first": True, "may_end_worse": True}
+    report = run_sft(ready, **settings)
+    assert report.counts["replayed_rows"] == 16
+    assert report.scores["epochs"] == round(64 / sft_rows(ready), 3)
+    assert "16 of 80 rows were samples of the base" in " ".join(report.notes)
+    steps = report.tables["steps"]
+    assert all(row["validation_replay_loss"] > 0 for row in (steps[0], steps[-1]))
+    whole = sha256(ready / "models/sft/model.safetensors")
+    with fail_at(NextToken, at_step=12):
+        run_sft(ready, **settings)
+    params = sft.Params(**{**LOOP, "steps": 20, **settings})
+    resumed = sft.train(params, ready, ready / "checkpoints/sft", Timings("sft", ready / "timings"))
+    assert sha256(ready / "models/sft/model.safetensors") == whole
+    assert resumed.tables["steps"] == steps
+
+
+def sft_rows(data: Path) -> int:
+    """The number of rows of conversations for training."""
+    return read_stream(data / "tokens/conversations/train").num_rows(sequence_length(data))
+
+
+def sequence_length(data: Path) -> int:
+    return int(read_json(data / "tokens" / MANIFEST)["sequence_length"])
+
+
+def test_pretraining_with_fill_in_the_middle_and_with_replay(ready: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_curated(data)
+    tokenizer = tokenize(data, vocab_size=300, fill_in_middle=True)
+    assert len(tokenizer) == 300
+    params = {"fill_in_middle": 0.5, "steps": 4, "model": SMALL, "sequence_length": 32, **LOOP}
+    report = pretrain.train(
+        pretrain.Params.model_validate(params), data, data / "checkpoints", Timings("pretrain", data / "timings")
+    )
+    assert "have their middle last" in report.notes[-1]
+    base = str(ready / "models/pretrain")
+    replayed = run_pretrain(ready, base=base, steps=4, replay={"share": 0.25}, warmup_steps=1)
+    assert replayed.counts["replayed_rows"] == 4
+
+
+def test_fill_in_the_middle_needs_its_tokens(ready: Path) -> None:
+    with pytest.raises(BadModel, match=r"tokenization\.fill_in_middle: true for a new tokenizer"):
+        run_pretrain(ready, fill_in_middle=0.5, steps=4)
