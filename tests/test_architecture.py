@@ -15,7 +15,8 @@ FOUNDATION = {
     "tasks.errors", "tasks.files", "tasks.catalog", "tasks.peft", "tasks.tokens", "tasks.answers", "tasks.addresses",
     "tasks.chat_templates", "tasks.chat_layout",
 }  # fmt: skip
-FOUNDATION_PACKAGE = "tasks.causal"  # forward passes, which training, evaluation and the chat share
+# Forward passes, which training, evaluation and the chat share; the engine, which runs functions of any package.
+FOUNDATION_PACKAGE = ("tasks.causal", "tasks.engine")
 RESTRICTED = {  # package -> the only files that may import it
     "mlflow": {Path(f"flows/runtime/{name}.py") for name in ("sender", "tracked_runs", "server_apps")},
     "dvc": {Path("flows/runtime/versioning.py")},

@@ -236,3 +236,10 @@ def _delete_unlisted(folder: Path, parts: Iterable[Part]) -> None:
     for path in folder.glob("part-*"):
         if path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_files(manifest: Manifest) -> None:
+    """Delete the files of a stage that no later one reads. Its parts stay listed, so that a resumed run skips them."""
+    for part in manifest.parts.values():
+        for name in part.files:
+            (manifest.folder / part.name / name).unlink(missing_ok=True)

@@ -145,4 +145,3 @@ def _ready(workers: list[_Worker], task_seconds: float | None) -> list[_Worker]:
         for worker in ready:
             worker.kill(task_seconds)
     return ready
-

@@ -53,7 +53,9 @@ def test_a_part_of_another_input_is_made_again(tmp_path: Path) -> None:
 def test_a_shard_that_crashes_every_time_is_quarantined(tmp_path: Path) -> None:
     manifest = LocalEngine(tmp_path, 2).run("squares", list(NUMBERS), jobs.crash_if_odd, NUMBERS)
     assert list(manifest.parts) == ["b"]
-    assert manifest.quarantined == dict.fromkeys("ac", "its worker process ended with exit code -9, in each of 3 attempts")
+    assert manifest.quarantined == dict.fromkeys(
+        "ac", "its worker process ended with exit code -9, in each of 3 attempts"
+    )
     assert entries(tmp_path / "squares") == ["part-b"]  # no half-written folders
 
 
