@@ -127,7 +127,7 @@ def address_of_environment() -> str:
     address = os.environ.get("RAY_ADDRESS", "auto")
     if address.startswith("ray://"):
         raise BadInput(
-            f"RAY_ADDRESS is {address}: Ray Client is not supported, because its driver needs the files of the workers. "
-            "Run the command on a machine of the cluster, with RAY_ADDRESS=auto or the address HOST:6379."
+            f"RAY_ADDRESS is {address}: Ray Client is not supported, because the driver needs the files of the workers."
+            " Run the command on a machine of the cluster, with RAY_ADDRESS=auto or the address HOST:6379."
         )
     return address

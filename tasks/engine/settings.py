@@ -74,7 +74,7 @@ def memory_bytes() -> int:
 
 
 def make_engine(folder: Path, workers: int) -> Engine:
-    """Return the engine of the settings, whose stages are folders below `folder`. workers: processes of the local one."""
+    """Return the engine of the settings, whose stages are folders below `folder`. workers: of the local one."""
     if current().engine == "ray":
         from tasks.engine import ray_engine
 

@@ -87,7 +87,7 @@ def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
 def test_keys_are_file_names(tmp_path: Path) -> None:
     for keys in (["a", "a"], ["../a"]):
         with pytest.raises(BadInput, match="different keys"):
-            LocalEngine(tmp_path).run("squares", keys, jobs.square, {key: 1 for key in keys})
+            LocalEngine(tmp_path).run("squares", keys, jobs.square, dict.fromkeys(keys, 1))
 
 
 def test_sizes_of_memory() -> None:

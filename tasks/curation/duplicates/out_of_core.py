@@ -78,14 +78,14 @@ def connect(
         engine.run("sign", list(tasks), sign, {key: {**task, "bits": bits} for key, task in tasks.items()},
                    lambda _, result: on_progress(result["bytes"]))
     )  # fmt: skip
-    found = _complete(engine.run("buckets", _keys(bits), buckets, _inputs(signed, bits)))
+    found = _complete(engine.run("buckets", keys(bits), buckets, partition_inputs(signed, bits)))
     labels, _ = stars.components(engine, found, bits)
     label_folders = _folders(labels)
-    joined = {key: {**task, "labels": label_folders} for key, task in _inputs(found, bits).items()}
-    grouped = _complete(engine.run("group", _keys(bits), group, joined))
+    joined = {key: {**task, "labels": label_folders} for key, task in partition_inputs(found, bits).items()}
+    grouped = _complete(engine.run("group", keys(bits), group, joined))
     shared = {"texts": str(texts_file), "params": params.model_dump(mode="json")}
-    inputs = {key: {**task, **shared} for key, task in _inputs(grouped, bits).items()}
-    verified = _complete(engine.run("verify", _keys(bits), verify, inputs))
+    inputs = {key: {**task, **shared} for key, task in partition_inputs(grouped, bits).items()}
+    verified = _complete(engine.run("verify", keys(bits), verify, inputs))
     roots = np.arange(len(texts), dtype=np.int32)
     for path in verified.paths(CLUSTERS):
         rows, row_roots = np.load(path).T
@@ -111,7 +111,7 @@ def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     texts = pa.chunked_array(read_texts(Path(task["texts"])).chunks[task["chunk"] : task["chunk"] + task["chunks"]])
     with RowWriter(part, stars.EDGES, 2, task["bits"]) as writer:
         for chunk in texts.chunks:
-            banded = minhash.compute_band_keys(chunk, params)
+            banded = minhash.compute_bandkeys(chunk, params)
             kept = np.flatnonzero(banded.has_shingles)
             rows = np.broadcast_to((first + kept).astype(np.uint64), (len(banded.keys), len(kept)))
             writer.add(np.stack([banded.keys[:, kept].ravel(), rows.ravel()], axis=1))
@@ -121,17 +121,17 @@ def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 def buckets(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Write the edges and the members of the buckets of one partition of keys: keys that several documents have."""
-    source, keys = (task["folders"], stars.EDGES, 2, task["partition"]), Minima()
+    source, table = (task["folders"], stars.EDGES, 2, task["partition"]), Minima()
     num_rows = num_members = 0
     for rows in read_partition(*source):
-        keys.add(rows[:, 0], rows[:, 1])
+        table.add(rows[:, 0], rows[:, 1])
         num_rows += len(rows)
     with (
         RowWriter(part, stars.EDGES, 2, task["bits"], distinct=True) as edges,
         RowWriter(part, MEMBERS, 2, task["bits"]) as members,
     ):
         for rows in read_partition(*source):
-            smallest, counts = keys.find(rows[:, 0])
+            smallest, counts = table.find(rows[:, 0])
             is_member = counts > 1
             key, row = rows[is_member].T
             members.add(np.stack([row, key], axis=1))
@@ -195,7 +195,8 @@ def _signing_tasks(texts: pa.ChunkedArray, path: Path, params: minhash.Params) -
     return tasks
 
 
-def _keys(bits: int) -> list[str]:
+def keys(bits: int) -> list[str]:
+    """Return the key of each partition."""
     return [f"{partition:05d}" for partition in range(1 << bits)]
 
 
@@ -203,9 +204,10 @@ def _folders(stage: Manifest) -> list[str]:
     return [str(stage.folder / part.name) for part in stage.parts.values()]
 
 
-def _inputs(stage: Manifest, bits: int) -> dict[str, dict[str, Any]]:
+def partition_inputs(stage: Manifest, bits: int) -> dict[str, dict[str, Any]]:
+    """Return the input of a stage that reads one partition of the files of `stage` at a time."""
     folders = _folders(stage)
-    return {key: {"folders": folders, "partition": i, "bits": bits} for i, key in enumerate(_keys(bits))}
+    return {key: {"folders": folders, "partition": i, "bits": bits} for i, key in enumerate(keys(bits))}
 
 
 def _complete(stage: Manifest) -> Manifest:

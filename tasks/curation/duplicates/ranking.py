@@ -15,7 +15,6 @@ from tasks.curation.arrays import Int32Array, Int64Array
 from tasks.curation.duplicates import clusters
 from tasks.curation.text.words import Texts
 
-
 Ids = Texts | Callable[[Int64Array], Texts]
 """The ids of all documents, or a function from positions to the ids there, so that only those of copies are read."""
 

@@ -5,6 +5,7 @@ begins. A task that needs one partition reads its slice of every file. Rows are 
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,7 @@ class RowWriter:
         divided, offsets = np.empty_like(rows), np.zeros((1 << self._bits) + 1, np.int64)
         _divide(rows, 64 - self._bits, offsets, divided)
         view, size = memoryview(divided).cast("B"), 8 * self._width
-        checksums = [
-            xxhash.xxh3_64_intdigest(view[a * size : b * size]) for a, b in zip(offsets, offsets[1:], strict=False)
-        ]
+        checksums = [xxhash.xxh3_64_intdigest(view[a * size : b * size]) for a, b in pairwise(offsets.tolist())]
         self._runs.append(np.array([offsets + self.num_rows, [*checksums, 0]], np.uint64))
         self._file.write(view)
         self.num_rows += len(rows)

@@ -1,4 +1,4 @@
-"""The signals of a corpus in files, one per signal, that are mapped into memory: 560 bytes per document, not in memory."""
+"""The signals of a corpus in files, one per signal, mapped into memory: 560 bytes per document that are on disk."""
 
 from pathlib import Path
 from typing import IO

@@ -1,14 +1,17 @@
 """Duplicates over files: the same clusters as in memory, for any number of partitions, tasks, and any order."""
 
 import random
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tasks.curation import text_files
-from tasks.curation.arrays import UInt64Array
+from tasks.curation.arrays import Int32Array, UInt64Array
 from tasks.curation.duplicates import minhash, out_of_core, row_files, stars
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
 from tasks.engine import settings
@@ -62,8 +65,8 @@ def components_of(edges: list[tuple[int, int]], folder: Path, bits: int) -> dict
     manifest = engine.run("edges", ["a"], write_edges, {"a": {"edges": edges, "bits": bits}})
     result, _ = stars.components(engine, manifest, bits)
     folders = [str(result.folder / part.name) for part in result.parts.values()]
-    rows = [row for p in range(1 << bits) for rows in read_partition(folders, stars.EDGES, 2, p) for row in rows.tolist()]
-    return {node: smallest for node, smallest in rows if node > smallest}
+    pieces = [rows.tolist() for p in range(1 << bits) for rows in read_partition(folders, stars.EDGES, 2, p)]
+    return {node: smallest for rows in pieces for node, smallest in rows if node > smallest}
 
 
 def write_edges(part: Path, task: dict[str, list[tuple[int, int]]]) -> dict[str, int]:
@@ -82,7 +85,7 @@ def test_components_of_a_chain_and_a_star(tmp_path: Path, bits: int) -> None:
 def test_components_of_a_long_chain(tmp_path: Path) -> None:
     nodes = random.Random(0).sample(range(1000), 200)
     smallest = min(nodes)
-    edges = list(zip(nodes, nodes[1:], strict=False))
+    edges = list(pairwise(nodes))
     assert components_of(edges, tmp_path, 1) == {node: smallest for node in nodes if node != smallest}
 
 
@@ -98,7 +101,7 @@ def corpus() -> list[str]:
     return [*texts, *texts[:5], "short", ""]
 
 
-@pytest.mark.parametrize(("memory", "task_bytes"), [(1 << 30, 1 << 20), (10_000, 1)])
+@pytest.mark.parametrize(("memory", "task_bytes"), [(1 << 30, 1 << 20), (40_000, 1)])
 def test_clusters_are_those_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, task_bytes: int
 ) -> None:
@@ -128,10 +131,15 @@ def test_the_memory_decides_where_the_keys_are(tmp_path: Path, monkeypatch: pyte
     texts = text_files.write(path, [pa.array(corpus(), pa.large_string())])
     calls = list[int]()
     connect = out_of_core.connect
-    monkeypatch.setattr(out_of_core, "connect", lambda *arguments: calls.append(1) or connect(*arguments))
+
+    def counted(*arguments: Any) -> Int32Array:
+        calls.append(1)
+        return connect(*arguments)
+
+    monkeypatch.setattr(out_of_core, "connect", counted)
     results = []
-    for size in (10**9, 10_000):
-        monkeypatch.setattr(settings, "memory_bytes", lambda size=size: size)
+    for size in (10**9, 200_000):
+        monkeypatch.setattr(settings, "memory_bytes", partial(int, size))
         results.append(out_of_core.duplicates(texts, path, params, np.zeros(len(texts), np.int64))[0].tolist())
     assert results[0] == results[1]
     assert len(calls) == 1
