@@ -4,10 +4,10 @@
     python -m benchmarks.scale --parts cluster --documents 100_000_000 --folder /large/disk
 
 Each document has 14 band keys. A quarter of the documents are copies of an earlier one, and have each of its keys with
-a probability of .6. Each run is a process of its own, the driver, whose result is kept in the folder: a
-second call with the same folder repeats no run that has ended. Parts: equal (every engine and number of workers), kills (SIGKILL of a worker or the driver),
-cluster (the given number of documents), driver (its memory by documents), skew (one key with 90 % of the rows), empty
-(tasks that do nothing). Parts that need Ray say "not measured" without it. The default sizes take 5 minutes.
+a probability of .6. Each run is a process of its own, the driver, whose result is kept in the folder: a second call
+with the same folder repeats no run that has ended. Parts: equal (every engine and number of workers), kills (SIGKILL of
+a worker or the driver), cluster (the given number of documents), driver (its memory by documents), skew (one key with
+90 % of the rows), empty (tasks that do nothing). Parts that need Ray say "not measured" without it.
 """
 
 import argparse
@@ -112,7 +112,10 @@ def make_engine(name: str, folder: Path, workers: int) -> Engine:
     from tasks.engine.ray_engine import RayEngine
 
     os.environ["PYTHONPATH"] = str(Path.cwd())
-    ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+    ray.init(
+        num_cpus=workers, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )  # fmt: skip
     return RayEngine(folder)
 
 

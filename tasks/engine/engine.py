@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -122,7 +123,7 @@ def run(
     """
     if len(set(keys)) < len(keys) or not all(KEY.fullmatch(key) for key in keys):
         raise BadInput(f"{folder}: expected different keys of letters, digits, - and _, got {', '.join(keys[:5])}")
-    name = f"{function.__module__}:{function.__qualname__}"
+    name = f"{_module(function)}:{function.__qualname__}"
     folder.mkdir(parents=True, exist_ok=True)
     digests = {key: input_digest(name, inputs[key]) for key in keys}
     listed = {key: part for key, part in _listed(folder).items() if digests.get(key) == part.input}
@@ -197,6 +198,12 @@ def _flush_and_hash(path: Path) -> list[Any]:
     finally:
         os.close(descriptor)
     return [path.stat().st_size, file_checksum(path)]
+
+
+def _module(function: Function) -> str:
+    """Return the module from which workers import a function, also where it is the one that was started."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if function.__module__ == "__main__" and spec is not None else function.__module__
 
 
 def _function(name: str) -> Function:

@@ -1,5 +1,6 @@
 """The engine on Ray gives what the local one gives. Skipped where the package ray is missing."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,14 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+    if "RAY_ADDRESS" in os.environ:  # a cluster that runs already
+        ray.init(log_to_driver=False)
+    else:
+        store = 80 << 20  # the smallest one; nothing is put there
+        ray.init(
+            num_cpus=2, include_dashboard=False, object_store_memory=store, log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )  # fmt: skip
     yield
     ray.shutdown()
 
