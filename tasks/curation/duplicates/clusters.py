@@ -16,6 +16,8 @@ ShingleSets = tuple[UInt64Array, Int64Array]  # sorted sets of shingle hashes in
 
 BATCH_BYTES = 64 << 20  # bytes of text whose shingle sets are in memory at once; the sets take up to four times that
 
+LARGE_BYTES = 4 * BATCH_BYTES  # a component with more text is processed in blocks, which compare some pairs twice
+
 # The constants of the hash in `words.py`: 2^64 / golden ratio, and an odd multiplier that mixes all bits.
 _SEED, _STIR, _U1, _U32 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93), np.uint64(1), np.uint64(32)
 
@@ -72,7 +74,11 @@ def connect_duplicates(
     components = connect_candidates(keys, has_shingles)
     roots, edges = np.arange(len(components), dtype=np.int32), [np.empty((0, 2), np.int32)]
     for rows in batches(components, num_bytes):
-        batch = connect_members(sets_of(rows), (band[rows] for band in keys), threshold, max_bucket)
+        bands = (band[rows] for band in keys)
+        if num_bytes[rows].sum() <= LARGE_BYTES:
+            batch = connect_members(sets_of(rows), bands, threshold, max_bucket)
+        else:
+            batch = connect_in_blocks(sets_of, rows, num_bytes[rows], bands, threshold, max_bucket)
         # Roots and edges of a batch are positions in `rows`: translate them to rows of the corpus.
         roots[rows] = rows[batch.roots]
         edges.append(rows[batch.edges])
@@ -108,6 +114,80 @@ def connect_members(
         )
     _flatten(roots)
     return Clusters(roots, edges[:num_edges])
+
+
+def connect_in_blocks(
+    sets_of: Callable[[Int32Array], ShingleSets],
+    rows: Int32Array,
+    num_bytes: Int64Array,
+    keys: Iterable[UInt64Array],
+    threshold: float,
+    max_bucket: int,
+    members: Int64Array | None = None,
+) -> Clusters:
+    """Return the clusters of `connect_members` for documents whose shingle sets do not fit in memory together.
+
+    rows: what `sets_of` receives, [n]; num_bytes: of their texts, int64[n]. About BATCH_BYTES of text are in memory at
+    a time, and the neighbors with which the first document of a block is compared.
+    """
+    roots, set_hashes = np.arange(len(rows), dtype=np.int32), np.empty(len(rows), np.uint64)
+    for begin, end in _blocks(num_bytes):
+        _hash_sets(*sets_of(rows[begin:end]), set_hashes[begin:end])
+    order = np.argsort(set_hashes, kind="stable")
+    edges = [_connect_sorted(sets_of, rows, num_bytes, (set_hashes[order], order), 1.0, 1, roots)]
+    _flatten(roots)
+    is_distinct = roots == np.arange(len(roots))
+    distinct = np.flatnonzero(is_distinct) if members is None else members[is_distinct[members]]
+    for band in keys:
+        key = band[is_distinct] if members is None else band[is_distinct[members]]
+        order = np.lexsort((set_hashes[distinct], key))
+        buckets = key[order], distinct[order]
+        edges.append(_connect_sorted(sets_of, rows, num_bytes, buckets, threshold, max_bucket, roots))
+    _flatten(roots)
+    return Clusters(roots, np.concatenate(edges))
+
+
+def _connect_sorted(
+    sets_of: Callable[[Int32Array], ShingleSets],
+    rows: Int32Array,
+    num_bytes: Int64Array,
+    buckets: tuple[UInt64Array, Int64Array],
+    threshold: float,
+    window: int,
+    roots: Int32Array,
+) -> Int32Array:
+    """Unite similar documents of equal keys in `roots`; return the edges. buckets: sorted keys, and their documents."""
+    # A document that is alone in its bucket needs no shingle set.
+    is_equal = np.concatenate([[False], np.diff(buckets[0]) == 0, [False]])
+    keys, documents = (values[is_equal[1:] | is_equal[:-1]] for values in buckets)
+    edges = [np.empty((0, 2), np.int32)]
+    for begin, end in _blocks(num_bytes[documents]):
+        first = max(begin - window, int(np.searchsorted(keys, keys[begin])))
+        block, places = np.unique(documents[first:end], return_inverse=True)
+        hashes, offsets = sets_of(rows[block])
+        # What earlier blocks have united stays united: the root in the block is its first document of the same cluster.
+        _, firsts, clusters = np.unique(_roots_of(roots, block), return_index=True, return_inverse=True)
+        block_roots, block_edges = firsts[clusters].astype(np.int32), np.empty((len(block), 2), np.int32)
+        num_edges = _connect_buckets(
+            hashes, offsets, keys[first:end], places, threshold, window, block_roots, block_edges, 0
+        )
+        edges.append(block[block_edges[:num_edges]].astype(np.int32))
+        _unite_edges(edges[-1], roots)
+    return np.concatenate(edges)
+
+
+def _roots_of(roots: Int32Array, documents: Int64Array) -> Int32Array:
+    _flatten(roots)
+    return roots[documents]
+
+
+def _blocks(num_bytes: Int64Array) -> Iterator[tuple[int, int]]:
+    """Yield (begin, end) of runs of documents with about BATCH_BYTES of text."""
+    if not len(num_bytes):
+        return
+    numbers = np.cumsum(num_bytes) // BATCH_BYTES
+    starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()]
+    yield from zip(starts, [*starts[1:], len(num_bytes)], strict=True)
 
 
 def representatives(roots: Int32Array, ranks: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -176,6 +256,13 @@ def _unite(roots: Int32Array, i: int, j: int) -> bool:
     i, j = _find_root(roots, i), _find_root(roots, j)
     roots[max(i, j)] = min(i, j)
     return i != j
+
+
+@kernel("void(int32[:, ::1], int32[::1])")
+def _unite_edges(edges: Int32Array, roots: Int32Array) -> None:
+    """Unite the two documents of each edge."""
+    for i in range(len(edges)):
+        _unite(roots, edges[i, 0], edges[i, 1])
 
 
 @kernel("void(int32[::1])")

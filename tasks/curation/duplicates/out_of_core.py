@@ -159,6 +159,7 @@ def verify(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     pieces = list(read_partition(task["folders"], GROUPED, 3, task["partition"]))
     rows = np.concatenate(pieces) if pieces else np.empty((0, 3), np.uint64)
     params, texts = minhash.Params.model_validate(task["params"]), read_texts(Path(task["texts"]))
+    sets_of = minhash.sets_reader(texts, params)
     # From here on, documents are numbered in the order of their rows; `texts` of others are not read.
     documents, first_places, members = np.unique(rows[:, 1], return_index=True, return_inverse=True)
     components = np.unique(rows[first_places, 0], return_inverse=True)[1].astype(np.int32)
@@ -171,11 +172,13 @@ def verify(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     order = np.argsort(by_batch[members], kind="stable")
     ends = np.searchsorted(by_batch[members][order], np.arange(len(all_batches)), side="right")
     for batch, begin, end in zip(all_batches, [0, *ends], ends, strict=False):
-        of_batch, batch_rows = order[begin:end], documents[batch]
-        sets = minhash.shingle_sets(texts, params.shingle_size, batch_rows.astype(np.int32))
-        connected = clusters.connect_members(
-            sets, [rows[of_batch, 2]], params.threshold, params.max_bucket, position[members[of_batch]]
-        )
+        of_batch, batch_rows = order[begin:end], documents[batch].astype(np.int32)
+        places, keys_of_batch = position[members[of_batch]], [rows[of_batch, 2]]
+        shared = keys_of_batch, params.threshold, params.max_bucket, places
+        if lengths[batch].sum() <= clusters.LARGE_BYTES:
+            connected = clusters.connect_members(sets_of(batch_rows), *shared)
+        else:
+            connected = clusters.connect_in_blocks(sets_of, batch_rows, lengths[batch], *shared)
         result.append(np.stack([batch_rows, batch_rows[connected.roots]], axis=1))
     np.save(part / CLUSTERS, np.concatenate(result))
     return {"documents": len(documents)}

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.curation import text_files
 from tasks.curation.arrays import Int32Array, UInt64Array
-from tasks.curation.duplicates import minhash, out_of_core, row_files, stars
+from tasks.curation.duplicates import clusters, minhash, out_of_core, row_files, stars
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
 from tasks.engine import settings
 from tasks.engine.local_engine import LocalEngine
@@ -124,6 +124,20 @@ def test_clusters_are_those_of_memory(
         kept.append({number for (number, _), row in zip(documents, best.tolist(), strict=True) if row < 0})
     assert kept[0] == kept[1]
     assert len(kept[0]) == 42
+
+
+def test_a_large_component_is_processed_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With blocks of 300 bytes, each block has one text and its neighbors in the bucket."""
+    params, array = minhash.Params.model_validate({}), pa.array(corpus(), pa.large_string())
+    expected = minhash.duplicates(array, params, np.zeros(len(array)))[0].tolist()
+    monkeypatch.setattr(clusters, "BATCH_BYTES", 300)
+    monkeypatch.setattr(clusters, "LARGE_BYTES", 0)
+    assert minhash.duplicates(array, params, np.zeros(len(array)))[0].tolist() == expected
+    path = tmp_path / "texts.arrow"
+    text_files.write(path, [array])
+    roots = out_of_core.connect(LocalEngine(tmp_path / "run"), path, params, 1 << 30, lambda _: None)
+    lengths = out_of_core.text_lengths(pa.chunked_array([array]))
+    assert out_of_core.best_rows(roots, np.zeros(len(array)), lengths, None)[0].tolist() == expected
 
 
 def test_the_memory_decides_where_the_keys_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
