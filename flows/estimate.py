@@ -1,6 +1,7 @@
 """Estimate a pretraining before it runs: weights, memory, FLOPs, time and price. python -m flows.estimate [--size gpt2]
 
-The estimate is for the section pretrain of params.yaml, or for the params that `--size` stands for.
+The estimate is for the section pretrain of params.yaml, or for the params that `--size` stands for. With `--curation`
+it is for the curation of so many documents and bytes on a cluster: time, memory, shuffle and price.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runtime import arguments, command, params
+from tasks.errors import BadParams
 from tasks.files import MANIFEST, read_json
 from tasks.training import tasks
 
@@ -23,7 +25,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(args: argparse.Namespace) -> None:
-    not_options = ("size", "vocab_size", "data", "json")
+    if args.curation:
+        _print_curation(args)
+        return
+    not_options = ("size", "vocab_size", "data", "json", "curation", "documents", "bytes", "nodes", "cores")
     options = {name: value for name, value in vars(args).items() if name not in not_options}
     vocab_size = args.vocab_size or _vocab_size(args.size or "", args.data)
     pretrain = _pretrain_params(args.size)
@@ -32,6 +37,16 @@ def _print(args: argparse.Namespace) -> None:
         return
     for line in tasks.estimate(pretrain, vocab_size, options, args.data):
         print(line)
+
+
+def _print_curation(args: argparse.Namespace) -> None:
+    if args.documents is None or args.bytes is None:
+        raise BadParams("--curation needs --documents and --bytes, the size of the corpus, such as 1e9 and 3.2e12")
+    from flows import curation_estimate  # it imports curation, whose kernels take seconds to load
+
+    cluster = curation_estimate.Cluster(args.nodes, args.cores, args.price_per_hour)
+    lines = curation_estimate.lines(args.documents, args.bytes, cluster)
+    print(json.dumps(lines, indent=1) if args.json else "\n".join(lines))
 
 
 def _pretrain_params(size: str | None) -> Any:
@@ -66,9 +81,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--strategy", choices=("ddp", "zero1", "zero2", "zero3", "fsdp", "tensor"),
         help="how the devices share the model; the default is that of pretrain.launch",
     )  # fmt: skip
-    add("--price-per-hour", type=_positive(float), help="price of one device per hour, in any currency")
+    add(
+        "--price-per-hour",
+        type=_positive(float),
+        help="price of one device, or of one machine, per hour, in any currency",
+    )
     add("--lora-rank", type=_positive(int), default=8, help="rank of LoRA in the table (default 8)")
     add("--data", type=Path, default=Path("data"), help="folder that contains tokens/ (default data)")
+    add("--curation", action="store_true", help="estimate a curation instead of a pretraining")
+    add("--documents", type=_positive(float), help="with --curation: number of documents")
+    add("--bytes", type=_positive(float), help="with --curation: bytes of text")
+    add("--nodes", type=_positive(int), default=1, help="with --curation: number of machines (default 1)")
+    add("--cores", type=_positive(int), default=64, help="with --curation: cores of one machine (default 64)")
     arguments.add_json(parser)
     return parser.parse_args(argv)
 

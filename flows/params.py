@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from flows.runtime import arguments, command, params
 from tasks import catalog
+from tasks.engine.settings import Settings
 
 PLUG_INS = {  # key of params.yaml -> package whose files define further keys below it
     "ingestion.sources.<name>": "tasks.ingestion.sources",
@@ -47,6 +48,11 @@ class Key:
 def stage_keys(stage: str) -> Iterator[Key]:
     """Yield the keys of a stage's section, then those of its plug-ins, such as sources and adapters."""
     yield from _model_keys(params.model(stage), stage, None)
+
+
+def top_level_keys() -> Iterator[Key]:
+    """Yield the keys of params.yaml that belong to no stage."""
+    return (replace(key, key=key.key.removeprefix(".")) for key in _model_keys(Settings, "", None))
 
 
 def _model_keys(model: type[BaseModel], path: str, default: BaseModel | None) -> Iterator[Key]:
@@ -129,7 +135,7 @@ def print_json(keys: Iterable[Key]) -> None:
 
 def page() -> str:
     """Return docs/params.md: a table of the keys of each stage; the keys of adapters, which all have, once."""
-    lines = [PAGE_HEAD]
+    lines = [PAGE_HEAD, "\n## Top level\n", *TABLE_HEAD, *map(_row, top_level_keys())]
     adapters: dict[str, Key] = {}
     for stage in params.stages(file=EXAMPLE):
         lines += [f"\n## {stage}\n", *TABLE_HEAD]
@@ -168,7 +174,9 @@ def main() -> int:
         if parsed.stage is not None:
             params.check_stage(parsed.stage, params.stages())
         stages = [parsed.stage] if parsed.stage else params.stages()
-        keys = (key for stage in stages for key in stage_keys(stage))
+        keys = [key for stage in stages for key in stage_keys(stage)]
+        if parsed.stage is None:
+            keys = [*top_level_keys(), *keys]
         if parsed.json:
             print_json(keys)
         else:

@@ -18,6 +18,8 @@ FOUNDATION = {
 FOUNDATION_PACKAGE = "tasks.causal"  # forward passes, which training, evaluation and the chat share
 # Packages that are built on others: a comparison uses the intervals and directions of evaluation, a promotion compares.
 BUILT_ON = {"comparison": {"evaluation"}, "promotion": {"comparison", "evaluation"}}
+# Forward passes, which training, evaluation and the chat share; the engine, which runs functions of any package.
+FOUNDATION_PACKAGE = ("tasks.causal", "tasks.engine")
 RESTRICTED = {  # package -> the only files that may import it
     "mlflow": {Path(f"flows/runtime/{name}.py") for name in ("sender", "tracked_runs", "server_apps")}
     | {Path("flows/versions/mlflow_aliases.py")},

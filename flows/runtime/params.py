@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from flows.runtime import checks, renamed_keys
 from flows.runtime.data_kinds import mapping as _mapping
 from tasks import addresses, catalog, pipeline_stages
+from tasks.engine import settings as engine_settings
 from tasks.errors import BadInput, BadParams
 
 FILE = Path("params.yaml")
@@ -31,7 +32,9 @@ YAML_NAMES = {
 }
 
 Location = tuple[str | int, ...]
-NO_STAGES = {"training", "causal", "serving", "comparison", "promotion"}  # packages of tasks/ that are not a stage
+NO_STAGES = {
+    "training", "causal", "serving", "comparison", "promotion", "engine", "feedback", "rounds", "synthesis",
+}  # packages of tasks/ that are not a stage
 
 
 def stages(file: Path = FILE) -> list[str]:
@@ -71,6 +74,16 @@ def section(stage: str, body: Mapping[str, Any], place: str) -> BaseModel:
     root = yaml.compose(yaml.safe_dump({stage: dict(body)}), Loader=yaml.SafeLoader)
     assert root is not None
     return _validate(stage, {stage: body}, root, Path(place))
+
+
+def publish_engine(file: Path = FILE) -> None:
+    """Set the variables that choose the engine, from the top-level keys of `file` that are no stage. Raises BadParams.
+
+    They are variables of the environment, because worker processes need them, too.
+    """
+    _parse(file)
+    engine_settings.publish(_engine_keys(pipeline_stages.read_yaml(file)[0]))
+    engine_settings.current()
 
 
 def load_all(names: Iterable[str], file: Path = FILE) -> dict[str, BaseModel]:
@@ -185,14 +198,29 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
     _refuse_secrets(root, (), file)
     if renames := list(_renames(root, (), file, named_stages(file))):
         raise BadParams("\n".join(renames))
-    names = stages(file)
+    names, top_level = stages(file), _engine_keys(body)
+    _check_engine_keys(top_level, root, file)
+    body = {key: value for key, value in body.items() if key not in top_level}
     for key in body:
         if key not in names:
             where = _where(file, root, (key,))
-            raise BadParams(f"{where}: no stage has this name; {catalog.suggest(str(key), names)}")
+            known = [*names, *engine_settings.Settings.model_fields]
+            raise BadParams(f"{where}: no stage has this name; {catalog.suggest(str(key), known)}")
     if lines := [f"{_where(file, root, (name,))}: {text}" for name in named_stages(file) for text in checks.name(name)]:
         raise BadParams("\n".join(lines))
     return body, root
+
+
+def _engine_keys(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: body[key] for key in engine_settings.Settings.model_fields if key in body}
+
+
+def _check_engine_keys(top_level: Mapping[str, Any], root: yaml.Node, file: Path) -> None:
+    try:
+        engine_settings.Settings.model_validate(top_level)
+    except ValidationError as error:
+        lines = [_describe(e, e["loc"], engine_settings.Settings, "", root, file) for e in error.errors()]
+        raise BadParams("\n".join(lines)) from error
 
 
 def _catalog_names(body: Mapping[str, Any]) -> Iterable[tuple[Location, str, str]]:
@@ -258,7 +286,7 @@ def _leaves(error: ValidationError, prefix: Location) -> Iterable[tuple[Location
 
 
 def _describe(mistake: Any, location: Location, model: type[BaseModel], stage: str, root: yaml.Node, file: Path) -> str:
-    where = _where(file, root, (stage, *location))
+    where = _where(file, root, (stage, *location) if stage else location)
     if mistake["type"] == "extra_forbidden":
         names = _fields(model, location[:-1])
         return f"{where}: unknown key; " + (catalog.suggest(str(location[-1]), names) if names else "remove it")

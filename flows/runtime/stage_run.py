@@ -51,6 +51,7 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> spo
     stage, checkpoints = versions.stage, _checkpoint_folder(versions.stage, versions.key)
     versions.verify_inputs()
     stage_params = params.load(stage)
+    params.publish_engine()
     arguments = {"stage": stage, "params": stage_params, "data": Path("data"), "checkpoints": checkpoints}
     start, start_time = time.perf_counter(), time.time()
     print(f"{stage} ...", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tasks import documents
 from tasks.curation import filtering, text_files
-from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, ObjectArray, StringArray
+from tasks.curation.arrays import BoolArray, Float64Array, Int32Array, Int64Array, ObjectArray, StringArray
 from tasks.curation.filtering import KEPT, Bound, ParamsByLanguage, PartCounts
 from tasks.curation.signals.signals import Signals
 
@@ -38,7 +38,7 @@ class Corpus:
     reasons: KEPT, or "filter.reason" or the like; values: the deciding value, NaN if there is none.
     bounds: every bound that documents were compared with; parts: as in `Decision`, for the report.
     scratch: the folder for files with texts.
-    texts: the texts of the documents `text_rows`, which no step had dropped when `texts` was written.
+    texts: the texts of the documents `text_rows`, which no step had dropped when `texts` was written to `texts_file`.
     evidence: "set/example" of the held-out text that a document shares, or the id of a document of an earlier run that
         it repeats; otherwise None.
     original_rows: the row of the kept document that a document repeats; its own row if it repeats none.
@@ -58,6 +58,7 @@ class Corpus:
     parts: PartCounts
     scratch: Path
     texts: pa.ChunkedArray
+    texts_file: Path
     text_rows: Int64Array
     evidence: ObjectArray
     original_rows: Int64Array
@@ -77,7 +78,8 @@ class Corpus:
     def filtered(self) -> BoolArray:
         """Which documents a filter dropped, in contrast to deduplication or decontamination."""
         filters = {bound.reason.split(".")[0] for bound in self.bounds}
-        return np.array([reason.split(".")[0] in filters for reason in self.reasons.tolist()], np.bool_)
+        names, codes = encode(self.reasons.tolist())
+        return np.array([reason.split(".")[0] in filters for reason in names], np.bool_)[codes]
 
     @property
     def filter_languages(self) -> StringArray:
@@ -88,8 +90,9 @@ class Corpus:
         """Return the rows of the documents that are still kept, and their texts."""
         kept = self.kept[self.text_rows]
         if not kept.all():
-            path = self.scratch / f"texts-{int(kept.sum())}.arrow"
-            self.texts, self.text_rows = text_files.filter_texts(path, self.texts, kept), self.text_rows[kept]
+            self.texts_file = self.scratch / f"texts-{int(kept.sum())}.arrow"
+            self.texts = text_files.filter_texts(self.texts_file, self.texts, kept)
+            self.text_rows = self.text_rows[kept]
         return self.text_rows, self.texts
 
     def priority(self, rows: Int64Array, prefer: str | None) -> npt.NDArray[Any]:
@@ -103,6 +106,10 @@ class Corpus:
             return held_out
         values = np.round(np.asarray(getattr(self.signals, prefer)[rows], np.float64), 2)
         return np.asarray(held_out * (1 + values.max(initial=0)) + values)
+
+    def ids_of(self, rows: Int64Array) -> Callable[[Int64Array], pa.ChunkedArray]:
+        """Return a function from positions in `rows` to the ids of these documents."""
+        return lambda positions: self.column("id", rows[positions])
 
     def num_bytes(self, rows: Int64Array) -> int:
         """Return the size of the texts of some rows in bytes, as ingested."""
@@ -133,7 +140,8 @@ class Corpus:
 
     def replace_texts(self, rows: Int64Array, texts: Iterable[pa.Array], reason: str) -> None:
         """Replace the texts of `rows`, which are all remaining rows, and drop those that became empty, for `reason`."""
-        self.texts = text_files.write(self.scratch / f"texts-{reason}.arrow", texts)
+        self.texts_file = self.scratch / f"texts-{reason}.arrow"
+        self.texts = text_files.write(self.texts_file, texts)
         stripped = pc.utf8_trim_whitespace(self.texts)
         self.reasons[rows[np.asarray(pc.equal(stripped, ""), np.bool_)]] = reason
 
@@ -143,8 +151,8 @@ class Corpus:
 
     def by_reason(self) -> list[tuple[str, int]]:
         """Return each reason and the number of documents dropped for it, the most frequent reason first."""
-        reasons, counts = np.unique(self.reasons[~self.kept].astype(str), return_counts=True)
-        return sorted(zip(reasons.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+        counts = Counter(self.reasons[~self.kept].tolist())
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
     def make_divider(self) -> Callable[[tuple[int, pa.Table]], tuple[pa.Table, pa.Table]]:
         """Return a function from (row of the first document, part of data/documents) to (kept, dropped).
@@ -192,6 +200,25 @@ class Corpus:
         is_original = self.original_rows == np.arange(len(self.original_rows))
         ids = self.columns["id"].combine_chunks().take(pa.array(self.original_rows, mask=is_original))
         return pc.coalesce(ids, pa.array(self.evidence.tolist(), pa.string()))
+
+
+def encode(values: Sequence[str]) -> tuple[list[str], Int32Array]:
+    """Return the different values in ascending order, and the position there of each value, int32[n].
+
+    A few bytes per value, where an array of strings would need four times the length of the longest one.
+    """
+    names = sorted(set(values))
+    position = {name: number for number, name in enumerate(names)}
+    return names, np.fromiter(map(position.__getitem__, values), np.int32, len(values))
+
+
+def encode_column(column: pa.ChunkedArray) -> tuple[list[str], Int32Array]:
+    """Return what `encode` returns for a column of Arrow strings without nulls."""
+    encoded = pc.dictionary_encode(column).combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # without rows
+        return [], np.empty(0, np.int32)
+    names, codes = encode(encoded.dictionary.to_pylist())
+    return names, np.asarray(codes[encoded.indices.to_numpy()], np.int32)
 
 
 def with_first_rows(parts: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from tasks import kept_shares, tables
 from tasks.curation import filtering
-from tasks.curation.arrays import Float64Array, Int64Array
-from tasks.curation.corpus import Corpus
+from tasks.curation.arrays import Float64Array, Int32Array, Int64Array
+from tasks.curation.corpus import Corpus, encode, encode_column
 from tasks.curation.filtering import Bound
 from tasks.reports import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Encoded = tuple[list[str], Int32Array]
+"""The values of a column, in ascending order, and the position there of the value of each document."""
 
 NUM_EXAMPLES, EXAMPLE_CHARACTERS, MAX_PANELS = 3, 400, 24
 MAX_MEASURED_AGAIN = 1000  # kept documents whose texts are read for the examples of a rule
@@ -58,8 +60,8 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     report = Report("curation", counts=counts)
     report.tables["funnel"] = funnel(corpus)
     report.tables["reasons"] = [{"reason": reason, "documents": n} for reason, n in corpus.by_reason()]
-    report.tables["languages"] = shares(corpus, corpus.signals.language, "language")
-    report.tables["sources"] = shares(corpus, corpus.columns["source"].to_numpy(), "source")
+    report.tables["languages"] = shares(corpus, encode(corpus.signals.language.tolist()), "language")
+    report.tables["sources"] = shares(corpus, encode_column(corpus.columns["source"]), "source")
     if corpus.parts:
         report.tables["parts"] = parts(corpus)
     report.tables["clusters"] = clusters(corpus)
@@ -93,7 +95,7 @@ def add_summary(
         *("read", "kept", "bytes_read", "bytes_kept"),
         *(f"{name}_{key}" for name in records for key in ("read", "kept")),
     )
-    sources, languages = corpus.columns["source"].to_numpy(), corpus.signals.language
+    sources, languages = encode_column(corpus.columns["source"]), encode(corpus.signals.language.tolist())
     tables_of_records = {name: outcome for name, outcome in outcomes.items() if outcome[1]}
     report.warnings += kept_shares.warn_of_low_shares("source", _outcomes(corpus, sources), params, "documents")
     of_languages = kept_shares.warn_of_low_shares("language", _outcomes(corpus, languages), params, "documents")
@@ -106,39 +108,41 @@ def _outcome(counts: Mapping[str, int]) -> kept_shares.Outcome:
     return counts.get("kept", 0), counts.get("read", 0), reasons
 
 
-def _outcomes(corpus: Corpus, values: npt.NDArray[Any]) -> dict[str, kept_shares.Outcome]:
+def _outcomes(corpus: Corpus, values: Encoded) -> dict[str, kept_shares.Outcome]:
     """Return value of a column -> number of documents kept, number read, and the reasons of the others."""
-    kept, names = corpus.kept, values.astype(str)
+    kept, (names, codes) = corpus.kept, values
     outcomes: dict[str, kept_shares.Outcome] = {}
-    for name in np.unique(names):
-        has_value = names == name
+    for code, name in enumerate(names):
+        has_value = codes == code
         reasons = Counter(corpus.reasons[has_value & ~kept].tolist())
-        outcomes[str(name)] = int((has_value & kept).sum()), int(has_value.sum()), reasons
+        outcomes[name] = int((has_value & kept).sum()), int(has_value.sum()), reasons
     return outcomes
 
 
 def funnel(corpus: Corpus) -> list[dict[str, Any]]:
     """Return the documents and bytes that remain after each filter and each step of curation, in order."""
-    step_of = np.array([reason.split(".")[0] for reason in corpus.reasons.tolist()])
+    reasons, codes = encode(corpus.reasons.tolist())
+    step_of = np.array([reason.split(".")[0] for reason in reasons], object)
     steps = list(dict.fromkeys(bound.reason.split(".")[0] for bound in corpus.bounds))
     steps += ["deliveries"] if "deliveries" in step_of else ["exact", "minhash"]
     steps += [*(["repeats"] if "repeats" in step_of else []), "contamination"]
-    remaining, rows = np.ones(len(step_of), np.bool_), []
+    remaining, rows = np.ones(len(codes), np.bool_), []
     for step in ["read", *steps]:
-        remaining &= step_of != step
+        if len(codes):
+            remaining &= (step_of != step)[codes]
         size = int(corpus.signals.num_bytes[remaining].sum())
         rows.append({"step": step, "documents": int(remaining.sum()), "bytes": size})
     return rows
 
 
-def shares(corpus: Corpus, values: npt.NDArray[Any], name: str) -> list[dict[str, Any]]:
+def shares(corpus: Corpus, values: Encoded, label: str) -> list[dict[str, Any]]:
     """Return documents and bytes read and kept for each value of a column, the most frequent value first."""
     kept, sizes, rows = corpus.kept, corpus.signals.num_bytes, []
-    for value in np.unique(values.astype(str)):
-        has_value = values.astype(str) == value
+    for code, name in enumerate(values[0]):
+        has_value = values[1] == code
         counts = {"read": int(has_value.sum()), "kept": int((has_value & kept).sum())}
-        rows.append({name: str(value), **counts, "bytes_kept": int(sizes[has_value & kept].sum())})
-    return sorted(rows, key=lambda row: (-row["read"], row[name]))
+        rows.append({label: name, **counts, "bytes_kept": int(sizes[has_value & kept].sum())})
+    return sorted(rows, key=lambda row: (-row["read"], row[label]))
 
 
 def parts(corpus: Corpus) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Measure and filter the documents shard by shard, several shards at once. Texts go to disk, signals stay in memory."""
+"""Measure and filter the documents part by part, several parts at once. Texts, signals and ids go to disk."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tasks import documents
 from tasks.curation import filtering
 from tasks.curation.arrays import ObjectArray
 from tasks.curation.corpus import COLUMNS, Corpus
 from tasks.curation.filtering import KEPT, Decision, Language, ParamsByLanguage
-from tasks.curation.signals.signals import Signals, concatenate
+from tasks.curation.signals.signal_files import SignalFiles
+from tasks.curation.signals.signals import Signals
 from tasks.curation.signals.store import Store, WordLists
 from tasks.curation.text import characters
 from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
+
+TEXTS_FILE, COLUMNS_FILE = "texts.arrow", "columns.arrow"
 
 
 def word_lists(languages: Mapping[str, Language]) -> WordLists:
@@ -28,19 +32,13 @@ def word_lists(languages: Mapping[str, Language]) -> WordLists:
 
 
 class ShardFilter:
-    """Measures and filters documents part by part, several parts at once, and collects the results."""
+    """Measures and filters documents part by part, several parts at once. Its results are files in `scratch`."""
 
-    def __init__(self, store: Store, filter_params: ParamsByLanguage, num_threads: int) -> None:
+    def __init__(self, store: Store, filter_params: ParamsByLanguage, num_threads: int, scratch: Path) -> None:
         characters.class_table()  # built here once: each thread that finds it missing would build its own
         self._store, self._filter_params, self._num_threads = store, filter_params, num_threads
-        self._columns: list[pa.Table] = []
-        self._signals: list[Signals] = []
+        self._scratch, self._signals = scratch, SignalFiles(scratch / "signals")
         self._decisions: list[Decision] = []
-
-    @property
-    def num_documents(self) -> int:
-        """The number of documents that have been filtered so far."""
-        return sum(map(len, self._signals))
 
     def kept_texts(
         self, parts: Iterable[pa.Table], on_progress: ProgressCallback = ignore_progress
@@ -49,12 +47,16 @@ class ShardFilter:
 
         parts: tables with the columns of data/documents. on_progress receives numbers of documents.
         """
-        for columns, signals, decision, texts in map_in_threads(self._filter_part, parts, self._num_threads):
-            self._columns.append(columns)
-            self._signals.append(signals)
-            self._decisions.append(decision)
-            on_progress(len(signals))
-            yield texts
+        path = self._scratch / COLUMNS_FILE
+        path.unlink(missing_ok=True)  # a corpus that still uses the earlier file keeps it
+        schema = pa.schema([documents.SCHEMA.field(name) for name in COLUMNS])
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for columns, signals, decision, texts in map_in_threads(self._filter_part, parts, self._num_threads):
+                writer.write_table(columns.cast(schema))
+                self._signals.append(signals)
+                self._decisions.append(decision)
+                on_progress(len(signals))
+                yield texts
 
     def _filter_part(self, part: pa.Table) -> tuple[pa.Table, Signals, Decision, pa.Array]:
         texts, metadata = part["text"].combine_chunks(), part["metadata"].combine_chunks()
@@ -65,20 +67,20 @@ class ShardFilter:
         edited = filtering.edit_texts(texts.filter(pa.array(kept)), languages[kept], self._filter_params)
         return part.select(COLUMNS), signals, decision, edited
 
-    def corpus(self, texts: pa.ChunkedArray, scratch: Path) -> Corpus:
-        """Return the corpus after all parts. texts: those that `kept_texts` yielded, in the same order."""
-        signals = concatenate(self._signals)
+    def corpus(self, texts: pa.ChunkedArray) -> Corpus:
+        """Return the corpus after all parts. texts: those that `kept_texts` yielded, in TEXTS_FILE."""
         reasons: ObjectArray = np.concatenate([decision.reasons for decision in self._decisions])
         return Corpus(
-            columns=pa.concat_tables(self._columns),
-            signals=signals,
+            columns=pa.ipc.open_file(pa.memory_map(str(self._scratch / COLUMNS_FILE))).read_all(),
+            signals=self._signals.read(),
             filter_params=self._filter_params,
             reasons=reasons,
             values=np.concatenate([decision.values for decision in self._decisions]),
             bounds=self._decisions[0].bounds,  # equal for all parts
             parts=sum((decision.parts for decision in self._decisions), Counter()),
-            scratch=scratch,
+            scratch=self._scratch,
             texts=texts,
+            texts_file=self._scratch / TEXTS_FILE,
             text_rows=np.flatnonzero(reasons == KEPT),
             evidence=np.full(len(reasons), None, object),
             original_rows=np.arange(len(reasons)),

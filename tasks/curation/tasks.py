@@ -26,7 +26,7 @@ from tasks.curation.classifier import classifier, spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
-from tasks.curation.duplicates import deliveries, exact, minhash, redis_index, rehydration, repeated_lines
+from tasks.curation.duplicates import deliveries, exact, out_of_core, redis_index, rehydration, repeated_lines
 from tasks.curation.duplicates.minhash import Params as Minhash
 from tasks.curation.duplicates.rehydration import Params as Rehydration
 from tasks.curation.duplicates.repeated_lines import Params as Repeats
@@ -121,10 +121,9 @@ class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
 def filter_documents(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
     """Measure every document and apply the filters. Raises BadInput if there are no records."""
     store = Store(shards.word_lists(params.languages), run / "signals")
-    judging = shards.ShardFilter(
-        store, filtering.params_by_language(params.languages, params.filters), params.threads()
-    )
     folder, scratch = data / "documents", run / "curation"
+    filter_params = filtering.params_by_language(params.languages, params.filters)
+    judging = shards.ShardFilter(store, filter_params, params.threads(), scratch)
     parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
     if not rows and not any(tables.manifest(data / name / "raw")["rows"] for name in RECORDS):
         raise BadInput(f"{folder} contains no documents. Check the sources of ingestion in params.yaml.")
@@ -138,8 +137,8 @@ def filter_documents(params: Params, data: Path, timings: Timings, run: Path = R
             background.submit(folding.fold_table)
 
         kept_texts = judging.kept_texts(parts, on_progress)
-        texts = text_files.write(scratch / "texts.arrow", kept_texts)
-    return judging.corpus(texts, scratch)
+        texts = text_files.write(scratch / shards.TEXTS_FILE, kept_texts)
+    return judging.corpus(texts)
 
 
 @task(cache_policy=NO_CACHE)
@@ -166,16 +165,16 @@ def deduplicate(corpus: Corpus, params: Params, timings: Timings) -> None:
     if params.exact:
         with timings.measure("exact"):
             rows, texts = corpus.remaining()
-            priority, names = corpus.priority(rows, params.prefer), corpus.column("id", rows)
+            priority, names = corpus.priority(rows, params.prefer), corpus.ids_of(rows)
             copy_of = exact.duplicates(texts, priority, names, params.threads())
             corpus.drop_copies(rows, copy_of, "exact.duplicate")
     if params.minhash:
         with timings.measure("minhash"):
             rows, texts = corpus.remaining()
-            priority, names = corpus.priority(rows, params.prefer), corpus.column("id", rows)
+            priority, names = corpus.priority(rows, params.prefer), corpus.ids_of(rows)
             with _progress("near duplicates", corpus.num_bytes(rows)) as progress:
-                copy_of, _ = minhash.duplicates(
-                    texts, params.minhash, priority, names, params.threads(), progress.advance
+                copy_of, _ = out_of_core.duplicates(
+                    texts, corpus.texts_file, params.minhash, priority, names, params.threads(), progress.advance
                 )
             corpus.drop_copies(rows, copy_of, "minhash.duplicate")
 
@@ -379,9 +378,9 @@ def _progress(step: str, num_bytes: int) -> Progress:
 def _sizes_before_filters(corpus: Corpus, params: Params, data: Path) -> Int64Array:
     """Return the size of each document's cluster among all documents, including those that filters dropped."""
     parts = (part["text"].combine_chunks() for part in tables.batches(data / "documents"))
-    texts = text_files.write(corpus.scratch / "all.arrow", parts)
-    priority = np.zeros(len(texts), np.int64)
-    return minhash.duplicates(texts, params.minhash or Minhash.model_validate({}), priority, None, params.threads())[1]
+    path = corpus.scratch / "all.arrow"
+    texts, settings = text_files.write(path, parts), params.minhash or Minhash.model_validate({})
+    return out_of_core.duplicates(texts, path, settings, np.zeros(len(texts), np.int64), None, params.threads())[1]
 
 
 def _mask(table: pa.Table, params: Pii | None) -> tuple[pa.Table, dict[str, int]]:

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import xxhash
 
 from tasks.compiled import kernel
-from tasks.curation.arrays import Int64Array, UInt8Array, UInt64Array
-from tasks.curation.duplicates import clusters
-from tasks.curation.duplicates.ranking import ranks
+from tasks.curation.arrays import Int32Array, Int64Array, UInt8Array, UInt64Array
+from tasks.curation.duplicates.ranking import Ids, best_rows
 from tasks.curation.text.words import BYTES, OFFSETS, Texts, byte_lengths, chunks, decode_code_point, padded_buffers
 from tasks.curation.threads import map_in_threads
 
@@ -24,12 +23,26 @@ _SPACES = (0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 _FIRST_SPACE, _LAST_SPACE = 0x2000, 0x200A
 
 
-def duplicates(texts: Texts, priority: npt.NDArray[Any], ids: Texts | None = None, threads: int = 1) -> Int64Array:
+def duplicates(texts: Texts, priority: npt.NDArray[Any], ids: Ids | None = None, threads: int = 1) -> Int64Array:
     """Return for each text the row that it repeats, -1 where it is kept: the best by `ranking.ranks` is kept."""
-    _, groups = np.unique(digests(texts, threads).view("V16").ravel(), return_inverse=True)
-    first_rows = np.full(len(texts), len(texts), np.int32)
-    np.minimum.at(first_rows, groups, np.arange(len(texts), dtype=np.int32))
-    return clusters.representatives(first_rows[groups], ranks(priority, byte_lengths(texts), ids))[0]
+    roots = _first_rows(digests(texts, threads))
+    return best_rows(roots, priority, byte_lengths(texts), ids)[0]
+
+
+def _first_rows(text_digests: Digests) -> Int32Array:
+    """Return the first row with the digest of each row."""
+    roots = np.arange(len(text_digests), dtype=np.int32)
+    order = np.argsort(text_digests[:, 0])
+    is_equal = np.diff(text_digests[order, 0]) == 0
+    # Few rows share even half of their digest with another one; only these are compared as a whole.
+    has_equal = np.zeros(len(roots), np.bool_)
+    has_equal[order[1:][is_equal]] = has_equal[order[:-1][is_equal]] = True
+    rows = np.flatnonzero(has_equal)
+    _, groups = np.unique(text_digests[rows].view("V16").ravel(), return_inverse=True)
+    first_rows = np.full(len(rows), len(roots), np.int32)
+    np.minimum.at(first_rows, groups, rows.astype(np.int32))
+    roots[rows] = first_rows[groups]
+    return roots
 
 
 def digests(texts: Texts, threads: int = 1) -> Digests:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array
 from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.banding import LARGEST_SIGNATURE, MIN_RECALL, NUM_PERMUTATIONS, derive_banding, recall
-from tasks.curation.duplicates.ranking import ranks
+from tasks.curation.duplicates.ranking import Ids, best_rows
 from tasks.curation.text import folding, shingles
 from tasks.curation.text.words import Texts, byte_lengths, chunks
 from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
@@ -117,7 +117,7 @@ def duplicates(
     texts: Texts,
     params: Params,
     priority: npt.NDArray[Any],
-    ids: Texts | None = None,
+    ids: Ids | None = None,
     threads: int = 1,
     on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[Int64Array, Int64Array]:
@@ -131,7 +131,7 @@ def duplicates(
     connected = clusters.connect_duplicates(
         banded.keys, banded.has_shingles, lengths, sets_reader(texts, params), params.threshold, params.max_bucket
     )
-    return clusters.representatives(connected.roots, ranks(priority, lengths, ids))
+    return best_rows(connected.roots, priority, lengths, ids)
 
 
 def compute_band_keys(

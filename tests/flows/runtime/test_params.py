@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, Field, field_validator
 
 from flows.runtime import params, renamed_keys
+from tasks.engine import settings
 from tasks.errors import BadParams
 
 
@@ -69,7 +70,10 @@ def load_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "line 2: toy.chosen.min_words: expected greater than or equal to 0, not -1",
         ),
         ("toy:\n  chosen: {raise: 1}", "line 2: toy.chosen: no filter 'lenght'; did you mean 'length'?"),
-        ("toy: {}\ntoi: {}\n", "line 2: toi: no stage has this name; did you mean 'toy'? available: other, toy"),
+        (
+            "toy: {}\ntoi: {}\n",
+            "line 2: toi: no stage has this name; did you mean 'toy'? available: engine, memory, other, toy",
+        ),
         ("toy: {steps: 1}\ntoy: {}\n", "line 2: toy occurs twice; keep one"),
         ("toy: {steps: 1\n", "is not valid YAML: "),
         ("- toy\n", "must contain one section per stage"),
@@ -79,6 +83,33 @@ def load_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_mistakes_are_reported_with_place_and_remedy(load_toy: Any, text: str, message: str) -> None:
     assert load_toy(text).startswith("params.yaml")
     assert message in load_toy(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engine: rya\ntoy: {}\n", "line 1: engine: expected 'local' or 'ray', not 'rya'"),
+        (
+            "toy: {}\nmemory: 3 apples\n",
+            "line 2: memory: expected a size such as 4 GB, 500 MB or 1.5 TiB, not '3 apples'",
+        ),
+        ("toy: {}\nmemory: 1 MB\n", "line 2: memory: expected at least 256 MB, not '1 MB'"),
+    ],
+)
+def test_keys_of_no_stage_are_checked(load_toy: Any, text: str, message: str) -> None:
+    assert message in load_toy(text)
+
+
+def test_the_engine_of_the_file_does_not_replace_that_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("engine: ray\nmemory: 2 GB\n", encoding="utf-8")
+    monkeypatch.setenv(settings.ENGINE, "local")
+    monkeypatch.setenv(settings.MEMORY, "")  # so that the variable is removed again after the test
+    monkeypatch.delenv(settings.MEMORY)
+    params.publish_engine(file)
+    assert settings.current() == settings.Settings(engine="local", memory="2 GB")
 
 
 def test_all_mistakes_are_reported_together(load_toy: Any) -> None:
