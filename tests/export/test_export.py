@@ -52,7 +52,7 @@ def model(kind: str) -> Any:
     sizes |= {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": kind == "qwen2"}
     sizes |= {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
     if kind == "gpt2":
-        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4}
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1}
     config = AutoConfig.for_model(kind, vocab_size=len(tokenizer()) + 1, eos_token_id=5, **sizes)
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -131,8 +131,7 @@ def test_an_adapter_is_merged_before_the_export(tmp_path: Path) -> None:
     base = model("qwen3")
     base.save_pretrained(tmp_path / "base")
     tokenizer().save_pretrained(tmp_path / "base")
-    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, base_model_name_or_path="")
-    with_adapter: Any = get_peft_model(base, config)
+    with_adapter: Any = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     with_adapter.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
     with_adapter.save_pretrained(tmp_path / "adapter")
     expected = with_adapter.merge_and_unload().state_dict()["model.layers.0.self_attn.q_proj.weight"]
