@@ -34,8 +34,14 @@ Chat = list[dict[str, str]]
 
 def chats() -> list[Chat]:
     """50 chats; every fifth has a system message, every seventh an earlier turn."""
-    questions = [f"翻译成英文：{number}" for number in NUMBERS] + [f"Translate into Chinese: {word}" for word in NUMBERS.values()]
-    questions += [*TEXTS, *(f"What is {n} plus {n + 3}?" for n in range(3, 12)), *(f"{n} 加 {n} 等于几？" for n in range(9))]
+    questions = [f"翻译成英文：{number}" for number in NUMBERS] + [
+        f"Translate into Chinese: {word}" for word in NUMBERS.values()
+    ]
+    questions += [
+        *TEXTS,
+        *(f"What is {n} plus {n + 3}?" for n in range(3, 12)),
+        *(f"{n} 加 {n} 等于几？" for n in range(9)),
+    ]
     result = list[Chat]()
     for index, question in enumerate(questions[:50]):
         before = [{"role": "system", "content": "You are brief. 请简短。"}] if index % 5 == 4 else []
@@ -81,7 +87,9 @@ def tiny_model(kind: str, tokenizer: Any, folder: Path) -> Path:
     else:
         model = build(Architecture.model_validate({"kind": kind, **settings}), tokenizer, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    pairs = [(f"翻译成英文：{a}", b) for a, b in NUMBERS.items()] + [(f"Translate into Chinese: {b}", a) for a, b in NUMBERS.items()]
+    pairs = [(f"翻译成英文：{a}", b) for a, b in NUMBERS.items()] + [
+        (f"Translate into Chinese: {b}", a) for a, b in NUMBERS.items()
+    ]
     rows = [tokenizer.apply_chat_template(
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], return_dict=False
     ) for question, answer in pairs]  # fmt: skip

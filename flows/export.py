@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments.parser("flows.export", __doc__)
     parser.add_argument("model", metavar="MODEL", help="a model folder, a folder with an adapter, or a hub name")
     parser.add_argument("--to", required=True, choices=get_args(tasks.Format), help="gguf alone keeps the precision")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write; default data/exports/<model>-<format>")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write; default data/exports/<model>-<format>"
+    )
     parser.add_argument("--pre-tokenizer", metavar="NAME", help="how llama.cpp splits texts; chosen by default")
     arguments.add_json(parser)
     parsed = parser.parse_args(argv)

@@ -108,7 +108,9 @@ def _go_template(chat: Layout) -> str:
         f'{{{{ {word} eq .Role "{role}" }}}}{_text(before)}{{{{ .Content }}}}{_text(after)}'
         for word, (role, (before, after)) in zip(("if", "else if", "else if"), chat.around.items(), strict=True)
     ]
-    return f"{_text(chat.start)}{{{{ range .Messages }}}}{''.join(branches)}{{{{ end }}}}{{{{ end }}}}{_text(chat.header)}"
+    return (
+        f"{_text(chat.start)}{{{{ range .Messages }}}}{''.join(branches)}{{{{ end }}}}{{{{ end }}}}{_text(chat.header)}"
+    )
 
 
 def _text(text: str) -> Any:

@@ -85,7 +85,9 @@ def _check(runs: Sequence[Run]) -> None:
             f"a scaling law needs at least {MIN_RUNS} finished runs of at least two sizes and two numbers of tokens, not "
             f"{len(runs)} runs of {len(sizes)} sizes and {len(budgets)} numbers of tokens. Add rungs or budgets."
         )
-    if bad := [run for run in runs if not (run.weights > 0 and run.tokens > 0 and np.isfinite(run.loss) and run.loss > 0)]:
+    if bad := [
+        run for run in runs if not (run.weights > 0 and run.tokens > 0 and np.isfinite(run.loss) and run.loss > 0)
+    ]:
         raise BadInput(f"a run needs positive weights, tokens and loss, but one is {bad[0]}. Remove it, or correct it.")
 
 

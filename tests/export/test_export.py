@@ -48,7 +48,12 @@ def model(kind: str) -> Any:
     """A random model of 2 layers of 32 numbers, with a vocabulary of one embedding more than tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     sizes |= {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": kind == "qwen2"}
     sizes |= {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
     if kind == "gpt2":
@@ -80,7 +85,9 @@ def test_the_file_contains_every_weight_of_each_kind_of_model(kind: str, tmp_pat
 
 def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
     random_model = model("qwen3")
-    gguf_file.write(tmp_path / "m.gguf", random_model, vocabulary.read(tokenizer(), random_model, 264, None), "m", "F32")
+    gguf_file.write(
+        tmp_path / "m.gguf", random_model, vocabulary.read(tokenizer(), random_model, 264, None), "m", "F32"
+    )
     with torch.no_grad():
         random_model.model.norm.weight[3] += 0.25
     assert gguf_file.largest_difference(tmp_path / "m.gguf", random_model) == 0.25
