@@ -24,10 +24,11 @@ KINDS = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt2")
 NUMBERS = {"一百二十": "one hundred and twenty", "三千八百": "three thousand eight hundred", "九十九": "ninety-nine",
            "一万九千零七": "nineteen thousand seven", "四十二": "forty-two", "七百": "seven hundred"}  # fmt: skip
 TEXTS = (
-    "Hello! Who are you?", "你好，你是谁？", "I can't, don't, won't: it's what they've said.", "'today' is a word.", "今天天气怎么样？",
-    "Write a list:\n- one\n- two\n", "三百六十五天 = 1 year?", "x = y ** 2  # comment", "“好的”，他说。", "café naïve Zürich",
-    "价格：￥99.9（含税）", "1234567 and 3.14159", "😀👍🏽", "Tell me a story about a fox.", "讲一个关于狐狸的故事。",
-    "  spaces  inside  ", "第一章\n\n正文。", "Пример", "twenty-one thousand", "十",
+    "Hello! Who are you?", "你好，你是谁？", "I can't, don't, won't: it's what they've said.", "'today' is a word.",
+    "今天天气怎么样？", "Write a list:\n- one\n- two\n", "三百六十五天 = 1 year?", "x = y ** 2  # comment",
+    "“好的”，他说。", "café naïve Zürich", "价格：￥99.9（含税）", "1234567 and 3.14159", "😀👍🏽",
+    "Tell me a story about a fox.", "讲一个关于狐狸的故事。", "  spaces  inside  ", "第一章\n\n正文。", "Пример",
+    "twenty-one thousand", "十",
 )  # fmt: skip
 Chat = list[dict[str, str]]
 

@@ -1,11 +1,11 @@
-"""Forecasts of a scaling ladder: the C4 loss of OLMo 7B and 13B from 16 runs of 190M to 1.3B, with 80 and 95 % intervals.
+"""Forecasts of a scaling ladder: the C4 loss of OLMo 7B and 13B from 16 runs of 190M to 1.3B, with intervals.
 
     make bench NAME=ladder
 
-The rungs are the final points of `train` runs in ../shared/data/olmo_ladder (arXiv:2412.04403); the fit reads no target.
-N counts all weights: the file's count leaves out the input embedding, which is added (vocabulary x width of OLMo 2);
-`file_count` is the result without this. Without the file, `error_7b` and `error_13b` are null. `own_error` is the
-leave-largest-out error, `inside` states whether both targets are in their 95 % intervals.
+The rungs are the final points of `train` runs in ../shared/data/olmo_ladder (arXiv:2412.04403); the fit reads no
+target. N counts all weights: the file's count leaves out the input embedding, which is added (vocabulary x width of
+OLMo 2); `file_count` is the result without this. Without the file, `error_7b` and `error_13b` are null. `own_error`
+is the leave-largest-out error, `inside` states whether both targets are in their 95 % intervals.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Export a model for other programs: GGUF for llama.cpp and Ollama, or a folder of 16-bit weights for transformers.
 
-MODEL is a model folder such as data/models/dpo, a folder with a PEFT adapter (it is merged into its base) or a hub name.
-The files are read back, and the largest difference between a stored weight and the model's is stated. Example:
+MODEL is a model folder such as data/models/dpo, a folder with a PEFT adapter (it is merged into its base) or a hub
+name. The files are read back, and the largest difference between a stored weight and the model's is stated. Example:
 
   python -m flows.export data/models/dpo --to gguf-fp16
   ollama create assistant -f data/exports/dpo-gguf-fp16/Modelfile

@@ -3,8 +3,8 @@
 The target is the section pretrain of params.yaml with the values of --target. Smaller models of its shape are trained
 with the schedule wsd, each for several numbers of tokens; a longer run continues from the stable part of the shorter
 one. Then a scaling law is fitted. The forecast is written to data/ladder/forecast.json, which DVC keeps, and MLflow
-receives its sha256. The target's own learning rate must decay, too. Results are kept in .run/ladder, so that the command
-can be interrupted and repeated. Examples:
+receives its sha256. The target's own learning rate must decay, too. Results are kept in .run/ladder, so that the
+command can be interrupted and repeated. Examples:
 
   python -m flows.ladder --target size=small
   python -m flows.ladder --compare          # after the run of pretrain: the forecast beside its result
@@ -83,7 +83,7 @@ def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: flo
 def train_rung(
     section: Mapping[str, Any], model: Mapping[str, int], steps: int, warmup: int, shorter: tuple[Path, int] | None
 ) -> tuple[ladders.Run, tuple[Path, int]]:
-    """Train one rung for `steps` steps; return its result, and its checkpoints with the last step that a longer run shares.
+    """Train one rung for `steps` steps; return its result, its checkpoints and the last step that a longer run shares.
 
     shorter: the same of the next shorter run of this rung. The result of an earlier call with equal settings and data
     is read from .run/ladder.

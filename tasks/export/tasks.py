@@ -18,8 +18,8 @@ Format = Literal[
 ]  # fmt: skip
 REPORT, MODELFILE = "export.json", "Modelfile"
 _PRECISIONS: dict[str, gguf_file.Precision] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
-# The largest rounding error of a format, relative to the largest weight: half a unit of its last place; for q8_0 half of
-# the 127th part of the largest weight of a block, and the rounding of that scale to fp16.
+# The largest rounding error of a format, relative to the largest weight: half a unit of its last place; for q8_0 half
+# of the 127th part of the largest weight of a block, and the rounding of that scale to fp16.
 _ROUNDING = {"fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 1 / 254 + 2.0**-11}
 
 
@@ -78,8 +78,8 @@ def load(name: str) -> tuple[Any, Any, bool]:
 def _refuse_soft_prompt(model: Any, name: str) -> None:
     if peft.num_virtual_tokens(model):
         raise BadModel(
-            f"{name} has a soft prompt, which is no weight of the model and cannot be merged into it. Train with another "
-            "adapter, such as lora, or serve the folder itself."
+            f"{name} has a soft prompt, which is no weight of the model and cannot be merged into it. Train with "
+            "another adapter, such as lora, or serve the folder itself."
         )
 
 

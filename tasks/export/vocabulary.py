@@ -21,7 +21,7 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 class PreTokenizer(NamedTuple):
-    """The patterns that llama.cpp applies one after the other; `recent`: whether older versions do not know the name."""
+    """The patterns that llama.cpp applies one after the other; recent: older versions do not know the name."""
 
     patterns: tuple[str, ...]
     recent: bool = False
@@ -38,13 +38,15 @@ PRE_TOKENIZERS = {
     "ufakzeka": PreTokenizer((rf"{_WORD}|\p{{N}}|{_REST}",), recent=True),  # that of qwen2 without contractions
 }
 PROBES = (
-    "The quick brown fox jumps over the lazy dog.", "It's what they've said: we'll see, don't I'd?", "DON'T SHOUT, I'M HERE",
-    "'today' 'section' 'various'", "1234567 apples, 3.14159 and 2026-11-30", "one  two   three    four", "a\tb\t\tc",
-    "line\nline\r\nline\n\n\nend ", "  leading and trailing  ", "https://example.org/a?b=c&d=%20", "x = y ** 2  # comment",
-    "if (a[0] != b) {\n    return -1;\n}", "naïve café, Zürich, e\u0301", "«quoted» “quoted” ‘quoted’", "…… —— ~~ ==",
-    "你好，世界！", "今天是二〇二六年十一月三十日。", "三千八百零七", "翻译成英文：一万九千", "中文English混合123三百",
-    "第一章  开始\n\n　　正文。", "他说：“好的。”", "价格：￥99.9（含税）", "日本語のテキスト", "한국어 텍스트", "Привет, мир",
-    "👍🏽 emoji 😀", "<b>bold</b> &amp; more", "- item\n- item\n", "a,b;c:d.e", "十 百 千", "twenty-one thousand",
+    "The quick brown fox jumps over the lazy dog.", "It's what they've said: we'll see, don't I'd?",
+    "DON'T SHOUT, I'M HERE", "'today' 'section' 'various'", "1234567 apples, 3.14159 and 2026-11-30",
+    "one  two   three    four", "a\tb\t\tc", "line\nline\r\nline\n\n\nend ", "  leading and trailing  ",
+    "https://example.org/a?b=c&d=%20", "x = y ** 2  # comment", "if (a[0] != b) {\n    return -1;\n}",
+    "naïve café, Zürich, e\u0301", "«quoted» “quoted” ‘quoted’", "…… —— ~~ ==", "你好，世界！",
+    "今天是二〇二六年十一月三十日。", "三千八百零七", "翻译成英文：一万九千", "中文English混合123三百",
+    "第一章  开始\n\n　　正文。", "他说：“好的。”", "价格：￥99.9（含税）", "日本語のテキスト", "한국어 텍스트",
+    "Привет, мир", "👍🏽 emoji 😀", "<b>bold</b> &amp; more", "- item\n- item\n", "a,b;c:d.e", "十 百 千",
+    "twenty-one thousand",
 )  # fmt: skip
 
 

@@ -5,8 +5,8 @@
 With g = 1 this is the law of Chinchilla (arXiv:2203.15556, equation 2). A smaller g lets the scarcer of the two limit
 the loss, as in equation 1.5 of arXiv:2001.08361: few more tokens help a model that is too small for them. g is fitted
 only if the corrected criterion of Akaike justifies a sixth parameter. N counts all weights, embeddings and head
-included, as in Chinchilla. Only the last loss of a run whose learning rate has decayed counts: losses in the middle of a
-schedule are higher than those of a finished run of the same tokens.
+included, as in Chinchilla. Only the last loss of a run whose learning rate has decayed counts: losses in the middle
+of a schedule are higher than those of a finished run of the same tokens.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A fitted law. scale: the weights and tokens in whose units A and B are stated; parameters: log E, log A, a, ..."""
+    """A fitted law. parameters: log E, log A, a, log B, b, log g; scale: the weights and tokens in units of A and B."""
 
     parameters: tuple[float, ...]
     scale: tuple[float, float]
@@ -82,12 +82,11 @@ def _check(runs: Sequence[Run]) -> None:
     sizes, budgets = {run.weights for run in runs}, {run.tokens for run in runs}
     if len(runs) < MIN_RUNS or len(sizes) < 2 or len(budgets) < 2:
         raise BadInput(
-            f"a scaling law needs at least {MIN_RUNS} finished runs of at least two sizes and two numbers of tokens, not "
+            f"a scaling law needs at least {MIN_RUNS} finished runs of two or more sizes and numbers of tokens, not "
             f"{len(runs)} runs of {len(sizes)} sizes and {len(budgets)} numbers of tokens. Add rungs or budgets."
         )
-    if bad := [
-        run for run in runs if not (run.weights > 0 and run.tokens > 0 and np.isfinite(run.loss) and run.loss > 0)
-    ]:
+    bad = [run for run in runs if not (run.weights > 0 and run.tokens > 0 and np.isfinite(run.loss) and run.loss > 0)]
+    if bad:
         raise BadInput(f"a run needs positive weights, tokens and loss, but one is {bad[0]}. Remove it, or correct it.")
 
 

@@ -1,4 +1,4 @@
-"""A scaling ladder: the rungs of a target, the forecast from their results, and the comparison with the target's result."""
+"""A scaling ladder: the rungs of a target, the forecast from their results, and its comparison with the result."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,8 +77,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"leave-largest-out error {result['own_error']:.2%} ({result['runs']} runs)"
     (low, high), (low_80, high_80) = result["interval_95"], result["interval_80"]
     yield (
-        f"forecast {result['loss']:.4f} {result['unit']}, 80 % [{low_80:.4f}, {high_80:.4f}], 95 % [{low:.4f}, {high:.4f}] "
-        f"for {result['weights']:,.0f} weights and {result['tokens']:,.0f} tokens"
+        f"forecast {result['loss']:.4f} {result['unit']}, 80 % [{low_80:.4f}, {high_80:.4f}], "
+        f"95 % [{low:.4f}, {high:.4f}] for {result['weights']:,.0f} weights and {result['tokens']:,.0f} tokens"
     )
     yield (
         f"best for the same FLOPs: {result['best_weights']:,.0f} weights, {result['best_tokens']:,.0f} tokens; "
@@ -93,8 +93,8 @@ def compare(data: Path, bits_per_byte: float, weights: float, tokens: float) -> 
     result = read_json(data / FILE)
     if abs(result["weights"] / weights - 1) > 0.01 or abs(result["tokens"] / tokens - 1) > 0.01:
         raise BadInput(
-            f"{data / FILE} is the forecast of {result['weights']:,.0f} weights and {result['tokens']:,.0f} tokens, but "
-            f"the run has {weights:,.0f} weights and {tokens:,.0f} tokens. Register a forecast for this run."
+            f"{data / FILE} is the forecast of {result['weights']:,.0f} weights and {result['tokens']:,.0f} tokens, "
+            f"but the run has {weights:,.0f} weights and {tokens:,.0f} tokens. Register a forecast for this run."
         )
     low, high = result["interval_95"]
     place = "inside" if low <= bits_per_byte <= high else "OUTSIDE"
