@@ -4,7 +4,7 @@
 
 50 chats in Chinese and English, with and without a system message and earlier turns, go through llama.cpp's own chat
 template, tokenizer and end tokens. The model is data/models/dpo, ppo or sft, or the folder in ATHANOR_MODEL; without
-one, a tiny model is trained on numbers first. `kinds` also compares tiny models of every kind that the export knows.
+one, a tiny model is trained first. `kinds` also compares tiny models of every kind that the export knows.
 llama.cpp is that of the package xllamacpp, in an environment of its own.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import peers
 
 REQUIREMENTS = ["xllamacpp==2026.10.11549"]
-NUM_TOKENS, TRAINING_STEPS, VOCAB_SIZE, MIN_EQUAL = 64, 60, 400, 49
+NUM_TOKENS, TRAINING_STEPS, VOCAB_SIZE, MIN_EQUAL = 64, 120, 400, 49
 CUT_CHARACTER = "\ufffd"  # llama.cpp leaves out a character whose last bytes would be beyond NUM_TOKENS
 KINDS = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt2")
 NUMBERS = {"一百二十": "one hundred and twenty", "三千八百": "three thousand eight hundred", "九十九": "ninety-nine",
@@ -70,8 +70,14 @@ def transformers_answers(folder: Path, all_chats: list[Chat]) -> list[str]:
     return texts
 
 
-def tiny_model(kind: str, tokenizer: Any, folder: Path) -> Path:
-    """Write a model of this kind with random weights, trained for TRAINING_STEPS steps to translate NUMBERS."""
+def lessons(all_chats: list[Chat]) -> list[tuple[str, str]]:
+    """Pairs of a question and an answer, which only have to be learned, so that no two tokens are nearly equal."""
+    answers = [*NUMBERS.values(), *TEXTS, *NUMBERS]
+    return [(chat[-1]["content"], answers[i % len(answers)].strip()) for i, chat in enumerate(all_chats)]
+
+
+def tiny_model(kind: str, tokenizer: Any, folder: Path, pairs: list[tuple[str, str]]) -> Path:
+    """Write a small model of this kind, trained for TRAINING_STEPS steps on questions with answers."""
     import torch
 
     from tasks import models
@@ -88,9 +94,6 @@ def tiny_model(kind: str, tokenizer: Any, folder: Path) -> Path:
     else:
         model = build(Architecture.model_validate({"kind": kind, **settings}), tokenizer, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    pairs = [(f"翻译成英文：{a}", b) for a, b in NUMBERS.items()] + [
-        (f"Translate into Chinese: {b}", a) for a, b in NUMBERS.items()
-    ]
     rows = [tokenizer.apply_chat_template(
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], return_dict=False
     ) for question, answer in pairs]  # fmt: skip
@@ -111,8 +114,8 @@ def trained_model(root: Path, tokenizer: Any) -> tuple[Path, str]:
     for folder in folders:
         if (folder / "manifest.json").is_file():
             return folder, str(folder)
-    print("there is no model in data/models: a tiny one is trained on numbers", file=sys.stderr)
-    return tiny_model("qwen3", tokenizer, root / "trained"), f"tiny, {TRAINING_STEPS} steps"
+    print("there is no model in data/models: a tiny one is trained", file=sys.stderr)
+    return tiny_model("qwen3", tokenizer, root / "trained", lessons(chats())), f"tiny, {TRAINING_STEPS} steps"
 
 
 def main() -> None:
@@ -121,14 +124,14 @@ def main() -> None:
     from tasks.tokenization import bpe
 
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
+        root, short = Path(temporary), chats()[::5]
         tokenizer = bpe.train([*NUMBERS, *NUMBERS.values(), *TEXTS], VOCAB_SIZE, min_frequency=1)
         trained, name = trained_model(root, tokenizer)
-        folders = {name: trained} | {kind: tiny_model(kind, tokenizer, root / kind) for kind in KINDS}
+        folders = {name: trained} | {kind: tiny_model(kind, tokenizer, root / kind, lessons(short)) for kind in KINDS}
         request, reports, expected = [], {}, []
         for label, folder in folders.items():
             reports[label] = export.export(str(folder), "gguf", root / f"gguf-{folder.name}")
-            own_chats = chats() if label == name else chats()[::5]
+            own_chats = chats() if label == name else short
             file = root / f"gguf-{folder.name}" / f"{folder.name}.gguf"
             request.append({"file": str(file), "chats": own_chats})
             expected.append(transformers_answers(folder, own_chats))

@@ -17,11 +17,12 @@ def main() -> None:
 
 
 def answers(file: str, chats: list[list[dict[str, str]]], num_tokens: int) -> list[str]:
-    """The answers of one model. The cache of keys and values is in fp32, as in transformers; the default is fp16."""
+    """The answers of one model. All numbers are fp32, as in transformers; by default the cache has 16 bits."""
     params = xllamacpp.CommonParams()
     params.model.path = file
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 1024, 1, 0
     params.cpuparams.n_threads, params.warmup, params.verbosity = 1, False, 0
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(params)
     texts = []
