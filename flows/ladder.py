@@ -7,7 +7,7 @@ receives its sha256. The target's own learning rate must decay, too. Results are
 command can be interrupted and repeated. Examples:
 
   python -m flows.ladder --target size=small
-  python -m flows.ladder --compare          # after the run of pretrain: the forecast beside its result
+  python -m flows.ladder --compare          # the forecast beside the result, as the run of pretrain prints it, too
 """
 
 import argparse
@@ -24,7 +24,7 @@ from prefect import flow
 
 from flows.runtime import arguments, command, embedded, params, spool, tracking, versioning
 from tasks import pipeline_stages
-from tasks.errors import BadInput, BadParams
+from tasks.errors import BadInput, BadParams, UserError
 from tasks.files import MANIFEST, read_json, sha256, write_json
 from tasks.ladder import tasks as ladders
 from tasks.reports import Timings
@@ -168,6 +168,14 @@ def _compare() -> None:
     counts = report["counts"]
     loss = bits_per_byte(float(report["validation_loss"]))
     print(ladders.compare(DATA, loss, counts["num_parameters"], counts["num_tokens"]))
+
+
+def print_comparison() -> None:
+    """Print the registered forecast beside the result of the run that has just ended, or why that is impossible."""
+    try:
+        _compare()
+    except UserError as problem:
+        print(f"the forecast in {DATA / ladders.FILE} is not compared: {problem}", file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
