@@ -1,5 +1,6 @@
 """Training: tokens -> models. One flow runs every training stage: pretrain, sft, reward, dpo and ppo."""
 
+import importlib
 from pathlib import Path
 
 from prefect import flow
@@ -15,6 +16,9 @@ def training(stage: str, params: SerializeAsAny[BaseModel], data: Path, checkpoi
     timings = Timings(stage)
     report = tasks.train(stage, params, data, checkpoints, timings)
     tasks.write_report(report, params, data, timings)
+    if stage == "pretrain" and (data / "ladder/forecast.json").is_file():
+        # By its name, so that dvc.yaml need not list it: a forecast changes no result.
+        importlib.import_module("flows.ladder").print_comparison()
 
 
 if __name__ == "__main__":

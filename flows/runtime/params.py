@@ -33,7 +33,18 @@ YAML_NAMES = {
 
 Location = tuple[str | int, ...]
 NO_STAGES = {
-    "training", "causal", "serving", "comparison", "promotion", "engine", "feedback", "rounds", "synthesis",
+    "ablation",
+    "causal",
+    "comparison",
+    "engine",
+    "export",
+    "feedback",
+    "ladder",
+    "promotion",
+    "rounds",
+    "serving",
+    "synthesis",
+    "training",
 }  # packages of tasks/ that are not a stage
 
 

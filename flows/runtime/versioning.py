@@ -221,6 +221,12 @@ def head() -> str:
     return _git("rev-parse", "HEAD")
 
 
+def track(path: str) -> None:
+    """Let DVC keep a file that no stage writes: its bytes go into the cache, and <path>.dvc into the project."""
+    with _repo() as repo:
+        repo.add(path)
+
+
 def commit_with(md5: str) -> str:
     """Return the first commit, of branches and experiments, whose dvc.lock contains `md5`; empty if there is none."""
     return _git("log", "--all", "--reverse", "--format=%H", "-S", md5, "--", "dvc.lock").split("\n")[0]

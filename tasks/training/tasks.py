@@ -39,6 +39,18 @@ def train(stage: str, params: BaseModel, data: Path, checkpoints: Path, timings:
     return report
 
 
+def continue_longer(params: Any, data: Path, shorter: Path, checkpoints: Path, last_step: int) -> int | None:
+    """Let a run of pretrain continue from the checkpoint of a shorter run that is equal to it until `last_step`.
+
+    shorter, checkpoints: the checkpoint folders of both. Returns the step to continue from; None means the beginning.
+    """
+    from tasks.training.loop import checkpoint, origins, rates, training_loop
+
+    params, _ = rates.resolve(params, "pretrain", data)
+    params, _ = origins.fit_context(params, "pretrain", data)
+    return checkpoint.adopt(shorter, checkpoints, training_loop.identity(params), last_step)
+
+
 @task(cache_policy=NO_CACHE)
 def write_report(report: Report, params: BaseModel, data: Path, timings: Timings) -> None:
     """Write the report, then the timings; the report comes last in a stage, so that it implies success.
@@ -71,6 +83,11 @@ def estimate_numbers(params: BaseModel, vocab_size: int, options: Mapping[str, A
     params = forecast.find_base(params, data)
     numbers: dict[str, Any] = forecast.numbers(params, vocab_size, forecast.Options(**options))
     return numbers
+
+
+def num_weights(params: Any, vocab_size: int) -> int:
+    """Return the number of all weights of a new model with the Params of pretrain."""
+    return int(_forecast().count_shape(params.model, vocab_size).total)
 
 
 def _forecast() -> Any:

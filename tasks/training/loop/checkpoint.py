@@ -62,6 +62,22 @@ def _complete_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdigit())
 
 
+def adopt(source: Path, target: Path, identity: str, last_step: int) -> int | None:
+    """Copy the newest checkpoint of another run with at most `last_step` steps, as one of the run with `identity`.
+
+    The caller knows that both runs are equal until then. Returns the step of the checkpoint, None if there is none.
+    """
+    folders = [path for path in _complete_folders(source) if int(path.name) <= last_step]
+    if not folders:
+        return None
+    manifest = read_json(folders[-1] / MANIFEST)
+    copy = target / folders[-1].name
+    copy.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folders[-1] / STATE, copy / STATE)
+    write_json(copy / MANIFEST, {**manifest, "identity": identity})
+    return int(copy.name)
+
+
 class Saver:
     """Writes checkpoints into `folder` and keeps the last `keep`. Leaving the context waits for the last one.
 

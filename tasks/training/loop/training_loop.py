@@ -85,7 +85,7 @@ class _Run:
         self.spikes, self.scale = SpikeDetector(params.max_spike), LossScale(dtype == torch.float16)
         self.step, self.rows, self.ended = 0, list[Row](), ""
         self.best: dict[str, Any] = {}
-        self.identity = _identity(params)
+        self.identity = identity(params)
         self.saver = checkpoint.Saver(checkpoints, params.keep_checkpoints, params.checkpoint_every, self.identity)
 
     def run_steps(self, name: str) -> list[Row]:
@@ -243,7 +243,7 @@ def _set_gradient_checkpointing(model: nn.Module, enabled: bool) -> None:
             enable()
 
 
-def _identity(params: LoopParams) -> str:
+def identity(params: LoopParams) -> str:
     """A hash of the params: a checkpoint that was made with other params belongs to another run.
 
     Params that change no result are left out, so that a run may continue with them changed.

@@ -1,0 +1,59 @@
+"""Export a model for other programs: GGUF for llama.cpp and Ollama, or a folder of 16-bit weights for transformers.
+
+MODEL is a model folder such as data/models/dpo, a folder with a PEFT adapter (it is merged into its base) or a hub
+name. The files are read back, and the largest difference between a stored weight and the model's is stated. Example:
+
+  python -m flows.export data/models/dpo --to gguf-fp16
+  ollama create assistant -f data/exports/dpo-gguf-fp16/Modelfile
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from flows.runtime import arguments, command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export the model that the command line names; return the exit code."""
+    from tasks.export import tasks
+
+    parser = arguments.parser("flows.export", __doc__)
+    parser.add_argument("model", metavar="MODEL", help="a model folder, a folder with an adapter, or a hub name")
+    parser.add_argument("--to", required=True, choices=get_args(tasks.Format), help="gguf alone keeps the precision")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write; default data/exports/<model>-<format>"
+    )
+    parser.add_argument("--pre-tokenizer", metavar="NAME", help="how llama.cpp splits texts; chosen by default")
+    arguments.add_json(parser)
+    parsed = parser.parse_args(argv)
+    folder = parsed.out or Path("data/exports") / f"{Path(parsed.model).name}-{parsed.to}"
+
+    def run() -> None:
+        report = tasks.export(parsed.model, parsed.to, folder, parsed.pre_tokenizer)
+        print(json.dumps(report, ensure_ascii=False, indent=1) if parsed.json else "\n".join(_lines(report, folder)))
+
+    return command.guarded(run)
+
+
+def _lines(report: dict[str, Any], folder: Path) -> list[str]:
+    lines = [
+        f"{folder}: {', '.join(report['files'])}",
+        f"{report['tensors']} tensors in {report['precision']}, read back; the largest difference to the model is "
+        f"{report['largest_difference']:.3g} (the largest weight is {report['largest_weight']:.3g})",
+    ]
+    if report["merged_adapter"]:
+        lines.append("the adapter was merged into its base")
+    if "pre_tokenizer" in report:
+        lines.append(
+            f"tokenizer: {report['pre_tokenizer']} splits {report['probes'] - report['different_probes']} of "
+            f"{report['probes']} probe texts like the model's own; an answer ends at {' '.join(report['end_tokens'])}"
+        )
+        if not report["has_ollama_template"]:
+            lines.append("the chat template could not be translated for Ollama: complete TEMPLATE in the Modelfile")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Forecast the loss of a large pretraining from small ones, and register the forecast before the large run.
+
+The target is the section pretrain of params.yaml with the values of --target. Smaller models of its shape are trained
+with the schedule wsd, each for several numbers of tokens; a longer run continues from the stable part of the shorter
+one. Then a scaling law is fitted. The forecast is written to data/ladder/forecast.json, which DVC keeps, and MLflow
+receives its sha256. The target's own learning rate must decay, too. Results are kept in .run/ladder, so that the
+command can be interrupted and repeated. Examples:
+
+  python -m flows.ladder --target size=small
+  python -m flows.ladder --compare          # the forecast beside the result, as the run of pretrain prints it, too
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import flow
+
+from flows.runtime import arguments, command, embedded, params, spool, tracking, versioning
+from tasks import pipeline_stages
+from tasks.errors import BadInput, BadParams, UserError
+from tasks.files import MANIFEST, read_json, sha256, write_json
+from tasks.ladder import tasks as ladders
+from tasks.reports import Timings
+from tasks.training import tasks as training
+
+STAGE, WORK, DATA = "pretrain", Path(".run/ladder"), Path("data")
+# What `size` sets: of a target with a size, the values of params.yaml for these keys do not count.
+SET_BY_SIZE = ("model.width", "model.num_layers", "model.num_heads", "sequence_length", "global_batch_size", "steps")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Register a forecast, or compare the registered one; return the exit code."""
+    parsed = _parse(argv)
+    return command.guarded(lambda: _compare() if parsed.compare else _register(parsed))
+
+
+def _register(parsed: argparse.Namespace) -> None:
+    section = target_section(parsed.target)
+
+    def work() -> None:
+        session, settings = spool.Session(), {"target": " ".join(parsed.target), "rungs": parsed.rungs}
+        with tracking.following():
+            with session.recording(ladders.STAGE, settings, {}, WORK / "steps.csv") as record:
+                result = ladder(section, parsed.rungs, parsed.budgets, parsed.max_own_error)
+                record.body["tags"]["forecast_sha256"] = result["sha256"]
+            record.write("finished")
+        print(json.dumps(result, indent=1) if parsed.json else "\n".join(ladders.lines(result)))
+
+    embedded.flow_run(lambda: params.section(STAGE, section, "--target"), work)
+
+
+@flow(name="ladder")
+def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: float) -> dict[str, Any]:
+    """Train the rungs below the target `section`, and register the forecast. Raises BadInput, BadParams."""
+    target: Any = params.section(STAGE, section, "--target")
+    shape = {key: getattr(target.model, key) for key in ("num_layers", "width", "num_heads")}
+    shapes = ladders.shapes(shape, rungs)
+    weights = {name: num_weights({**section, "model": {**section["model"], **one}}) for name, one in shapes.items()}
+    weights["target"] = num_weights(section)
+    per_step = target.global_batch_size * target.sequence_length
+    facts = {"model": shape, "tokens": target.steps * per_step, "tokens_per_step": per_step}
+    plan = ladders.plan({**facts, "warmup_steps": target.num_warmup_steps}, weights, rungs, budgets)
+    runs = list[ladders.Run]()
+    for rung in reversed(plan):  # the small ones first: what is wrong shows early
+        shorter: tuple[Path, int] | None = None
+        for steps in rung.steps:
+            run, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
+            print(f"{rung.name}: {steps} steps, {run.loss:.4f} bits per byte", file=sys.stderr, flush=True)
+            runs.append(run)
+    result = ladders.register(runs, weights["target"], facts["tokens"], max_own_error, DATA)
+    ladders.write_report(result, DATA)
+    versioning.track(str(DATA / ladders.FILE))
+    return result
+
+
+def train_rung(
+    section: Mapping[str, Any], model: Mapping[str, int], steps: int, warmup: int, shorter: tuple[Path, int] | None
+) -> tuple[ladders.Run, tuple[Path, int]]:
+    """Train one rung for `steps` steps; return its result, its checkpoints and the last step that a longer run shares.
+
+    shorter: the same of the next shorter run of this rung. The result of an earlier call with equal settings and data
+    is read from .run/ladder.
+    """
+    last_stable = ladders.last_stable_step(steps, warmup)
+    body = {key: value for key, value in section.items() if key != "size"}
+    body |= {"model": {**section["model"], **model}, "schedule": "wsd", "steps": steps, "warmup_steps": warmup}
+    body |= {"evaluate_every": None, "checkpoint_every": last_stable, "keep_checkpoints": 2}
+    rung_params: Any = params.section(STAGE, body, "--target")
+    tokens = DATA / "tokens"
+    key = hashlib.sha256((rung_params.model_dump_json() + sha256(tokens / MANIFEST)).encode()).hexdigest()[:16]
+    work = WORK / key
+    checkpoints, result_file = work / "checkpoints", work / "result.json"
+    if not result_file.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / "tokens").exists():
+            (work / "tokens").symlink_to(tokens.absolute())
+        if shorter is not None and not checkpoints.is_dir():
+            training.continue_longer(rung_params, work, shorter[0], checkpoints, shorter[1])
+        report = training.train(STAGE, rung_params, work, checkpoints, Timings(STAGE, work / "timings"))
+        loss = bits_per_byte(float(report.scores["validation_loss"]))
+        counts = {"weights": report.counts["num_parameters"], "tokens": report.counts["num_tokens"]}
+        write_json(result_file, {**counts, "loss": loss})
+    return ladders.Run(**read_json(result_file)), (checkpoints, last_stable)
+
+
+def bits_per_byte(nats_per_token: float) -> float:
+    """The validation loss in bits per byte of the validation documents, which does not depend on the tokenizer."""
+    counts = read_json(DATA / "tokens" / MANIFEST)["documents"]["validation"]
+    return nats_per_token / math.log(2) * counts["num_tokens"] / counts["num_bytes"]
+
+
+def num_weights(section: Mapping[str, Any]) -> float:
+    """All weights of the model of a section of pretrain."""
+    vocab_size = int(read_json(DATA / "tokens" / MANIFEST)["vocab_size"])
+    return float(training.num_weights(params.section(STAGE, section, "--target"), vocab_size))
+
+
+def target_section(values: list[str]) -> dict[str, Any]:
+    """The section pretrain of params.yaml with the values KEY=VALUE, such as size=small or model.width=256.
+
+    Raises BadParams for another form, and BadInput without tokens.
+    """
+    if not (DATA / "tokens" / MANIFEST).is_file():
+        raise BadInput(f"there is no {DATA / 'tokens' / MANIFEST}. Run `python -m flows.pipeline --to tokenization`.")
+    body, _ = pipeline_stages.read_yaml(params.FILE)
+    section = dict(body.get(STAGE) or {})
+    section["model"] = dict(section.get("model") or {})
+    settings = dict(_setting(value) for value in values)
+    if "size" in settings:
+        for key in SET_BY_SIZE:
+            _parent(section, key).pop(key.split(".")[-1], None)
+    for key, value in settings.items():
+        _parent(section, key)[key.split(".")[-1]] = value
+    target: Any = params.section(STAGE, section, "--target")
+    if target.base is not None or target.objective != "causal":
+        raise BadParams(
+            "--target: a ladder forecasts a causal model with random first weights; leave out base and objective."
+        )
+    sized = {"sequence_length": target.sequence_length, "global_batch_size": target.global_batch_size}
+    shape = {key: getattr(target.model, key) for key in ("num_layers", "width", "num_heads")}
+    section = {key: value for key, value in section.items() if key != "size"}
+    rates = {} if section.get("from_scratch") else {"learning_rate": target.learning_rate}
+    return {**section, **sized, **rates, "steps": target.steps, "model": {**section["model"], **shape}}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadParams(f"--target: expected KEY=VALUE, such as size=small or model.width=256, not {text!r}")
+    return key, yaml.safe_load(value)
+
+
+def _parent(section: dict[str, Any], key: str) -> dict[str, Any]:
+    for part in key.split(".")[:-1]:
+        section = section.setdefault(part, {})
+    return section
+
+
+def _compare() -> None:
+    report = read_json(DATA / "reports" / f"{STAGE}.json")
+    counts = report["counts"]
+    loss = bits_per_byte(float(report["validation_loss"]))
+    print(ladders.compare(DATA, loss, counts["num_parameters"], counts["num_tokens"]))
+
+
+def print_comparison() -> None:
+    """Print the registered forecast beside the result of the run that has just ended, or why that is impossible."""
+    try:
+        _compare()
+    except UserError as problem:
+        print(f"the forecast in {DATA / ladders.FILE} is not compared: {problem}", file=sys.stderr, flush=True)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("flows.ladder", __doc__)
+    parser.add_argument("--target", nargs="+", metavar="KEY=VALUE", default=[], help="size=small, model.width=256 ...")
+    parser.add_argument("--rungs", type=int, choices=range(2, 6), default=3, help="smaller models (default 3)")
+    parser.add_argument("--budgets", type=int, choices=range(2, 6), default=3, help="runs of each (default 3)")
+    parser.add_argument(
+        "--max-own-error", type=float, default=0.01, help="largest leave-largest-out error (default .01)"
+    )
+    parser.add_argument("--compare", action="store_true", help="print the forecast beside the result of pretrain")
+    arguments.add_json(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
