@@ -95,6 +95,7 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     try:
         if stale := versioning.stale(to):
             states = embedded.flow_run(lambda: check_params(to, stale), lambda: pipeline(to))
+            results.record_pipeline(states)
         elif not as_json:
             print("Everything is up to date.")
     except GateFailed:
