@@ -46,6 +46,25 @@ def run_that_wrote(path: str, md5: str, before: int) -> StageRun | None:
     return _stage_run(runs[0]) if runs else None
 
 
+def models_made_from(path: str, md5: str) -> list[str]:
+    """Return the registered versions (NAME/VERSION) trained on `path` with the DVC hash `md5`, or from such a model."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    waiting, runs = [(path, md5)], dict[str, None]()
+    while waiting:
+        dep, value = waiting.pop()
+        for run in client.search_runs(experiments, f"tags.`dvc.dep.{dep}` = '{value}'"):
+            if run.info.run_id not in runs:
+                runs[run.info.run_id] = None
+                model = f"data/models/{run.data.tags.get('athanor.stage', '')}"
+                if written := run.data.tags.get(f"dvc.out.{model}"):
+                    waiting.append((model, written))
+    versions = client.search_model_versions()
+    return sorted(f"{version.name}/{version.version}" for version in versions if version.run_id in runs)
+
+
 def _stage_run(run: Any, model_version: str = "") -> StageRun:
     tags = dict(run.data.tags)
     return StageRun(tags.get("athanor.stage", ""), run.info.run_id, run.info.start_time, tags, model_version)

@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flows.runtime import artifact_checks, previous_outputs
 from tasks import catalog
 from tasks.errors import BadInput, BadParams
 
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
 PARAMS, LOCK = "params.yaml", "dvc.lock"
+MODELS = "data/models/"
 DATA = "data"  # the folder whose files stages write, and whose bytes are compared with dvc.lock
 NAMES = "surrogateescape"  # git prints the bytes of file names, which need not be UTF-8
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
@@ -143,6 +146,28 @@ def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable
             repo.reproduce(to, repro_fn=reproduce_stage)
         except ReproductionError as error:
             raise error.__cause__ or error from None
+
+
+def models_trained_on(path: str) -> list[str]:
+    """Return the stages that train a model on `path`, or from such a model, in the order of dvc.yaml."""
+    read, trained = {path}, []
+    with _repo() as repo:
+        for stage in _plan(repo, None):
+            models = [out.def_path for out in stage.outs if out.def_path.startswith(MODELS)]
+            if models and any(Path(part).is_relative_to(dep.def_path) for dep in stage.deps for part in read):
+                read |= set(models)
+                trained.append(str(stage.name))
+    return trained
+
+
+def locked_hash(path: str) -> str:
+    """Return the hash that dvc.lock states for a file or folder; empty if it states none."""
+    lock = yaml.safe_load(Path(LOCK).read_text(encoding="utf-8")) if Path(LOCK).is_file() else {}
+    for stage in (lock or {}).get("stages", {}).values():
+        for entry in (*stage.get("outs", ()), *stage.get("deps", ())):
+            if entry["path"] == path:
+                return str(entry.get("md5", ""))
+    return ""
 
 
 @contextmanager
