@@ -1,8 +1,8 @@
 """An index of the texts behind a model: every n-gram of three characters of the kept and the dropped records.
 
-SQLite's full-text index with the trigram tokenizer finds any substring of at least three characters, in Chinese as well
-as in English. The index stores no texts (a contentless table, https://sqlite.org/fts5.html#contentless_tables): those of
-the answers are read from the shards.
+SQLite's full-text index with the trigram tokenizer finds any substring of at least three characters, in Chinese as
+well as in English. The index stores no texts (a contentless table, https://sqlite.org/fts5.html#contentless_tables):
+those of the hits are read from the shards.
 """
 
 import hashlib
@@ -78,7 +78,7 @@ def build(data: Path, folder: Path) -> Path:
             database.execute("insert into records values (?, ?, ?)", (name, shard, row))
     for old in folder.glob("*.db"):
         old.unlink()  # of earlier versions of the data
-    os.replace(temporary, path)
+    temporary.replace(path)
     return path
 
 

@@ -52,8 +52,13 @@ def test_flow_runs_in_another_database_are_left_alone(monkeypatch: pytest.Monkey
         assert embedded._has_own_database() == expected
 
 
+@task
+def double(number: int, by: int = 2) -> int:
+    return number * by
+
+
 def test_without_a_server_tasks_call_their_functions() -> None:
-    double = task(lambda number, by=2: number * by, name="double")
+    original = Task.__call__
     with embedded.without_server():
         assert double(3, by=5) == 15
-    assert Task.__call__ is not embedded._call_function
+    assert Task.__call__ is original
