@@ -7,6 +7,8 @@ from typing import Any
 from flows.runtime.tracking import uri
 from tasks.errors import BadInput
 
+MIN_ID = 8  # characters of the id of a run that a command accepts
+
 
 @dataclass(frozen=True)
 class StageRun:
@@ -33,6 +35,38 @@ def run_of_model(name: str, version: str | None = None) -> StageRun:
         names = sorted({model.name for model in client.search_registered_models()})
         raise BadInput(f"no model {name!r} in MLflow at {uri()}; there are: {', '.join(names) or 'none'}")
     return _stage_run(client.get_run(versions[number].run_id), str(number))
+
+
+def run_with_id(run_id: str) -> StageRun:
+    """Return the run with an id, or the only one whose id begins with it (8 characters at least). Raises BadInput."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token: str | None = None
+    matches: list[Any] = []
+    while len(run_id) >= MIN_ID:
+        page = client.search_runs(experiments, max_results=1_000, page_token=token)
+        matches += [run for run in page if run.info.run_id.startswith(run_id)]
+        token = page.token
+        if not token:
+            break
+    if len(matches) != 1:
+        raise BadInput(
+            f"{len(matches)} runs in MLflow at {uri()} have an id that begins with {run_id!r}. Expected the id of one "
+            f"run, or at least its first {MIN_ID} characters; `python -m flows.lineage MODEL` shows those of a model."
+        )
+    return _stage_run(matches[0])
+
+
+def experiment_of(run: StageRun) -> str:
+    """Return the commit with the state after a run: its own, or that of the pipeline that contains it; or empty."""
+    from mlflow import MlflowClient
+
+    parent = run.tags.get("mlflow.parentRunId")
+    if parent and "dvc.experiment" not in run.tags:
+        return str(MlflowClient().get_run(parent).data.tags.get("dvc.experiment", ""))
+    return str(run.tags.get("dvc.experiment", ""))
 
 
 def run_that_wrote(path: str, md5: str, before: int) -> StageRun | None:

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from tasks.errors import BadInput, BadParams
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 MODELS = "data/models/"
+DELIVERIES = "data/deliveries.json"  # which deliveries were active is part of the state of an experiment
 DATA = "data"  # the folder whose files stages write, and whose bytes are compared with dvc.lock
 NAMES = "surrogateescape"  # git prints the bytes of file names, which need not be UTF-8
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
@@ -148,6 +150,82 @@ def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable
             raise error.__cause__ or error from None
 
 
+def keep(path: str) -> str:
+    """Store a file or folder by its hash in DVC's cache, and in the remote where one is set. Return the hash."""
+    with _repo() as repo:
+        (stage,) = repo.add(path)
+        if repo.config["core"].get("remote"):
+            repo.push(targets=[f"{path}.dvc"])
+        return str(stage.outs[0].hash_info.value)
+
+
+def bring_back(paths: list[str]) -> None:
+    """Write what `keep` has stored, or outputs of stages, as their .dvc files and dvc.lock say. Raises BadInput."""
+    with _repo() as repo:
+        if repo.config["core"].get("remote"):
+            repo.fetch(targets=paths)
+        repo.checkout(targets=paths, force=True)
+
+
+def restore_state(commit: str, files: list[str]) -> list[str]:
+    """Make params, dvc.lock, reports and outputs those of `commit`; return the stages that are stale then.
+
+    The present state is kept in an experiment before. files: further files to take from the commit, where it has them.
+    """
+    save_experiment(f"before-restoring-{commit[:8]}-{time.time_ns()}")
+    reports = _git("ls-tree", "-r", "--name-only", commit, "--", f"{DATA}/reports").split("\n")
+    for path in filter(None, [PARAMS, LOCK, *reports, *files]):
+        if text := content_at(commit, path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text, encoding="utf-8")
+    bring_back([stage for stage in stages() if locked_outs(Path(LOCK)).get(stage)])
+    return stale()
+
+
+def content_at(commit: str, path: str) -> str:
+    """Return the text of a file at a commit; empty if the commit does not have it."""
+    text = _git("show", f"{commit}:{path}")
+    return f"{text}\n" if text else ""
+
+
+def locked_outs(lock: Path) -> dict[str, dict[str, str]]:
+    """Return stage -> path -> hash of the outputs that a dvc.lock states."""
+    body = yaml.safe_load(lock.read_text(encoding="utf-8")) or {} if lock.is_file() else {}
+    return {
+        stage: {out["path"]: str(out.get("md5", "")) for out in entry.get("outs", ())}
+        for stage, entry in body.get("stages", {}).items()
+    }
+
+
+@contextmanager
+def work_tree(commit: str, folder: Path) -> Iterator[None]:
+    """Make a work tree of `commit` in `folder` that shares DVC's cache; forget it, but keep its files, after the block.
+
+    Raises BadInput if git cannot make it.
+    """
+    _git("worktree", "add", "--detach", "--force", str(folder), commit)
+    if not (folder / LOCK).is_file():
+        raise BadInput(f"git cannot make a work tree of commit {commit[:12]} in {folder}, or it has no {LOCK}.")
+    config = folder / ".dvc" / "config.local"
+    config.write_text(f"[cache]\n    dir = {Path('.dvc/cache').resolve()}\n", encoding="utf-8")
+    try:
+        yield
+    finally:
+        (folder / ".git").unlink(missing_ok=True)
+        _git("worktree", "prune")
+
+
+def set_param(name: str, value: Any) -> None:
+    """Change one value of params.yaml, whose comments stay. name: its keys, separated by dots."""
+    from dvc.utils.serialize import modify_yaml
+
+    *sections, key = name.split(".")
+    with modify_yaml(PARAMS) as body:
+        for section in sections:
+            body = body.setdefault(section, {})
+        body[key] = value
+
+
 def models_trained_on(path: str) -> list[str]:
     """Return the stages that train a model on `path`, or from such a model, in the order of dvc.yaml."""
     read, trained = {path}, []
@@ -217,7 +295,7 @@ def _outputs_in_git() -> list[str]:
     """Return dvc.lock and the outputs of stages that DVC leaves to git, as far as these files exist."""
     with _repo() as repo:
         outs = [out for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-        paths = [LOCK, *(os.path.relpath(out.fs_path) for out in outs)]
+        paths = [LOCK, DELIVERIES, *(os.path.relpath(out.fs_path) for out in outs)]
     return [path for path in paths if Path(path).is_file()]
 
 
