@@ -40,8 +40,8 @@ def state_of(run: StageRun) -> str:
     commit = tracked_runs.experiment_of(run) or next(filter(None, map(versioning.commit_with, hashes)), "")
     if not commit:
         raise BadInput(
-            f"No commit contains the dvc.lock of run {run.run_id}. Runs of `python -m flows.pipeline` make one in a git "
-            "repository that has a commit; after `dvc repro`, commit dvc.lock."
+            f"No commit contains the dvc.lock of run {run.run_id}. Runs of `python -m flows.pipeline` make one in a "
+            "git repository that has a commit; after `dvc repro`, commit dvc.lock."
         )
     return commit
 

@@ -1,7 +1,8 @@
 """The list of deliveries: new files in a watched folder become one delivery, which is stored in data/raw.
 
-A delivery is the folder data/raw/delivery-<number>, kept by its hash in DVC's cache. One that is set aside or removed is
-no longer in data/raw, so that ingestion does not read it; its .dvc file, and with it the data, stay until it is removed.
+A delivery is the folder data/raw/delivery-<number>, kept by its hash in DVC's cache. One that is set aside or removed
+is no longer in data/raw, so that ingestion does not read it; its .dvc file, and with it the data, stay until it is
+removed.
 """
 
 import datetime
@@ -156,7 +157,7 @@ def activate(ledger: Ledger, numbers: set[int], bring_back: BringBack) -> None:
             _move_dvc_file(delivery, ASIDE, RAW)
             bring_back([f"{delivery.folder}.dvc"])
             delivery.state = "active"
-    write(ledger)
+        write(ledger)
 
 
 def remove(ledger: Ledger, number: int) -> None:
