@@ -41,10 +41,11 @@ def deliveries(
     training: "afresh" trains from new weights, "continue" from the last pretrained model, "never" curates only.
     Returns what the pipeline ran and restored; nothing if there is no new file.
     """
-    _, new = tasks.receive(Path(folder), min_age, problem_of, versioning.keep)
+    ledger, new = tasks.receive(Path(folder), min_age, problem_of, versioning.keep)
     for delivery in new:
         print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
-    active = {delivery.number for delivery in new if delivery.state == "active"}
+    # Also those of a run that was interrupted before their curation ended.
+    active = {delivery.number for delivery in ledger.deliveries if delivery.state == "active" and not delivery.counts}
     if not active:
         print("No new file can be read." if new else "There is no new file.")
         return {}

@@ -7,11 +7,13 @@ import contextlib
 import importlib
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
 
+from flows import notifications
 from flows.runtime import (
     command,
     embedded,
@@ -30,8 +32,15 @@ from tasks.errors import GateFailed
 INGESTION = "ingestion"
 
 
+Stage = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\w+$")]
+
+
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline(to: str | None = None) -> dict[str, str]:
+def pipeline(
+    to: Annotated[Stage | None, Field(description="The last stage to bring up to date; by default all stages.")] = None,
+    start: Annotated[Stage | None, Field(description="Leave out the stages before this one, stale or not.")] = None,
+    force: Annotated[bool, Field(description="Repeat stages that are up to date, such as evaluation.")] = False,
+) -> dict[str, str]:
     """Bring every stage, or those that `to` needs, up to date.
 
     Returns for each stage whose results changed how they were obtained: "run" or "restored" (from DVC's cache).
@@ -64,13 +73,16 @@ def pipeline(to: str | None = None) -> dict[str, str]:
             session.record_restored(versions.stage, params.flatten(checked[versions.stage]), tags)
 
         try:
-            versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)))
+            versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)), start, force)
         except BaseException as error:
             for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
                 record.fail(error)
+            notifications.notify_of_failure(error)
             raise
         if states:
             _publish(states)
+            ran = [stage for stage, state in states.items() if state == "run"]
+            notifications.notify_of_models([stage for stage in ran if params.is_training(stage)])
     return states
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import arguments, command, tracked_runs, versioning
+from flows.runtime import arguments, artifact_checks, command, tracked_runs, versioning
 from flows.runtime.tracking import uri
 from tasks import tables
 from tasks.addresses import redact
@@ -52,7 +52,7 @@ def _registered(paths: list[str]) -> dict[str, Any]:
     models = set[str]()
     try:
         for path in paths:
-            if md5 := versioning.locked_hash(path):
+            if md5 := artifact_checks.locked_hash(Path(versioning.LOCK), path):
                 models |= set(tracked_runs.models_made_from(path, md5))
     except Exception as error:  # any error of a server, a network or a database
         return {"registered": [], "registered_error": redact(f"MLflow at {uri()} did not answer: {error}")}

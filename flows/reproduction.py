@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows.runtime import arguments, command, tracked_runs, versioning
+from flows.runtime import arguments, artifact_checks, command, tracked_runs, versioning
 from flows.runtime.tracked_runs import StageRun
 from tasks.deliveries import tasks as deliveries
 from tasks.errors import BadInput
@@ -56,19 +58,37 @@ def repeat(run: StageRun, folder: Path) -> list[Output]:
     """Repeat the stages of a run in `folder` and return the hashes of their outputs. Raises BadInput if one fails."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(SERVERS)}
     variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables.get('PATH', '')}"
-    with versioning.work_tree(state_of(run), folder):
-        expected = versioning.locked_outs(folder / versioning.LOCK)
+    with work_tree(state_of(run), folder):
+        expected = artifact_checks.locked_outs(folder / versioning.LOCK)
         shutil.copytree("data/raw", folder / "data/raw", dirs_exist_ok=True)
         _call(folder, variables, "dvc", "checkout", "--force", *expected)
         for stage in stages_of(run):
             print(f"{stage} ...", file=sys.stderr, flush=True)
             _call(folder, variables, "dvc", "repro", "--force", "--single-item", stage)
-        actual = versioning.locked_outs(folder / versioning.LOCK)
+        actual = artifact_checks.locked_outs(folder / versioning.LOCK)
     return [
         Output(stage, path, md5, actual.get(stage, {}).get(path, ""))
         for stage in stages_of(run)
         for path, md5 in expected.get(stage, {}).items()
     ]
+
+
+@contextmanager
+def work_tree(commit: str, folder: Path) -> Iterator[None]:
+    """Make a work tree of `commit` in `folder` that shares DVC's cache; forget it, but keep its files, after the block.
+
+    Raises BadInput if git cannot make it.
+    """
+    subprocess.run(["git", "worktree", "add", "--detach", "--force", str(folder), commit], capture_output=True)
+    if not (folder / versioning.LOCK).is_file():
+        raise BadInput(f"git cannot make a work tree of commit {commit[:12]} in {folder}, or it has no dvc.lock.")
+    config = folder / ".dvc" / "config.local"
+    config.write_text(f"[cache]\n    dir = {Path('.dvc/cache').resolve()}\n", encoding="utf-8")
+    try:
+        yield
+    finally:
+        (folder / ".git").unlink(missing_ok=True)
+        subprocess.run(["git", "worktree", "prune"], capture_output=True)
 
 
 def _call(folder: Path, variables: dict[str, str], *arguments: str) -> None:

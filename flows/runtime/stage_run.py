@@ -77,7 +77,8 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session, with_s
         try:
             copy, seconds = _timed(flow, flow_run_name=name, on_running=[*flow.on_running_hooks, add_flow_run_id])
             if with_server:
-                copy(**accepted)
+                with processes.occupied_gpus(getattr(stage_params, "device", None)):
+                    copy(**accepted)
             else:
                 with embedded.without_server():
                     copy.fn(**accepted)

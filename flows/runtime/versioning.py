@@ -4,6 +4,7 @@
 tests/flows/runtime/test_versioning.py checks what we rely on.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
+import psutil
 
 from flows.runtime import artifact_checks, previous_outputs
 from tasks import catalog
@@ -108,11 +109,19 @@ def stale(to: str | None = None) -> list[str]:
         return [stage.name for stage in _plan(repo, to) if stage.changed()]
 
 
-def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable[[str], None] | None = None) -> None:
+def reproduce(
+    run: Run,
+    restore: Run,
+    to: str | None = None,
+    committed: Callable[[str], None] | None = None,
+    start: str | None = None,
+    force: bool = False,
+) -> None:
     """Let DVC bring the stages up to date, calling `run` where it would start one of our commands.
 
     `committed` is called with the name of such a stage when its outputs are in the cache and in dvc.lock, and `restore`
-    for each stage whose results DVC took from its cache instead. Exceptions of `run` are raised unchanged. Raises
+    for each stage whose results DVC took from its cache instead. start: leave out the stages before this one, stale or
+    not. force: run stages that are up to date, too. Exceptions of `run` are raised unchanged. Raises
     BadInput for errors of DVC.
     """
     from dvc.repo.reproduce import _reproduce_stage
@@ -143,9 +152,16 @@ def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable
             for stage in repo.index.stages:
                 if _is_of_pipeline(stage) and stage.name in previous_outputs.stages():
                     previous_outputs.put_back(stage.name, _paths_of(stage))
-        _refuse_missing(_plan(repo, to))
+        plan = _plan(repo, to)
+        _refuse_missing(plan)
+        names = [stage.name for stage in plan]
+        if start and start not in names:
+            raise BadParams(
+                f"start: no stage {start!r} that {to or 'the pipeline'} needs; {catalog.suggest(start, names)}"
+            )
+        targets = names[names.index(start) :] if start else to
         try:
-            repo.reproduce(to, repro_fn=reproduce_stage)
+            repo.reproduce(targets, repro_fn=reproduce_stage, single_item=bool(start), force=force)
         except ReproductionError as error:
             raise error.__cause__ or error from None
 
@@ -178,7 +194,7 @@ def restore_state(commit: str, files: list[str]) -> list[str]:
         if text := content_at(commit, path):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(text, encoding="utf-8")
-    bring_back([stage for stage in stages() if locked_outs(Path(LOCK)).get(stage)])
+    bring_back([stage for stage in stages() if artifact_checks.locked_outs(Path(LOCK)).get(stage)])
     return stale()
 
 
@@ -186,33 +202,6 @@ def content_at(commit: str, path: str) -> str:
     """Return the text of a file at a commit; empty if the commit does not have it."""
     text = _git("show", f"{commit}:{path}")
     return f"{text}\n" if text else ""
-
-
-def locked_outs(lock: Path) -> dict[str, dict[str, str]]:
-    """Return stage -> path -> hash of the outputs that a dvc.lock states."""
-    body = yaml.safe_load(lock.read_text(encoding="utf-8")) or {} if lock.is_file() else {}
-    return {
-        stage: {out["path"]: str(out.get("md5", "")) for out in entry.get("outs", ())}
-        for stage, entry in body.get("stages", {}).items()
-    }
-
-
-@contextmanager
-def work_tree(commit: str, folder: Path) -> Iterator[None]:
-    """Make a work tree of `commit` in `folder` that shares DVC's cache; forget it, but keep its files, after the block.
-
-    Raises BadInput if git cannot make it.
-    """
-    _git("worktree", "add", "--detach", "--force", str(folder), commit)
-    if not (folder / LOCK).is_file():
-        raise BadInput(f"git cannot make a work tree of commit {commit[:12]} in {folder}, or it has no {LOCK}.")
-    config = folder / ".dvc" / "config.local"
-    config.write_text(f"[cache]\n    dir = {Path('.dvc/cache').resolve()}\n", encoding="utf-8")
-    try:
-        yield
-    finally:
-        (folder / ".git").unlink(missing_ok=True)
-        _git("worktree", "prune")
 
 
 def set_param(name: str, value: Any) -> None:
@@ -236,16 +225,6 @@ def models_trained_on(path: str) -> list[str]:
                 read |= set(models)
                 trained.append(str(stage.name))
     return trained
-
-
-def locked_hash(path: str) -> str:
-    """Return the hash that dvc.lock states for a file or folder; empty if it states none."""
-    lock = yaml.safe_load(Path(LOCK).read_text(encoding="utf-8")) if Path(LOCK).is_file() else {}
-    for stage in (lock or {}).get("stages", {}).values():
-        for entry in (*stage.get("outs", ()), *stage.get("deps", ())):
-            if entry["path"] == path:
-                return str(entry.get("md5", ""))
-    return ""
 
 
 @contextmanager
@@ -315,6 +294,7 @@ def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
 def _repo() -> Iterator[Any]:
     """Yield the DVC project of the current folder; errors of DVC become BadInput."""
     from dvc.exceptions import DvcException, ReproductionError
+    from dvc.lock import LockError
     from dvc.repo import Repo
     from dvc.rwlock import RWLockFileCorruptedError
 
@@ -329,8 +309,18 @@ def _repo() -> Iterator[Any]:
             f"DVC: {error}. A command was killed while it wrote this file. If no other command runs in this project, "
             "remove the file and run the command again."
         ) from error
+    except LockError as error:
+        raise BadInput(f"{_holder_of_the_lock()} Run this command again when it has ended.") from error
     except DvcException as error:
         raise BadInput(f"DVC: {error}") from error
+
+
+def _holder_of_the_lock() -> str:
+    """Return a sentence about the process that works in this project."""
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int(Path(".dvc/tmp/lock").read_text(encoding="utf-8").split()[0]))
+        return f"Another command works in this project: process {process.pid}, `{' '.join(process.cmdline())}`."
+    return "Another command works in this project."
 
 
 @contextmanager

@@ -127,7 +127,12 @@ class Project:
 def make_project(root: Path, env: dict[str, str]) -> Project:
     """Make a project of the toy stages in `root` and commit it to git. env: the environment of its commands."""
     project = Project(root, env)
-    for path in (ROOT / "flows/__init__.py", ROOT / "flows/pipeline.py", *(ROOT / "flows/runtime").glob("*.py")):
+    for path in (
+        ROOT / "flows/__init__.py",
+        ROOT / "flows/pipeline.py",
+        ROOT / "flows/notifications.py",
+        *(ROOT / "flows/runtime").glob("*.py"),
+    ):
         copy(path, root / path.relative_to(ROOT))
     for path in (*(ROOT / "tasks").glob("*.py"), *(ROOT / "tasks/causal").glob("*.py")):
         copy(path, root / path.relative_to(ROOT))
