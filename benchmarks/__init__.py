@@ -11,6 +11,7 @@ STARTED_WITH_ARGUMENTS = {
     "preference", "preference_peers", "tokenization",
 }  # fmt: skip
 OPTIONS = {
+    "faults": {"--quick": "a selection of the faults, without whole pipelines"},
     "gpu": {"--on-cpu": "measure small models on the CPU, to try the benchmark"},
     "overhead": {"--small": "report share and seconds of the small pipeline, without the default run"},
 }

@@ -181,6 +181,12 @@ def bring_back(paths: list[str]) -> None:
         if repo.config["core"].get("remote"):
             repo.fetch(targets=paths)
         repo.checkout(targets=paths, force=True)
+        outs = [out for path in paths for stage in repo.stage.collect(path) for out in stage.outs]
+        if damaged := [oid for out in outs for oid in artifact_checks.remove_damaged_objects(out)]:
+            raise BadInput(
+                f"objects of DVC's cache were damaged on the disk and are removed ({len(damaged)}, such as {damaged[0]}). "
+                "Run the command again: it fetches them from the remote, if one is set."
+            )
 
 
 def restore_state(commit: str, files: list[str]) -> list[str]:

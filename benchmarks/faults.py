@@ -1,0 +1,65 @@
+"""Injected faults in every part: does the work end with the same bytes, and is nothing lost, doubled, wrong or dead?
+
+    make bench NAME=faults
+
+Processes are killed (SIGKILL) just before their n-th write, rename or removal, and are started again; artifacts of every
+kind get flipped bits, or are cut, emptied or filled with zeros; disks are full; MLflow refuses, hangs or is unstable.
+`survived`: the end is equal to a run without the fault, or the damage is refused by name. `lost`, `doubled`, `wrong`:
+records or bytes that are missing, twice there, or different without notice. `dead_runs`: runs shown as running without
+a process. With --quick, a selection without whole pipelines.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+
+from benchmarks import faults_in_stages as stages
+from benchmarks import faults_in_tools as tools
+from benchmarks.fault_injection import Tally, fresh
+
+
+def main() -> None:
+    """Print progress on stderr and one JSON line last."""
+    is_quick = "--quick" in sys.argv
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        inject_into_stages(tally, scratch, 2 if is_quick else 12)
+        inject_into_tools(tally, scratch, 1 if is_quick else 6, with_pipelines=not is_quick)
+    for (area, outcome), number in sorted(tally.by_area.items()):
+        print(f"{area:<14}{outcome:<12}{number:>5}")
+    print(json.dumps(tally.body()))
+
+
+def inject_into_stages(tally: Tally, scratch: Path, number: int) -> None:
+    """Kill each kind of stage `number` times, damage each kind of artifact `number` times, and fill disks."""
+    stages.write_raw(scratch / "start")
+    ingested = stages.kill_stage(tally, "ingestion", stages.ingest, scratch / "start", scratch, number)
+    curated = stages.kill_stage(tally, "curation", stages.curate, ingested, scratch, number)
+    names = ("pretrain", "sft", "reward") if number > 2 else ("pretrain",)
+    trained = stages.kill_training(tally, scratch, names, max(2, number // 2))
+    artifacts = fresh(scratch / "artifacts", trained)
+    for name in ("curated", "conversations/curated"):
+        fresh(artifacts / name, curated / name)
+    stages.damage_artifacts(tally, artifacts, scratch, number)
+    stages.fill_disk(tally)
+    print(tally.body(), file=sys.stderr, flush=True)
+
+
+def inject_into_tools(tally: Tally, scratch: Path, number: int, with_pipelines: bool) -> None:
+    """Break tracking, receipt of deliveries and scheduling; with pipelines also the versions of a project."""
+    tools.break_tracking(tally, scratch, number)
+    tools.kill_deliveries(tally, scratch, 2 * number)
+    tools.kill_scheduled_runs(tally, scratch, number)
+    if with_pipelines:
+        project = tools.make_toy(scratch / "toy")
+        tools.damage_versions(tally, project, scratch, number)
+        tools.kill_pipelines(tally, project, number // 2)
+
+
+if __name__ == "__main__":
+    main()
