@@ -2,8 +2,8 @@
 
     make bench NAME=faults
 
-Processes are killed (SIGKILL) just before their n-th write, rename or removal, and are started again; artifacts of every
-kind get flipped bits, or are cut, emptied or filled with zeros; disks are full; MLflow refuses, hangs or is unstable.
+Processes are killed (SIGKILL) just before their n-th write, rename or removal, and are started again; artifacts of
+every kind get flipped bits, or are cut, emptied or filled with zeros; disks are full; MLflow refuses or hangs.
 `survived`: the end is equal to a run without the fault, or the damage is refused by name. `lost`, `doubled`, `wrong`:
 records or bytes that are missing, twice there, or different without notice. `dead_runs`: runs shown as running without
 a process. With --quick, a selection without whole pipelines.

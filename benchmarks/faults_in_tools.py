@@ -226,7 +226,7 @@ def kill_scheduled_runs(tally: Tally, scratch: Path, number: int) -> None:
         for index in range(number):
             child = subprocess.Popen(
                 [sys.executable, "-c", RECORDING, f"run-{index}"], cwd=scratch / "schedule",
-                env={**os.environ, "PYTHONPATH": os.getcwd()}, stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": str(Path.cwd())}, stdout=subprocess.PIPE,
             )  # fmt: skip
             assert child.stdout is not None
             child.stdout.readline()

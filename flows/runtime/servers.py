@@ -91,7 +91,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": mlflow,
         "_MLFLOW_SERVER_FILE_STORE": own_store if is_database else environment.defaults()["MLFLOW_TRACKING_URI"],
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(environment.home() / "mlruns"),
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": os.environ.get("ATHANOR_ARTIFACTS", str(environment.home() / "mlruns")),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "ATHANOR_HOME": str(environment.home()),

@@ -184,7 +184,7 @@ def bring_back(paths: list[str]) -> None:
         outs = [out for path in paths for stage in repo.stage.collect(path) for out in stage.outs]
         if damaged := [oid for out in outs for oid in artifact_checks.remove_damaged_objects(out)]:
             raise BadInput(
-                f"objects of DVC's cache were damaged on the disk and are removed ({len(damaged)}, such as {damaged[0]}). "
+                f"objects of DVC's cache were damaged and are removed ({len(damaged)}, such as {damaged[0]}). "
                 "Run the command again: it fetches them from the remote, if one is set."
             )
 
