@@ -24,6 +24,7 @@ FOLDER = "incoming"
 BASES, PRETRAINED = Path("data/bases"), Path("data/models/pretrain")
 READERS = ("curation", "pretrain")  # the last stage that looks at all documents; the stage that can continue
 
+Folder = Annotated[str, Field(min_length=1, max_length=4_096)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Training = Literal["continue", "afresh", "never"]
@@ -31,15 +32,17 @@ Training = Literal["continue", "afresh", "never"]
 
 @flow(name="deliveries", flow_run_name="deliveries")
 def deliveries(
-    folder: str = FOLDER, min_age: Seconds = 60.0, min_new_share: Share = 0.05, training: Training = "afresh"
+    folder: Folder = FOLDER, min_age: Seconds = 60.0, min_new_share: Share = 0.05, training: Training = "afresh"
 ) -> dict[str, str]:
     """Receive new files as one delivery, curate them with everything before, and train when enough is new.
 
-    folder: the watched folder. Its files stay where they are.
-    min_age: seconds for which nobody may have changed a file, so that files that are being written wait.
-    min_new_share: train when the curated documents grew by this share since the last training; 0 trains always.
-    training: "afresh" trains from new weights, "continue" from the last pretrained model, "never" curates only.
     Returns what the pipeline ran and restored; nothing if there is no new file.
+
+    Args:
+        folder: The watched folder; its files stay there.
+        min_age: Seconds for which nobody may have changed a file, so that files that are being written wait.
+        min_new_share: Train when the curated documents grew by this share since the last training; 0 trains always.
+        training: Train afresh, continue from the last pretrained model, or never (curate only).
     """
     ledger, new = tasks.receive(Path(folder), min_age, problem_of, versioning.keep)
     for delivery in new:

@@ -36,14 +36,15 @@ Stage = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\w+$")]
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline(
-    to: Annotated[Stage | None, Field(description="The last stage to bring up to date; by default all stages.")] = None,
-    start: Annotated[Stage | None, Field(description="Leave out the stages before this one, stale or not.")] = None,
-    force: Annotated[bool, Field(description="Repeat stages that are up to date, such as evaluation.")] = False,
-) -> dict[str, str]:
+def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = False) -> dict[str, str]:
     """Bring every stage, or those that `to` needs, up to date.
 
     Returns for each stage whose results changed how they were obtained: "run" or "restored" (from DVC's cache).
+
+    Args:
+        to: The last stage to bring up to date; by default all stages.
+        start: Leave out the stages before this one, stale or not.
+        force: Repeat stages that are up to date, too, such as an evaluation.
     """
     embedded.wait_for_an_absent_server()
     session, states = spool.Session("pipeline"), dict[str, str]()
