@@ -17,9 +17,22 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
 
+# Imported before the first fork, so that no forked process has to import them.
+import dvc.repo.reproduce
+import mlflow
+import mlflow.store.tracking.sqlalchemy_store
+import torch
+import transformers
+
+import flows.curation
+import flows.ingestion
+import tasks.curation.tasks
+import tasks.tokenization.tasks
 from benchmarks import faults_in_stages as stages
 from benchmarks import faults_in_tools as tools
 from benchmarks.fault_injection import Tally, fresh
+
+IMPORTED = (dvc, mlflow, torch, transformers, flows, tasks)
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
@@ -136,6 +135,8 @@ def _fits_flash_attention(module: Any, query: Tensor, settings: dict[str, Any]) 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, settings: dict[str, Any]) -> Tensor:
     """Causal attention within each document: [rows, heads, length, head_dim] -> [rows, length, heads, head_dim]."""
+    from torch.nn.attention.varlen import varlen_attn  # imports torch.compile's modules: seconds that a CPU run saves
+
     rows, heads, length, size = query.shape
     query, key, value = (x.transpose(1, 2).reshape(rows * length, -1, size) for x in (query, key, value))
     scale, is_grouped = settings.get("scaling"), heads != key.shape[1]
