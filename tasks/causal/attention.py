@@ -133,10 +133,15 @@ def _fits_flash_attention(module: Any, query: Tensor, settings: dict[str, Any]) 
     return not has_dropout and query.shape[-1] <= MAX_FLASH_HEAD_DIM and query.shape[-1] % 8 == 0
 
 
+def varlen_attn(*arguments: Any, **named: Any) -> Any:
+    """Call torch's function, whose module imports those of torch.compile: seconds that other runs save."""
+    from torch.nn.attention.varlen import varlen_attn as function
+
+    return function(*arguments, **named)
+
+
 def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, settings: dict[str, Any]) -> Tensor:
     """Causal attention within each document: [rows, heads, length, head_dim] -> [rows, length, heads, head_dim]."""
-    from torch.nn.attention.varlen import varlen_attn  # imports torch.compile's modules: seconds that a CPU run saves
-
     rows, heads, length, size = query.shape
     query, key, value = (x.transpose(1, 2).reshape(rows * length, -1, size) for x in (query, key, value))
     scale, is_grouped = settings.get("scaling"), heads != key.shape[1]
