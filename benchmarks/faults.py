@@ -40,38 +40,48 @@ def main() -> None:
     is_quick = "--quick" in sys.argv
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        inject_into_stages(tally, scratch, 2 if is_quick else 12)
-        inject_into_tools(tally, scratch, 1 if is_quick else 6, with_pipelines=not is_quick)
+        inject_into_stages(tally, Path(folder), is_quick)
+        inject_into_tools(tally, Path(folder), is_quick)
     for (area, outcome), number in sorted(tally.by_area.items()):
         print(f"{area:<14}{outcome:<12}{number:>5}")
     print(json.dumps(tally.body()))
 
 
-def inject_into_stages(tally: Tally, scratch: Path, number: int) -> None:
-    """Kill each kind of stage `number` times, damage each kind of artifact `number` times, and fill disks."""
+def inject_into_stages(tally: Tally, scratch: Path, is_quick: bool) -> None:
+    """Kill each kind of stage at several writes, damage each kind of artifact, and fill disks."""
+    num_kills, num_damages = (2, 2) if is_quick else (8, 12)
+    stages.fill_disk(tally)
     stages.write_raw(scratch / "start")
-    ingested = stages.kill_stage(tally, "ingestion", stages.ingest, scratch / "start", scratch, number)
-    curated = stages.kill_stage(tally, "curation", stages.curate, ingested, scratch, number)
-    names = ("pretrain", "sft", "reward") if number > 2 else ("pretrain",)
-    trained = stages.kill_training(tally, scratch, names, max(2, number // 2))
+    ingested = stages.kill_stage(tally, "ingestion", stages.ingest, scratch / "start", scratch, num_kills)
+    show(tally)
+    curated = stages.kill_stage(tally, "curation", stages.curate, ingested, scratch, num_kills)
+    show(tally)
+    trained = stages.kill_training(tally, scratch, ("pretrain",) if is_quick else ("pretrain", "sft"), num_kills // 2)
+    show(tally)
     artifacts = fresh(scratch / "artifacts", trained)
     for name in ("curated", "conversations/curated"):
         fresh(artifacts / name, curated / name)
-    stages.damage_artifacts(tally, artifacts, scratch, number)
-    stages.fill_disk(tally)
-    print(tally.body(), file=sys.stderr, flush=True)
+    stages.damage_artifacts(tally, artifacts, scratch, num_damages)
+    show(tally)
 
 
-def inject_into_tools(tally: Tally, scratch: Path, number: int, with_pipelines: bool) -> None:
-    """Break tracking, receipt of deliveries and scheduling; with pipelines also the versions of a project."""
-    tools.break_tracking(tally, scratch, number)
-    tools.kill_deliveries(tally, scratch, 2 * number)
-    tools.kill_scheduled_runs(tally, scratch, number)
-    if with_pipelines:
+def inject_into_tools(tally: Tally, scratch: Path, is_quick: bool) -> None:
+    """Break tracking, receipt of deliveries and scheduling; unless quick, also versions and whole pipelines."""
+    tools.kill_deliveries(tally, scratch, 2 if is_quick else 12)
+    tools.kill_scheduled_runs(tally, scratch, 1 if is_quick else 4)
+    show(tally)
+    tools.break_tracking(tally, scratch, 1 if is_quick else 4)
+    show(tally)
+    if not is_quick:
         project = tools.make_toy(scratch / "toy")
-        tools.damage_versions(tally, project, scratch, number)
-        tools.kill_pipelines(tally, project, number // 2)
+        tools.damage_versions(tally, project, scratch, 4)
+        show(tally)
+        tools.kill_pipelines(tally, project, 2)
+
+
+def show(tally: Tally) -> None:
+    """Print the outcomes so far on stderr."""
+    print(tally.body(), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

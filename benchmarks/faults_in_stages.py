@@ -138,7 +138,7 @@ def damage_artifacts(tally: Tally, data: Path, scratch: Path, number: int) -> No
             data / "conversations/curated",
             lambda folder: str([b.to_pylist() for b in tables.batches(folder)]),
         ),
-        "tokens": (data / "tokens/documents/train", read_tokens),
+        "tokens": (data / "tokens", read_tokens),
         "model": (data / "models/pretrain", lambda folder: json.dumps(models.verify(folder), sort_keys=True)),
         "checkpoint": (scratch / "checkpoints", lambda folder: str(checkpoint.load_newest(folder, "same"))),
     }
@@ -148,7 +148,8 @@ def damage_artifacts(tally: Tally, data: Path, scratch: Path, number: int) -> No
             kind = DAMAGES[index % len(DAMAGES)]
             folder = injection.fresh(scratch / "damaged", source)
             files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 0)
-            files = [path for path in files if path.name != "manifest.json"] or files
+            files = [path for path in files if path.name != "manifest.json"]
+            files = [path for path in files if "documents/train" in str(path)] or files
             path = files[index % len(files)]
             injection.damage(path, kind, rng)
             tally.add("artifacts", f"{name}: {kind} of {path.name}", outcome_of_reading(read, folder, expected))
@@ -156,7 +157,7 @@ def damage_artifacts(tally: Tally, data: Path, scratch: Path, number: int) -> No
 
 def read_tokens(folder: Path) -> str:
     """Return the content of a token stream."""
-    stream = tokens.read_stream(folder)
+    stream = tokens.read_stream(folder / "documents/train")
     return str([np.asarray(getattr(stream, name)).tolist() for name in ("ids", "lengths") if hasattr(stream, name)])
 
 
