@@ -88,15 +88,7 @@ def compare(data: Path, reference: Path, folders: Iterable[str] = TABLES) -> str
     return SURVIVED if digest(data, folders) == digest(reference, folders) else WRONG
 
 
-def kill_stage(
-    tally: Tally,
-    area: str,
-    work: Callable[[Path], None],
-    start: Path,
-    scratch: Path,
-    number: int,
-    is_table: bool = True,
-) -> Path:
+def kill_stage(tally: Tally, area: str, work: Callable[[Path], None], start: Path, scratch: Path, number: int) -> Path:
     """Kill a stage at up to `number` of its writes, repeat it, and compare. Return the data without a fault."""
     reference = injection.fresh(scratch / f"{area}-reference", start)
     total = injection.count_writes(partial(work, reference))
