@@ -10,7 +10,11 @@ STARTED_WITH_ARGUMENTS = {
     "curation", "curation_peers", "filters_peers", "formats", "gpu", "minhash", "minhash_peers", "packing_peers",
     "preference", "preference_peers", "tokenization",
 }  # fmt: skip
-OPTIONS = {"gpu": {"--on-cpu": "measure small models on the CPU, to try the benchmark"}}
+OPTIONS = {
+    "faults": {"--quick": "a selection of the faults, without whole pipelines"},
+    "gpu": {"--on-cpu": "measure small models on the CPU, to try the benchmark"},
+    "overhead": {"--small": "report share and seconds of the small pipeline, without the default run"},
+}
 
 
 def check_arguments(name: str, arguments: list[str]) -> None:

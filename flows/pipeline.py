@@ -7,11 +7,13 @@ import contextlib
 import importlib
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
 
+from flows import notifications
 from flows.runtime import (
     command,
     embedded,
@@ -30,11 +32,19 @@ from tasks.errors import GateFailed
 INGESTION, EVALUATION = "ingestion", "evaluation"
 
 
+Stage = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\w+$")]
+
+
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline(to: str | None = None) -> dict[str, str]:
+def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = False) -> dict[str, str]:
     """Bring every stage, or those that `to` needs, up to date.
 
     Returns for each stage whose results changed how they were obtained: "run" or "restored" (from DVC's cache).
+
+    Args:
+        to: The last stage to bring up to date; by default all stages.
+        start: Leave out the stages before this one, stale or not.
+        force: Repeat stages that are up to date, too, such as an evaluation.
     """
     embedded.wait_for_an_absent_server()
     session, states = spool.Session("pipeline"), dict[str, str]()
@@ -65,15 +75,18 @@ def pipeline(to: str | None = None) -> dict[str, str]:
             session.record_restored(versions.stage, params.flatten(checked[versions.stage]), tags)
 
         try:
-            versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)))
+            versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)), start, force)
         except BaseException as error:
             for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
                 record.fail(error)
+            notifications.notify_of_failure(error)
             raise
         if EVALUATION in states:
             promotion_tags.update(_promote(_tags(session)))
         if states:
             _publish(states)
+            ran = [stage for stage, state in states.items() if state == "run"]
+            notifications.notify_of_models([stage for stage in ran if params.is_training(stage)])
     return states
 
 
@@ -105,6 +118,7 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     try:
         if stale := versioning.stale(to):
             states = embedded.flow_run(lambda: check_params(to, stale), lambda: pipeline(to))
+            results.record_pipeline(states)
         elif not as_json:
             print("Everything is up to date.")
     except GateFailed:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tasks.errors import BadInput
 
 
@@ -103,3 +105,22 @@ def _restore(repo: Any, out: Any, file: Path, md5: str) -> bool:
 def _md5(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def locked_outs(lock: Path) -> dict[str, dict[str, str]]:
+    """Return stage -> path -> hash of the outputs that a dvc.lock states."""
+    body = yaml.safe_load(lock.read_text(encoding="utf-8")) or {} if lock.is_file() else {}
+    return {
+        stage: {out["path"]: str(out.get("md5", "")) for out in entry.get("outs", ())}
+        for stage, entry in body.get("stages", {}).items()
+    }
+
+
+def locked_hash(lock: Path, path: str) -> str:
+    """Return the hash that a dvc.lock states for a file or folder that a stage reads or writes, or an empty string."""
+    body = yaml.safe_load(lock.read_text(encoding="utf-8")) or {} if lock.is_file() else {}
+    for stage in body.get("stages", {}).values():
+        for entry in (*stage.get("outs", ()), *stage.get("deps", ())):
+            if entry["path"] == path:
+                return str(entry.get("md5", ""))
+    return ""

@@ -7,10 +7,13 @@ writing, to outputs or to a database, while the next run does the same.
 
 import contextlib
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,36 @@ def close_dead_runs() -> int:
                         num_closed += 1
                 file.unlink(missing_ok=True)
     return num_closed
+
+
+def gpu_limits() -> list[str]:
+    """Return the names of Prefect's concurrency limits of the GPUs of this machine that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+        lines = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
+        devices = [[part.strip() for part in line.split(",")] for line in lines if "," in line]
+        chosen = None if visible is None else {part.strip() for part in visible.split(",")}
+        host = platform.node().split(".")[0] or "localhost"
+        return [f"gpu-{host}-{index}" for index, uuid in devices if chosen is None or chosen & {index, uuid}]
+    return []
+
+
+@contextlib.contextmanager
+def occupied_gpus(device: str | None) -> Iterator[None]:
+    """Hold the slot of each GPU while the block runs, and wait for those that another run holds.
+
+    device: the param of the stage; None for a stage that uses no GPU. Only a lasting server knows other runs. Limits
+    that do not exist there are ignored (`make up` makes them).
+    """
+    names = gpu_limits() if device not in (None, "cpu") and os.environ.get("PREFECT_API_URL") else []
+    if not names:
+        yield
+        return
+    from prefect.concurrency.sync import concurrency
+
+    with concurrency(names, occupy=1):  # all in one call, so that two runs cannot wait for each other
+        yield
 
 
 def end_with_parent() -> None:

@@ -3,9 +3,12 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flows.runtime.environment import RUN
 from tasks import reports
@@ -13,6 +16,7 @@ from tasks.addresses import redact
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
+PIPELINE_SECONDS = RUN / "pipeline_seconds.json"  # of the last pipeline that ran a stage
 MAX_BRIEF_VALUES = 5  # counts and scores in the row of a stage that states no highlights
 LOW_PEAK_SHARE = 0.3  # of the peak of matrix products; below it, the table names what takes the time
 # Parts of the steps of training in Timings, and what they are called.
@@ -26,10 +30,18 @@ KEY_SCORES = (
 )  # fmt: skip
 
 
-def record(stage: str, seconds: float, peak_bytes: int) -> None:
-    """Print and store how long a stage took and how much memory its process used at most."""
+def record(stage: str, seconds: float, work_seconds: float, peak_bytes: int) -> None:
+    """Print and store how long a stage took, how long its function ran, and the most memory that its process used."""
     print(f"{stage}: {seconds:.1f} s, {peak_bytes / 1e9:.2f} GB", file=sys.stderr, flush=True)
-    write_json(SECONDS / f"{stage}.json", {"seconds": seconds, "peak_bytes": peak_bytes})
+    write_json(SECONDS / f"{stage}.json", {"seconds": seconds, "work_seconds": work_seconds, "peak_bytes": peak_bytes})
+
+
+def record_pipeline(states: Mapping[str, str]) -> None:
+    """Store how long this process has run, and which part of it is the work of the stages that it has run."""
+    ran = [stage for stage, state in states.items() if state == "run"]
+    work = sum(read_json(SECONDS / f"{stage}.json").get("work_seconds", 0.0) for stage in ran)
+    seconds = time.time() - psutil.Process().create_time()
+    write_json(PIPELINE_SECONDS, {"seconds": seconds, "work_seconds": work, "stages": ran})
 
 
 def card(stage: str, data: Path = Path("data")) -> str:
@@ -90,6 +102,7 @@ def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, da
             **({"speed": speed} if speed else {}),
             "state": states.get(stage, "up to date"),
             "seconds": usage.get("seconds"),
+            "work_seconds": usage.get("work_seconds"),
             "peak_bytes": usage.get("peak_bytes"),
             **(_numbers(reports.read(report)) if report.is_file() else {}),
         }

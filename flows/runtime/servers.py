@@ -11,12 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, command, environment, request_guard, tracking
+from flows.runtime import arguments, command, environment, processes, request_guard, tracking
 from tasks.errors import BadInput
 from tasks.files import write_json
 
@@ -48,6 +48,8 @@ def up() -> None:
     write_json(FOLDER / "work-pool.template", POOL_TEMPLATE)
     pool = ["--type", "process", "--base-job-template", str(FOLDER / "work-pool.template"), "--overwrite"]
     _call(["prefect", "--no-prompt", "work-pool", "create", POOL, *pool], variables)
+    for name in processes.gpu_limits():  # one training at a time on each GPU
+        _call(["prefect", "--no-prompt", "gcl", "create", name, "--limit", "1"], variables, {1})  # 1: it exists
     _call(["prefect", "--no-prompt", "deploy", "--all"], variables)
     _start("worker", ["prefect", "worker", "start", "--pool", POOL], variables, {})
     _start("watch", ["flows.runtime.processes"], variables, {})
@@ -89,7 +91,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": mlflow,
         "_MLFLOW_SERVER_FILE_STORE": own_store if is_database else environment.defaults()["MLFLOW_TRACKING_URI"],
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(environment.home() / "mlruns"),
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": os.environ.get("ATHANOR_ARTIFACTS", str(environment.home() / "mlruns")),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "ATHANOR_HOME": str(environment.home()),
@@ -147,9 +149,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _call(arguments: list[str], variables: Mapping[str, str]) -> None:
+def _call(arguments: list[str], variables: Mapping[str, str], accepted_codes: Set[int] = frozenset()) -> None:
     process = subprocess.run([sys.executable, "-m", *arguments], env=dict(variables), capture_output=True, text=True)
-    if process.returncode:
+    if process.returncode and process.returncode not in accepted_codes:
         output = f"{process.stdout}{process.stderr}"
         raise BadInput(f"`{' '.join(arguments)}` ended with exit code {process.returncode}:\n{output}")
 

@@ -1,5 +1,6 @@
 """One run of one stage: typed params, checkpoints, the Prefect flow run, and its record for MLflow."""
 
+import functools
 import gc
 import inspect
 import shutil
@@ -11,8 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.runtime import embedded, params, processes, results, spool, tracking, versioning
-from flows.runtime.environment import RUN
+from flows.runtime import embedded, environment, params, processes, results, spool, tracking, versioning
 from tasks import addresses
 from tasks.addresses import Address
 from tasks.errors import BadParams
@@ -28,10 +28,12 @@ def run_alone(stage: str, flow: Any) -> None:
         if session.pid:
             processes.end_with(session.pid)  # otherwise this process would write into outputs that the next run makes
 
+        with_server = not embedded.is_needed()
+
         def work() -> None:
             with tracking.following():
                 with versions.replacing_outputs():
-                    record = run(flow, versions, session)
+                    record = run(flow, versions, session, with_server)
                 record.write("finished")  # `dvc repro` commits after the end of this process
 
         def check() -> None:
@@ -39,11 +41,18 @@ def run_alone(stage: str, flow: Any) -> None:
             if stage == "ingestion":
                 params.check_files(checked)
 
-        embedded.flow_run(check, work)
+        if with_server:
+            embedded.flow_run(check, work)
+        else:
+            environment.make_folder()
+            check()
+            work()
 
 
-def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> spool.Record:
+def run(flow: Any, versions: versioning.Versions, session: spool.Session, with_server: bool = True) -> spool.Record:
     """Run `flow` in this process; inside another flow run it becomes a nested one. Return the record of the run.
+
+    Without a server the function of the flow is called, and Prefect knows nothing of it.
 
     The flow receives those of `stage`, `params`, `data` and `checkpoints` that its function has a parameter for. The
     outputs are written then, but not committed: the caller calls `close` after DVC has committed them.
@@ -67,13 +76,19 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session) -> spo
         name = f"{stage} {versions.key[:8]}"
         accepted = {name: arguments[name] for name in inspect.signature(flow.fn).parameters if name in arguments}
         try:
-            flow.with_options(flow_run_name=name, on_running=[*flow.on_running_hooks, add_flow_run_id])(**accepted)
+            copy, seconds = _timed(flow, flow_run_name=name, on_running=[*flow.on_running_hooks, add_flow_run_id])
+            if with_server:
+                with processes.occupied_gpus(getattr(stage_params, "device", None)):
+                    copy(**accepted)
+            else:
+                with embedded.without_server():
+                    copy.fn(**accepted)
         finally:
             if _is_newer(Path("data/reports") / f"{stage}.json", start_time):  # also if it failed after its report
                 results.show_summary(stage)
         record.body["tags"] |= versions.out_tags()
         record.body["card"] = results.card(stage)
-    results.record(stage, time.perf_counter() - start, record.peak_bytes)
+    results.record(stage, time.perf_counter() - start, sum(seconds), record.peak_bytes)
     if checkpoints.is_dir():
         (checkpoints / FINISHED).touch()
     gc.collect()  # models are part of reference cycles, so that only the collector frees their memory
@@ -87,6 +102,24 @@ def close(record: spool.Record) -> None:
     """
     record.write("finished")
     shutil.rmtree(Path(record.body["steps"]).parent, ignore_errors=True)
+
+
+def _timed(flow: Any, **options: Any) -> tuple[Any, list[float]]:
+    """Return a copy of `flow` with `options`, and a list to which its function appends its seconds."""
+    seconds: list[float] = []
+    copy = flow.with_options(**options)
+    function = copy.fn
+
+    @functools.wraps(function)
+    def work(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    copy.fn = work
+    return copy, seconds
 
 
 def _find_secrets(value: Any) -> None:
@@ -134,7 +167,7 @@ def _warn_of_untracked_paths(versions: versioning.Versions, stage_params: BaseMo
 
 def _checkpoint_folder(stage: str, key: str) -> Path:
     """Return the folder of this run's checkpoints; delete those of other params except the newest few."""
-    folder = RUN / "checkpoints" / stage
+    folder = environment.RUN / "checkpoints" / stage
     folders = sorted((p for p in folder.glob("*") if p.name != key), key=lambda p: p.stat().st_mtime, reverse=True)
     for old in folders[NUM_KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)

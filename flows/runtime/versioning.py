@@ -4,6 +4,7 @@
 tests/flows/runtime/test_versioning.py checks what we rely on.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,10 +12,13 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flows.runtime import artifact_checks, previous_outputs
 from tasks import catalog
@@ -22,6 +26,8 @@ from tasks.errors import BadInput, BadParams
 
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
 PARAMS, LOCK = "params.yaml", "dvc.lock"
+MODELS = "data/models/"
+DELIVERIES = "data/deliveries.json"  # which deliveries were active is part of the state of an experiment
 DATA = "data"  # the folder whose files stages write, and whose bytes are compared with dvc.lock
 NAMES = "surrogateescape"  # git prints the bytes of file names, which need not be UTF-8
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
@@ -103,11 +109,19 @@ def stale(to: str | None = None) -> list[str]:
         return [stage.name for stage in _plan(repo, to) if stage.changed()]
 
 
-def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable[[str], None] | None = None) -> None:
+def reproduce(
+    run: Run,
+    restore: Run,
+    to: str | None = None,
+    committed: Callable[[str], None] | None = None,
+    start: str | None = None,
+    force: bool = False,
+) -> None:
     """Let DVC bring the stages up to date, calling `run` where it would start one of our commands.
 
     `committed` is called with the name of such a stage when its outputs are in the cache and in dvc.lock, and `restore`
-    for each stage whose results DVC took from its cache instead. Exceptions of `run` are raised unchanged. Raises
+    for each stage whose results DVC took from its cache instead. start: leave out the stages before this one, stale or
+    not. force: run stages that are up to date, too. Exceptions of `run` are raised unchanged. Raises
     BadInput for errors of DVC.
     """
     from dvc.repo.reproduce import _reproduce_stage
@@ -138,11 +152,85 @@ def reproduce(run: Run, restore: Run, to: str | None = None, committed: Callable
             for stage in repo.index.stages:
                 if _is_of_pipeline(stage) and stage.name in previous_outputs.stages():
                     previous_outputs.put_back(stage.name, _paths_of(stage))
-        _refuse_missing(_plan(repo, to))
+        plan = _plan(repo, to)
+        _refuse_missing(plan)
+        names = [stage.name for stage in plan]
+        if start and start not in names:
+            raise BadParams(
+                f"start: no stage {start!r} that {to or 'the pipeline'} needs; {catalog.suggest(start, names)}"
+            )
+        targets = names[names.index(start) :] if start else to
         try:
-            repo.reproduce(to, repro_fn=reproduce_stage)
+            repo.reproduce(targets, repro_fn=reproduce_stage, single_item=bool(start), force=force)
         except ReproductionError as error:
             raise error.__cause__ or error from None
+
+
+def keep(path: str) -> str:
+    """Store a file or folder by its hash in DVC's cache, and in the remote where one is set. Return the hash."""
+    with _repo() as repo:
+        (stage,) = repo.add(path)
+        if repo.config["core"].get("remote"):
+            repo.push(targets=[f"{path}.dvc"])
+        return str(stage.outs[0].hash_info.value)
+
+
+def bring_back(paths: list[str]) -> None:
+    """Write what `keep` has stored, or outputs of stages, as their .dvc files and dvc.lock say. Raises BadInput."""
+    with _repo() as repo:
+        if repo.config["core"].get("remote"):
+            repo.fetch(targets=paths)
+        repo.checkout(targets=paths, force=True)
+        outs = [out for path in paths for stage in repo.stage.collect(path) for out in stage.outs]
+        if damaged := [oid for out in outs for oid in artifact_checks.remove_damaged_objects(out)]:
+            raise BadInput(
+                f"objects of DVC's cache were damaged and are removed ({len(damaged)}, such as {damaged[0]}). "
+                "Run the command again: it fetches them from the remote, if one is set."
+            )
+
+
+def restore_state(commit: str, files: list[str]) -> list[str]:
+    """Make params, dvc.lock, reports and outputs those of `commit`; return the stages that are stale then.
+
+    The present state is kept in an experiment before. files: further files to take from the commit, where it has them.
+    """
+    save_experiment(f"before-restoring-{commit[:8]}-{time.time_ns()}")
+    reports = _git("ls-tree", "-r", "--name-only", commit, "--", f"{DATA}/reports").split("\n")
+    for path in filter(None, [PARAMS, LOCK, *reports, *files]):
+        if text := content_at(commit, path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text, encoding="utf-8")
+    bring_back([stage for stage in stages() if artifact_checks.locked_outs(Path(LOCK)).get(stage)])
+    return stale()
+
+
+def content_at(commit: str, path: str) -> str:
+    """Return the text of a file at a commit; empty if the commit does not have it."""
+    text = _git("show", f"{commit}:{path}")
+    return f"{text}\n" if text else ""
+
+
+def set_param(name: str, value: Any) -> None:
+    """Change one value of params.yaml, whose comments stay. name: its keys, separated by dots."""
+    from dvc.utils.serialize import modify_yaml
+
+    *sections, key = name.split(".")
+    with modify_yaml(PARAMS) as body:
+        for section in sections:
+            body = body.setdefault(section, {})
+        body[key] = value
+
+
+def models_trained_on(path: str) -> list[str]:
+    """Return the stages that train a model on `path`, or from such a model, in the order of dvc.yaml."""
+    read, trained = {path}, []
+    with _repo() as repo:
+        for stage in _plan(repo, None):
+            models = [out.def_path for out in stage.outs if out.def_path.startswith(MODELS)]
+            if models and any(Path(part).is_relative_to(dep.def_path) for dep in stage.deps for part in read):
+                read |= set(models)
+                trained.append(str(stage.name))
+    return trained
 
 
 @contextmanager
@@ -243,7 +331,7 @@ def _outputs_in_git() -> list[str]:
     """Return dvc.lock and the outputs of stages that DVC leaves to git, as far as these files exist."""
     with _repo() as repo:
         outs = [out for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-        paths = [LOCK, *(os.path.relpath(out.fs_path) for out in outs)]
+        paths = [LOCK, DELIVERIES, *(os.path.relpath(out.fs_path) for out in outs)]
     return [path for path in paths if Path(path).is_file()]
 
 
@@ -263,6 +351,7 @@ def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
 def _repo() -> Iterator[Any]:
     """Yield the DVC project of the current folder; errors of DVC become BadInput."""
     from dvc.exceptions import DvcException, ReproductionError
+    from dvc.lock import LockError
     from dvc.repo import Repo
     from dvc.rwlock import RWLockFileCorruptedError
 
@@ -277,8 +366,18 @@ def _repo() -> Iterator[Any]:
             f"DVC: {error}. A command was killed while it wrote this file. If no other command runs in this project, "
             "remove the file and run the command again."
         ) from error
+    except LockError as error:
+        raise BadInput(f"{_holder_of_the_lock()} Run this command again when it has ended.") from error
     except DvcException as error:
         raise BadInput(f"DVC: {error}") from error
+
+
+def _holder_of_the_lock() -> str:
+    """Return a sentence about the process that works in this project."""
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int(Path(".dvc/tmp/lock").read_text(encoding="utf-8").split()[0]))
+        return f"Another command works in this project: process {process.pid}, `{' '.join(process.cmdline())}`."
+    return "Another command works in this project."
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
@@ -132,6 +131,13 @@ def _fits_flash_attention(module: Any, query: Tensor, settings: dict[str, Any]) 
         return False
     has_dropout = module.training and settings.get("dropout", 0.0) > 0
     return not has_dropout and query.shape[-1] <= MAX_FLASH_HEAD_DIM and query.shape[-1] % 8 == 0
+
+
+def varlen_attn(*arguments: Any, **named: Any) -> Any:
+    """Call torch's function, whose module imports those of torch.compile: seconds that other runs save."""
+    from torch.nn.attention.varlen import varlen_attn as function
+
+    return function(*arguments, **named)
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, settings: dict[str, Any]) -> Tensor:

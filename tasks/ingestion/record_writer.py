@@ -13,6 +13,7 @@ from tasks.conversations import Conversation, Preference, UnpairedAnswer
 from tasks.documents import Document
 from tasks.ingestion.file_report import FileReports
 from tasks.ingestion.labels import StoredRecord
+from tasks.ingestion.removal import removals
 from tasks.tables import QUARANTINE, Quarantined, Writer
 
 TABLES = {
@@ -38,7 +39,7 @@ class RecordWriter:
     """
 
     def __init__(self, data: Path, choose_split: Callable[[str], str]) -> None:
-        self._choose_split = choose_split
+        self._choose_split, self._removals = choose_split, removals.read(data)
         self.files = FileReports()
         self.first_quarantined: dict[str, Quarantined] = {}  # by source
         self._tables = {kind: _BatchedTable(data / folder, schema) for kind, (folder, schema) in TABLES.items()}
@@ -57,12 +58,22 @@ class RecordWriter:
             kind, split = _KIND_OF_CLASS[type(record)], record.split or self._choose_split(record.group)
             row = record.row(source, split)
             row["id"] = f"{source}/{record.id}"
+            if self._removals.contains(row):
+                self._add_removed(source, record.rows)
+                return
             self.num_by_split[source, kind, split] += 1
             if record.changes:
                 self.num_by_change.update({(source, words): count for words, count in record.changes.items()})
         self.files.add(source, record)
         self.num_records[source, kind] += record.num_records if isinstance(record, Quarantined) else 1
         self._tables[kind].add(row, _num_characters(record))
+
+    def _add_removed(self, source: str, files: tuple[str, ...]) -> None:
+        """Count the rows of a record that was removed on request as quarantined."""
+        for file in files:
+            self.add(source, Quarantined(file, removals.REASON, removals.DETAIL))
+        if not files:  # a further record of a row that is counted with its first one
+            self.num_by_change[source, "further records of rows: removed on request"] += 1
 
     def __enter__(self) -> "RecordWriter":
         for table in self._tables.values():

@@ -16,6 +16,7 @@ from tasks.ingestion import preview as previewing
 from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
+from tasks.ingestion.removal import removals
 from tasks.progress import Progress
 from tasks.reports import Timings
 
@@ -155,3 +156,13 @@ def preview(paths: Sequence[str]) -> previewing.Preview:
 def check_preview(result: previewing.Preview, paths: Sequence[str]) -> None:
     """Raise BadInput if no file can be read."""
     previewing.require_any(result, paths)
+
+
+def find_records(data: Path, record_id: str | None, matching: str | None) -> list[removals.Match]:
+    """Return the ingested records with an id, or with a text that contains `matching`. Raises BadInput."""
+    return list(removals.find(data, record_id, matching))
+
+
+def remove_records(data: Path, matches: list[removals.Match], with_ids: bool) -> int:
+    """Add records to the list that every ingestion applies. Return how many entries are new. Raises BadInput."""
+    return removals.add(data, matches, with_ids)

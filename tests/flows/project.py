@@ -124,6 +124,34 @@ class Project:
         return flows
 
 
+def make_project(root: Path, env: dict[str, str]) -> Project:
+    """Make a project of the toy stages in `root` and commit it to git. env: the environment of its commands."""
+    project = Project(root, env)
+    for path in (
+        ROOT / "flows/__init__.py",
+        ROOT / "flows/pipeline.py",
+        ROOT / "flows/notifications.py",
+        *(ROOT / "flows/runtime").glob("*.py"),
+    ):
+        copy(path, root / path.relative_to(ROOT))
+    for path in (*(ROOT / "tasks").glob("*.py"), *(ROOT / "tasks/causal").glob("*.py")):
+        copy(path, root / path.relative_to(ROOT))
+    project.write("tasks/training/__init__.py", "")
+    project.write("tasks/training/stages/__init__.py", "")
+    blocks = []
+    for stage, (source, target) in STAGES.items():
+        project.write(f"tasks/{stage}/__init__.py", "")
+        project.write(f"tasks/{stage}/tasks.py", WORK.format(stage=stage, source=source, target=target))
+        project.write(f"flows/{stage}.py", FLOW.format(stage=stage))
+        outs = f"data/{target}, data/reports/{stage}" + (", data/models/total" if stage == "total" else "")
+        blocks.append(BLOCK.format(stage=stage, source=source, outs=outs))
+    project.write("dvc.yaml", "stages:" + "".join(blocks))
+    project.write("data/raw/a.txt", "one two")
+    project.set_params()
+    start_versioning(project)
+    return project
+
+
 def start_versioning(project: Project) -> None:
     """Set up git and DVC as in the real project."""
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):

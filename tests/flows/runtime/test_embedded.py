@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect import Task, task
 
 from flows.runtime import embedded, environment
 from tasks.files import read_json, write_json
@@ -49,3 +50,15 @@ def test_flow_runs_in_another_database_are_left_alone(monkeypatch: pytest.Monkey
     for database, expected in ((own_database, True), ("postgresql+asyncpg://prefect.internal/prefect", False)):
         monkeypatch.setenv(environment.DATABASE, database)
         assert embedded._has_own_database() == expected
+
+
+@task
+def double(number: int, by: int = 2) -> int:
+    return number * by
+
+
+def test_without_a_server_tasks_call_their_functions() -> None:
+    original = Task.__call__
+    with embedded.without_server():
+        assert double(3, by=5) == 15
+    assert Task.__call__ is original

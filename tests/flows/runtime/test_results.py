@@ -34,7 +34,7 @@ def test_the_table_names_slow_stages_that_have_run(
     monkeypatch.setattr(results, "SECONDS", tmp_path / "seconds")
     for stage in ("pretrain", "sft"):
         files.write_json(tmp_path / f"{stage}.json", TIMINGS)
-        results.record(stage, 100.0, 10**9)
+        results.record(stage, 100.0, 90.0, 10**9)
     results.show(("pretrain", "sft"), {"pretrain": "run", "sft": "restored"}, 200.0, False, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "peak of" in line] == [f"pretrain: {results.describe_low_speed(TIMINGS)}"]

@@ -1,0 +1,193 @@
+"""Receive new files from a watched folder as deliveries, list them, return to one, or remove one.
+
+Without an option, the deliveries are listed. --receive takes the files of the watched folder that are new: they are
+checked, kept by hash (and pushed to DVC's remote where one is set), ingested, compared with everything before, and
+checked for contamination. Training follows when enough curated documents are new (see the parameters of the flow).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from prefect import flow
+from pydantic import Field
+
+from flows.pipeline import pipeline
+from flows.runtime import arguments, command, embedded, versioning
+from tasks import reports
+from tasks.deliveries import tasks
+from tasks.errors import BadInput, BadParams
+from tasks.files import sha256
+
+FOLDER = "incoming"
+BASES, PRETRAINED = Path("data/bases"), Path("data/models/pretrain")
+READERS = ("curation", "pretrain")  # the last stage that looks at all documents; the stage that can continue
+
+Folder = Annotated[str, Field(min_length=1, max_length=4_096)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Training = Literal["continue", "afresh", "never"]
+
+
+@flow(name="deliveries", flow_run_name="deliveries")
+def deliveries(
+    folder: Folder = FOLDER, min_age: Seconds = 60.0, min_new_share: Share = 0.05, training: Training = "afresh"
+) -> dict[str, str]:
+    """Receive new files as one delivery, curate them with everything before, and train when enough is new.
+
+    Returns what the pipeline ran and restored; nothing if there is no new file.
+
+    Args:
+        folder: The watched folder; its files stay there.
+        min_age: Seconds for which nobody may have changed a file, so that files that are being written wait.
+        min_new_share: Train when the curated documents grew by this share since the last training; 0 trains always.
+        training: Train afresh, continue from the last pretrained model, or never (curate only).
+    """
+    ledger, new = tasks.receive(Path(folder), min_age, problem_of, versioning.keep)
+    for delivery in new:
+        print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
+    # Also those of a run that was interrupted before their curation ended.
+    active = {delivery.number for delivery in ledger.deliveries if delivery.state == "active" and not delivery.counts}
+    if not active:
+        print("No new file can be read." if new else "There is no new file.")
+        return {}
+    _require_a_source(Path(folder))
+    states = pipeline(to=READERS[0])
+    counts = curation_counts()
+    ledger = tasks.read()
+    for delivery in ledger.deliveries:
+        if delivery.number in active:
+            delivery.counts = counts
+    documents = counts.get("kept", 0)
+    new_share = (documents - ledger.trained_documents) / max(1, documents)
+    tasks.write(ledger)
+    if training == "never" or new_share < min_new_share:
+        print(f"{new_share:.1%} of the curated documents are new since the last training; training was not started.")
+        return states
+    if training == "continue":
+        continue_from_the_last_model()
+    states |= pipeline()
+    ledger = tasks.read()
+    ledger.trained_documents = documents
+    tasks.write(ledger)
+    return states
+
+
+def problem_of(paths: list[Path]) -> str:
+    """Return why files cannot be read, or an empty string: the check of `python -m flows.preview`."""
+    from tasks.ingestion import tasks as ingestion
+
+    names = [str(path) for path in paths]
+    try:
+        preview = ingestion.preview(names)
+        ingestion.check_preview(preview, names)
+    except BadInput as error:
+        return str(error).split("\n")[0]
+    return "; ".join(f"{name}: {reason}" for name, reason in preview.not_read.items())
+
+
+def curation_counts(data: Path = Path("data")) -> dict[str, int]:
+    """Return the counts of curation: documents read, kept, dropped as duplicates, contaminated ..."""
+    path = data / "reports" / f"{READERS[0]}.json"
+    counts = reports.read(path).get("counts", {}) if path.is_file() else {}
+    return {name: value for name, value in counts.items() if isinstance(value, int)}
+
+
+def continue_from_the_last_model() -> None:
+    """Make the next pretraining continue from a copy of the last pretrained model: the param `pretrain.base`.
+
+    The name of the copy is the hash of its weights, so that another model makes the stage stale. The replay of earlier
+    data is a param of the stage. Does nothing if there is no model yet.
+    """
+    import shutil
+
+    weights = sorted(PRETRAINED.glob("*.safetensors"))
+    if not weights:
+        return
+    base = BASES / sha256(weights[0])[:16]
+    if not base.is_dir():
+        temporary = base.with_name(f".{base.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(PRETRAINED, temporary)
+        temporary.replace(base)
+    versioning.keep(str(base))
+    versioning.set_param(f"{READERS[1]}.base", str(base))
+
+
+def _require_a_source(folder: Path) -> None:
+    text = Path(versioning.PARAMS).read_text(encoding="utf-8")
+    if "data/raw" not in text:
+        raise BadInput(
+            "params.yaml has no source that reads deliveries. Add one under ingestion.sources with "
+            "`paths: [data/raw/delivery-*]`; "
+            f"`python -m flows.preview {folder}` proposes its other settings. The delivery is kept meanwhile."
+        )
+
+
+def show(as_json: bool) -> None:
+    """Print all deliveries."""
+    ledger = tasks.read()
+    if as_json:
+        print(json.dumps([delivery.model_dump() for delivery in ledger.deliveries], ensure_ascii=False, indent=1))
+        return
+    for delivery in ledger.deliveries:
+        size = sum(file.num_bytes for file in delivery.files)
+        names = ", ".join(file.name for file in delivery.files[:3]) + (" ..." if len(delivery.files) > 3 else "")
+        print(f"{delivery.number:>4}  {delivery.time}  {delivery.state:<10} {size:>12,} bytes  {names}")
+        if delivery.reason:
+            print(f"      {delivery.reason}")
+        if delivery.counts:
+            print("      all data after it: " + ", ".join(f"{name} {n:,}" for name, n in delivery.counts.items()))
+    print(f"{len(ledger.deliveries)} deliveries, {len(ledger.active())} of them read by ingestion")
+
+
+def restore(number: int) -> None:
+    """Return to the deliveries up to `number`; later ones are set aside. Raises BadInput, BadParams."""
+    ledger = tasks.read()
+    if ledger.get(number).state not in ("active", "set aside"):
+        raise BadInput(f"delivery {number} was {ledger.get(number).state}; its files cannot be restored")
+    earlier = {d.number for d in ledger.deliveries if d.number <= number and d.state in ("active", "set aside")}
+    tasks.activate_numbers(earlier, versioning.bring_back)
+    print(
+        f"Ingestion reads the deliveries {sorted(earlier)}. `python -m flows.pipeline` restores or repeats the stages."
+    )
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = arguments.parser("flows.deliveries", __doc__)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--receive", action="store_true", help="receive the new files of the watched folder")
+    action.add_argument(
+        "--restore", type=int, metavar="N", help="read the deliveries up to N only, and set later aside"
+    )
+    action.add_argument("--remove", type=int, metavar="N", help="remove delivery N from the data")
+    parser.add_argument("--folder", default=FOLDER, help=f"the watched folder (default: {FOLDER})")
+    parser.add_argument("--min-age", type=float, default=60.0, help="seconds since a file was changed (default: 60)")
+    parser.add_argument(
+        "--min-new-share", type=float, default=0.05, help="new share that starts training (default: .05)"
+    )
+    parser.add_argument("--training", choices=("continue", "afresh", "never"), default="afresh", help="how to train")
+    arguments.add_json(parser)
+    parsed = parser.parse_args()
+
+    def work() -> None:
+        if parsed.receive:
+            if not 0 <= parsed.min_new_share <= 1:
+                raise BadParams(f"--min-new-share: expected a share from 0 to 1, received {parsed.min_new_share}")
+            options = (parsed.folder, parsed.min_age, parsed.min_new_share, parsed.training)
+            embedded.flow_run(lambda: None, lambda: deliveries(*options))
+        elif parsed.restore is not None:
+            restore(parsed.restore)
+        elif parsed.remove is not None:
+            tasks.remove(tasks.read(), parsed.remove)
+            print(f"Delivery {parsed.remove} is removed. `python -m flows.pipeline` makes the data without it.")
+        else:
+            show(parsed.json)
+
+    return command.guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
