@@ -26,7 +26,7 @@ from tasks.curation.classifier import classifier, spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
-from tasks.curation.duplicates import deliveries, exact, out_of_core, redis_index, rehydration, repeated_lines
+from tasks.curation.duplicates import deliveries, exact, minhash, out_of_core, redis_index, rehydration, repeated_lines
 from tasks.curation.duplicates.minhash import Params as Minhash
 from tasks.curation.duplicates.rehydration import Params as Rehydration
 from tasks.curation.duplicates.repeated_lines import Params as Repeats
