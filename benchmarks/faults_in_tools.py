@@ -19,6 +19,7 @@ import yaml
 from benchmarks import fault_injection as injection
 from benchmarks.fault_injection import DEAD_RUN, DOUBLED, LOST, SURVIVED, WRONG, Tally
 from flows.runtime import artifact_checks, processes, sender, spool, versioning
+from flows.versions import contents
 from tasks.deliveries import ledger
 from tasks.errors import UserError
 from tasks.files import write_json
@@ -187,7 +188,7 @@ def check_cache(before: bytes) -> None:
     for stage in ("words", "letters", "total"):
         shutil.rmtree(f"data/{stage}")
     try:
-        versioning.bring_back(["letters"])
+        contents.bring_back(["letters"])
     except UserError:
         return
     assert Path("data/letters/a.txt").read_bytes() == before
@@ -242,6 +243,7 @@ def kill_scheduled_runs(tally: Tally, scratch: Path, number: int) -> None:
 RECORDING = """
 import sys, time
 from flows.runtime import processes
+from flows.versions import contents
 processes.record(sys.argv[1])
 print("ready", flush=True)
 time.sleep(600)

@@ -7,6 +7,7 @@ checked for contamination. Training follows when enough curated documents are ne
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from flows.pipeline import pipeline
 from flows.runtime import arguments, command, embedded, versioning
+from flows.versions import contents
 from tasks import reports
 from tasks.deliveries import tasks
 from tasks.errors import BadInput, BadParams
@@ -44,7 +46,7 @@ def deliveries(
         min_new_share: Train when the curated documents grew by this share since the last training; 0 trains always.
         training: Train afresh, continue from the last pretrained model, or never (curate only).
     """
-    ledger, new = tasks.receive(Path(folder), min_age, problem_of, versioning.keep)
+    ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
     for delivery in new:
         print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
     # Also those of a run that was interrupted before their curation ended.
@@ -111,8 +113,8 @@ def continue_from_the_last_model() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(PRETRAINED, temporary)
         temporary.replace(base)
-    versioning.keep(str(base))
-    versioning.set_param(f"{READERS[1]}.base", str(base))
+    contents.add(str(base), push=True)
+    contents.set_param(f"{READERS[1]}.base", str(base))
 
 
 def _require_a_source(folder: Path) -> None:
@@ -148,7 +150,7 @@ def restore(number: int) -> None:
     if ledger.get(number).state not in ("active", "set aside"):
         raise BadInput(f"delivery {number} was {ledger.get(number).state}; its files cannot be restored")
     earlier = {d.number for d in ledger.deliveries if d.number <= number and d.state in ("active", "set aside")}
-    tasks.activate_numbers(earlier, versioning.bring_back)
+    tasks.activate_numbers(earlier, contents.bring_back)
     print(
         f"Ingestion reads the deliveries {sorted(earlier)}. `python -m flows.pipeline` restores or repeats the stages."
     )

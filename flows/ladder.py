@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 from prefect import flow
 
-from flows.runtime import arguments, command, embedded, params, spool, tracking, versioning
+from flows.runtime import arguments, command, embedded, params, spool, tracking
+from flows.versions import contents
 from tasks import pipeline_stages
 from tasks.errors import BadInput, BadParams, UserError
 from tasks.files import MANIFEST, read_json, sha256, write_json
@@ -76,7 +77,7 @@ def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: flo
             runs.append(run)
     result = ladders.register(runs, weights["target"], facts["tokens"], max_own_error, DATA)
     ladders.write_report(result, DATA)
-    versioning.track(str(DATA / ladders.FILE))
+    contents.add(str(DATA / ladders.FILE))
     return result
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from flows.runtime import arguments, command, tracked_runs, versioning
+from flows.runtime import arguments, command, tracked_runs
 from flows.runtime.environment import home
 from flows.runtime.tracked_runs import StageRun
+from flows.versions import contents
 from tasks.errors import BadParams
 
 
@@ -63,7 +64,7 @@ def trace(model: str) -> Lineage:
         raise BadParams(f"expected NAME or NAME/VERSION, such as ppo/3, received {model!r}")
     run = tracked_runs.run_of_model(name, version or None)
     folder = f"data/models/{run.stage}"
-    commit = run.tags.get("dvc.experiment") or versioning.commit_with(run.tags[f"dvc.out.{folder}"])
+    commit = run.tags.get("dvc.experiment") or contents.commit_with(run.tags[f"dvc.out.{folder}"])
     copy = f"../{home().name}-{commit[:8]}"
     return Lineage(
         name,

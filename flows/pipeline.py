@@ -26,6 +26,7 @@ from flows.runtime import (
     tracking,
     versioning,
 )
+from flows.versions import contents
 from tasks import pipeline_stages
 from tasks.errors import GateFailed
 
@@ -139,7 +140,7 @@ def check_params(to: str | None, stale: list[str]) -> None:
 
 
 def _tags(session: spool.Session) -> dict[str, str]:
-    commit = versioning.save_experiment(f"{session.name}-{session.id}")
+    commit = contents.save_experiment(f"{session.name}-{session.id}")
     flow_run = {"prefect.flow_run_id": str(runtime.flow_run.id)}
     return {**flow_run, "dvc.experiment": commit} if commit else flow_run
 

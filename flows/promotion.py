@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import arguments, command, params, session_results, tracking, versioning
-from flows.versions import mlflow_aliases, subjects
+from flows.runtime import arguments, command, params, session_results, tracking
+from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
 from tasks.promotion import Outcome
 
@@ -41,7 +41,7 @@ def about(commit: str | None, stage: str | None) -> dict[str, str]:
     """What the log and the card state about the origin of a model."""
     stage = stage or promotion.final_stage(DATA, pipeline_stages.read_stages())
     return {
-        "commit": commit or versioning.head(),
+        "commit": commit or contents.head(),
         "data": session_results.digest(session_results.TOKENS),
         "model_md5": session_results.digest(f"data/models/{stage}"),
         "hardware": subjects.hardware(),

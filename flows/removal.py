@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.runtime import arguments, artifact_checks, command, tracked_runs, versioning
 from flows.runtime.tracking import uri
+from flows.versions import contents
 from tasks import tables
 from tasks.addresses import redact
 from tasks.errors import BadInput, BadParams
@@ -42,7 +43,7 @@ def find(record_id: str | None, matching: str | None, data: Path = Path("data"))
     return {
         "matches": matches,
         "trained": {match.id for match in trained},
-        "models": sorted({model for path in tokens for model in versioning.models_trained_on(path)}),
+        "models": sorted({model for path in tokens for model in contents.models_trained_on(path)}),
         **_registered(tokens),
     }
 

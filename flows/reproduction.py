@@ -19,6 +19,7 @@ from pathlib import Path
 
 from flows.runtime import arguments, artifact_checks, command, tracked_runs, versioning
 from flows.runtime.tracked_runs import StageRun
+from flows.versions import contents
 from tasks.deliveries import tasks as deliveries
 from tasks.errors import BadInput
 
@@ -39,7 +40,7 @@ class Output:
 def state_of(run: StageRun) -> str:
     """Return the commit with the state after a run. Raises BadInput if there is none."""
     hashes = [md5 for tag, md5 in run.tags.items() if tag.startswith("dvc.out.")]
-    commit = tracked_runs.experiment_of(run) or next(filter(None, map(versioning.commit_with, hashes)), "")
+    commit = tracked_runs.experiment_of(run) or next(filter(None, map(contents.commit_with, hashes)), "")
     if not commit:
         raise BadInput(
             f"No commit contains the dvc.lock of run {run.run_id}. Runs of `python -m flows.pipeline` make one in a "
@@ -103,8 +104,8 @@ def _call(folder: Path, variables: dict[str, str], *arguments: str) -> None:
 def restore(run: StageRun) -> list[str]:
     """Return to the data and models of a run; return the stages that are stale then. Raises BadInput."""
     commit = state_of(run)
-    deliveries.activate(versioning.content_at(commit, versioning.DELIVERIES), versioning.bring_back)
-    return versioning.restore_state(commit, [])
+    deliveries.activate(contents.content_at(commit, contents.DELIVERIES), contents.bring_back)
+    return contents.restore_state(commit, [])
 
 
 def main() -> int:

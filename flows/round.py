@@ -19,9 +19,10 @@ import yaml
 from prefect import flow
 from pydantic import BaseModel, ValidationError
 
-from flows.runtime import arguments, command, embedded, spool, tracking, versioning
+from flows.runtime import arguments, command, embedded, spool, tracking
 from flows.runtime import params as settings
 from flows.runtime.environment import RUN
+from flows.versions import contents
 from tasks import feedback
 from tasks.errors import BadParams
 from tasks.files import MANIFEST, with_version, write_json
@@ -98,7 +99,7 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
 def _keep_version(this: Round) -> None:
     """Add the folder to DVC, unless that was done; nothing in it changes afterwards."""
     if not this.folder.with_suffix(".dvc").is_file():
-        versioning.add(str(this.folder))
+        contents.add(str(this.folder))
 
 
 def _make_pairs(this: Round, data: Path, params: Params) -> dict[str, int]:
@@ -204,7 +205,7 @@ def _decide(this: Round, target: Path) -> dict[str, Any]:
 def _tags(this: Round) -> dict[str, str]:
     body = this.state
     tags = {"round": str(body["round"]), "method": str(body["method"]), "status": str(body["status"])}
-    commit = versioning.save_experiment(this.name, [str(this.folder.with_suffix(".dvc"))])
+    commit = contents.save_experiment(this.name, [str(this.folder.with_suffix(".dvc"))])
     return {**tags, "dvc.experiment": commit} if commit else tags
 
 

@@ -32,20 +32,10 @@ YAML_NAMES = {
 }
 
 Location = tuple[str | int, ...]
-NO_STAGES = {
-    "ablation",
-    "causal",
-    "comparison",
-    "engine",
-    "export",
-    "feedback",
-    "ladder",
-    "promotion",
-    "rounds",
-    "serving",
-    "synthesis",
-    "training",
-}  # packages of tasks/ that are not a stage
+NO_STAGES = {  # packages of tasks/ that are not a stage
+    "ablation", "causal", "comparison", "engine", "export", "feedback", "ladder", "promotion", "rounds", "serving",
+    "synthesis", "training",
+}  # fmt: skip
 
 
 def stages(file: Path = FILE) -> list[str]:
@@ -207,7 +197,7 @@ def _parse(file: Path) -> tuple[dict[str, Any], yaml.Node]:
         raise BadParams(f"{file} must contain one section per stage: {', '.join(stages(file))}")
     _refuse_duplicates(root, (), file)
     _refuse_secrets(root, (), file)
-    if renames := list(_renames(root, (), file, named_stages(file))):
+    if renames := list(renamed_keys.messages(root, file, named_stages(file))):
         raise BadParams("\n".join(renames))
     names, top_level = stages(file), _engine_keys(body)
     _check_engine_keys(top_level, root, file)
@@ -380,24 +370,6 @@ def _refuse_secrets(node: yaml.Node, path: Location, file: Path) -> None:
         )
     for key, value in pairs:
         _refuse_secrets(value, (*path, key), file)
-
-
-def _renames(node: yaml.Node, path: tuple[str, ...], file: Path, kinds: Mapping[str, str]) -> Iterable[str]:
-    """Yield one message for each key or value of `node` that has another name now; `kinds`: named stage -> kind."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _renames(item, path, file, kinds)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, str(key.value))
-            kind = kinds.get(inner[0], inner[0])  # a named stage has the keys of its kind
-            if name := renamed_keys.new_key((kind, *inner[1:])):
-                name = name.replace(kind, inner[0], 1)
-                yield f"{file}, line {key.start_mark.line + 1}: {_dotted(inner)} was renamed; write {name}"
-            yield from _renames(value, inner, file, kinds)
-    elif name := renamed_keys.new_value(path, str(node.value)):
-        where = f"{file}, line {node.start_mark.line + 1}: {_dotted(path)}"
-        yield f"{where}: the value {node.value!r} was renamed; write {name!r}"
 
 
 def _dotted(location: Location) -> str:

@@ -3,7 +3,10 @@
 A path is dotted and starts with the name of the stage; `*` stands for any single part of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
 
 RENAMED_KEYS: dict[str, str] = {
     "dpo.tasks": "dpo.prompt_sources",
@@ -54,3 +57,26 @@ def _match(pattern: str, path: Sequence[str]) -> list[str] | None:
     if len(parts) != len(path) or any(part not in ("*", name) for part, name in zip(parts, path, strict=True)):
         return None
     return [name for part, name in zip(parts, path, strict=True) if part == "*"]
+
+
+def messages(root: yaml.Node, file: Path, kinds: Mapping[str, str]) -> Iterator[str]:
+    """Yield one message for each key or value of `file` that has another name now; `kinds`: named stage -> kind."""
+    return _messages(root, (), file, kinds)
+
+
+def _messages(node: yaml.Node, path: tuple[str, ...], file: Path, kinds: Mapping[str, str]) -> Iterator[str]:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _messages(item, path, file, kinds)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            kind = kinds.get(inner[0], inner[0])  # a named stage has the keys of its kind
+            if name := new_key((kind, *inner[1:])):
+                name = name.replace(kind, inner[0], 1)
+                dotted = ".".join(inner)
+                yield f"{file}, line {key.start_mark.line + 1}: {dotted} was renamed; write {name}"
+            yield from _messages(value, inner, file, kinds)
+    elif name := new_value(path, str(node.value)):
+        dotted = ".".join(path)
+        yield f"{file}, line {node.start_mark.line + 1}: {dotted}: the value {node.value!r} was renamed; write {name!r}"

@@ -1,4 +1,5 @@
-"""The order of the stages, which of them are stale, and the inputs of a run. Only this file uses DVC (and git).
+"""The order of the stages, which of them are stale, and the inputs of a run. Only this file and flows/versions use DVC.
+
 
 `dvc.stage.run.cmd_run` and the attributes of `Stage` are internals of DVC: pyproject.toml pins the version, and
 tests/flows/runtime/test_versioning.py checks what we rely on.
@@ -11,9 +12,7 @@ import logging
 import os
 import re
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from tasks.errors import BadInput, BadParams
 OUR_COMMAND = re.compile(r"python -m flows\.(?P<module>\w+)(?: (?P<stage>\w+))?")
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 MODELS = "data/models/"
-DELIVERIES = "data/deliveries.json"  # which deliveries were active is part of the state of an experiment
 DATA = "data"  # the folder whose files stages write, and whose bytes are compared with dvc.lock
 NAMES = "surrogateescape"  # git prints the bytes of file names, which need not be UTF-8
 WRITTEN_BY_RUNS = (":!dvc.lock", ":!data")  # these paths do not make a work tree dirty, because a run writes them
@@ -86,8 +84,8 @@ class Versions:
     def tags(self) -> dict[str, str]:
         """Return the hashes of the deps, the git commit, and whether the work tree differs from it."""
         deps = {f"dvc.dep.{path}": md5 for path, md5 in self.deps.items() if path != PARAMS}
-        commit = _git("rev-parse", "HEAD")
-        dirty = str(bool(_git("status", "--porcelain", "--", ".", *WRITTEN_BY_RUNS))).lower()
+        commit = run_git("rev-parse", "HEAD")
+        dirty = str(bool(run_git("status", "--porcelain", "--", ".", *WRITTEN_BY_RUNS))).lower()
         return {**deps, "mlflow.source.git.commit": commit, "git.dirty": dirty} if commit else deps
 
 
@@ -96,8 +94,8 @@ Run = Callable[[Versions], None]
 
 def stages(to: str | None = None) -> list[str]:
     """Return the stages of dvc.yaml, each after those that it needs; with `to`, those that `to` needs and itself."""
-    with _repo() as repo:
-        return [stage.name for stage in _plan(repo, to)]
+    with open_repo() as repo:
+        return [stage.name for stage in plan(repo, to)]
 
 
 def stale(to: str | None = None) -> list[str]:
@@ -105,8 +103,8 @@ def stale(to: str | None = None) -> list[str]:
 
     Stages that depend on these may be stale too.
     """
-    with _repo() as repo, repo.lock:
-        return [stage.name for stage in _plan(repo, to) if stage.changed()]
+    with open_repo() as repo, repo.lock:
+        return [stage.name for stage in plan(repo, to) if stage.changed()]
 
 
 def reproduce(
@@ -145,16 +143,16 @@ def reproduce(
         ran.add(versions.stage)
         run(versions)
 
-    with _repo() as repo, _replaced_commands(run_and_remember):
+    with open_repo() as repo, _replaced_commands(run_and_remember):
         from dvc.exceptions import ReproductionError
 
         with repo.lock:  # otherwise another process may be running these stages
             for stage in repo.index.stages:
                 if _is_of_pipeline(stage) and stage.name in previous_outputs.stages():
                     previous_outputs.put_back(stage.name, _paths_of(stage))
-        plan = _plan(repo, to)
-        _refuse_missing(plan)
-        names = [stage.name for stage in plan]
+        stages_to_run = plan(repo, to)
+        _refuse_missing(stages_to_run)
+        names = [stage.name for stage in stages_to_run]
         if start and start not in names:
             raise BadParams(
                 f"start: no stage {start!r} that {to or 'the pipeline'} needs; {catalog.suggest(start, names)}"
@@ -166,176 +164,16 @@ def reproduce(
             raise error.__cause__ or error from None
 
 
-def keep(path: str) -> str:
-    """Store a file or folder by its hash in DVC's cache, and in the remote where one is set. Return the hash."""
-    with _repo() as repo:
-        (stage,) = repo.add(path)
-        if repo.config["core"].get("remote"):
-            repo.push(targets=[f"{path}.dvc"])
-        return str(stage.outs[0].hash_info.value)
-
-
-def bring_back(paths: list[str]) -> None:
-    """Write what `keep` has stored, or outputs of stages, as their .dvc files and dvc.lock say. Raises BadInput."""
-    with _repo() as repo:
-        if repo.config["core"].get("remote"):
-            repo.fetch(targets=paths)
-        repo.checkout(targets=paths, force=True)
-        outs = [out for path in paths for stage in repo.stage.collect(path) for out in stage.outs]
-        if damaged := [oid for out in outs for oid in artifact_checks.remove_damaged_objects(out)]:
-            raise BadInput(
-                f"objects of DVC's cache were damaged and are removed ({len(damaged)}, such as {damaged[0]}). "
-                "Run the command again: it fetches them from the remote, if one is set."
-            )
-
-
-def restore_state(commit: str, files: list[str]) -> list[str]:
-    """Make params, dvc.lock, reports and outputs those of `commit`; return the stages that are stale then.
-
-    The present state is kept in an experiment before. files: further files to take from the commit, where it has them.
-    """
-    save_experiment(f"before-restoring-{commit[:8]}-{time.time_ns()}")
-    reports = _git("ls-tree", "-r", "--name-only", commit, "--", f"{DATA}/reports").split("\n")
-    for path in filter(None, [PARAMS, LOCK, *reports, *files]):
-        if text := content_at(commit, path):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(text, encoding="utf-8")
-    bring_back([stage for stage in stages() if artifact_checks.locked_outs(Path(LOCK)).get(stage)])
-    return stale()
-
-
-def content_at(commit: str, path: str) -> str:
-    """Return the text of a file at a commit; empty if the commit does not have it."""
-    text = _git("show", f"{commit}:{path}")
-    return f"{text}\n" if text else ""
-
-
-def set_param(name: str, value: Any) -> None:
-    """Change one value of params.yaml, whose comments stay. name: its keys, separated by dots."""
-    from dvc.utils.serialize import modify_yaml
-
-    *sections, key = name.split(".")
-    with modify_yaml(PARAMS) as body:
-        for section in sections:
-            body = body.setdefault(section, {})
-        body[key] = value
-
-
-def models_trained_on(path: str) -> list[str]:
-    """Return the stages that train a model on `path`, or from such a model, in the order of dvc.yaml."""
-    read, trained = {path}, []
-    with _repo() as repo:
-        for stage in _plan(repo, None):
-            models = [out.def_path for out in stage.outs if out.def_path.startswith(MODELS)]
-            if models and any(Path(part).is_relative_to(dep.def_path) for dep in stage.deps for part in read):
-                read |= set(models)
-                trained.append(str(stage.name))
-    return trained
-
-
 @contextmanager
 def current(name: str) -> Iterator[Versions]:
     """Yield the present versions of a stage, for a run that DVC has not started in this process."""
-    with _repo() as repo:
+    with open_repo() as repo:
         stage = _find(repo, name)
         stage.save_deps(allow_missing=True)
         yield Versions(stage)
 
 
-def add(path: str) -> str:
-    """Let DVC keep a version of a folder that no stage writes (`dvc add`); return its hash."""
-    with _repo() as repo:
-        (stage,) = repo.add(path)
-        return str(stage.outs[0].hash_info.value)
-
-
-def save_experiment(name: str, more_files: Sequence[str] = ()) -> str | None:
-    """Commit the work tree to a DVC experiment, without a change of branch, index or files. more_files: new ones, too.
-
-    It contains the files that git knows, dvc.lock and the reports of the stages. Other files, such as .env, may contain
-    secrets. `dvc exp save` makes the same commit, but stashes and restores the work tree meanwhile. Returns the id of
-    the commit; None if git has no commit yet.
-    """
-    head = _git("rev-parse", "HEAD")
-    if not head:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        own_index = {"GIT_INDEX_FILE": f"{folder}/index"}
-        _git("read-tree", head, **own_index)
-        _git("add", "--update", ":/", **own_index)
-        added = [path for path in _git("ls-files", "-z").split("\0") if path and Path(path).is_file()]  # by `git add`
-        _git(
-            "update-index",
-            "--add",
-            "-z",
-            "--stdin",
-            text="\0".join([*added, *_outputs_in_git(), *more_files]),
-            **own_index,
-        )
-        tree = _git("write-tree", **own_index)
-    commit = _git("commit-tree", tree, "-p", head, "-m", f"athanor: {name}", **_identity())
-    _git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", commit)
-    return commit
-
-
-def copy_of_revision(revision: str, paths: Sequence[str], target: Path) -> bool:
-    """Copy `paths`, as they are in a git revision or DVC experiment, below `target`, outputs of stages included.
-
-    Returns False if there is no such revision, or it contains none of `paths`. Raises BadInput for what DVC's cache and
-    remotes lack.
-    """
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc.scm import RevError, SCMError
-
-    try:
-        files = DVCFileSystem(os.curdir, rev=revision)
-        present = [path for path in paths if files.exists(path)]
-        for path in present:
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            files.get(path, str(target / path), recursive=True)
-    except (RevError, SCMError):
-        return False
-    except (DvcException, OSError) as error:
-        raise BadInput(
-            f"the revision {revision} cannot be read: {' '.join(str(error).split())}. If DVC's cache lacks its files, "
-            f"`dvc fetch --all-commits` gets them from a remote."
-        ) from error
-    return bool(present)
-
-
-def head() -> str:
-    """Return the commit of git that the work tree is based on; empty if there is none."""
-    return _git("rev-parse", "HEAD")
-
-
-def track(path: str) -> None:
-    """Let DVC keep a file that no stage writes: its bytes go into the cache, and <path>.dvc into the project."""
-    with _repo() as repo:
-        repo.add(path)
-
-
-def commit_with(md5: str) -> str:
-    """Return the first commit, of branches and experiments, whose dvc.lock contains `md5`; empty if there is none."""
-    return _git("log", "--all", "--reverse", "--format=%H", "-S", md5, "--", "dvc.lock").split("\n")[0]
-
-
-def _identity() -> dict[str, str]:
-    """Return variables with an author if the user has set none, because git refuses to commit without one."""
-    if _git("config", "user.email"):
-        return {}
-    return {f"GIT_{role}_{part}": "athanor" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
-
-
-def _outputs_in_git() -> list[str]:
-    """Return dvc.lock and the outputs of stages that DVC leaves to git, as far as these files exist."""
-    with _repo() as repo:
-        outs = [out for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-        paths = [LOCK, DELIVERIES, *(os.path.relpath(out.fs_path) for out in outs)]
-    return [path for path in paths if Path(path).is_file()]
-
-
-def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
+def run_git(*arguments: str, text: str | None = None, **environment: str) -> str:
     """Return the output of git, which reads `text`; empty if it fails or is not installed."""
     variables = {**os.environ, **environment}
     try:
@@ -348,7 +186,7 @@ def _git(*arguments: str, text: str | None = None, **environment: str) -> str:
 
 
 @contextmanager
-def _repo() -> Iterator[Any]:
+def open_repo() -> Iterator[Any]:
     """Yield the DVC project of the current folder; errors of DVC become BadInput."""
     from dvc.exceptions import DvcException, ReproductionError
     from dvc.lock import LockError
@@ -407,17 +245,18 @@ def _replaced_commands(run: Run) -> Iterator[None]:
         dvc_run.cmd_run, Stage.remove_outs = original, original_remove
 
 
-def _plan(repo: Any, to: str | None) -> list[Any]:
+def plan(repo: Any, to: str | None) -> list[Any]:
+    """The stages of the open project, in their order; with `to`, those that `to` needs and itself."""
     from dvc.repo.reproduce import plan_repro
 
     targets = [_find(repo, to)] if to else [stage for stage in repo.index.stages if _is_of_pipeline(stage)]
     return [stage for stage in plan_repro(repo.index.graph, targets) if _is_of_pipeline(stage)]
 
 
-def _refuse_missing(plan: list[Any]) -> None:
-    """Raise BadInput if a stage depends on a file that does not exist and that no stage of `plan` writes."""
-    outs = [out.fs_path for stage in plan for out in stage.outs]
-    for stage in plan:
+def _refuse_missing(stages_to_run: list[Any]) -> None:
+    """Raise BadInput if a stage depends on a file that does not exist and that none of these stages writes."""
+    outs = [out.fs_path for stage in stages_to_run for out in stage.outs]
+    for stage in stages_to_run:
         for dep in stage.deps:
             if not dep.exists and not any(Path(dep.fs_path).is_relative_to(path) for path in outs):
                 raise BadInput(

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from flows.runtime import tracked_runs, versioning
+from flows.runtime import tracked_runs
+from flows.versions import contents
 from tasks import comparison, promotion
 from tasks.comparison import Subject
 from tasks.errors import BadInput
@@ -57,7 +58,7 @@ def reports_of(name: str, data: Path, copies: Path) -> tuple[Path, str | None]:
         return tracked_runs.copy_reports(
             tracked_runs.run_of_version(match["name"], match["version"], match["alias"]), copies
         )
-    if versioning.copy_of_revision(name, ("data/reports",), copies):
+    if contents.copy_of_revision(name, ("data/reports",), copies):
         return copies / "data" / "reports", None
     raise BadInput(f"{name!r} is neither a run nor a model that is known here. Expected {FORMS}.")
 
@@ -68,7 +69,7 @@ def data_of(name: str, data: Path, copies: Path) -> Path:
     for folder in (path, path / "data"):
         if (folder / "curated").is_dir():
             return folder
-    if versioning.copy_of_revision(name, (f"{data}/curated", f"{data}/dropped"), copies):
+    if contents.copy_of_revision(name, (f"{data}/curated", f"{data}/dropped"), copies):
         return copies / data
     raise BadInput(f"{name!r} is neither a folder with curated/ in it nor a revision of git or `dvc exp`")
 

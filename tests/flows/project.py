@@ -132,6 +132,7 @@ def make_project(root: Path, env: dict[str, str]) -> Project:
         ROOT / "flows/pipeline.py",
         ROOT / "flows/notifications.py",
         *(ROOT / "flows/runtime").glob("*.py"),
+        *(ROOT / "flows/versions").glob("*.py"),
     ):
         copy(path, root / path.relative_to(ROOT))
     for path in (*(ROOT / "tasks").glob("*.py"), *(ROOT / "tasks/causal").glob("*.py")):

@@ -8,6 +8,7 @@ import pytest
 
 from flows.runtime import versioning
 from flows.runtime.versioning import Versions
+from flows.versions import contents
 from tasks.errors import BadInput, BadParams, GateFailed
 from tests.flows.project import Project
 
@@ -153,7 +154,7 @@ def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None
     for path in ("big", ".env", "token.txt", "tasks/untracked.py"):
         project.write(path, "PASSWORD=canary-4711")
     before = project.git("status", "--porcelain"), Path(".git/index").read_bytes()
-    commit = versioning.save_experiment("trial")
+    commit = contents.save_experiment("trial")
     assert reproduced.ran
     assert (project.git("status", "--porcelain"), Path(".git/index").read_bytes()) == before
     assert project.git("rev-parse", "HEAD") == head
@@ -163,7 +164,7 @@ def test_an_experiment_is_committed_outside_the_branch(project: Project) -> None
     assert "trial" in project.run("dvc", "exp", "list")
     with versioning.current("words") as versions:
         md5 = versions.out_tags()["dvc.out.data/words"]
-    assert (versioning.commit_with(md5), versioning.commit_with("0" * 32)) == (commit, "")
+    assert (contents.commit_with(md5), contents.commit_with("0" * 32)) == (commit, "")
 
 
 def test_paths_outside_the_deps_are_reported(project: Project) -> None:
