@@ -87,8 +87,8 @@ def _resampled_losses(runs: Sequence[Run], law: Law, weights: float, tokens: flo
     losses = []
     for _ in range(NUM_RESAMPLES):
         noise = rng.choice(residuals, len(runs))
-        drawn = [run._replace(loss=float(x)) for run, x in zip(runs, expected * np.exp(noise), strict=True)]
-        losses.append(float(fitting.fit(drawn, start=law).loss(weights, tokens)))
+        resampled = [run._replace(loss=float(x)) for run, x in zip(runs, expected * np.exp(noise), strict=True)]
+        losses.append(float(fitting.fit(resampled, start=law).loss(weights, tokens)))
     return np.array(losses)
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tasks.errors import BadModel, BadParams
 from tasks.export import architectures, gguf_file, modelfile, vocabulary
 from tasks.export import tasks as export
+from tasks.peft import without_peft_warnings
 
 END = "<|end|>"
 TEMPLATE = (
@@ -138,7 +139,8 @@ def test_an_adapter_is_merged_before_the_export(tmp_path: Path) -> None:
     base = model("qwen3")
     base.save_pretrained(tmp_path / "base")
     tokenizer().save_pretrained(tmp_path / "base")
-    with_adapter: Any = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    with without_peft_warnings():
+        with_adapter: Any = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     with_adapter.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
     with_adapter.save_pretrained(tmp_path / "adapter")
     expected = with_adapter.merge_and_unload().state_dict()["model.layers.0.self_attn.q_proj.weight"]
