@@ -1,6 +1,5 @@
 """The order of the stages, which of them are stale, and the inputs of a run. Only this file and flows/versions use DVC.
 
-
 `dvc.stage.run.cmd_run` and the attributes of `Stage` are internals of DVC: pyproject.toml pins the version, and
 tests/flows/runtime/test_versioning.py checks what we rely on.
 """

@@ -51,7 +51,21 @@ WHAT_ABOUT = _PATTERNS["what_about"]
 def draw_turn(draw: Draw) -> Turn:
     """A question about weekdays, months or hours."""
     kind = draw.rng.choice(
-        ("day", "day", "day", "in_days", "month", "month", "days_in", "ordinal", "fact", "clock", "half")
+        (
+            "day",
+            "day",
+            "day",
+            "in_days",
+            "month",
+            "month",
+            "month",
+            "days_in",
+            "ordinal",
+            "fact",
+            "clock",
+            "clock",
+            "half",
+        )
     )
     rng, language = draw.rng, draw.language
     if kind == "day":

@@ -8,6 +8,11 @@ from tasks.ingestion.skills.words import CHINESE_WORDS, ENGLISH_WORDS
 
 NAME = "lists"
 MAX_NUMBER, MAX_ITEMS, MAX_REVERSED = 50, 4, 3
+# Relative frequencies: the order of a whole list is harder than one number of it.
+KINDS = {
+    "larger": 1, "smaller": 1, "ascending": 2, "descending": 2, "reversed": 2, "count": 1.5, "largest": 1,
+    "smallest": 1.5,
+}  # fmt: skip
 
 _PATTERNS = load_patterns("lists")
 COMPARE = _PATTERNS["compare"]
@@ -22,9 +27,7 @@ Items = tuple[Any, ...]  # numbers or words
 
 def draw_turn(draw: Draw) -> Turn:
     """Compare two numbers, or do one thing with a list."""
-    kind = draw.rng.choice(
-        ("larger", "smaller", "ascending", "ascending", "descending", "reversed", "count", "largest", "smallest")
-    )
+    (kind,) = draw.rng.choices(list(KINDS), list(KINDS.values()))
     if kind in COMPARE:
         pair = draw.value(lambda: tuple(draw.rng.sample(range(MAX_NUMBER + 1), 2)))
         values = {"a": pair[0], "b": pair[1]}

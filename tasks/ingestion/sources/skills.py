@@ -23,10 +23,11 @@ KINDS = ("conversations", "preferences")  # of records that this source yields
 
 # Relative frequencies, by what each skill needs: answers that are calculated have few trained tokens.
 DEFAULT_SHARES = {
-    "arithmetic": 5.0, "calendar": 2.5, "letters": 2.5, "lists": 3.5, "number_words": 3.0, "refusal": 3.5,
-    "small_talk": 2.5, "units": 1.5,
+    "arithmetic": 5.0, "calendar": 3.0, "letters": 2.5, "lists": 4.0, "number_words": 3.0, "refusal": 3.5,
+    "small_talk": 3.5, "units": 1.5,
 }  # fmt: skip
-EXERCISES = {"arithmetic": 5.0, "lists": 3.5, "letters": 2.5, "number_words": 1.5, "units": 1.5, "calendar": 2.0}
+EXERCISES = {"arithmetic": 5.0, "lists": 4.0, "letters": 2.5, "number_words": 1.5, "units": 1.5, "calendar": 2.5}
+EXERCISE_FOLLOW_UPS = 0.35  # share of the later turns of a row of exercises
 
 
 REASONS: dict[Reason, float] = {
@@ -130,7 +131,10 @@ def _exercises(index: int, rng: random.Random) -> Conversation:
     """Many short questions of one skill: answers that take calculation are learned from many of them."""
     draw = Draw(rng, rng.choice(("en", "zh")), False, bare=True)
     (name,) = rng.choices(list(EXERCISES), list(EXERCISES.values()))
-    turns = [SKILLS[name].draw_turn(draw) for _ in range(rng.randint(6, 10))]
+    turns = [SKILLS[name].draw_turn(draw)]
+    for _ in range(rng.randint(5, 9)):
+        follows = SKILLS[turns[-1].skill].follow_up(turns[-1], draw) if rng.random() < EXERCISE_FOLLOW_UPS else None
+        turns.append(follows or SKILLS[name].draw_turn(draw))
     id = f"skills-{index}"
     return Conversation(id, _messages(turns), id, _metadata(turns), "train")
 
