@@ -30,7 +30,8 @@ YAML_NAMES = {
 }
 
 Location = tuple[str | int, ...]
-NO_STAGES = {"training", "causal", "serving", "feedback", "rounds", "synthesis"}  # packages of tasks/ that are not a stage
+# Packages of tasks/ that are not a stage.
+NO_STAGES = {"training", "causal", "serving", "feedback", "rounds", "synthesis"}
 
 
 def stages(file: Path = FILE) -> list[str]:
