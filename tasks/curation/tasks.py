@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +28,7 @@ from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
 from tasks.curation.duplicates import deliveries, exact, minhash, redis_index, rehydration, repeated_lines
 from tasks.curation.duplicates.minhash import Params as Minhash
+from tasks.curation.duplicates.novelty import novel_texts as novel_texts
 from tasks.curation.duplicates.rehydration import Params as Rehydration
 from tasks.curation.duplicates.repeated_lines import Params as Repeats
 from tasks.curation.language_model import training as language_model
@@ -348,20 +349,6 @@ def train_classifier(
         trained.save(data / "classifiers" / f"{name}.safetensors")
         training.add_to_report(report, name, probabilities, labels)
         training.compare_documents(report, name, params, data / "documents")
-
-
-def novel_texts(earlier: Sequence[str], texts: Sequence[str], max_similarity: float) -> list[bool]:
-    """Whether each of `texts` is new: neither equal nor similar to an earlier one, or to one before it in `texts`.
-
-    Candidates come from MinHash, and each is verified by its exact Jaccard similarity of shingles of two words, so that
-    the time does not grow with the square of the number of texts. A text without a shingle is new unless it is equal.
-    """
-    column = pa.array([*earlier, *texts], pa.large_string())
-    priority = np.arange(len(column), 0, -1)
-    params = Minhash.model_validate({"threshold": max_similarity, "shingle_size": 2})
-    similar, _ = minhash.duplicates(column, params, priority)
-    equal = exact.duplicates(column, priority)
-    return [bool(one < 0 and other < 0) for one, other in zip(similar, equal, strict=True)][len(earlier) :]
 
 
 def explain(name: str, params: Params, data: Path) -> None:
