@@ -108,7 +108,7 @@ def _make_pairs(this: Round, data: Path, params: Params) -> dict[str, int]:
     from tasks.ingestion import tasks as ingestion
     from tasks.tokenization import tasks as tokenization
 
-    timings = Timings(INGESTION)
+    timings = Timings(this.name)
     source = _feedback_source(tasks.vote_folders(data))
     stage_params: dict[str, Any] = {name: settings.load(name) for name in (INGESTION, CURATION, TOKENIZATION)}
     own_params: Any = stage_params[INGESTION].model_copy(update={"sources": {"feedback": source}})
@@ -141,7 +141,7 @@ def _best_answers(this: Round, params: Params) -> dict[str, float]:
     counts = tasks.write_best_answers(this, params)
     tokenizer = tokenization.load_tokenizer(this.folder)
     stage_params: Any = settings.load(TOKENIZATION)
-    packed = tokenization.encode_conversations(tokenizer, stage_params, this.folder, Timings(TOKENIZATION))
+    packed = tokenization.encode_conversations(tokenizer, stage_params, this.folder, Timings(this.name))
     body = {"conversations": packed, "sequence_length": stage_params.sequence_length}
     write_json(this.folder / "tokens" / MANIFEST, with_version("tokens", body))
     return counts
@@ -163,7 +163,10 @@ def _policy_params(this: Round, stage: str, params: Params) -> BaseModel:
 def _stage_params(stage: str, params: Params, update: Mapping[str, Any]) -> BaseModel:
     """The params of a stage with the changes for rounds, and with `update`. Raises BadParams."""
     stated = settings.load(stage)
-    body = {**stated.model_dump(exclude_unset=True), **params.changes.get(stage, {}), **update}
+    changes = params.changes.get(stage, {})
+    body = {**stated.model_dump(exclude_unset=True), **changes, **update}
+    if isinstance(scratch := body.get("from_scratch"), dict):  # a change has priority over it
+        body["from_scratch"] = {name: value for name, value in scratch.items() if name not in changes}
     try:
         return type(stated).model_validate(body)
     except ValidationError as error:

@@ -26,12 +26,11 @@ from tasks.curation.classifier import classifier, spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
 from tasks.curation.contamination.contamination import Params as Contamination
 from tasks.curation.corpus import CURATED, DROPPED, Corpus, split_precedence, with_first_rows
-from tasks.curation.duplicates import deliveries, exact, out_of_core, redis_index, rehydration, repeated_lines
+from tasks.curation.duplicates import deliveries, exact, novelty, out_of_core, redis_index, rehydration, repeated_lines
 from tasks.curation.duplicates.minhash import Params as Minhash
 from tasks.curation.duplicates.rehydration import Params as Rehydration
 from tasks.curation.duplicates.repeated_lines import Params as Repeats
 from tasks.curation.language_model import training as language_model
-from tasks.curation.novelty import novel_texts as novel_texts  # for flows.synthesis
 from tasks.curation.privacy import pii
 from tasks.curation.privacy.pii import Params as Pii
 from tasks.curation.signals.signals import NUMERIC_NAMES
@@ -46,7 +45,7 @@ RUN, RECORDS = Path(".run"), ("conversations", "preferences")
 PART_BYTES = 4 << 20  # bytes of documents that a thread processes at once
 Classifiers = training.Params
 train_spam_classifier, train_language_model = spam_examples.train, language_model.train_and_save
-load_classifier = classifier.load
+load_classifier, novel_texts = classifier.load, novelty.novel_texts
 
 
 class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):

@@ -140,7 +140,9 @@ def evaluate(this: Round, data: Path, params: Params) -> dict[str, Any]:
     ]  # fmt: skip
     refusals = measures.gate(results, params.max_kl, earlier)
     history = [*_history(data, this.number), {"round": this.number, **results}]
-    report = Report("round", scores=dict(results), tables={"samples": samples, "rounds": history})
+    columns = dict.fromkeys(name for row in history for name in row)
+    table = [{name: row.get(name) for name in columns} for row in history]  # not every round has held-out votes
+    report = Report("round", scores=dict(results), tables={"samples": samples, "rounds": table})
     report.counts = {"votes": int(this.state["num_votes"]), "refusals": len(refusals)}
     report.notes += [f"round: not promoted: {reason}." for reason in refusals]
     if warning := over_optimization(history):

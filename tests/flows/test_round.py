@@ -61,7 +61,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             split = "test" if number % 4 == 3 else "train"
             writer.add_row({"id": str(number), "messages": messages, "source": "numbers", "group": str(number),
                             "split": split, "metadata": metadata})  # fmt: skip
-    tokenizer = bpe.train([question(number) for number in range(24)], 300)
+    tokenizer = bpe.train([question(number) for number in range(24)], 270)
     bpe.save(data / "tokens/tokenizer", tokenizer)
     records.write_prompts(tokenizer, data, data / "tokens/prompts")
     models.save(data / "models/sft", architecture.build(SHAPE, tokenizer, 0), tokenizer, {"stage": "sft"})

@@ -1,4 +1,4 @@
-"""Which texts are new beside earlier ones."""
+"""Which of new texts are neither equal nor similar to earlier ones."""
 
 from collections.abc import Sequence
 
