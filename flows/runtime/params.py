@@ -30,7 +30,7 @@ YAML_NAMES = {
 }
 
 Location = tuple[str | int, ...]
-NO_STAGES = {"training", "causal", "serving"}  # packages of tasks/ that are not a stage
+NO_STAGES = {"training", "causal", "serving", "deliveries", "search"}  # packages of tasks/ that are not a stage
 
 
 def stages(file: Path = FILE) -> list[str]:
