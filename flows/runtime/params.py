@@ -33,7 +33,7 @@ YAML_NAMES = {
 
 Location = tuple[str | int, ...]
 NO_STAGES = {  # packages of tasks/ that are not a stage
-    "ablation", "causal", "comparison", "deliveries", "engine", "export", "feedback", "ladder", "promotion", "rounds", "search",
+    "causal", "comparison", "deliveries", "engine", "export", "feedback", "ladder", "promotion", "rounds", "search",
     "serving", "synthesis", "training",
 }  # fmt: skip
 
