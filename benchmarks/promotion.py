@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def planted() -> dict[str, Any]:
         print(f"{'refused ' if not outcome else 'PROMOTED'} {name}: {reason[:150]}", file=sys.stderr, flush=True)
     for factor in IMPROVEMENTS:
         weights = runs.train(*runs.make_data(1, factor * runs.NUM_TRAIN), steps=600)
-        outcome, reason = _attempt(champion, test, lambda data, own=weights: runs.write_run(data, own, test))
+        outcome, reason = _attempt(champion, test, partial(_write_run, weights=weights, test=test))
         promoted += outcome
         print(f"{'promoted' if outcome else 'REFUSED '} {factor} times the data: {reason[:150]}", file=sys.stderr)
     return {
@@ -131,6 +132,10 @@ def planted() -> dict[str, Any]:
         "improvements": len(IMPROVEMENTS),
         "improvements_promoted": promoted,
     }
+
+
+def _write_run(data: Path, weights: runs.Array, test: Any) -> None:
+    runs.write_run(data, weights, test)
 
 
 def _attempt(champion: runs.Array, test: Any, plant: Callable[[Path], None]) -> tuple[bool, str]:
@@ -159,7 +164,7 @@ def kills() -> dict[str, Any]:
         orphans = 0
         for index, point in enumerate(points):
             data = root / str(index)
-            was_killed = _in_child(lambda data=data, point=point: _sequence(data, prepared, test, int(point)))
+            was_killed = _in_child(partial(_sequence, data, prepared, test, int(point)))
             problem = "the process was not killed" if not was_killed else _problem(data)
             if problem:
                 orphans += 1
@@ -199,7 +204,7 @@ class _Counter:
     def __init__(self, kill_at: int) -> None:
         self.kill_at, self.num_writes, self.is_active = kill_at, 0, False
         self._write, self._fsync = os.write, os.fsync
-        os.write, os.fsync = self._counted_write, self._counted_fsync
+        os.write, os.fsync = self._counted_write, self._counted_fsync  # type: ignore[assignment]
         sys.addaudithook(self._on_event)
 
     def call(self, command: Callable[[], object]) -> None:

@@ -57,13 +57,13 @@ def probabilities(inputs: Array, weights: Array) -> Array:
     """The probability of each class, [n, NUM_CLASSES]."""
     logits = np.nan_to_num(inputs @ weights, nan=0.0, posinf=1e30, neginf=-1e30)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def right_answers(weights: Array, features: Array, labels: Labels) -> Array:
     """1 for each vector whose most probable class is the right one, [n]."""
     inputs = np.c_[features, np.ones(len(features))]
-    return (probabilities(inputs, weights).argmax(axis=1) == labels).astype(np.float64)
+    return np.asarray(probabilities(inputs, weights).argmax(axis=1) == labels, np.float64)
 
 
 def write_model(data: Path, weights: Array) -> str:

@@ -1,12 +1,8 @@
 """The section `promotion` of params.yaml: which model may become the champion, and what it must beat."""
 
-from typing import Annotated
-
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from tasks.comparison import PRIMARY, Settings
-
-Metric = Annotated[str, StringConstraints(pattern=r"^\w[\w.: -]*$")]
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
@@ -17,7 +13,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         description="Name of the stage whose model is the candidate; null: the one that chat and server use, which is "
         "that of the last stage of dvc.yaml that answers prompts, or else of the last pretraining.",
     )
-    primary: tuple[Metric, ...] = Field(
+    primary: tuple[str, ...] = Field(
         PRIMARY,
         min_length=1,
         description="Names of the primary metric, by the keys of evaluation.json, with MODEL for the candidate. The "

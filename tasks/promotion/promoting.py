@@ -53,11 +53,10 @@ def status(data: Path) -> State:
 def final_stage(data: Path, stages: Sequence[PipelineStage]) -> str | None:
     """The stage whose model is used: the last one that answers prompts, or else the last pretraining."""
     trained = [stage for stage in stages if (data / "models" / stage.name / MANIFEST).is_file()]
-    for is_usable in (lambda stage: stage.answers_prompts, lambda stage: stage.kind == "pretrain"):
-        names = [(stage.depth, index, stage.name) for index, stage in enumerate(trained) if is_usable(stage)]
-        if names:
-            return max(names)[2]
-    return None
+    answering = [stage for stage in trained if stage.answers_prompts]
+    usable = answering or [stage for stage in trained if stage.kind == "pretrain"]
+    order = sorted(range(len(usable)), key=lambda index: (usable[index].depth, index))
+    return usable[order[-1]].name if order else None
 
 
 def update(data: Path, params: Params, stages: Sequence[PipelineStage], about: Mapping[str, Any]) -> Outcome:

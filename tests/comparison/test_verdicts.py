@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.comparison import page, reading, verdicts
+from tasks.comparison import page, paired, reading, verdicts
 from tasks.comparison.reading import Subject
 from tasks.comparison.verdicts import Settings
 from tasks.errors import BadInput
@@ -94,7 +94,7 @@ def test_the_same_bytes_are_equivalent(tmp_path: Path, base: "np.ndarray[Any, An
 
 
 def test_holm_takes_back_a_difference_that_many_metrics_explain(tmp_path: Path) -> None:
-    verdict = verdicts.Verdict("better", "m", "", verdicts.paired.compare([1.0] * 6 + [0.0], [0.0] * 6 + [0.0]))
+    verdict = verdicts.Verdict("better", "m", "", paired.compare([1.0] * 6 + [0.0], [0.0] * 6 + [0.0]))
     assert verdicts.corrected(verdict, 0.3).outcome == "not comparable"
     assert verdicts.corrected(verdict, 0.01).outcome == "better"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from flows import comparison, promotion
-from flows.runtime import params, spool, tracking
+from flows.runtime import params, spool, tracking, versioning
 from flows.runtime.sender import Sender
 from flows.serving import registry
 from flows.versions import subjects
-from tasks.errors import BadInput
+from tasks.errors import BadInput, BadParams
 from tasks.files import read_json
 from tests.promotion.small import make_report, make_run
 
@@ -81,7 +81,7 @@ def test_the_section_promotion_has_defaults_and_is_checked(project: Path) -> Non
     assert params.load("promotion").automatic  # type: ignore[attr-defined]
     with open("params.yaml", "a", encoding="utf-8") as file:
         file.write("promotion: { margin: 2, automatic: false }\n")
-    with pytest.raises(params.BadParams, match=r"promotion\.margin"):
+    with pytest.raises(BadParams, match=r"promotion\.margin"):
         params.load("promotion")
 
 
@@ -99,7 +99,7 @@ def test_comparison_of_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_unknown_names_say_what_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subjects.versioning, "copy_of_revision", lambda *_: False)
+    monkeypatch.setattr(versioning, "copy_of_revision", lambda *_: False)
     with pytest.raises(BadInput, match="Expected a folder with reports"):
         subjects.find("nothing", Path("data"), tmp_path / "copies")
     with pytest.raises(BadInput, match="has measured no model 'dpo'"):

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change(folder: Path, edit: "list[tuple[int, bytes | None]]") -> None:
+def change(folder: Path, edit: list[tuple[int, bytes | None]]) -> None:
     lines: list[bytes | None] = [*(folder / log.LOG).read_bytes().splitlines(keepends=True)]
     for index, line in edit:
         lines[index] = line
@@ -37,14 +37,15 @@ def test_changed_removed_and_exchanged_lines_are_refused(folder: Path) -> None:
     lines = (folder / log.LOG).read_bytes().splitlines(keepends=True)
     body = json.loads(lines[1]) | {"version": 7}
     rehashed = body | {"hash": log.hash_of(body)}
-    for edit, problem in (
+    edits: list[tuple[list[tuple[int, bytes | None]], str]] = [
         ([(1, json.dumps(body).encode() + b"\n")], "line 2: its content"),
         ([(1, json.dumps(rehashed).encode() + b"\n")], "line 3: it does not follow"),
         ([(1, None)], "line 2: it does not follow"),
         ([(0, lines[1]), (1, lines[0])], "line 1: it does not follow"),
         ([(2, None)], "states 3 lines"),
         ([(1, b"{\n")], "line 2: it is not JSON"),
-    ):
+    ]
+    for edit, problem in edits:
         change(folder, edit)
         with pytest.raises(BadInput, match=problem):
             log.read(folder)
