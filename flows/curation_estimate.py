@@ -52,11 +52,11 @@ def lines(documents: float, num_bytes: float, cluster: Cluster, params: tasks.Pa
     return [
         *result,
         "the same text by others, from published rates per core:",
-        *_others(num_bytes, text_seconds, row_seconds),
+        *_published_rates(num_bytes, text_seconds, row_seconds),
     ]
 
 
-def _others(num_bytes: float, text_seconds: float, row_seconds: float) -> list[str]:
+def _published_rates(num_bytes: float, text_seconds: float, row_seconds: float) -> list[str]:
     own = text_seconds + row_seconds
     rows = [
         f"  {name}: {size(num_bytes)} / {rate / 1e6:g} MB/s = {num_bytes / rate / 3600:,.0f} CPU-hours, "

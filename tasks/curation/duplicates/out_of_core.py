@@ -78,10 +78,10 @@ def connect(
         engine.run("sign", list(tasks), sign, {key: {**task, "bits": bits} for key, task in tasks.items()},
                    lambda _, result: on_progress(result["bytes"]))
     )  # fmt: skip
-    found = _complete(engine.run("buckets", keys(bits), buckets, partition_inputs(signed, bits)))
-    labels, _ = stars.components(engine, found, bits)
+    linked = _complete(engine.run("buckets", keys(bits), buckets, partition_inputs(signed, bits)))
+    labels, _ = stars.components(engine, linked, bits)
     label_folders = _folders(labels)
-    joined = {key: {**task, "labels": label_folders} for key, task in partition_inputs(found, bits).items()}
+    joined = {key: {**task, "labels": label_folders} for key, task in partition_inputs(linked, bits).items()}
     grouped = _complete(engine.run("group", keys(bits), group, joined))
     shared = {"texts": str(texts_file), "params": params.model_dump(mode="json")}
     inputs = {key: {**task, **shared} for key, task in partition_inputs(grouped, bits).items()}
@@ -90,7 +90,7 @@ def connect(
     for path in verified.paths(CLUSTERS):
         rows, row_roots = np.load(path).T
         roots[rows] = row_roots
-    for stage in (signed, found, labels, grouped):
+    for stage in (signed, linked, labels, grouped):
         discard_files(stage)
     return roots
 
