@@ -111,7 +111,7 @@ def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     texts = pa.chunked_array(read_texts(Path(task["texts"])).chunks[task["chunk"] : task["chunk"] + task["chunks"]])
     with RowWriter(part, stars.EDGES, 2, task["bits"]) as writer:
         for chunk in texts.chunks:
-            banded = minhash.compute_bandkeys(chunk, params)
+            banded = minhash.compute_band_keys(chunk, params)
             kept = np.flatnonzero(banded.has_shingles)
             rows = np.broadcast_to((first + kept).astype(np.uint64), (len(banded.keys), len(kept)))
             writer.add(np.stack([banded.keys[:, kept].ravel(), rows.ravel()], axis=1))
