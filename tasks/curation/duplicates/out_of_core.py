@@ -164,7 +164,7 @@ def verify(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     documents, first_places, members = np.unique(rows[:, 1], return_index=True, return_inverse=True)
     components = np.unique(rows[first_places, 0], return_inverse=True)[1].astype(np.int32)
     lengths = text_lengths(texts)[documents]
-    result, position = [np.empty((0, 2), np.uint64)], np.empty(len(documents), np.int64)
+    result, position = [np.empty((0, 2), np.int32)], np.empty(len(documents), np.int64)
     by_batch = np.full(len(documents), -1)
     all_batches = list(clusters.batches(components, lengths))
     for number, batch in enumerate(all_batches):
