@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.curation.arrays import Int32Array, Int64Array
 from tasks.curation.duplicates import clusters, minhash, stars
 from tasks.curation.duplicates.ranking import Ids, best_rows
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
-from tasks.curation.text.words import byte_lengths
 from tasks.curation.threads import ProgressCallback, ignore_progress
 from tasks.engine import settings
 from tasks.engine.engine import Engine, Manifest, discard_files
@@ -102,7 +102,9 @@ def read_texts(path: Path) -> pa.ChunkedArray:
 
 def text_lengths(texts: pa.ChunkedArray) -> Int64Array:
     """Return the bytes of each text from the offsets alone, so that no text is read."""
-    return np.concatenate([np.empty(0, np.int64), *(byte_lengths(chunk) for chunk in texts.chunks)])
+    return np.concatenate(
+        [np.empty(0, np.int64), *(pc.binary_length(chunk).cast(pa.int64()).to_numpy() for chunk in texts.chunks)]
+    )
 
 
 def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
             rows = np.broadcast_to((first + kept).astype(np.uint64), (len(banded.keys), len(kept)))
             writer.add(np.stack([banded.keys[:, kept].ravel(), rows.ravel()], axis=1))
             first += len(chunk)
-    return {"rows": writer.num_rows, "bytes": int(byte_lengths(texts).sum())}
+    return {"rows": writer.num_rows, "bytes": int(text_lengths(texts).sum())}
 
 
 def buckets(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
