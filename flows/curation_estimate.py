@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from tasks.curation import tasks
 
-# Measured on a core of an AMD Zen 5 by `make bench NAME=curation` (with the spam classifier) and NAME=scale.
+# Measured on a core of an AMD Zen 5 by `make bench NAME=curation`, less a quarter for the spam classifier.
 CURATION_RATE = 23e6  # bytes of text per CPU-second: the whole stage
-ROWS_RATE = 2.0e6  # (band key, document) rows per CPU-second, from writing them to the end of the clusters
+# (band key, document) rows per CPU-second, from writing them to the end of the clusters: an assumption that `make bench
+# NAME=scale` has yet to confirm (cluster_rows / cluster_cpu_seconds).
+ROWS_RATE = 1e6
 ROW_BYTES = 16  # a key and a document of 64 bits each
 DRIVER_BYTES = 200  # of memory per document, while one driver holds the outcome of each document
 TABLE_BYTES = 108  # of memory per row of the partition that a task holds
@@ -36,7 +38,7 @@ def lines(documents: float, num_bytes: float, cluster: Cluster, params: tasks.Pa
         f"curation of {documents:.3g} documents, {size(num_bytes)}, on {cluster.nodes} x {cluster.cores} cores:",
         f"  text: {size(num_bytes)} / {size(CURATION_RATE)} per CPU-second = {text_seconds / 3600:,.0f} CPU-hours",
         f"  near-duplicates: {documents:.3g} documents x {bands} bands = {rows:.3g} rows / {ROWS_RATE:.3g} per "
-        f"CPU-second = {row_seconds / 3600:,.0f} CPU-hours",
+        f"CPU-second (assumed) = {row_seconds / 3600:,.0f} CPU-hours",
         f"  time: {(text_seconds + row_seconds) / 3600:,.0f} CPU-hours / {cores:,} cores = {hours:,.1f} hours, if all "
         "cores have work all the time",
         f"  shuffle: {rows:.3g} rows x {ROW_BYTES} B = {size(shuffle)} ({shuffle / documents:.0f} B per document), "
@@ -52,11 +54,11 @@ def lines(documents: float, num_bytes: float, cluster: Cluster, params: tasks.Pa
     return [
         *result,
         "the same text by others, from published rates per core:",
-        *_others(num_bytes, text_seconds, row_seconds),
+        *_published_rates(num_bytes, text_seconds, row_seconds),
     ]
 
 
-def _others(num_bytes: float, text_seconds: float, row_seconds: float) -> list[str]:
+def _published_rates(num_bytes: float, text_seconds: float, row_seconds: float) -> list[str]:
     own = text_seconds + row_seconds
     rows = [
         f"  {name}: {size(num_bytes)} / {rate / 1e6:g} MB/s = {num_bytes / rate / 3600:,.0f} CPU-hours, "

@@ -64,8 +64,8 @@ class RayEngine:
                 while pending and len(running) < limit:
                     task = pending.popleft()
                     running[remote.remote(str(PROJECT), asdict(task))] = task, time.monotonic()
-                done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
-                for reference in done:
+                finished, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+                for reference in finished:
                     task, _ = running.pop(reference)
                     outcome = _take(reference, task)
                     if isinstance(outcome, Crash) and late[task.key] and late[task.key] <= MAX_RETRIES:

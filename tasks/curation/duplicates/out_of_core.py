@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.curation.arrays import Int32Array, Int64Array
 from tasks.curation.duplicates import clusters, minhash, stars
 from tasks.curation.duplicates.ranking import Ids, best_rows
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
-from tasks.curation.text.words import byte_lengths
 from tasks.curation.threads import ProgressCallback, ignore_progress
 from tasks.engine import settings
 from tasks.engine.engine import Engine, Manifest, discard_files
@@ -78,10 +78,10 @@ def connect(
         engine.run("sign", list(tasks), sign, {key: {**task, "bits": bits} for key, task in tasks.items()},
                    lambda _, result: on_progress(result["bytes"]))
     )  # fmt: skip
-    found = _complete(engine.run("buckets", keys(bits), buckets, partition_inputs(signed, bits)))
-    labels, _ = stars.components(engine, found, bits)
+    linked = _complete(engine.run("buckets", keys(bits), buckets, partition_inputs(signed, bits)))
+    labels, _ = stars.components(engine, linked, bits)
     label_folders = _folders(labels)
-    joined = {key: {**task, "labels": label_folders} for key, task in partition_inputs(found, bits).items()}
+    joined = {key: {**task, "labels": label_folders} for key, task in partition_inputs(linked, bits).items()}
     grouped = _complete(engine.run("group", keys(bits), group, joined))
     shared = {"texts": str(texts_file), "params": params.model_dump(mode="json")}
     inputs = {key: {**task, **shared} for key, task in partition_inputs(grouped, bits).items()}
@@ -90,7 +90,7 @@ def connect(
     for path in verified.paths(CLUSTERS):
         rows, row_roots = np.load(path).T
         roots[rows] = row_roots
-    for stage in (signed, found, labels, grouped):
+    for stage in (signed, linked, labels, grouped):
         discard_files(stage)
     return roots
 
@@ -102,7 +102,9 @@ def read_texts(path: Path) -> pa.ChunkedArray:
 
 def text_lengths(texts: pa.ChunkedArray) -> Int64Array:
     """Return the bytes of each text from the offsets alone, so that no text is read."""
-    return np.concatenate([np.empty(0, np.int64), *(byte_lengths(chunk) for chunk in texts.chunks)])
+    return np.concatenate(
+        [np.empty(0, np.int64), *(pc.binary_length(chunk).cast(pa.int64()).to_numpy() for chunk in texts.chunks)]
+    )
 
 
 def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,12 +113,12 @@ def sign(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     texts = pa.chunked_array(read_texts(Path(task["texts"])).chunks[task["chunk"] : task["chunk"] + task["chunks"]])
     with RowWriter(part, stars.EDGES, 2, task["bits"]) as writer:
         for chunk in texts.chunks:
-            banded = minhash.compute_bandkeys(chunk, params)
+            banded = minhash.compute_band_keys(chunk, params)
             kept = np.flatnonzero(banded.has_shingles)
             rows = np.broadcast_to((first + kept).astype(np.uint64), (len(banded.keys), len(kept)))
             writer.add(np.stack([banded.keys[:, kept].ravel(), rows.ravel()], axis=1))
             first += len(chunk)
-    return {"rows": writer.num_rows, "bytes": int(byte_lengths(texts).sum())}
+    return {"rows": writer.num_rows, "bytes": int(text_lengths(texts).sum())}
 
 
 def buckets(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +166,7 @@ def verify(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     documents, first_places, members = np.unique(rows[:, 1], return_index=True, return_inverse=True)
     components = np.unique(rows[first_places, 0], return_inverse=True)[1].astype(np.int32)
     lengths = text_lengths(texts)[documents]
-    result, position = [np.empty((0, 2), np.uint64)], np.empty(len(documents), np.int64)
+    result, position = [np.empty((0, 2), np.int32)], np.empty(len(documents), np.int64)
     by_batch = np.full(len(documents), -1)
     all_batches = list(clusters.batches(components, lengths))
     for number, batch in enumerate(all_batches):
