@@ -40,7 +40,7 @@ from tasks.training.stages import dpo, pretrain, sft
 
 NUM_CHATS, NUM_PREFERENCES, MAX_NUMBER = 4_000, 1_000, 99_999
 NUM_TOKENS, ROW_LENGTH = 16_384, 256  # of the base's own text
-SFT_STEPS = 100
+SFT_STEPS = 60
 WORDINGS = ("How is it written: {}", "In which script is {}?", "Tell me how this number is written: {}")
 SCRIPTS: dict[str, Callable[[int], str]] = {
     "Words": numerals.english,

@@ -152,13 +152,13 @@ def test_the_loss_of_text_of_the_base_is_the_divergence_from_it(tmp_path: Path) 
     teacher = rows.text.teacher([-1, -2], torch.device("cpu"))
     assert rows.text.teacher([0, 1], torch.device("cpu")) is None
     with attention.packed(model):
-        assert float(row_loss(model, ids, positions, targets, teacher)[0]) == pytest.approx(0, abs=1e-5)
+        assert row_loss(model, ids, positions, targets, teacher)[0].item() == pytest.approx(0, abs=1e-5)
         first = answer_logits(model, last_hidden(model, ids, positions)).log_softmax(-1)
         model.lm_head.weight.data *= 1.1
         second = answer_logits(model, last_hidden(model, ids, positions)).log_softmax(-1)
         expected = (first.exp() * (first - second)).sum(-1)[targets != IGNORED].mean()
         loss = row_loss(model, ids, positions, targets, teacher)[0]
-    assert float(loss) == pytest.approx(float(expected), rel=1e-3)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
     assert loss.requires_grad
 
 
