@@ -133,4 +133,4 @@ def _akaike(result: tuple[float, Array], *data: Array) -> float:
     """The corrected criterion of Akaike, for normal residuals of log L."""
     count, num = len(data[0]), len(result[1])
     variance = float((_residuals(result[1], *data) ** 2).mean())
-    return count * np.log(max(variance, 1e-16)) + 2 * num + 2 * num * (num + 1) / (count - num - 1)
+    return float(count * np.log(max(variance, 1e-16))) + 2 * num + 2 * num * (num + 1) / (count - num - 1)

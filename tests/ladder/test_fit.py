@@ -12,7 +12,7 @@ SIZES, BUDGETS = (1e6, 2e6, 4e6, 8e6), (1e8, 2e8, 4e8, 1e9)
 
 def known_loss(weights: float, tokens: float) -> float:
     """Chinchilla's law with E = 1.7, A = 400, a = .34, B = 410, b = .28."""
-    return 1.7 + 400 / weights**0.34 + 410 / tokens**0.28
+    return float(1.7 + 400 / weights**0.34 + 410 / tokens**0.28)
 
 
 def runs(noise: float = 0.0, seed: int = 0) -> list[Run]:
