@@ -114,7 +114,7 @@ def train_rung(
 def bits_per_byte(nats_per_token: float) -> float:
     """The validation loss in bits per byte of the validation documents, which does not depend on the tokenizer."""
     counts = read_json(DATA / "tokens" / MANIFEST)["documents"]["validation"]
-    return nats_per_token / math.log(2) * counts["num_tokens"] / counts["num_bytes"]
+    return nats_per_token / math.log(2) * float(counts["num_tokens"] / counts["num_bytes"])
 
 
 def num_weights(section: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from tasks.errors import BadInput
 from tasks.files import read_json, sha256, write_json
 from tasks.ladder import fit as fitting
 from tasks.ladder import forecast, rungs
-from tasks.ladder.fit import Run
+from tasks.ladder.fit import Run as Run  # for flows.ladder
 from tasks.reports import Report, Score
 
 FILE, STAGE = Path("ladder/forecast.json"), "ladder"

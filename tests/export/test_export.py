@@ -32,7 +32,11 @@ def tokenizer() -> Any:
     pattern = {"type": "Split", "pattern": {"Regex": vocabulary.PRE_TOKENIZERS["qwen2"].patterns[0]}}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     parts = [{**pattern, "behavior": "Isolated", "invert": False}, byte_level]
-    body = {"version": "1.0", "model": model, "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts}}
+    body: dict[str, Any] = {
+        "version": "1.0",
+        "model": model,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts},
+    }
     body["added_tokens"] = [
         {"id": i, "content": token, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
          "normalized": False} for i, token in enumerate(special)

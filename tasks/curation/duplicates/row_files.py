@@ -59,7 +59,7 @@ class RowWriter:
             rows = rows[_first_occurrences(rows)]
         divided, offsets = np.empty_like(rows), np.zeros((1 << self._bits) + 1, np.int64)
         _divide(rows, 64 - self._bits, offsets, divided)
-        view, size = memoryview(divided).cast("B"), 8 * self._width
+        view, size = memoryview(divided.data).cast("B"), 8 * self._width
         checksums = [xxhash.xxh3_64_intdigest(view[a * size : b * size]) for a, b in pairwise(offsets.tolist())]
         self._runs.append(np.array([offsets + self.num_rows, [*checksums, 0]], np.uint64))
         self._file.write(view)

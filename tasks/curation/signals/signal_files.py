@@ -1,7 +1,7 @@
 """The signals of a corpus in files, one per signal, mapped into memory: 560 bytes per document that are on disk."""
 
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class SignalFiles:
         columns = {name: self._column(name, len(languages)) for name in NUMERIC_NAMES}
         return Signals(**columns, language=languages)
 
-    def _column(self, name: str, size: int) -> "np.ndarray[tuple[int], np.dtype[np.generic]]":
+    def _column(self, name: str, size: int) -> Any:
         if not size:
             return np.empty(0, self._types[name])  # an empty file cannot be mapped
         return np.memmap(self._paths[name], self._types[name], "r").view(np.ndarray)

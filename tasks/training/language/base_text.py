@@ -104,7 +104,9 @@ def _write_text(base: Base, num_rows: tuple[int, int], length: int, seed: int, s
     return {"ids": ids, "positions": positions, "tokens": tokens, "log_probs": log_probs}
 
 
-def _parts(ids: npt.NDArray[np.uint32], positions: npt.NDArray[np.uint32], size: int) -> tuple[Stream, Stream]:
+def _parts(
+    ids: npt.NDArray[np.integer[Any]], positions: npt.NDArray[np.integer[Any]], size: int
+) -> tuple[Stream, Stream]:
     """The first `size` tokens, with one more as the target of the last, and the other ones."""
     dtype = ids_dtype(int(ids.max()) + 1)
     first, last = (
@@ -125,8 +127,8 @@ def _most_probable(model: Any, rows: PackedRows) -> tuple[npt.NDArray[np.uint32]
             log_probs = heads.logits(model, hidden).float().log_softmax(-1)
             values, tokens = log_probs.topk(min(MAX_PROBABLE, log_probs.shape[-1]))
             parts.append((tokens.cpu(), values.cpu()))
-    tokens, values = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return tokens.astype(np.uint32), values
+    all_tokens, all_values = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return all_tokens.astype(np.uint32), all_values
 
 
 def sample_documents(model: Any, tokenizer: Any, num_tokens: int, length: int, seed: int, section: str) -> Stream:

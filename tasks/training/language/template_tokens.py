@@ -62,15 +62,17 @@ def _try_means(
 ) -> tuple[list[int], list[str]]:  # fmt: skip
     """The tokens among `candidates` that `model` does not know, and a note about them. The rows stay as they are."""
     remembered.prepare(model, tokenizer, needs)
-    tensors = [part[:NUM_ROWS].to(heads.device(model)) for part in (batch.ids, batch.positions, batch.targets)]
+    ids, positions, targets = (
+        part[:NUM_ROWS].to(heads.device(model)) for part in (batch.ids, batch.positions, batch.targets)
+    )
     previous = [table[candidates].clone() for table in tables]
     unknown = list[int]()
     with attention.packed(model), evaluating(model):
-        first = lowest = float(row_loss(model, *tensors)[0])
+        first = lowest = float(row_loss(model, ids, positions, targets)[0])
         for place, token in enumerate(candidates):
             for table, mean in zip(tables, means, strict=True):
                 table[token] = mean.to(table.device)
-            changed = float(row_loss(model, *tensors)[0])
+            changed = float(row_loss(model, ids, positions, targets)[0])
             if changed < (1 - MIN_GAIN) * lowest:
                 lowest, unknown = changed, [*unknown, token]
                 continue

@@ -13,6 +13,7 @@ import pytest
 from tasks.curation import text_files
 from tasks.curation.arrays import Int32Array, UInt64Array
 from tasks.curation.duplicates import clusters, minhash, out_of_core, row_files, stars
+from tasks.curation.duplicates.ranking import best_rows
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
 from tasks.engine import settings
 from tasks.engine.local_engine import LocalEngine
@@ -118,7 +119,7 @@ def test_clusters_are_those_of_memory(
         ids = pa.array([f"{number:03d}" for number, _ in documents])
         priority = np.zeros(len(texts), np.int64)
         copy_of, sizes = minhash.duplicates(texts, params, priority, ids)
-        best, other_sizes = out_of_core.best_rows(roots, priority, out_of_core.text_lengths(texts), ids)
+        best, other_sizes = best_rows(roots, priority, out_of_core.text_lengths(texts), ids)
         assert best.tolist() == copy_of.tolist()
         assert other_sizes.tolist() == sizes.tolist()
         kept.append({number for (number, _), row in zip(documents, best.tolist(), strict=True) if row < 0})
@@ -137,7 +138,7 @@ def test_a_large_component_is_processed_in_blocks(tmp_path: Path, monkeypatch: p
     text_files.write(path, [array])
     roots = out_of_core.connect(LocalEngine(tmp_path / "run"), path, params, 1 << 30, lambda _: None)
     lengths = out_of_core.text_lengths(pa.chunked_array([array]))
-    assert out_of_core.best_rows(roots, np.zeros(len(array)), lengths, None)[0].tolist() == expected
+    assert best_rows(roots, np.zeros(len(array)), lengths, None)[0].tolist() == expected
 
 
 def test_the_memory_decides_where_the_keys_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
