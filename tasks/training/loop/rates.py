@@ -21,11 +21,11 @@ from tasks.training.loop.replay_params import Replay
 
 PUBLISHED = {"pretrain": 5e-5, "sft": 2e-5, "reward": 1e-5, "ppo": 1e-6, "dpo": 5e-7}
 PUBLISHED_WEIGHTS = 7e9
-MAX_FACTOR = 25.0  # of the published rate, for small models
+MAX_FACTOR = 10.0  # of the published rate, for small models
 ADAPTER_FACTOR = 10.0
 WARMUP_SHARE = 0.03
 # Share of rows with text of the base in a stage that would forget it, unless params.yaml states another.
-REPLAY_SHARES = {"pretrain": 0.05, "sft": 0.1}
+REPLAY_SHARES = {"pretrain": 0.05, "sft": 0.35}
 
 
 class FromScratch(BaseModel, frozen=True, extra="forbid"):

@@ -92,13 +92,13 @@ def test_the_base_of_a_model_inside_a_round(tmp_path: Path) -> None:
 
 
 def test_published_rates_by_size_and_with_an_adapter() -> None:
-    """The cube root of 7e9 / 7e6 is 10; that of 7e9 / 56e9 is a half; the factor is at most 25."""
+    """The cube root of 7e9 / 7e6 is 10; that of 7e9 / 56e9 is a half; the factor is at most 10."""
     assert rates.published_rate("sft", 7e9, False) == 2e-5
     assert rates.published_rate("sft", 7e9, True) == 2e-4
     assert rates.published_rate("sft", 7e6, False) == 2e-4
     assert rates.published_rate("sft", 56e9, False) == 1e-5
     assert rates.published_rate("dpo", 7e9, False) == 5e-7
-    assert rates.published_rate("ppo", 1, False) == 2.5e-5
+    assert rates.published_rate("ppo", 1, False) == 1e-5
 
 
 def test_a_trained_base_gets_adamw_and_a_published_rate(ready: Path) -> None:
