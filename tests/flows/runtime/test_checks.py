@@ -42,9 +42,12 @@ def problem(tmp_path: Path, changes: dict[str, Any], stages: tuple[str, ...] = (
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ppo.prompt_sources": ["nubmers"]}, "ppo.prompt_sources.0: 'nubmers' is not a source of ingestion; did you"),
+        ({"ppo.prompt_sources": ["skils"]}, "ppo.prompt_sources.0: 'skils' is not a source of ingestion; did you"),
         ({"ingestion.sources": CHATS | TEXTS, "dpo.prompt_sources": ["texts"]}, "'texts' has documents only, no prom"),
-        ({"sft.warmup_steps": 450}, "sft.warmup_steps: the warm-up of 450 steps is not shorter than the run of 450"),
+        (
+            {"sft.warmup_steps": 9, "sft.steps": 9},
+            "sft.warmup_steps: the warm-up of 9 steps is not shorter than the run of 9",
+        ),
         ({"sft.launch": {"processes": 2}}, "for 2 processes, so that some would be idle; set micro_batch_size: 4"),
         ({"pretrain.launch": {"processes": 4, "strategy": "tensor"}}, "divides the 2 heads of pretrain.model among 4"),
         ({"pretrain.model.num_heads": 3}, "width 128 must be a multiple of 2 * num_heads (6)"),
@@ -72,8 +75,11 @@ def problem(tmp_path: Path, changes: dict[str, Any], stages: tuple[str, ...] = (
             "benchmarks.quiz.models.1: no stage",
         ),
         ({"evaluation.metrics.lm_eval": {"models": ["stf"]}}, "evaluation.metrics.lm_eval.models.0: no stage 'stf'"),
-        ({"sft.mixture": {"numbers": 1}}, "sft.mixture: needs a share for environment, too; 0 leaves a source out"),
-        ({"pretrain.mixture": {"environment": 1, "numbers": 1}}, "pretrain.mixture.numbers: 'numbers' has no documen"),
+        (
+            {"ingestion.sources": CHATS | {"numbers": {}}, "sft.mixture": {"numbers": 1}},
+            "sft.mixture: needs a share for chats, too; 0 leaves a source out",
+        ),
+        ({"pretrain.mixture": {"environment": 1, "skills": 1}}, "pretrain.mixture.skills: 'skills' has no documents"),
         ({"sft.learning_rate": float("inf")}, "sft.learning_rate: expected a finite number, not inf"),
         ({"sft.compile": True}, "sft.compile: expected 'off', 'on' or 'auto' (YAML reads on, off, yes and no as tr"),
         ({"ingestion.sources": {2024: TEXTS["texts"]}}, "the name 2024 is not text in YAML; write it in quotes"),
@@ -114,7 +120,7 @@ def test_params_that_a_user_may_write(tmp_path: Path, changes: dict[str, Any]) -
 
 
 def test_problems_of_all_sections_are_reported_together(tmp_path: Path) -> None:
-    assert len(problem(tmp_path, {"sft.warmup_steps": 450, "dpo.loss": "dpo", "reward.steps": 0}).splitlines()) == 3
+    assert len(problem(tmp_path, {"sft.warmup_steps": 9_000, "dpo.loss": "dpo", "reward.steps": 0}).splitlines()) == 3
 
 
 def test_the_kinds_of_data_of_each_source() -> None:

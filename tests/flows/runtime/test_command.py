@@ -10,7 +10,7 @@ from flows.runtime import command
 from tasks.errors import BadInput
 from tests.sources import ROOT, files
 
-WORKERS = {"tasks.training.parallel.worker"}  # started by other commands only
+WORKERS = {"tasks.training.parallel.worker", "tasks.engine.worker"}  # started by other commands only
 FLOWS = ["ingestion", "curation", "tokenization", "evaluation", "classifier", "training", "pipeline"]
 
 
