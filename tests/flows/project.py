@@ -135,7 +135,11 @@ def make_project(root: Path, env: dict[str, str]) -> Project:
         *(ROOT / "flows/versions").glob("*.py"),
     ):
         copy(path, root / path.relative_to(ROOT))
-    for path in (*(ROOT / "tasks").glob("*.py"), *(ROOT / "tasks/causal").glob("*.py")):
+    for path in (
+        *(ROOT / "tasks").glob("*.py"),
+        *(ROOT / "tasks/causal").glob("*.py"),
+        *(ROOT / "tasks/engine").glob("*.py"),
+    ):
         copy(path, root / path.relative_to(ROOT))
     project.write("tasks/training/__init__.py", "")
     project.write("tasks/training/stages/__init__.py", "")

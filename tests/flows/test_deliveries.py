@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows import deliveries
-from flows.runtime import versioning
+from flows.versions import contents
 from tasks.deliveries import tasks
 from tasks.files import write_json
 
@@ -31,7 +31,7 @@ def _calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     monkeypatch.setattr(deliveries, "pipeline", pipeline)
     monkeypatch.setattr(deliveries, "curation_counts", lambda: {"kept": 100 + len(list(Path("data/raw").iterdir()))})
     monkeypatch.setattr(deliveries, "problem_of", lambda paths: "")
-    monkeypatch.setattr(versioning, "keep", lambda path: "abc")
+    monkeypatch.setattr(contents, "add", lambda path, push=False: "abc")
     return calls
 
 
