@@ -60,7 +60,7 @@ def test_the_size_of_pretrain_leaves_the_settings_from_scratch() -> None:
 
 
 def test_the_sections_of_params_yaml_train_from_scratch_as_stated() -> None:
-    for name, expected in {"pretrain": 0.01, "sft": 0.01, "reward": 0.01, "dpo": 5e-5, "ppo": 5e-5}.items():
+    for name, expected in {"pretrain": 0.01, "sft": 0.02, "reward": 0.01, "dpo": 1e-4, "ppo": 5e-5}.items():
         params: Any = sections.load(name)
         assert params.learning_rate == expected
         assert params.from_scratch is not None
