@@ -131,6 +131,7 @@ def make_project(root: Path, env: dict[str, str]) -> Project:
         ROOT / "flows/__init__.py",
         ROOT / "flows/pipeline.py",
         ROOT / "flows/notifications.py",
+        ROOT / "flows/deliveries.py",
         *(ROOT / "flows/runtime").glob("*.py"),
         *(ROOT / "flows/versions").glob("*.py"),
     ):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from flows import comparison, promotion
-from flows.runtime import params, spool, tracking, versioning
+from flows.runtime import params, spool, tracking
 from flows.runtime.sender import Sender
 from flows.serving import registry
-from flows.versions import subjects
+from flows.versions import contents, subjects
 from tasks.errors import BadInput, BadParams
 from tasks.files import read_json
 from tests.promotion.small import make_report, make_run
@@ -99,7 +99,7 @@ def test_comparison_of_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_unknown_names_say_what_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versioning, "copy_of_revision", lambda *_: False)
+    monkeypatch.setattr(contents, "copy_of_revision", lambda *_: False)
     with pytest.raises(BadInput, match="Expected a folder with reports"):
         subjects.find("nothing", Path("data"), tmp_path / "copies")
     with pytest.raises(BadInput, match="has measured no model 'dpo'"):

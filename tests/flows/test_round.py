@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from flows import round as command
-from flows.runtime import spool, versioning
+from flows.runtime import spool
+from flows.versions import contents
 from tasks import models, tables
 from tasks.conversations import CONVERSATIONS
 from tasks.curation import tasks as curation
@@ -48,7 +49,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name).fn)
     monkeypatch.setattr(spool, "folder", lambda: tmp_path / "spool")
-    monkeypatch.setattr(versioning, "add", lambda path: Path(f"{path}.dvc").write_text("version"))
+    monkeypatch.setattr(contents, "add", lambda path: Path(f"{path}.dvc").write_text("version"))
     (tmp_path / "params.yaml").write_text(json.dumps(PARAMS))
     data = Path("data")
     with tables.Writer(data / "conversations/curated", CONVERSATIONS) as writer:
