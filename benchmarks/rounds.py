@@ -65,7 +65,7 @@ def main() -> None:
             code, output = run(root, "flows.round", "--min-votes", str(NUM_VOTES))
             print(output[-1500:], file=sys.stderr)
             assert code == 0, "the round failed"
-            values.append(gold_by_prompt(root / "data", root / "data/models/champion"))
+            values.append(gold_by_prompt(root / "data", root / "data/models/round"))
             means = [round(sum(one) / len(one), 4) for one in values]
             print(f"round {number}: gold {means}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         print(json.dumps(summary(root / "data", crowd, values)))
@@ -156,7 +156,7 @@ def hash_of(group: str) -> int:
 def vote(root: Path, crowd: Crowd, number: int) -> None:
     """Let the crowd vote about answers of the present champion to training prompts, until there are enough votes."""
     data, rng = root / "data", random.Random(number)
-    champion = data / "models/champion"
+    champion = data / "models/round"
     folder = champion if champion.is_dir() else data / "models/sft"
     prompts = read_prompts(data / "tokens/prompts/train", sources=None)
     verifiable = [i for i, metadata in enumerate(prompts.metadata) if gold.verifiable(metadata)]

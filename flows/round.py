@@ -30,7 +30,7 @@ from tasks.reports import Timings
 from tasks.rounds import tasks
 from tasks.rounds.tasks import POLICY, REPLAY, START, Params, Round
 
-CHAMPION = "champion"
+CHAMPION, TARGET = "champion", "round"  # the alias of `flows.promotion`; the model of the last round
 CURATION, INGESTION, TOKENIZATION = "curation", "ingestion", "tokenization"
 
 
@@ -40,7 +40,7 @@ def one_round(
 ) -> dict[str, Any] | None:
     """Run or continue one round. Returns its state, or None if there are not enough votes."""
     params = params or Params()
-    log, target = data / feedback.FOLDER, data / "models" / CHAMPION
+    log, target = data / feedback.FOLDER, data / "models" / TARGET
     with tasks.exclusive(data):
         for earlier in tasks.complete(data):  # a kill may have come between its last step and its version
             _keep_version(earlier)
@@ -62,16 +62,22 @@ def one_round(
 
 
 def start_model(name: str, data: Path) -> Path:
-    """The folder that a round starts from: the champion, or else the model of the last stage that was trained."""
+    """The folder that a round starts from: the newer one of the champion and the model of the last round.
+
+    Without them, it is the model of the last stage that was trained.
+    """
     if name != CHAMPION:
         return data / "models" / name if (data / "models" / name).is_dir() else Path(name)
-    names = (CHAMPION, "dpo", "ppo", "sft")
-    folders = (data / "models" / one for one in names)
-    return next((folder for folder in folders if (folder / MANIFEST).is_file()), data / "models/sft")
+    folders = [data / "models" / one for one in (TARGET, CHAMPION, "dpo", "ppo", "sft")]
+    present = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    newest = sorted(
+        (folder for folder in present if folder in folders[:2]), key=lambda one: (one / MANIFEST).stat().st_mtime
+    )
+    return newest[-1] if newest else next(iter(present), folders[-1])
 
 
 def promote(this: Round, target: Path) -> None:
-    """Make the new model the champion. The only place that decides how."""
+    """Make the new model data/models/round. The alias champion belongs to `flows.promotion`, which compares items."""
     tasks.install(this, target)
 
 
@@ -227,8 +233,8 @@ def parse(command_line: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--method", choices=tuple(POLICY), help="how the policy learns (default dpo)")
     add("--min-votes", type=int, help="votes with which a round begins (default 200)")
-    add("--champion", default=CHAMPION, help="stage or folder to start from (default: data/models/champion, or else "
-        "the last trained stage)")  # fmt: skip
+    add("--champion", default=CHAMPION, help="stage or folder to start from (default: the newer one of the "
+        "model of the last round and data/models/champion, or else the last trained stage)")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="a setting of rounds "
         "(replay_share=0.5) or of a stage in rounds (dpo.steps=60); may be repeated")  # fmt: skip
     add("--data", type=Path, default=Path("data"), help="folder that contains models/ and raw/ (default data)")

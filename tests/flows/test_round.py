@@ -85,7 +85,7 @@ def run(data: Path, **changes: Any) -> dict[str, Any]:
     this = rounds.unfinished(data)
     if this is None:
         this = rounds.begin(data, data / FOLDER, command.start_model("champion", data), params)
-    command._run(this, data, params, spool.Session(this.name), data / "models/champion")
+    command._run(this, data, params, spool.Session(this.name), data / "models/round")
     return this.state
 
 
@@ -119,7 +119,7 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     assert Path("data/rounds/001.dvc").is_file()
     promoted = body["status"] == "promoted"
     assert promoted == (not body["refusals"])
-    assert (data / "models/champion").is_dir() == promoted
+    assert (data / "models/round").is_dir() == promoted
     assert len((data / "rounds/queue.txt").read_text().splitlines()) > 0
 
     second = run(data, max_kl=1e6)
