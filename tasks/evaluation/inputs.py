@@ -143,10 +143,13 @@ class EvaluationInputs:
         return (self.reference, *others)
 
     def left_out(self, name: str) -> str | None:
-        """Why the stage `name` has trained no model; None if it has."""
+        """Why the stage `name` has trained no model; None if it has, or if it is a policy whose folder is missing."""
         from tasks import models
 
-        return models.left_out(self.data / "models" / name)
+        folder = self.data / "models" / name
+        if not folder.exists() and name not in (*self.params.policies, self.reference):
+            return "it is no stage of this project"
+        return models.left_out(folder)
 
     def _model_folder(self, name: str) -> Path:
         if reason := self.left_out(name):

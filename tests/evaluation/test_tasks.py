@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tasks import catalog, models, reports
 from tasks.errors import BadInput, GateFailed
 from tasks.evaluation import score_gates, tasks
+from tasks.evaluation.inputs import EvaluationInputs
 from tasks.evaluation.tasks import Params
 from tasks.files import read_json, write_json
 from tasks.pairs import write_prompts
@@ -162,6 +163,12 @@ def test_policies_are_the_stages_of_dvc_yaml_that_answer_prompts(tmp_path: Path)
     inputs = tasks.open_inputs.fn(Params(), data, [*STAGES, PipelineStage("dpo2", "dpo", True, 9)])
     assert inputs.policies == ("sft", "ppo", "dpo", "dpo2")
     assert tasks.open_inputs.fn(Params(policies=("dpo",)), data, STAGES).policies == ("sft", "dpo")
+
+
+def test_a_stage_that_the_project_does_not_have_is_left_out(tmp_path: Path) -> None:
+    inputs = EvaluationInputs(tmp_path, Params(policies=("sft", "dpo")))
+    assert inputs.left_out("pretrain") == "it is no stage of this project"
+    assert inputs.left_out("dpo") is None, "the missing model of a policy is an error"
 
 
 def test_params_choose_metrics_by_their_file_names() -> None:

@@ -134,7 +134,7 @@ PLUG_INS = [
         "metrics",
         {"own": {}},
         INCOMPLETE,
-        "own.py is not a complete metric: it needs the function",
+        "own.py is not a complete metric: it needs `SCORES`, a tuple",
     ),
     ("evaluation/metrics", "metrics", {"own": {}}, "def measure(:", "the metric 'own' cannot be imported from tasks.e"),
     ("ingestion/sources", "sources", {"own": {}}, "import nowhere", "No module named 'nowhere'"),
