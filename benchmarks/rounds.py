@@ -37,11 +37,12 @@ from tasks.training.shape import architecture
 from tasks.training.stages import sft
 
 NUM_ROUNDS, NUM_VOTES, VOTES_PER_ITEM, NUM_TEST_PROMPTS, MAX_NEW_TOKENS = 3, 500, 3, 400, 24
+NUM_VOTED_PROMPTS = 2_000  # for two equal answers nobody votes, and a better model gives more of them
 PARAMS = {
     "ingestion": {"sources": {"feedback": {}}}, "curation": {}, "tokenization": {"sequence_length": 128},
     "sft": {"steps": 60}, "reward": {"steps": 80, "learning_rate": 0.001, "global_batch_size": 32},
-    "dpo": {"steps": 60, "learning_rate": 0.0001, "beta": 0.1, "global_batch_size": 32, "warmup_steps": 5,
-            "max_new_tokens": MAX_NEW_TOKENS, "evaluate_every": 30, "validation": {"num_prompts": 50}},
+    "dpo": {"steps": 80, "learning_rate": 0.0001, "beta": 0.1, "global_batch_size": 32, "warmup_steps": 5,
+            "max_new_tokens": MAX_NEW_TOKENS, "evaluate_every": 20, "validation": {"num_prompts": 200}},
     "ppo": {"steps": 40},
 }  # fmt: skip
 MEMBERS = [
@@ -160,7 +161,7 @@ def vote(root: Path, crowd: Crowd, number: int) -> None:
     folder = champion if champion.is_dir() else data / "models/sft"
     prompts = read_prompts(data / "tokens/prompts/train", sources=None)
     verifiable = [i for i, metadata in enumerate(prompts.metadata) if gold.verifiable(metadata)]
-    prompts = prompts.select(rng.sample(verifiable, 600))
+    prompts = prompts.select(rng.sample(verifiable, min(len(verifiable), NUM_VOTED_PROMPTS)))
     answers = [answer(folder, prompts, 10 * number + i) for i in range(2)]
     log, count = FeedbackLog(data / FOLDER), 0
     for i, metadata in enumerate(prompts.metadata):

@@ -22,6 +22,7 @@ from tasks.errors import NothingLeft
 from tasks.generation import generate
 from tasks.pairs import Prompts, read_pairs_if_any, read_prompts
 
+MIN_KL = 1e-5  # nats per answer; below it, two models are the same
 MAX_STANDARD_ERRORS = 2.0  # a fall of gold by more is no chance
 
 
@@ -117,6 +118,8 @@ def gate(results: Mapping[str, Any], max_kl: float, earlier: Sequence[Mapping[st
 
     If answers can be verified, gold decides; otherwise the win rate by the reward model must be above one half.
     """
+    if abs(results.get("kl_to_start", math.inf)) < MIN_KL:
+        return ["it answers as the model that the round began with: training has kept its weights"]
     reasons = []
     if "gold_gain" in results:
         limit = MAX_STANDARD_ERRORS * results["gold_standard_error"]

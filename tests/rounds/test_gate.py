@@ -48,6 +48,11 @@ def test_a_better_model_passes() -> None:
     assert gate(GOOD, 10.0, []) == []
 
 
+def test_a_model_that_did_not_change_is_no_new_model() -> None:
+    (reason,) = gate({**GOOD, "gold_gain": 0.0, "kl_to_start": -0.0}, 10.0, [])
+    assert "answers as the model that the round began with" in reason
+
+
 def test_a_fall_of_gold_beside_a_rise_of_the_score_is_over_optimization() -> None:
     """A fall of 0.05 is more than two standard errors of 0.02; one of 0.03 is not."""
     (reason,) = gate({**GOOD, "gold_gain": -0.05}, 10.0, [])
