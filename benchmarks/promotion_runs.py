@@ -137,7 +137,7 @@ def regressions(train_set: tuple[Array, Labels], test: tuple[Array, Labels]) -> 
         "features in another order (another tokenizer)": of(features[:, ::-1], labels),
         "half of each input is cut off": of(np.where(np.arange(NUM_FEATURES) < NUM_FEATURES // 2, features, 0), labels),
         "learning rate 100 times too high": of(features, labels, learning_rate=10.0),
-        "4 steps instead of 300": of(features, labels, steps=4),
+        "1 step instead of 300": of(features, labels, steps=1),
         "a test set of the user in the training text": lambda data: _leak_text(data, good, test),
         "weights quantized to 3 values": after_training(np.sign(good) * (np.abs(good) > np.abs(good).mean())),
         "weights damaged after they were written": lambda data: _damage(data, good * 1.01, test),
