@@ -8,7 +8,7 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 300, 132  # in SVG units; the page scales a chart to the width of its card
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22  # margins of a line chart
 MIN_NAME_WIDTH, VALUE_WIDTH, ROW_HEIGHT = 70, 62, 24  # columns and rows of an interval chart
-CHARACTER_WIDTH, NUM_COLORS = 7, 4  # of a letter of a name; of the page
+CHARACTER_WIDTH, NUM_COLORS = 8, 4  # of a letter of a name; of the page
 
 
 def line_chart(points: Points, x_label: str = "step") -> str:
