@@ -7,7 +7,8 @@ Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 300, 132  # in SVG units; the page scales a chart to the width of its card
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22  # margins of a line chart
-NAME_WIDTH, VALUE_WIDTH, ROW_HEIGHT = 70, 62, 24  # columns and rows of an interval chart
+MIN_NAME_WIDTH, VALUE_WIDTH, ROW_HEIGHT = 70, 62, 24  # columns and rows of an interval chart
+CHARACTER_WIDTH, NUM_COLORS = 8, 4  # of a letter of a name; of the page
 
 
 def line_chart(points: Points, x_label: str = "step") -> str:
@@ -36,23 +37,27 @@ def interval_chart(
     low_end, high_end = _axis_range(ends, 0.08)
     height = ROW_HEIGHT * len(rows) + (26 if mark is not None else 10)
 
+    names = [name.replace("_", " ") for name, _ in rows]
+    name_width = min(WIDTH // 2, max(MIN_NAME_WIDTH, CHARACTER_WIDTH * max(map(len, names)) + 6))
+
     def x(value: float) -> float:
         share = (value - low_end) / (high_end - low_end)
-        return round(NAME_WIDTH + share * (WIDTH - NAME_WIDTH - VALUE_WIDTH), 1)
+        return round(name_width + share * (WIDTH - name_width - VALUE_WIDTH), 1)
 
     body = ""
     if mark is not None:
         body += f'<line class="mark" x1="{x(mark)}" x2="{x(mark)}" y1="2" y2="{height - 18}"/>'
         body += f'<text class="middle" x="{x(mark)}" y="{height - 5}">{escape(mark_label)}</text>'
-    for index, (name, score) in enumerate(rows):
+    for index, (name, (_, score)) in enumerate(zip(names, rows, strict=True)):
+        color = f"s{index % NUM_COLORS}"
         y = 4 + ROW_HEIGHT * (index + 0.5)
         value, low, high, n = (score[part] for part in ("value", "low", "high", "n"))
         tooltip = f"{name}: {format_number(value)} ({format_number(low)} to {format_number(high)}, n = {n:.0f})"
         body += (
             f"<g><title>{escape(tooltip)}</title>"
-            f'<text class="name" x="{NAME_WIDTH - 6}" y="{y + 4}">{escape(name)}</text>'
-            f'<line class="whisker s{index}" x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/>'
-            f'<circle class="dot s{index}" cx="{x(value)}" cy="{y}" r="4.5"/>'
+            f'<text class="name" x="{name_width - 6}" y="{y + 4}">{escape(name)}</text>'
+            f'<line class="whisker {color}" x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/>'
+            f'<circle class="dot {color}" cx="{x(value)}" cy="{y}" r="4.5"/>'
             f'<text class="value" x="{WIDTH}" y="{y + 4}">{format_number(value)}</text></g>'
         )
     return _svg(height, body)

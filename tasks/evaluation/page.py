@@ -76,7 +76,8 @@ def write(reports: Path, path: Path, stages: Sequence[PipelineStage], reference:
         result=body,
         reference=reference,
         sections=[stage_section(reports, stage) for stage in stages if _has_section(reports, stage)],
-        assistant=assistant_scores(body, [stage.name for stage in stages]),
+        # The last model is the one that the chat takes: of the longest chain of stages.
+        assistant=assistant_scores(body, [stage.name for stage in sorted(stages, key=lambda stage: stage.depth)]),
         wrong_answers=read_rows(reports / EVALUATION / "wrong_answers.csv"),
         comparisons=list(comparisons(body, [stage.name for stage in stages], reference)),
         curves=[(title, Markup(chart)) for title, chart in curves],

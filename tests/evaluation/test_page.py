@@ -162,3 +162,12 @@ def test_charts_stay_inside_their_frame() -> None:
         assert min(xs) >= 0
         assert max(xs) <= charts.WIDTH
     assert charts.line_chart([]) == charts.interval_chart([]) == ""
+
+
+def test_a_chart_of_many_long_names_shows_each_name_and_interval() -> None:
+    """The colors of the page repeat after four rows, and the names take as much of the width as they need."""
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    chart = charts.interval_chart([(f"number_words_{number}", score) for number in range(8)])
+    assert re.findall(r'whisker (s\d)"', chart) == ["s0", "s1", "s2", "s3"] * 2
+    ends = {int(x) for x in re.findall(r'class="name" x="(\d+)"', chart)}
+    assert ends == {charts.CHARACTER_WIDTH * len("number words 0")}

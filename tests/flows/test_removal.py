@@ -8,6 +8,7 @@ import pytest
 
 from flows import removal
 from flows.runtime import artifact_checks, tracked_runs, versioning
+from flows.versions import contents
 from tasks import tables
 from tasks.documents import SCHEMA
 from tasks.errors import BadInput
@@ -27,7 +28,7 @@ def test_models_that_have_seen_a_record(
     monkeypatch.chdir(tmp_path)
     tables.write(Path("data/documents"), SCHEMA, [pa.Table.from_pylist(ROWS, SCHEMA)])
     tables.write(Path("data/curated"), SCHEMA, [pa.Table.from_pylist(ROWS[:2], SCHEMA)])
-    monkeypatch.setattr(versioning, "models_trained_on", lambda path: ["pretrain", "sft"] if "doc" in path else [])
+    monkeypatch.setattr(contents, "models_trained_on", lambda path: ["pretrain", "sft"] if "doc" in path else [])
     monkeypatch.setattr(artifact_checks, "locked_hash", lambda lock, path: "abc")
     monkeypatch.setattr(versioning, "stale", lambda: ["ingestion"])
     monkeypatch.setattr(tracked_runs, "models_made_from", lambda path, md5: ["sft/3"])

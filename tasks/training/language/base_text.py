@@ -5,6 +5,7 @@ the same places have no noise (distillation, arXiv:1503.02531; "Learning without
 those of the most probable tokens are kept, so that the base need not stay in memory.
 """
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from tasks.training.language.rows import PackedRows
 from tasks.training.parallel import processes
 
 MIN_SAMPLES = 16  # that are drawn at once
+NUM_HASHED = 64  # values of each weight by which a base is recognized
 MAX_PROBABLE = 128  # tokens whose probabilities are kept; the others have one probability together
 
 
@@ -66,17 +68,17 @@ class BaseText:
 
 
 def stored_text(base: Base, num_rows: tuple[int, int], length: int, seed: int, path: Path, section: str) -> BaseText:
-    """Text of `base`, from the file `path` if it is there, so that a resumed run reads the same one.
+    """Text of `base`, from the file `path` if it has written that, so that a resumed run reads the same one.
 
     num_rows: of rows to train on and held out, of `length` tokens each. Raises BadModel if the base writes no text.
     """
-    num_tokens = sum(num_rows) * length + 1
-    if processes.rank() == 0 and not _is_complete(path, num_tokens):
+    origin = _origin(base.model, num_rows, length, seed)
+    if processes.rank() == 0 and not _is_from(path, origin):
         with processes.on_device(base.model, base.device):
             text = _write_text(base, num_rows, length, seed, section)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **text)
+        np.savez(temporary, **text, origin=origin)
         temporary.replace(path)
     processes.any_rank(False)  # the others wait for the file
     with np.load(path) as stored:
@@ -84,10 +86,19 @@ def stored_text(base: Base, num_rows: tuple[int, int], length: int, seed: int, p
     return BaseText(*_parts(ids, positions, num_rows[0] * length), tokens, log_probs)
 
 
-def _is_complete(path: Path, num_tokens: int) -> bool:
+def _origin(model: Any, *numbers: object) -> str:
+    """A hash of the beginning of each weight and of `numbers`: the file of a run with another base is not read."""
+    digest = hashlib.sha256(repr(numbers).encode())
+    for name, weight in model.named_parameters():
+        part = weight.detach().flatten()[:NUM_HASHED].cpu().view(torch.uint8)
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + part.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_from(path: Path, origin: str) -> bool:
     try:
         with path.open("rb") as file, np.load(file) as stored:
-            return len(stored["ids"]) >= num_tokens and "log_probs" in stored
+            return str(stored["origin"]) == origin and "log_probs" in stored
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, BadZipFile) as error:

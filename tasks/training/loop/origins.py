@@ -31,7 +31,7 @@ def is_trained_base(base: str | Path | None) -> bool:
         if stated is not None and str(stated).startswith("data/"):
             # data/models/<stage>, relative to the data folder that contains this one; a round has its own inside it
             inside, own = str(stated).removeprefix("data/"), folder.resolve()
-            candidates = (parent / inside for parent in own.parents)
+            candidates = (parent / inside for parent in own.parents[:4])
             base = next((path for path in candidates if path != own and path.is_dir()), None)
             if base is None:
                 return True

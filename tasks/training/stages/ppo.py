@@ -3,7 +3,7 @@
 The method is that of InstructGPT (Ouyang 2022, arXiv:2203.02155): a policy from sft, a frozen reference, the score of
 the reward model minus a KL penalty per token, a value head, GAE (arXiv:1506.02438), clipped objectives (Schulman 2017,
 arXiv:1707.06347) and, optionally, a pretraining loss (PPO-ptx). `advantage` replaces GAE by GRPO (arXiv:2402.03300),
-RLOO (arXiv:2402.14740) or REINFORCE++ (arXiv:2501.03262), without a critic. One step is one update of several.
+RLOO (arXiv:2402.14740) or REINFORCE++ (arXiv:2501.03262), without a critic. A step is an update; a rollout has several.
 """
 
 from collections.abc import Mapping, Sequence

@@ -131,6 +131,20 @@ def test_a_resumed_run_reads_the_same_samples(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
+def test_the_file_of_another_base_or_seed_is_not_read(tmp_path: Path) -> None:
+    """A run that was killed leaves its file; the next one may start from another model."""
+
+    def ids_of(std: float, seed: int) -> list[int]:
+        base = base_text.Base(tiny.model(std=std), tiny.tokenizer(), torch.device("cpu"))
+        text = base_text.stored_text(base, (4, 2), 8, seed, tmp_path / "replay.npz", "sft")
+        return [int(one) for one in text.train.ids]
+
+    first = ids_of(0.5, 0)
+    assert ids_of(0.5, 1) != first
+    assert ids_of(1.0, 0) != first
+    assert ids_of(0.5, 0) == first
+
+
 def test_held_out_text_is_not_trained_on(tmp_path: Path) -> None:
     rows = with_replay(params(share=0.5), tmp_path, tmp_path / "checkpoints")
     assert isinstance(rows, ReplayedRows)
