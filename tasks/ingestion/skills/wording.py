@@ -113,8 +113,8 @@ def type_question(
     if language == "en":
         text = _add_typing_errors(text, rng)
     question = text.format(**values)
-    if language == "en" and rng.random() < 0.06:
-        question = question.upper() if rng.random() < 0.5 else question.title()
+    if language == "en" and rng.random() < 0.04:
+        question = question.upper()
     if rng.random() < 0.05:
         question = question.translate(_FULL_WIDTH)
     return question.strip()
