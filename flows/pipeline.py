@@ -83,25 +83,31 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
             notifications.notify_of_failure(error)
             raise
         if EVALUATION in states:
-            promotion_tags.update(_promote(_tags(session)))
+            promotion_tags.update(_promote(session))
         if states:
-            _publish(states)
+            _publish(states, is_judged="promotion" in promotion_tags)
             ran = [stage for stage, state in states.items() if state == "run"]
             notifications.notify_of_models([stage for stage in ran if params.is_training(stage)])
     return states
 
 
-def _promote(tags: dict[str, str]) -> dict[str, str]:
+def _promote(session: spool.Session) -> dict[str, str]:
     """Let the model that was evaluated become candidate and champion, if it may. Return the tags and its result."""
     from flows import promotion
 
-    return tags | promotion.after_evaluation(tags.get("dvc.experiment"))
+    tags = _tags(session)
+    tags |= promotion.after_evaluation(tags.get("dvc.experiment"), session.id)
+    if "promotion" in tags:
+        session.attach(results.FINAL_REPORT)
+    return tags
 
 
-def _publish(states: dict[str, str]) -> None:
-    """Show what ran and what was restored on Prefect's page, if it can be reached."""
+def _publish(states: dict[str, str], is_judged: bool) -> None:
+    """Show the verdict, what ran and what was restored on Prefect's page, if it can be reached."""
+    parts = [results.FINAL_REPORT.with_suffix(".md").read_text(encoding="utf-8")] if is_judged else []
+    text = "\n\n".join([*parts, results.markdown(states)])
     with contextlib.suppress(Exception):
-        create_markdown_artifact(results.markdown(states), key="pipeline", description="Stages and their results")
+        create_markdown_artifact(text, key="pipeline", description="The verdict, the stages and their results")
 
 
 def stage_flow(stage: str) -> Any:

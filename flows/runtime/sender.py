@@ -192,6 +192,8 @@ class Sender:
         parent = self._parent(record["session"])
         if record["status"] == "running" or parent is None:
             return
+        if (folder / spool.ATTACHED).is_dir():
+            self._client.log_artifacts(parent, str(folder / spool.ATTACHED))
         self._close_session(parent, record)
         shutil.rmtree(folder)
 

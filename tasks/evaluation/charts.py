@@ -9,19 +9,34 @@ WIDTH, HEIGHT = 300, 132  # in SVG units; the page scales a chart to the width o
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22  # margins of a line chart
 MIN_NAME_WIDTH, VALUE_WIDTH, ROW_HEIGHT = 70, 62, 24  # columns and rows of an interval chart
 CHARACTER_WIDTH, NUM_COLORS = 8, 4  # of a letter of a name; of the page
+LEGEND_HEIGHT = 12  # of a line of the legend
 
 
-def line_chart(points: Points, x_label: str = "step") -> str:
-    """A line through (x, y) points; an empty string if there are no points."""
+def line_chart(lines: Mapping[str, Points], x_label: str = "step") -> str:
+    """A line through the (x, y) points of each name, on common axes; an empty string if there are no points.
+
+    Several lines have a legend. A line of one point is drawn as a dot.
+    """
+    points = [point for line in lines.values() for point in line]
     if not points:
         return ""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_range, y_range = _axis_range(xs, 0.0), _axis_range(ys, 0.06)
-    grid = "".join(_y_tick(y, y_range) for y in _ticks(*y_range))
-    polyline = f'<polyline class="line" points="{_coordinates(points, x_range, y_range)}"/>'
-    start = f'<text x="{LEFT}" y="{HEIGHT - 6}">{format_number(min(xs))}</text>'
-    end = f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" class="end">{escape(x_label)} {format_number(max(xs))}</text>'
-    return _svg(HEIGHT, grid + polyline + start + end)
+    body = "".join(_y_tick(y, y_range) for y in _ticks(*y_range))
+    for index, (name, line) in enumerate(lines.items()):
+        coordinates = _coordinates(line, x_range, y_range)
+        color = f"c{index % NUM_COLORS}"
+        if len(line) == 1:
+            x, y = coordinates.split(",")
+            body += f'<circle class="dot {color}" cx="{x}" cy="{y}" r="3"/>'
+        else:
+            body += f'<polyline class="line {color}" points="{coordinates}"/>'
+        if len(lines) > 1:
+            place = TOP + LEGEND_HEIGHT * index
+            body += f'<text class="end legend {color}" x="{WIDTH - RIGHT}" y="{place + 4}">{escape(name)}</text>'
+    body += f'<text x="{LEFT}" y="{HEIGHT - 6}">{format_number(min(xs))}</text>'
+    body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" class="end">{escape(x_label)} {format_number(max(xs))}</text>'
+    return _svg(HEIGHT, body)
 
 
 def interval_chart(

@@ -58,6 +58,7 @@ def test_the_pipeline_gets_tags_and_leaves_a_record_for_mlflow() -> None:
     tags = promotion.after_evaluation("c0ffee")
     assert tags["champion"] == "1"
     assert "version 1 (sft) is the champion" in tags["promotion"]
+    assert "version 1 (sft) is the champion" in Path("data/promotion/report.html").read_text(encoding="utf-8")
     (record,) = [read_json(path) for path in spool.folder().glob("*/record.json")]
     assert (record["kind"], record["aliases"]) == ("promotion", {"candidate": 1, "champion": 1})
     assert record["version"]["commit"] == "c0ffee"
@@ -70,7 +71,11 @@ def test_a_server_gets_the_files_of_one_version() -> None:
     promotion.after_evaluation(None)
     first = Path(registry.find_folder("champion", Path("data")))
     make_run(Path("data"), 0.1, "second")
-    promotion.after_evaluation(None)
+    promotion.after_evaluation(None, "run 7")
+    page = Path("data/promotion/report.html").read_text(encoding="utf-8")
+    assert page.index("version 2 (sft) is the champion") < page.index("Version 1 was the champion before")
+    assert "run: run 7" in page
+    assert "| gold.sft | " in Path("data/promotion/report.md").read_text(encoding="utf-8")
     second = Path(registry.find_folder("champion", Path("data")))
     assert (first / "model.safetensors").read_text() == "first"
     assert (second / "model.safetensors").read_text() == "second"
