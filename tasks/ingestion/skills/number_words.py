@@ -61,7 +61,7 @@ def _turn(draw: Draw, patterns: tuple[str, ...], number: int, source: str, targe
 def _number(draw: Draw) -> int:
     """Every length alike, zeros often: numbers with zeros are read in another way.
 
-    The test split asks about the ranges that are held out more often than their size demands, so that they are measured.
+    The test split asks about the held-out ranges more often than their size demands, so that they are measured.
     """
     if draw.for_test and draw.rng.random() < TEST_RANGE_SHARE:
         return draw.rng.randint(*draw.rng.choice(HELD_OUT_RANGES))
