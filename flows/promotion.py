@@ -33,25 +33,15 @@ def after_evaluation(commit: str | None, run: str = "") -> dict[str, str]:
     loaded: Any = params.load("promotion")
     if not loaded.automatic:
         return {}
-    origin = about(commit, loaded.model)
-    outcome = promotion.update(DATA, loaded, pipeline_stages.read_stages(), origin)
+    origin, stages = about(commit, loaded.model), pipeline_stages.read_stages()
+    outcome = promotion.update(DATA, loaded, stages, origin)
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     print(describe(outcome), file=sys.stderr, flush=True)
-    write_report(outcome, loaded, {"run": run, **origin})
+    evaluation: Any = params.load("evaluation")
+    stated = {key: value for key, value in {"run": run, **origin}.items() if value}
+    promotion.write_report(outcome, describe(outcome), DATA, loaded, stages, evaluation.reference, stated)
     tags = {"promotion": describe(outcome)}
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
-
-
-def write_report(outcome: Outcome, loaded: promotion.Params, origin: dict[str, str]) -> None:
-    """Write the report of a run with the decision about its model, as a page and, shorter, as Markdown."""
-    from tasks.promotion import final_report
-
-    evaluation: Any = params.load("evaluation")
-    verdict = final_report.verdict_of(outcome, describe(outcome), DATA, loaded)
-    stated = {key: value for key, value in origin.items() if value}
-    path = final_report.write(verdict, DATA, pipeline_stages.read_stages(), evaluation.reference, stated)
-    text = final_report.markdown(verdict, final_report.report_of(DATA))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def about(commit: str | None, stage: str | None) -> dict[str, str]:

@@ -331,7 +331,7 @@ def write_report(
         if comparison is not None:
             report.scores["compared_with"] = _compared_with(comparison.index, data)
         report.write(data / "reports")
-        reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents")
+        reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents", records)
         _create_artifact(report, data / "reports" / "curation" / "curation.html")
     timings.write()
     kept_shares.check_strict("curation", report.warnings, params)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation import charts, funnel
+from tasks.evaluation import funnel
 from tasks.evaluation.score_gates import is_lower_better
+from tasks.pages import charts, style
 from tasks.pipeline_stages import PipelineStage
 from tasks.reports import read as read_report
 from tasks.reports import read_csv
@@ -113,6 +114,7 @@ def write(
         verdict=verdict,
         origin=dict(origin or {}) | dict(measured(body)),
         Markup=Markup,
+        style=Markup(style()),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 from tasks import reports
 from tasks.comparison import REPORT, Subject, compare
 from tasks.evaluation import page
-from tasks.evaluation.charts import format_number
+from tasks.pages.charts import format_number
 from tasks.pipeline_stages import PipelineStage
 from tasks.promotion import versions
 from tasks.promotion.params import Params
@@ -19,6 +19,21 @@ from tasks.promotion.promoting import Outcome, root_of
 
 FILE = "report.html"
 MAX_MARKDOWN_ROWS = 12
+
+
+def write(
+    outcome: Outcome, sentence: str, data: Path, params: Params, stages: Sequence[PipelineStage], reference: str,
+    origin: Mapping[str, str],
+) -> Path:  # fmt: skip
+    """Write the page and, beside it, a short version in Markdown. Returns the path of the page. Raises BadInput.
+
+    sentence: the decision in words; reference: the model that the policies are compared with; origin: run, commit ...
+    """
+    path, verdict = root_of(data) / FILE, verdict_of(outcome, sentence, data, params)
+    page.write(data / "reports", path, stages, reference, verdict, origin)
+    text = markdown(verdict, reports.read(data / "reports" / REPORT))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    return path
 
 
 def verdict_of(outcome: Outcome, sentence: str, data: Path, params: Params) -> page.Verdict:
@@ -51,15 +66,6 @@ def rows(candidate: Subject, champion: Subject, params: Params) -> list[tuple[st
     ]
 
 
-def write(
-    verdict: page.Verdict, data: Path, stages: Sequence[PipelineStage], reference: str, origin: Mapping[str, str]
-) -> Path:
-    """Write the page. `reference`: the model that the policies are compared with. Returns its path."""
-    path = root_of(data) / FILE
-    page.write(data / "reports", path, stages, reference, verdict, origin)
-    return path
-
-
 def markdown(verdict: page.Verdict, report: Mapping[str, Any]) -> str:
     """The verdict, the comparison with the champion and the main scores, for Prefect's page."""
     lines = [verdict.sentence]
@@ -72,8 +78,3 @@ def markdown(verdict: page.Verdict, report: Mapping[str, Any]) -> str:
         if len(verdict.rows) > MAX_MARKDOWN_ROWS:
             lines.append(f"| {len(verdict.rows) - MAX_MARKDOWN_ROWS} more in {FILE} | | | |")
     return "\n".join(lines + [f"\n{note}" for note in report.get("notes", [])])
-
-
-def report_of(data: Path) -> Mapping[str, Any]:
-    """The report of evaluation below `data`."""
-    return reports.read(data / "reports" / REPORT)

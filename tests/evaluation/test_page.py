@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluation import charts, funnel, page
+from tasks.evaluation import funnel, page
 from tasks.files import with_version, write_json
+from tasks.pages import charts
 from tasks.pipeline_stages import PipelineStage, read_stages
 from tasks.reports import Report, Score, read_csv, write_csv
 from tests.serving.browser import CHROMIUM, browser

@@ -1,4 +1,4 @@
-"""Small SVG charts for the report page. They need no script and use the colors of the page, light or dark."""
+"""Small SVG charts. They need no script and use the colors of the page, light or dark."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -76,6 +76,27 @@ def interval_chart(
             f'<text class="value" x="{WIDTH}" y="{y + 4}">{format_number(value)}</text></g>'
         )
     return _svg(height, body)
+
+
+def histogram(counts: Sequence[float], edges: Sequence[float], bounds: Sequence[float] = ()) -> str:
+    """A bar from edges[i] to edges[i + 1] with the height counts[i]; `bounds` are drawn as lines across the bars."""
+    x_range, top = (edges[0], edges[-1]), max(counts) or 1.0
+    width = (WIDTH - LEFT - RIGHT) / (x_range[1] - x_range[0])
+    base = HEIGHT - BOTTOM
+    body = ""
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        height = count / top * (base - TOP)
+        if height:
+            body += (
+                f'<rect class="fill" x="{LEFT + (left - x_range[0]) * width:.1f}" y="{base - height:.1f}" '
+                f'width="{(right - left) * width:.2f}" height="{height:.1f}"/>'
+            )
+    for bound in bounds:
+        x = LEFT + (bound - x_range[0]) * width
+        body += f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{base}"/>'
+    body += f'<text x="{LEFT}" y="{HEIGHT - 6}">{format_number(x_range[0])}</text>'
+    body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" class="end">{format_number(x_range[1])}</text>'
+    return _svg(HEIGHT, body)
 
 
 def format_number(value: float) -> str:
