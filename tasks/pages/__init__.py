@@ -30,7 +30,7 @@ def table(rows: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROWS) -> str:
     """A table of rows with equal keys; whole numbers are aligned, and rows that are left out are counted."""
     if not rows:
         return "<p>None.</p>"
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    head = "".join(f"<th{_class(value)}>{escape(name.replace('_', ' '))}</th>" for name, value in rows[0].items())
     body = "".join("<tr>" + "".join(map(_cell, row.values())) + "</tr>" for row in rows[:max_rows])
     more = f"<p>{len(rows) - max_rows:,} more rows are not shown.</p>" if len(rows) > max_rows else ""
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>{more}'
@@ -47,4 +47,9 @@ def bars(rows: Sequence[tuple[str, float, str]], *, is_bad: bool = False) -> str
 
 
 def _cell(value: Any) -> str:
-    return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f"<td>{escape(str(value))}</td>"
+    text = f"{value:,}" if isinstance(value, int) else escape(str(value))
+    return f"<td{_class(value)}>{text}</td>"
+
+
+def _class(value: Any) -> str:
+    return ' class="number"' if isinstance(value, int) else ""
