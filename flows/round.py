@@ -1,4 +1,4 @@
-"""One round of training from votes: reward model, new policy from the champion, evaluation, gate, promotion.
+"""One round of training from votes: reward model, new policy, gate, evaluation, promotion.
 
 It begins when at least --min-votes votes are in data/raw/feedback that no round has used; otherwise it says how many
 there are. A round that was interrupted continues, with the votes and settings that it began with. The round is a folder
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -24,7 +25,7 @@ from flows.runtime import params as settings
 from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import feedback
-from tasks.errors import BadParams
+from tasks.errors import BadParams, UserError
 from tasks.files import MANIFEST, with_version, write_json
 from tasks.reports import Timings
 from tasks.rounds import tasks
@@ -76,11 +77,6 @@ def start_model(name: str, data: Path) -> Path:
     return newest[-1] if newest else next(iter(present), folders[-1])
 
 
-def promote(this: Round, target: Path) -> None:
-    """Make the new model data/models/round. The alias champion belongs to `flows.promotion`, which compares items."""
-    tasks.install(this, target)
-
-
 def _run(this: Round, data: Path, params: Params, session: spool.Session, target: Path) -> None:
     method = str(this.state["method"])
     policy = POLICY[method]
@@ -91,6 +87,7 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
         "policy": lambda: _train(this, policy, _policy_params(this, policy, params), session),
         "evaluation": lambda: tasks.evaluate(this, data, params),
         "promotion": lambda: _decide(this, target),
+        "champion": lambda: {"champion": _register(this, data)} if not this.state["refusals"] else {},
         "queue": lambda: {"num_queued": tasks.write_queue(this, data, params)} if params.num_queued else {},
     }
     for name, work in steps.items():
@@ -207,8 +204,28 @@ def _recorded(session: spool.Session, stage: str, params: BaseModel, checkpoints
 
 def _decide(this: Round, target: Path) -> dict[str, Any]:
     if not this.state["refusals"]:
-        promote(this, target)
+        tasks.install(this, target)
     return {}
+
+
+def _register(this: Round, data: Path) -> str:
+    """Evaluate the new model as the pipeline does, and let promotion compare it with the champion. Returns a sentence.
+
+    A project without test data, or with gates that the model does not meet, still has it as data/models/round.
+    """
+    from flows import evaluation, promotion
+
+    try:
+        loaded: Any = settings.load("evaluation")
+        with TemporaryDirectory(prefix="athanor-round-") as folder:
+            tasks.link_for_evaluation(this, data, Path(folder), loaded.reference)
+            evaluation.measure_all(loaded, Path(folder), Timings(this.name))
+            tasks.keep_evaluation(this, Path(folder))
+        sentence = promotion.after_round(this.name, this.folder, POLICY[str(this.state["method"])], data)
+    except UserError as error:
+        sentence = f"promotion: not registered, because {error}"
+    print(f"{this.name}: {sentence}", flush=True)
+    return sentence
 
 
 def _tags(this: Round) -> dict[str, str]:

@@ -149,16 +149,16 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
                     yield record
 
 
-def install(model: Path, champion: Path) -> None:
-    """Make a copy of `model` the champion, which the server then loads. A repeated call changes nothing."""
-    if champion.is_dir() and version(champion) == version(model):
+def install(model: Path, target: Path) -> None:
+    """Make the model folder `target` a copy of `model`, which the server then loads. A repeated call changes nothing."""
+    if target.is_dir() and version(target) == version(model):
         return
-    new, old = (champion.with_name(f".{champion.name}.{suffix}") for suffix in ("new", "old"))
+    new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(model, new)
     shutil.rmtree(old, ignore_errors=True)
-    if champion.exists():
-        champion.rename(old)
-    new.rename(champion)
-    sync_folder(champion.parent)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)

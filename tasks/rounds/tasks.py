@@ -24,7 +24,7 @@ PROMPTS_OF_SOURCES = ("train", "validation", "test")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """When a round begins, how it trains, and when its model becomes the champion."""
+    """When a round begins, how it trains, and when its model passes."""
 
     method: Method = Field(
         "dpo", description="How the policy learns: dpo on the new pairs, ppo with the reward model, or sft on the best "
@@ -165,6 +165,29 @@ def over_optimization(history: Sequence[dict[str, Any]]) -> str | None:
     return None
 
 
+def link_for_evaluation(this: Round, data: Path, folder: Path, reference: str) -> None:
+    """Make `folder` a data folder with links: the new models, the test data and the model `reference` of the pipeline.
+
+    The evaluation of the pipeline measures the new model there by the same items as every other model.
+    """
+    own, policy = this.folder / "models", POLICY[this.state["method"]]
+    targets = {f"models/{reference}": data / "models" / reference, f"models/{policy}": own / policy,
+               "models/reward": own / "reward", "tokens": data / "tokens",
+               "reports/curation.json": data / "reports/curation.json"}  # fmt: skip
+    for name, target in targets.items():
+        if target.exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(target.resolve())
+
+
+def keep_evaluation(this: Round, folder: Path) -> None:
+    """Copy the report of an evaluation in `folder` to the reports of the round."""
+    reports = this.folder / "reports"
+    shutil.rmtree(reports / "evaluation", ignore_errors=True)
+    shutil.copytree(folder / "reports/evaluation", reports / "evaluation")
+    shutil.copyfile(folder / "reports/evaluation.json", reports / "evaluation.json")
+
+
 @task(cache_policy=NO_CACHE)
 def write_queue(this: Round, data: Path, params: Params) -> int:
     """Write the prompts about whose answers the reward model is least certain, for /rank. Returns their number."""
@@ -179,9 +202,9 @@ def write_queue(this: Round, data: Path, params: Params) -> int:
     return len(lines)
 
 
-def install(this: Round, champion: Path) -> None:
-    """Make the new policy the champion."""
-    state.install(this.folder / "models" / POLICY[this.state["method"]], champion)
+def install(this: Round, target: Path) -> None:
+    """Make the model folder `target` a copy of the new policy."""
+    state.install(this.folder / "models" / POLICY[this.state["method"]], target)
 
 
 def _history(data: Path, number: int) -> list[dict[str, Any]]:

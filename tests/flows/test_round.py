@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from flows import evaluation
 from flows import round as command
 from flows.runtime import spool
-from flows.versions import contents
-from tasks import models, tables
+from flows.versions import contents, subjects
+from tasks import models, pipeline_stages, tables
 from tasks.conversations import CONVERSATIONS
 from tasks.curation import tasks as curation
 from tasks.feedback import FOLDER, FeedbackLog
@@ -21,6 +22,7 @@ from tasks.tokenization import bpe, records
 from tasks.tokenization import tasks as tokenization
 from tasks.training import tasks as training
 from tasks.training.shape import architecture
+from tests.promotion.small import make_model, make_report
 
 SHAPE = architecture.Architecture(width=16, num_layers=1, num_heads=2, max_length=64)
 LOOP = {"steps": 2, "learning_rate": 1e-3, "warmup_steps": 0, "num_threads": 1, "device": "cpu", "log_every": 1}
@@ -120,6 +122,8 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     promoted = body["status"] == "promoted"
     assert promoted == (not body["refusals"])
     assert (data / "models/round").is_dir() == promoted
+    if promoted:  # this project has no section evaluation
+        assert "not registered, because params.yaml has no section 'evaluation'" in body["champion"]
     assert len((data / "rounds/queue.txt").read_text().splitlines()) > 0
 
     second = run(data, max_kl=1e6)
@@ -131,6 +135,32 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     used = [state.used_ids([one]) for one in state.all_rounds(data)]
     assert not used[0] & used[1]
     assert {"kl_to_first", "kl_to_start", "gold_gain", "win_rate"} <= set(second["results"])
+
+
+def test_a_round_hands_the_report_of_its_model_to_promotion(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation finds the models of the round beside those of the pipeline, and its report is judged and kept."""
+    with open("params.yaml", "w", encoding="utf-8") as file:
+        json.dump({**PARAMS, "evaluation": {"metrics": {}}}, file)
+    this = rounds.begin(data, data / FOLDER, data / "models/sft", rounds.Params())
+    make_model(this.folder, "new", "dpo")
+    make_model(this.folder, "reward", "reward")
+    (data / "reports").mkdir()
+    (data / "reports/curation.json").write_text("{}")
+
+    def measure_all(_: Any, folder: Path, __: Any) -> list[str]:
+        models_of_round = {path.name: path.resolve() for path in (folder / "models").iterdir()}
+        expected = {"sft": data / "models/sft", **{n: this.folder / "models" / n for n in ("dpo", "reward")}}
+        assert models_of_round == {name: path.resolve() for name, path in expected.items()}
+        assert (folder / "tokens/tokenizer").is_dir()
+        make_report(folder, 0.1, "dpo")
+        return []
+
+    monkeypatch.setattr(evaluation, "measure_all", measure_all)
+    monkeypatch.setattr(pipeline_stages, "read_stages", lambda: [])
+    monkeypatch.setattr(subjects, "hardware", lambda: "a machine")
+    assert "version 1 (dpo) is the champion" in command._register(this, data)
+    assert (data / "models/champion/model.safetensors").read_text() == "new"
+    assert (this.folder / "reports/evaluation.json").is_file()
 
 
 @pytest.mark.slow
