@@ -150,7 +150,7 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def install(model: Path, target: Path) -> None:
-    """Make the model folder `target` a copy of `model`, which the server then loads. A repeated call changes nothing."""
+    """Make the model folder `target` a copy of `model`. A repeated call changes nothing."""
     if target.is_dir() and version(target) == version(model):
         return
     new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
