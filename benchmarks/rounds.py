@@ -83,7 +83,8 @@ def summary(data: Path, crowd: Crowd, values: list[list[float]]) -> dict[str, An
     }
     bad = {member.name for member in MEMBERS if member.is_bad}
     flagged = {row["vote"] for row in rows_of(reports / "feedback_flagged.csv")}
-    is_found = [vote in flagged or vote.split("-")[0] in excluded for vote in crowd.poisoned]
+    is_found = [vote in flagged or annotator_of(vote) in excluded for vote in crowd.poisoned]
+    flagged_of_used = {vote for vote in flagged if annotator_of(vote) not in excluded}
     return {
         "gold": [round(sum(one) / len(one), 4) for one in values],
         "standard_errors": round(gain_in_errors(values[0], values[1]), 2),
@@ -92,8 +93,14 @@ def summary(data: Path, crowd: Crowd, values: list[list[float]]) -> dict[str, An
         "wrongly_excluded": len([name for name in excluded if name.startswith("annotator")]),
         "poisoned": len(crowd.poisoned), "flagged": sum(is_found),
         "flagged_mistakes": len(flagged & crowd.mistaken), "mistakes": len(crowd.mistaken),
-        "flagged_right_votes": len(flagged - crowd.mistaken - crowd.poisoned),
+        "flagged_votes": len(flagged_of_used), "flagged_right_votes": len(flagged_of_used & crowd.right),
+        "right_votes_of_excluded": sum(annotator_of(vote) in excluded for vote in crowd.right),
     }  # fmt: skip
+
+
+def annotator_of(vote: str) -> str:
+    """Who gave a vote of the crowd."""
+    return vote.split("-")[0]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
