@@ -8,6 +8,7 @@ data/rounds/<number>, one version of DVC, and one run of MLflow with its stages 
 import argparse
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import feedback
 from tasks.errors import BadParams, UserError
-from tasks.files import MANIFEST, with_version, write_json
+from tasks.files import MANIFEST, read_json, with_version, write_json
 from tasks.reports import Timings
 from tasks.rounds import tasks
 from tasks.rounds.tasks import POLICY, REPLAY, START, Params, Round
@@ -152,15 +153,34 @@ def _best_answers(this: Round, params: Params) -> dict[str, float]:
 
 def _reward_params(this: Round, data: Path, params: Params) -> BaseModel:
     base = tasks.previous_reward(this, data) or this.folder / "models" / START
-    update = {"base": str(base), "data": str(this.folder / REPLAY / "tokens")}
-    return _stage_params("reward", params, update)
+    tokens = this.folder / REPLAY / "tokens"
+    stated = _stage_params("reward", params, {"base": str(base), "data": str(tokens)})
+    num_pairs = read_json(tokens / MANIFEST)["preferences"]["train"]["num_pairs"]
+    return _with_few_epochs("reward", stated, params, num_pairs)
 
 
 def _policy_params(this: Round, stage: str, params: Params) -> BaseModel:
     update: dict[str, Any] = {"base": str(this.folder / "models" / START)}
     if stage == "ppo":
         update["reward_model"] = str(this.folder / "models/reward")
-    return _stage_params(stage, params, update)
+    stated = _stage_params(stage, params, update)
+    if stage != "sft":
+        return stated  # the guards of dpo and ppo keep the weights of the best step
+    num_rows = read_json(this.folder / "tokens" / MANIFEST)["conversations"]["train"]["num_rows"]
+    return _with_few_epochs(stage, stated, params, num_rows)
+
+
+def _with_few_epochs(stage: str, stated: Any, params: Params, num_rows: int) -> BaseModel:
+    """The params of a stage with fewer steps, if it would otherwise see the few data of a round too often.
+
+    The steps of params.yaml are meant for the data of the pipeline; steps that are stated for rounds stay as they are.
+    """
+    steps = max(1, math.ceil(params.max_epochs * num_rows / stated.global_batch_size))
+    if steps >= stated.steps or "steps" in params.changes.get(stage, {}):
+        return stated
+    update = {"steps": steps, "warmup_steps": min(stated.num_warmup_steps, steps // 2)}
+    valid: BaseModel = stated.model_copy(update=update)
+    return valid
 
 
 def _stage_params(stage: str, params: Params, update: Mapping[str, Any]) -> BaseModel:

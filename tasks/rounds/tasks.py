@@ -37,6 +37,10 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         1.0, ge=0, description="Older pairs per new pair in the training of the reward model, from earlier rounds and "
         "from data/preferences in equal parts.",
     )  # fmt: skip
+    max_epochs: float = Field(
+        4.0, gt=0, description="How often the reward model and, with rejection, sft see the data of a round at most; "
+        "the steps of params.yaml are meant for more data. reward.steps and sft.steps of `changes` have priority.",
+    )  # fmt: skip
     reward_function: str | None = Field(
         None, description="rejection: `gold` or module:function, which scores answers instead of the reward model."
     )

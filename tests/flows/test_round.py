@@ -22,6 +22,7 @@ from tasks.tokenization import bpe, records
 from tasks.tokenization import tasks as tokenization
 from tasks.training import tasks as training
 from tasks.training.shape import architecture
+from tasks.training.stages import reward
 from tests.promotion.small import make_model, make_report
 
 SHAPE = architecture.Architecture(width=16, num_layers=1, num_heads=2, max_length=64)
@@ -135,6 +136,16 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     used = [state.used_ids([one]) for one in state.all_rounds(data)]
     assert not used[0] & used[1]
     assert {"kl_to_first", "kl_to_start", "gold_gain", "win_rate"} <= set(second["results"])
+
+
+def test_few_data_are_seen_a_few_times() -> None:
+    """40 pairs in batches of 8 for 4 epochs are 20 steps; the steps of params.yaml are meant for more data."""
+    stated = reward.Params(steps=350, global_batch_size=8, warmup_steps=50)
+    few = command._with_few_epochs("reward", stated, rounds.Params(), 40)
+    assert (few.steps, few.num_warmup_steps) == (20, 10)  # type: ignore[attr-defined]
+    assert command._with_few_epochs("reward", stated, rounds.Params(), 4000) is stated
+    changes = {"reward": {"steps": 350}}
+    assert command._with_few_epochs("reward", stated, rounds.Params(changes=changes), 40) is stated
 
 
 def test_a_round_hands_the_report_of_its_model_to_promotion(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
