@@ -93,8 +93,9 @@ def prepare(this: Round, data: Path, params: Params) -> dict[str, int]:
     """Divide the pairs into new and replayed ones, and take tokenizer and prompts over from the pipeline."""
     ids = state.used_ids([this])
     counts = mixing.divide(
-        this.folder, ids, data / "preferences/curated", params.replay_share, params.seed + this.number
-    )
+        this.folder, ids, data / "preferences/curated", params.replay_share, params.seed + this.number,
+        mixing.held_out_questions(data / "tokens"),
+    )  # fmt: skip
     curated = this.folder / "preferences/curated"
     shutil.rmtree(curated)
     (this.folder / "preferences/new").rename(curated)
