@@ -48,7 +48,7 @@ class Params(BaseModel, frozen=True, extra="forbid"):
     num_train_prompts: int = Field(500, ge=1, description="rejection: prompts that are answered.")
     num_prompts: int = Field(400, ge=2, description="Held-out prompts on which a round is evaluated.")
     num_queued: int = Field(100, ge=0, description="Prompts for /rank, ordered by the uncertainty of the reward model.")
-    max_new_tokens: int = Field(24, ge=1, description="Maximum tokens of an answer in evaluation and rejection.")
+    max_new_tokens: int = Field(64, ge=1, description="Maximum tokens of an answer in evaluation and rejection.")
     max_kl: float = Field(
         10.0, gt=0, description="Largest KL of the new model to the first model of all rounds, in nats per answer."
     )

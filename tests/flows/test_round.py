@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from tasks.conversations import CONVERSATIONS
 from tasks.curation import tasks as curation
 from tasks.feedback import FOLDER, FeedbackLog
 from tasks.ingestion import tasks as ingestion
-from tasks.rounds import state
+from tasks.rounds import rejection, state
 from tasks.rounds import tasks as rounds
+from tasks.rounds.measures import Answers, answer
 from tasks.tokenization import bpe, records
 from tasks.tokenization import tasks as tokenization
 from tasks.training import tasks as training
@@ -175,8 +177,17 @@ def test_a_round_hands_the_report_of_its_model_to_promotion(data: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_round_of_rejection_sampling(data: Path) -> None:
-    """The best of three answers is chosen by the reward model; the policy is the stage sft."""
+def test_a_round_of_rejection_sampling(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best of three answers is chosen by the reward model; the policy is the stage sft.
+
+    The answers of a random model do not end, and count as finished here.
+    """
+
+    def finished_answer(*arguments: Any) -> Answers:
+        answers = answer(*arguments)
+        return replace(answers, finished=[True] * len(answers.texts))
+
+    monkeypatch.setattr(rejection, "answer", finished_answer)
     body = run(data, method="rejection", num_answers=3, max_kl=1e6)
     assert body["best_of_n"]["mean_best_score"] >= body["best_of_n"]["mean_score"]
     assert (data / "rounds/001/models/sft/manifest.json").is_file()

@@ -11,8 +11,9 @@ from tasks import tables
 from tasks.conversations import PREFERENCES
 from tasks.errors import BadParams, NothingLeft
 from tasks.files import write_json
-from tasks.rounds import mixing
-from tasks.rounds.measures import gate, paired
+from tasks.pairs import Prompts
+from tasks.rounds import mixing, rejection
+from tasks.rounds.measures import Answers, gate, paired
 from tasks.rounds.rejection import reward_function
 from tasks.rounds.tasks import over_optimization
 
@@ -131,3 +132,25 @@ def test_settings_of_the_command() -> None:
         command.round_params(command.parse(["--set", "dpo"]))
     with pytest.raises(BadParams, match="max_kl"):
         command.round_params(command.parse(["--set", "max_kl=-1"]))
+
+
+def test_the_best_finished_answer_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores 3 and 1: the better answer of "a" was cut off. "b" has equal scores, and no answer to "c" is finished."""
+    metadata = [{"text": text, "turn": 1} for text in "abc"]
+    scores = {"a1": 3.0, "a2": 1.0, "a3": 0.0, "b1": 1.0, "b2": 1.0, "b3": 1.0, "c1": 2.0, "c2": 1.0, "c3": 0.0}
+    finished = {1: [False, True, False], 2: [True, True, False], 3: [True, True, False]}
+
+    def answer(_: Any, __: Any, prompts: Prompts, ___: int, seed: int) -> Answers:
+        number = seed - 999
+        texts = [f"{one['text']}{number}" for one in prompts.metadata]
+        return Answers([], [], [], texts, finished[number])
+
+    monkeypatch.setattr(rejection, "answer", answer)
+    monkeypatch.setattr(rejection, "read_prompts", lambda *_, **__: Prompts([[1]] * 3, metadata, 0))
+    monkeypatch.setattr(rejection.models, "load_causal", lambda _: (None, None))
+    monkeypatch.setattr(rejection, "reward_function", lambda _: lambda text, __: scores[text])
+    rows, counts = rejection.best_answers(
+        tmp_path, None, "own", tmp_path, num_prompts=3, num_answers=3, max_new_tokens=4, seed=1
+    )
+    assert [row["messages"][1]["content"] for row in rows] == ["a2"]
+    assert (counts["without_difference"], counts["cut_off"]) == (2, 4)
