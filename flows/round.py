@@ -26,7 +26,7 @@ from flows.runtime import params as settings
 from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import feedback
-from tasks.errors import BadParams, UserError
+from tasks.errors import BadInput, BadParams, UserError
 from tasks.files import MANIFEST, read_json, with_version, write_json
 from tasks.reports import Timings
 from tasks.rounds import tasks
@@ -66,12 +66,23 @@ def one_round(
 def start_model(name: str, data: Path) -> Path:
     """The folder that a round starts from: the newer one of the champion and the model of the last round.
 
-    Without them, it is the model of the last stage that was trained.
+    Without them, it is the model of the last stage that was trained. Models with another tokenizer than data/tokens are
+    passed over: after new data, the champion may be one of an earlier pipeline. Raises BadInput for one that is named.
     """
     if name != CHAMPION:
-        return data / "models" / name if (data / "models" / name).is_dir() else Path(name)
+        named = data / "models" / name if (data / "models" / name).is_dir() else Path(name)
+        if named.is_dir() and not tasks.fits(named, data):
+            raise BadInput(f"{named} has another tokenizer than {data / 'tokens'}. Name a model of this pipeline.")
+        return named
     folders = [data / "models" / one for one in (TARGET, CHAMPION, "dpo", "ppo", "sft")]
-    present = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    present = []
+    for folder in (folder for folder in folders if (folder / MANIFEST).is_file()):
+        if tasks.fits(folder, data):
+            present.append(folder)
+        else:
+            print(
+                f"{folder} has another tokenizer than {data / 'tokens'}, so that no round starts from it.", flush=True
+            )
     newest = sorted(
         (folder for folder in present if folder in folders[:2]), key=lambda one: (one / MANIFEST).stat().st_mtime
     )

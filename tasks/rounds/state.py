@@ -114,13 +114,12 @@ def begin(data: Path, records: Sequence[Mapping[str, Any]], champion: Path, sett
         os.fsync(file.fileno())
     shutil.copytree(champion, temporary / "models" / START)
     first = data / ROUNDS / FIRST
-    if not rounds and not first.is_dir():
-        shutil.rmtree(first.with_suffix(".new"), ignore_errors=True)
-        shutil.copytree(champion, first.with_suffix(".new"))
-        first.with_suffix(".new").rename(first)
+    if not first.is_dir() or not fits(first, data):  # the first of all rounds, or since the tokenizer changed
+        install(champion, first)
     body = {
         "round": number, "status": "running", "begun": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-        "num_votes": num_votes(records), "champion": str(champion), "champion_version": version(champion), "steps": [],
+        "num_votes": num_votes(records), "champion": str(champion), "champion_version": version(champion),
+        "first_version": version(first), "steps": [],
         **settings,
     }  # fmt: skip
     write_json(temporary / STATE, body)
@@ -128,6 +127,17 @@ def begin(data: Path, records: Sequence[Mapping[str, Any]], champion: Path, sett
     temporary.rename(folder)
     sync_folder(folder.parent)
     return Round(folder)
+
+
+def fits(model: Path, data: Path) -> bool:
+    """Whether a model knows the tokens in data/tokens: one of an earlier pipeline may have another tokenizer."""
+    from tasks import models
+
+    folder = data / "tokens/tokenizer"
+    if not folder.is_dir():  # the first step of the round reports this
+        return True
+    own, of_data = (models.load_tokenizer(one).get_vocab() for one in (model, folder))
+    return all(of_data.get(token) == index for token, index in own.items())
 
 
 def version(model: Path) -> str:

@@ -74,7 +74,7 @@ def complete(data: Path) -> list[Round]:
     return [one for one in state.all_rounds(data) if one.state["status"] != "running"]
 
 
-exclusive = state.exclusive
+exclusive, fits = state.exclusive, state.fits
 
 
 def begin(data: Path, log: Path, champion: Path, params: Params) -> Round:
@@ -109,10 +109,10 @@ def prepare(this: Round, data: Path, params: Params) -> dict[str, int]:
 
 
 def previous_reward(this: Round, data: Path) -> Path | None:
-    """The reward model of the round before, or of the pipeline; None if there is none."""
+    """The reward model of the round before, or of the pipeline; None if there is none with the present tokenizer."""
     earlier = [one.folder / "models/reward" for one in state.all_rounds(data) if one.number < this.number]
     candidates = [*reversed(earlier), data / "models/reward"]
-    return next((path for path in candidates if (path / "manifest.json").is_file()), None)
+    return next((path for path in candidates if (path / "manifest.json").is_file() and fits(path, data)), None)
 
 
 @task(cache_policy=NO_CACHE)
@@ -139,12 +139,10 @@ def evaluate(this: Round, data: Path, params: Params) -> dict[str, Any]:
         folders, this.folder / "tokens", params.num_prompts, params.max_new_tokens, params.seed + 7
     )
     samples = results.pop("samples")
-    earlier = [
-        one.state["results"] for one in state.all_rounds(data)
-        if one.number < this.number and one.state["status"] == "promoted"
-    ]  # fmt: skip
+    earlier = [one.state["results"] for one in _earlier(this, data) if one.state["status"] == "promoted"]
     refusals = measures.gate(results, params.max_kl, earlier)
-    history = [*_history(data, this.number), {"round": this.number, **results}]
+    history = [{"round": one.number, **one.state["results"]} for one in _earlier(this, data)]
+    history.append({"round": this.number, **results})
     columns = dict.fromkeys(name for row in history for name in row)
     table = [{name: row.get(name) for name in columns} for row in history]  # not every round has held-out votes
     report = Report("round", scores=dict(results), tables={"samples": samples, "rounds": table})
@@ -212,13 +210,13 @@ def install(this: Round, target: Path) -> None:
     state.install(this.folder / "models" / POLICY[this.state["method"]], target)
 
 
-def _history(data: Path, number: int) -> list[dict[str, Any]]:
-    names: list[dict[str, Any]] = []
-    for one in state.all_rounds(data):
-        body = one.state
-        if one.number < number and "results" in body:
-            names.append({"round": one.number, **body["results"]})
-    return names
+def _earlier(this: Round, data: Path) -> list[Round]:
+    """The earlier rounds with results, since the same first model: those of another tokenizer are not comparable."""
+    first = this.state.get("first_version")
+    return [
+        one for one in state.all_rounds(data)
+        if one.number < this.number and "results" in one.state and one.state.get("first_version") == first
+    ]  # fmt: skip
 
 
 def _folders(this: Round, data: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flows.versions import contents, subjects
 from tasks import models, pipeline_stages, tables
 from tasks.conversations import CONVERSATIONS
 from tasks.curation import tasks as curation
+from tasks.errors import BadInput
 from tasks.feedback import FOLDER, FeedbackLog
 from tasks.ingestion import tasks as ingestion
 from tasks.rounds import rejection, state
@@ -138,6 +140,19 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     used = [state.used_ids([one]) for one in state.all_rounds(data)]
     assert not used[0] & used[1]
     assert {"kl_to_first", "kl_to_start", "gold_gain", "win_rate"} <= set(second["results"])
+
+
+def test_a_round_starts_from_no_model_with_another_tokenizer(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after new data: the champion is a model of the pipeline before. The first model of the rounds changes, too."""
+    other = bpe.train(["entirely different words, words, words"], 266)
+    models.save(data / "models/champion", architecture.build(SHAPE, other, 0), other, {"stage": "sft"})
+    shutil.copytree(data / "models/champion", data / "rounds/first")
+    assert command.start_model("champion", data) == data / "models/sft"
+    assert "models/champion has another tokenizer" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="another tokenizer"):
+        command.start_model(str(data / "models/champion"), data)
+    this = rounds.begin(data, data / FOLDER, data / "models/sft", rounds.Params())
+    assert this.state["first_version"] == state.version(data / "models/sft") == state.version(data / "rounds/first")
 
 
 def test_few_data_are_seen_a_few_times() -> None:
