@@ -44,6 +44,23 @@ def after_evaluation(commit: str | None, run: str = "") -> dict[str, str]:
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
 
 
+def after_round(name: str, run: Path, stage: str, data: Path) -> str:
+    """Judge the model of a round, whose models/ and reports/ are below `run`. Return the decision. Raises UserError."""
+    loaded: Any = params.load("promotion")
+    if not loaded.automatic:
+        return "promotion: left to a person (promotion.automatic is false)"
+    origin = {
+        "commit": contents.head(),
+        "data": session_results.digest(session_results.TOKENS),
+        "hardware": subjects.hardware(),
+        "round": name,
+    }
+    own = loaded.model_copy(update={"model": stage})
+    outcome = promotion.update(data, own, pipeline_stages.read_stages(), origin, run)
+    mlflow_aliases.write_record(outcome, loaded.name, data)
+    return describe(outcome)
+
+
 def about(commit: str | None, stage: str | None) -> dict[str, str]:
     """What the log and the card state about the origin of a model."""
     stage = stage or promotion.final_stage(DATA, pipeline_stages.read_stages())

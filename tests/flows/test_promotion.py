@@ -13,7 +13,7 @@ from flows.serving import registry
 from flows.versions import contents, subjects
 from tasks.errors import BadInput, BadParams
 from tasks.files import read_json
-from tests.promotion.small import make_report, make_run
+from tests.promotion.small import make_model, make_report, make_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +65,30 @@ def test_the_pipeline_gets_tags_and_leaves_a_record_for_mlflow() -> None:
     assert "model-index" in record["card"]
     assert promotion.after_evaluation("c0ffee")["champion"] == "1"  # the same again is no move
     assert len(list(spool.folder().glob("*/record.json"))) == 1
+
+
+def test_the_model_of_a_round_is_compared_with_the_champion() -> None:
+    """A failed gate, a better model, and the same call again after a kill: one version and one champion."""
+    promotion.after_evaluation(None)
+    data, own = Path("data"), Path("data/rounds/001")
+    digest = make_model(own, "round", "dpo")
+    make_report(own, 0.1, "dpo", gates_failed=1)
+    assert "not registered" in promotion.after_round("round-001", own, "dpo", data)
+    make_report(own, 0.1, "dpo")
+    for _ in range(2):
+        assert "version 2 (dpo)" in promotion.after_round("round-001", own, "dpo", data)
+    status = promotion.status()
+    assert (status["champion"], len(status["versions"]), status["versions"][1]["model"]) == (2, 2, digest)
+    assert (data / "models/champion/model.safetensors").read_text() == "round"
+    records = [read_json(path)["version"] for path in spool.folder().glob("*/record.json")]
+    assert [record.get("round") for record in records if record["athanor.version"] == 2] == ["round-001"]
+
+
+def test_a_person_promotes_the_model_of_a_round_without_automatic_promotion() -> None:
+    with open("params.yaml", "a", encoding="utf-8") as file:
+        file.write("promotion: { automatic: false }\n")
+    assert "left to a person" in promotion.after_round("round-001", Path("data/rounds/001"), "dpo", Path("data"))
+    assert promotion.status()["versions"] == []
 
 
 def test_a_server_gets_the_files_of_one_version() -> None:
