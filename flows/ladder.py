@@ -19,16 +19,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow
 
+from flows.proxies import changes
+from flows.proxies import runs as proxies
 from flows.runtime import arguments, command, embedded, params, spool, tracking
 from flows.versions import contents
 from tasks import pipeline_stages
 from tasks.errors import BadInput, BadParams, UserError
-from tasks.files import MANIFEST, read_json, sha256, write_json
+from tasks.files import MANIFEST, read_json, sha256
 from tasks.ladder import tasks as ladders
-from tasks.reports import Timings
 from tasks.training import tasks as training
 
 STAGE, WORK, DATA = "pretrain", Path(".run/ladder"), Path("data")
@@ -61,21 +61,15 @@ def _register(parsed: argparse.Namespace) -> None:
 def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: float) -> dict[str, Any]:
     """Train the rungs below the target `section`, and register the forecast. Raises BadInput, BadParams."""
     target: Any = params.section(STAGE, section, "--target")
-    shape = {key: getattr(target.model, key) for key in ("num_layers", "width", "num_heads")}
-    shapes = ladders.shapes(shape, rungs)
-    weights = {name: num_weights({**section, "model": {**section["model"], **one}}) for name, one in shapes.items()}
-    weights["target"] = num_weights(section)
-    per_step = target.global_batch_size * target.sequence_length
-    facts = {"model": shape, "tokens": target.steps * per_step, "tokens_per_step": per_step}
-    plan = ladders.plan({**facts, "warmup_steps": target.num_warmup_steps}, weights, rungs, budgets)
+    plan = proxies.plan(section, "--target", DATA, rungs, budgets)
     runs = list[ladders.Run]()
-    for rung in reversed(plan):  # the small ones first: what is wrong shows early
+    for rung in reversed(plan.rungs):  # the small ones first: what is wrong shows early
         shorter: tuple[Path, int] | None = None
         for steps in rung.steps:
             run, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
             print(f"{rung.name}: {steps} steps, {run.loss:.4f} bits per byte", file=sys.stderr, flush=True)
             runs.append(run)
-    result = ladders.register(runs, weights["target"], facts["tokens"], max_own_error, DATA)
+    result = ladders.register(runs, plan.weights, plan.tokens, max_own_error, DATA)
     ladders.write_report(result, DATA)
     contents.add(str(DATA / ladders.FILE))
     return result
@@ -97,30 +91,23 @@ def train_rung(
     tokens = DATA / "tokens"
     key = hashlib.sha256((rung_params.model_dump_json() + sha256(tokens / MANIFEST)).encode()).hexdigest()[:16]
     work = WORK / key
-    checkpoints, result_file = work / "checkpoints", work / "result.json"
-    if not result_file.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        if not (work / "tokens").exists():
-            (work / "tokens").symlink_to(tokens.absolute())
-        if shorter is not None and not checkpoints.is_dir():
-            training.continue_longer(rung_params, work, shorter[0], checkpoints, shorter[1])
-        report = training.train(STAGE, rung_params, work, checkpoints, Timings(STAGE, work / "timings"))
-        loss = bits_per_byte(float(report.scores["validation_loss"]))
+
+    def train() -> dict[str, Any]:
+        proxies.link(tokens, work / "tokens")
+        if shorter is not None and not (work / "checkpoints").is_dir():
+            training.continue_longer(rung_params, work, shorter[0], work / "checkpoints", shorter[1])
+        report = proxies.train(STAGE, rung_params, work)
         counts = {"weights": report.counts["num_parameters"], "tokens": report.counts["num_tokens"]}
-        write_json(result_file, {**counts, "loss": loss})
-    return ladders.Run(**read_json(result_file)), (checkpoints, last_stable)
+        return {**counts, "loss": bits_per_byte(float(report.scores["validation_loss"]))}
+
+    result = proxies.once(work, train)
+    return ladders.Run(result["weights"], result["tokens"], result["loss"]), (work / "checkpoints", last_stable)
 
 
 def bits_per_byte(nats_per_token: float) -> float:
     """The validation loss in bits per byte of the validation documents, which does not depend on the tokenizer."""
     counts = read_json(DATA / "tokens" / MANIFEST)["documents"]["validation"]
     return nats_per_token / math.log(2) * float(counts["num_tokens"] / counts["num_bytes"])
-
-
-def num_weights(section: Mapping[str, Any]) -> float:
-    """All weights of the model of a section of pretrain."""
-    vocab_size = int(read_json(DATA / "tokens" / MANIFEST)["vocab_size"])
-    return float(training.num_weights(params.section(STAGE, section, "--target"), vocab_size))
 
 
 def target_section(values: list[str]) -> dict[str, Any]:
@@ -133,35 +120,18 @@ def target_section(values: list[str]) -> dict[str, Any]:
     body, _ = pipeline_stages.read_yaml(params.FILE)
     section = dict(body.get(STAGE) or {})
     section["model"] = dict(section.get("model") or {})
-    settings = dict(_setting(value) for value in values)
+    settings = dict(changes.setting(value, "--target") for value in values)
     if "size" in settings:
         for key in SET_BY_SIZE:
-            _parent(section, key).pop(key.split(".")[-1], None)
+            changes.parent_of(section, key).pop(key.split(".")[-1], None)
     for key, value in settings.items():
-        _parent(section, key)[key.split(".")[-1]] = value
+        changes.set_value(section, key, value)
     target: Any = params.section(STAGE, section, "--target")
     if target.base is not None or target.objective != "causal":
         raise BadParams(
             "--target: a ladder forecasts a causal model with random first weights; leave out base and objective."
         )
-    sized = {"sequence_length": target.sequence_length, "global_batch_size": target.global_batch_size}
-    shape = {key: getattr(target.model, key) for key in ("num_layers", "width", "num_heads")}
-    section = {key: value for key, value in section.items() if key != "size"}
-    rates = {} if section.get("from_scratch") else {"learning_rate": target.learning_rate}
-    return {**section, **sized, **rates, "steps": target.steps, "model": {**section["model"], **shape}}
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise BadParams(f"--target: expected KEY=VALUE, such as size=small or model.width=256, not {text!r}")
-    return key, yaml.safe_load(value)
-
-
-def _parent(section: dict[str, Any], key: str) -> dict[str, Any]:
-    for part in key.split(".")[:-1]:
-        section = section.setdefault(part, {})
-    return section
+    return proxies.without_size(section, target)
 
 
 def _compare() -> None:

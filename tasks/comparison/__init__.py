@@ -3,6 +3,8 @@
 from tasks.comparison.data_versions import compare as compare_data
 from tasks.comparison.data_versions import markdown as data_markdown
 from tasks.comparison.data_versions import read as read_data
+from tasks.comparison.effects import effects
+from tasks.comparison.effects_page import markdown as effects_markdown
 from tasks.comparison.page import Section, headline, html, markdown
 from tasks.comparison.reading import REPORT, Subject, curves, read
 from tasks.comparison.verdicts import (
@@ -28,6 +30,8 @@ __all__ = [
     "compare_data",
     "curves",
     "data_markdown",
+    "effects",
+    "effects_markdown",
     "examples",
     "headline",
     "html",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.errors import BadInput
 from tasks.files import read_json, sha256, write_json
@@ -12,6 +12,14 @@ from tasks.ladder.fit import Run as Run  # for flows.ladder
 from tasks.reports import Report, Score
 
 FILE, STAGE = Path("ladder/forecast.json"), "ladder"
+
+
+class Plan(NamedTuple):
+    """The rungs of a ladder, and the weights and tokens of its target."""
+
+    rungs: list[rungs.Rung]
+    weights: float
+    tokens: float
 
 
 def plan(target: Mapping[str, Any], weights: Mapping[str, float], count: int, budgets: int) -> list[rungs.Rung]:
