@@ -20,18 +20,21 @@ from typing import Any
 from prefect import flow
 
 from flows import pipeline
-from flows.proxies import arms, changes, runs
+from flows.proxies import arms, changes
 from flows.proxies.changes import Sections
 from flows.runtime import arguments, command, embedded, spool, tracking, versioning
 from flows.runtime import params as settings
 from tasks import comparison
-from tasks.errors import BadInput, BadParams
-from tasks.files import read_json, write_json
+from tasks.errors import BadInput, BadParams, UserError
+from tasks.files import write_json
 from tasks.reports import Report, Score
 
-NAME, ARM, REPORTS = "ablation", "arm", Path("data/reports")
+NAME, ARM, BASELINE, REPORTS = "ablation", "arm", "baseline", Path("data/reports")
 PRIMARY = ("bits_per_byte", "multiple_choice_bits_per_byte.documents", "multiple_choice_bits_per_byte.numbers")
-COST = ("weights", "tokens", "flops", "seconds")
+COST = ("train_documents", "weights", "tokens", "flops", "seconds")
+
+
+Measured = tuple[comparison.Subject, dict[str, Any]]  # the items of one run, and its cost
 
 
 @flow(name=NAME, flow_run_name=NAME)
@@ -41,32 +44,49 @@ def ablation(
     """Train and compare all arms; return the result as JSON values. Raises BadInput, BadParams, and what stages do."""
     baseline = changes.read_sections()
     own = arms_of(keys, baseline)
-    with tracking.following(), _exclusive():
-        pipeline.pipeline(to=arms.CURATION)  # from DVC's cache, where it is not up to date
+    with _exclusive():
         setup = _setup(own, baseline, to, rungs, max_test)
-        session = spool.Session(NAME)
-        result: dict[str, Any] = {}
-        with session.closing(lambda: {"arms": ", ".join(own)}, lambda: _describe(result)):
-            measured = {
-                label: [_measure(label, sections, setup, seed, session) for seed in range(num_seeds)]
-                for label, sections in {"baseline": baseline, **own}.items()
-            }
-            result |= summarize(measured, setup, num_seeds, margin)
-            with session.recording(NAME, {"arms": len(own), "seeds": num_seeds}, {}, arms.WORK / "steps.csv") as record:
+        pipeline.pipeline(to=arms.CURATION)  # from DVC's cache, where it is not up to date
+        session, result = spool.Session(NAME), dict[str, Any]()
+        tags = {"arms": ", ".join(own)}
+        with tracking.following(), session.closing(lambda: tags, lambda: _describe(result)):
+            summary = {"arms": len(own), "seeds": num_seeds}
+            with session.recording(NAME, summary, {}, arms.WORK / "steps.csv") as record:
+                measured, failed = measure({BASELINE: baseline, **own}, setup, num_seeds, session)
+                result |= summarize(measured, failed, setup, num_seeds, margin)
                 _write(result)
             record.write("finished")
     return result
 
 
+def measure(
+    all_arms: Mapping[str, Sections], setup: arms.Settings, num_seeds: int, session: spool.Session
+) -> tuple[dict[str, list[Measured]], dict[str, str]]:
+    """The items and costs of each arm by seed, and the arms that failed, with the reason; the baseline may not fail."""
+    measured, failed = dict[str, list[Measured]](), dict[str, str]()
+    for label, sections in all_arms.items():
+        try:
+            measured[label] = [_measure(label, sections, setup, seed, session) for seed in range(num_seeds)]
+        except UserError as error:
+            if label == BASELINE:
+                raise
+            failed[label] = f"the run failed: {error}"
+            print(f"{label}: {failed[label]}", file=sys.stderr, flush=True)
+    return measured, failed
+
+
 def arms_of(keys: Sequence[str], baseline: Sections) -> dict[str, Sections]:
-    """Label -> sections of each arm. Raises BadParams, also for an arm that changes nothing."""
+    """Label -> sections of each arm; a value that params.yaml has already is the baseline. Raises BadParams."""
     stages = [name for name in settings.stages() if name not in (*settings.OPTIONAL, "evaluation")]
     own = dict[str, Sections]()
     for change in (change for key in keys for change in changes.of_text(key, baseline, stages)):
         before, after = (changes.settings(change.stage, one, change.label) for one in (baseline, change.sections))
         if before == after:
-            raise BadParams(f"{change.label}: params.yaml has this value already, so that nothing would be compared")
-        own[change.label] = change.sections
+            print(f"{change.label} is the baseline, because params.yaml has this value.", file=sys.stderr, flush=True)
+        else:
+            own[change.label] = change.sections
+    if not own:
+        raise BadParams(f"{' '.join(keys)}: params.yaml has these values already, so that nothing would be compared")
     return own
 
 
@@ -89,15 +109,13 @@ def _setup(own: Mapping[str, Sections], baseline: Sections, to: str | None, rung
     return arms.Settings(last, tuple(needed), rungs, max_test, metrics, baseline, code)
 
 
-def _measure(
-    label: str, sections: Sections, setup: arms.Settings, seed: int, session: spool.Session
-) -> tuple[comparison.Subject, dict[str, Any]]:
+def _measure(label: str, sections: Sections, setup: arms.Settings, seed: int, session: spool.Session) -> Measured:
     """The items and the cost of one arm with one seed, as a nested run of MLflow."""
-    data = arms.tokens(sections, setup)
-    facts = read_json(data / runs.RESULT)
+    data, facts = arms.tokens(sections, setup)
     folder, cost = arms.trained(sections, setup, seed, data)
     subject, seconds = arms.evaluated(folder, setup)
-    cost |= {"seconds": cost["seconds"] + seconds, "train_documents": facts["train_documents"], "test": facts["test"]}
+    cost["seconds"] += seconds + (facts["seconds"] if seed == 0 else 0)
+    cost |= {"train_documents": facts["train_documents"], "test": facts["test"]}
     means = {name: _mean(items) for (name, _), items in subject.items.items()}
     report = Report(ARM, counts={key: int(cost[key]) for key in ("weights", "tokens", "train_documents")})
     report.scores = {name: round(value, 6) for name, value in means.items()}
@@ -111,31 +129,40 @@ def _measure(
 
 
 def summarize(
-    measured: Mapping[str, Sequence[tuple[comparison.Subject, Mapping[str, Any]]]],
-    setup: arms.Settings, num_seeds: int, margin: float,
+    measured: Mapping[str, Sequence[Measured]], failed: Mapping[str, str], setup: arms.Settings, num_seeds: int,
+    margin: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """The effects of all arms on all metrics that the baseline has measured, and their cost, as JSON values."""
+    """The effects of all arms on all metrics that the baseline has measured, and their cost, as JSON values.
+
+    failed: the arms that could not be measured, with the reason.
+    """
     subjects = {label: [subject for subject, _ in own] for label, own in measured.items()}
-    names = sorted({name for name, _ in subjects["baseline"][0].items})
+    names = sorted({name for name, _ in subjects[BASELINE][0].items})
     preferred = PRIMARY if setup.to == arms.PRETRAIN else (*PRIMARY[1:], PRIMARY[0])
     primary = next((name for name in preferred if name in names), names[0])
     rows: dict[str, dict[str, Any]] = {
         label: {"change": label, "effects": {}, "left_out": {}, **_cost(own)} for label, own in measured.items()
     }
+    ratios = dict[str, float | None]()
     for name in names:
-        items = {
-            label: [one.items.get((name, setup.to), {}) for one in own] for label, own in subjects.items()
-        }  # fmt: skip
-        baseline = items.pop("baseline")
+        items = {label: [one.items.get((name, setup.to), {}) for one in own] for label, own in subjects.items()}
+        ratios[name] = comparison.signal_to_noise(list(items.values()))
+        baseline = items.pop(BASELINE)
         effects, left_out = comparison.effects(name, baseline, items, margin)
         for effect in effects:
             rows[effect.arm]["effects"][name] = effect.as_json()
         for label, reason in left_out.items():
             rows[label]["left_out"][name] = reason
-    base = rows.pop("baseline")
+    base = rows.pop(BASELINE)
+    nothing = dict.fromkeys(COST, 0.0)
+    rows |= {
+        label: {"change": label, "effects": {}, "left_out": dict.fromkeys(names, reason), **nothing}
+        for label, reason in failed.items()
+    }
     return {
         "arms": list(rows.values()), "baseline": base, "metrics": [primary, *(n for n in names if n != primary)],
-        "primary": primary, "seeds": num_seeds, "to": setup.to, "test": measured["baseline"][0][1]["test"],
+        "primary": primary, "signal_to_noise": ratios, "seeds": num_seeds, "to": setup.to,
+        "test": measured[BASELINE][0][1]["test"],
         "proxy": f"a proxy of {base['weights']:,.0f} weights" if setup.rungs else "the models of params.yaml",
     }  # fmt: skip
 

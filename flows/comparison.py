@@ -50,7 +50,7 @@ def compare(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
                 for section in sections
             ]
         }
-        text = comparison.markdown(sections)
+        text = comparison.markdown(sections, curves)
         _write(options.output, text, comparison.html(sections, curves), body)
     if not options.json:
         print("\n".join(comparison.headline(section) for section in sections))

@@ -9,6 +9,7 @@ brought up to date by the pipeline before, from DVC's cache where that has it.
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,19 +66,24 @@ def code_hashes(stages: Sequence[str]) -> dict[str, str]:
     return hashes
 
 
-def tokens(arm: Sections, settings: Settings) -> Path:
-    """The folder of an arm with curated/ and tokens/, whose test split is that of the baseline."""
+def tokens(arm: Sections, settings: Settings) -> tuple[Path, dict[str, Any]]:
+    """The folder of an arm with tokens/, whose test split is that of the baseline, and facts about them.
+
+    The seconds include those of the steps before.
+    """
     read = [folder for raw, (curated, _) in TABLES.items() for folder in (raw, curated)]
-    source, key = DATA, _hash([read_json(DATA / one / MANIFEST) for one in read])
+    seconds, source, key = 0.0, DATA, _hash([read_json(DATA / one / MANIFEST) for one in read])
     changed = [stage for stage in DATA_STAGES if _body(arm, stage) != _body(settings.baseline, stage)]
     if INGESTION in changed:
-        source, key = _ingested(arm, settings)
+        source, seconds = _ingested(arm, settings)
+        key = source.name
     if INGESTION in changed or CURATION in changed:
-        source, key = _curated(arm, settings, source, key)
+        source, own_seconds = _curated(arm, settings, source, key)
+        key, seconds = source.name, seconds + own_seconds
     parts = [key, _body(arm, TOKENIZATION), _body(settings.baseline, CURATION), settings.max_test]
     folder = _folder("tokens", [*parts, settings.code[CURATION], settings.code[TOKENIZATION]])
-    runs.once(folder, lambda: _encode(arm, settings, source, folder))
-    return folder
+    facts = runs.once(folder, lambda: _encode(arm, settings, source, folder))
+    return folder, {**facts, "seconds": facts["seconds"] + seconds}
 
 
 def proxy(arm: Sections, settings: Settings, seed: int, data: Path) -> dict[str, Any]:
@@ -131,13 +137,12 @@ def evaluated(folder: Path, settings: Settings) -> tuple[comparison.Subject, flo
     return comparison.read(folder.name, place / "reports"), float(facts["seconds"])
 
 
-def _ingested(arm: Sections, settings: Settings) -> tuple[Path, str]:
+def _ingested(arm: Sections, settings: Settings) -> tuple[Path, float]:
     folder = _folder(INGESTION, [_body(arm, INGESTION), settings.code[INGESTION]])
-    runs.once(folder, lambda: ingestion.ingestion(_params(arm, INGESTION), folder) or {})
-    return folder, folder.name
+    return folder, runs.once(folder, lambda: ingestion.ingestion(_params(arm, INGESTION), folder) or {})["seconds"]
 
 
-def _curated(arm: Sections, settings: Settings, source: Path, key: str) -> tuple[Path, str]:
+def _curated(arm: Sections, settings: Settings, source: Path, key: str) -> tuple[Path, float]:
     params = _params(arm, CURATION)
     if params.deliveries:
         raise BadParams(
@@ -147,8 +152,7 @@ def _curated(arm: Sections, settings: Settings, source: Path, key: str) -> tuple
     folder = _folder(CURATION, [key, _body(arm, CURATION), settings.code[CURATION]])
     for name in TABLES:
         runs.link(source / name, folder / name)
-    runs.once(folder, lambda: curation.curation(params, folder) or {})
-    return folder, folder.name
+    return folder, runs.once(folder, lambda: curation.curation(params, folder) or {})["seconds"]
 
 
 def _encode(arm: Sections, settings: Settings, source: Path, folder: Path) -> dict[str, Any]:
@@ -188,6 +192,8 @@ def _test_rows(folder: Path, max_test: int) -> pa.Table:
 def _train(stage: str, stage_params: Any, folder: Path) -> dict[str, Any]:
     report = runs.train(stage, stage_params, folder)
     report.write(folder / "reports")
+    for checkpoint in (folder / "checkpoints").glob("*/"):  # the log of the steps stays
+        shutil.rmtree(checkpoint)
     weights = report.counts.get("num_parameters", report.counts.get("num_trainable_parameters", 0))
     row_length = getattr(stage_params, "sequence_length", read_json(folder / "tokens" / MANIFEST)["sequence_length"])
     num_tokens = 0  # of packed rows; pairs and answers have no fixed length

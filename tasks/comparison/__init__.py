@@ -3,7 +3,7 @@
 from tasks.comparison.data_versions import compare as compare_data
 from tasks.comparison.data_versions import markdown as data_markdown
 from tasks.comparison.data_versions import read as read_data
-from tasks.comparison.effects import effects
+from tasks.comparison.effects import effects, signal_to_noise
 from tasks.comparison.effects_page import markdown as effects_markdown
 from tasks.comparison.page import Section, headline, html, markdown
 from tasks.comparison.reading import REPORT, Subject, curves, read
@@ -40,4 +40,5 @@ __all__ = [
     "read",
     "read_data",
     "require_common_metrics",
+    "signal_to_noise",
 ]

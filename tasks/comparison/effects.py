@@ -98,6 +98,20 @@ def seed_variances(means: Array) -> tuple[Array, float]:
     return _moderated(variances, (num_seeds - 1) * share)
 
 
+def signal_to_noise(arms: Sequence[Sequence[Items]]) -> float | None:
+    """The range of the means of all arms over the standard deviation of one run by its seed (arXiv:2508.13144).
+
+    None without complete arms or without noise. arms: the items of each arm and seed, the baseline first.
+    """
+    complete = [arms[0], *(own for own in arms[1:] if not _problem(arms[0], own))]
+    keys = sorted(_common([items for own in complete for items in own]))
+    if len(complete) < 2 or not keys:
+        return None
+    means = np.array([_matrix(own, keys) for own in complete]).mean(axis=2)
+    noise = math.sqrt(float(np.median(seed_variances(means)[0])))
+    return float(np.ptp(means.mean(axis=1))) / noise if noise > 0 else None
+
+
 def _moderated(variances: Array, freedom: float) -> tuple[Array, float]:
     """Variances moved towards their common value, and their degrees of freedom then (Smyth 2004)."""
     from scipy.special import digamma, polygamma

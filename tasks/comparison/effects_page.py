@@ -18,7 +18,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     lines += [f"- {sentence}" for sentence in headlines(result)]
     for metric in result["metrics"]:
-        lines += ["", f"## {metric}", "", *_table(COLUMNS, _rows(result["arms"], metric))]
+        ratio = result["signal_to_noise"].get(metric)
+        about = "" if ratio is None else f"Signal-to-noise ratio: {ratio:.3g}."
+        lines += ["", f"## {metric}", "", *_table(COLUMNS, _rows(result["arms"], metric)), "", about]
         lines += [
             f"- {arm['change']}: {arm['left_out'][metric]}" for arm in result["arms"] if metric in arm["left_out"]
         ]

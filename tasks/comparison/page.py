@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from tasks.comparison import curve_noise
 from tasks.comparison.verdicts import Verdict
 from tasks.evaluation.charts import format_number
 
@@ -49,8 +50,8 @@ def headline(section: Section) -> str:
     return f"{section.a} is {verdict.outcome} {link} {section.b} on {verdict.metric}: {verdict.reason}."
 
 
-def markdown(sections: Sequence[Section]) -> str:
-    """The comparisons as Markdown: verdict, all metrics, wins and losses."""
+def markdown(sections: Sequence[Section], curves: Mapping[str, Curves] | None = None) -> str:
+    """The comparisons as Markdown: verdict, all metrics, wins and losses, signal and noise of the learning curves."""
     lines = ["# Comparison", ""]
     for section in sections:
         lines += [f"## {section.a} and {section.b}", "", f"**{headline(section)}**", ""]
@@ -64,6 +65,10 @@ def markdown(sections: Sequence[Section]) -> str:
                 for one in rows
             ] or ["none"]
         lines.append("")
+    if rows := _noise_rows(curves or {}):
+        columns = _noise_columns(curves or {})
+        lines += ["## Signal and noise of the learning curves", "", "| " + " | ".join(map(_cell, columns)) + " |"]
+        lines += ["|" + "---|" * len(columns), *("| " + " | ".join(map(_cell, row)) + " |" for row in rows), ""]
     return "\n".join(lines)
 
 
@@ -85,6 +90,8 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
             body.append(_table(("prompt", section.a, section.b, "scores"), texts) if rows else "<p>none</p>")
     if charts := overlaid(curves):
         body += ["<h2>Learning curves</h2>", _legend(list(curves)), *charts]
+    if rows := _noise_rows(curves):
+        body += ["<h2>Signal and noise of the learning curves</h2>", _table(_noise_columns(curves), rows)]
     title = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Comparison</title>"
     head = f"<!doctype html><html lang='en'><head>{title}<style>{STYLE}</style></head>"
     return f"{head}<body>{''.join(body)}</body></html>\n"
@@ -101,6 +108,21 @@ def row(verdict: Verdict) -> tuple[str, ...]:
         f"{test.low:.4g} to {test.high:.4g}", f"{test.p_value:.3g}", adjusted, f"{test.n:,}",
         f"{test.items_needed:,}" if test.items_needed else "", test.method,
     )  # fmt: skip
+
+
+def _noise_columns(curves: Mapping[str, Curves]) -> tuple[str, ...]:
+    return ("stage", "metric", *curves, "range", "noise of checkpoints", "ratio")
+
+
+def _noise_rows(curves: Mapping[str, Curves]) -> list[tuple[str, ...]]:
+    """The cells of each validation metric: means of the last evaluations, and whether their range exceeds the noise."""
+    return [
+        (
+            one.stage, one.metric, *("" if mean is None else f"{mean:.4g}" for mean in one.means),
+            f"{one.signal:.3g}", f"{one.noise:.3g}", "" if one.value is None else f"{one.value:.3g}",
+        )
+        for one in curve_noise.ratios(curves)
+    ]  # fmt: skip
 
 
 def overlaid(curves: Mapping[str, Curves]) -> list[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.comparison import effects, effects_markdown
+from tasks.comparison import effects, effects_markdown, signal_to_noise
 from tasks.comparison.effects import seed_variances
 from tasks.comparison.reading import ItemKey, Items, Measurement
 from tasks.errors import BadInput
@@ -64,6 +64,14 @@ def test_few_false_alarms_among_equal_arms() -> None:
     assert covered >= 930
 
 
+def test_the_signal_is_the_range_of_arms_and_the_noise_that_of_seeds() -> None:
+    """Means 1 and 3 with seeds +-.1: range 2; differences of seeds have the variance .08, of one run .04: 2 / .2."""
+    base, other = ([items(np.full(5, value)) for value in values] for values in ((0.9, 1.1), (3.1, 2.9)))
+    assert signal_to_noise([base, other]) == pytest.approx(2 / 0.2)
+    assert signal_to_noise([base]) is None
+    assert signal_to_noise([base, base]) is None
+
+
 def test_what_cannot_be_compared_says_why() -> None:
     generator = np.random.default_rng(0)
     base, short = arm(generator, 0), [dict(list(one.items())[:100]) for one in arm(generator, 0)]
@@ -87,8 +95,9 @@ def test_the_page_has_a_verdict_for_each_change() -> None:
     cost = {"train_documents": 10, "weights": 100, "tokens": 1000, "seconds": 2.5, "flops": 6e5}
     rows = [{"change": "with a|b", "effects": {"loss": effect.as_json()}, "left_out": {}, **cost},
             {"change": "x=1", "effects": {}, "left_out": {"loss": "no items"}, **cost}]  # fmt: skip
-    text = effects_markdown({"arms": rows, "baseline": cost, "metrics": ["loss"], "primary": "loss", "seeds": 3,
-                             "to": "pretrain", "proxy": "a proxy", "test": {"documents": 7}})  # fmt: skip
+    about = {"primary": "loss", "metrics": ["loss"], "signal_to_noise": {"loss": 12.3}, "test": {"documents": 7}}
+    text = effects_markdown({"arms": rows, "baseline": cost, "seeds": 3, "to": "pretrain", "proxy": "a proxy", **about})
     assert "with a|b is worse than the baseline on loss" in text
     assert "x=1 is not comparable with the baseline on loss: no items." in text
     assert "| with a\\|b | worse | " in text
+    assert "Signal-to-noise ratio: 12.3." in text
