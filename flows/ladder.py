@@ -11,16 +11,20 @@ command can be interrupted and repeated. Examples:
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from flows import notifications
 from flows.proxies import changes
 from flows.proxies import runs as proxies
 from flows.runtime import arguments, command, embedded, params, spool, tracking
@@ -32,6 +36,7 @@ from tasks.ladder import tasks as ladders
 from tasks.training import tasks as training
 
 STAGE, WORK, DATA = "pretrain", Path(".run/ladder"), Path("data")
+STEPS, POLL_SECONDS = "steps.csv", 5.0  # the log of the steps, and how often it is read
 # What `size` sets: of a target with a size, the values of params.yaml for these keys do not count.
 SET_BY_SIZE = ("model.width", "model.num_layers", "model.num_heads", "sequence_length", "global_batch_size", "steps")
 
@@ -62,14 +67,15 @@ def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: flo
     """Train the rungs below the target `section`, and register the forecast. Raises BadInput, BadParams."""
     target: Any = params.section(STAGE, section, "--target")
     plan = proxies.plan(section, "--target", DATA, rungs, budgets)
-    runs = list[ladders.Run]()
+    runs, stable = list[ladders.Run](), list[ladders.StablePoint]()
     for rung in reversed(plan.rungs):  # the small ones first: what is wrong shows early
         shorter: tuple[Path, int] | None = None
         for steps in rung.steps:
-            run, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
+            run, points, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
             print(f"{rung.name}: {steps} steps, {run.loss:.4f} bits per byte", file=sys.stderr, flush=True)
             runs.append(run)
-    result = ladders.register(runs, plan.weights, plan.tokens, max_own_error, DATA)
+            stable += points
+    result = ladders.register(runs, stable, plan.weights, plan.tokens, max_own_error, DATA)
     ladders.write_report(result, DATA)
     contents.add(str(DATA / ladders.FILE))
     return result
@@ -77,16 +83,17 @@ def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: flo
 
 def train_rung(
     section: Mapping[str, Any], model: Mapping[str, int], steps: int, warmup: int, shorter: tuple[Path, int] | None
-) -> tuple[ladders.Run, tuple[Path, int]]:
-    """Train one rung for `steps` steps; return its result, its checkpoints and the last step that a longer run shares.
+) -> tuple[ladders.Run, list[ladders.StablePoint], tuple[Path, int]]:
+    """Train one rung for `steps` steps; return its result, and what it has before its learning rate decays: losses,
+    and the checkpoints and the last step that a longer run shares.
 
-    shorter: the same of the next shorter run of this rung. The result of an earlier call with equal settings and data
+    shorter: the latter of the next shorter run of this rung. The result of an earlier call with equal settings and data
     is read from .run/ladder.
     """
     last_stable = ladders.last_stable_step(steps, warmup)
     body = {key: value for key, value in section.items() if key != "size"}
     body |= {"model": {**section["model"], **model}, "schedule": "wsd", "steps": steps, "warmup_steps": warmup}
-    body |= {"evaluate_every": None, "checkpoint_every": last_stable, "keep_checkpoints": 2}
+    body |= {"evaluate_every": last_stable, "checkpoint_every": last_stable, "keep_checkpoints": 2}
     rung_params: Any = params.section(STAGE, body, "--target")
     tokens = DATA / "tokens"
     key = hashlib.sha256((rung_params.model_dump_json() + sha256(tokens / MANIFEST)).encode()).hexdigest()[:16]
@@ -98,10 +105,14 @@ def train_rung(
             training.continue_longer(rung_params, work, shorter[0], work / "checkpoints", shorter[1])
         report = proxies.train(STAGE, rung_params, work)
         counts = {"weights": report.counts["num_parameters"], "tokens": report.counts["num_tokens"]}
-        return {**counts, "loss": bits_per_byte(float(report.scores["validation_loss"]))}
+        rows = [row for row in report.tables["steps"] if row.get("validation_loss") is not None and row["step"] < steps]
+        losses = {str(row["step"]): bits_per_byte(float(row["validation_loss"])) for row in rows}
+        return {**counts, "loss": bits_per_byte(float(report.scores["validation_loss"])), "stable": losses}
 
     result = proxies.once(work, train)
-    return ladders.Run(result["weights"], result["tokens"], result["loss"]), (work / "checkpoints", last_stable)
+    per_step, weights = result["tokens"] / steps, result["weights"]
+    points = [ladders.StablePoint(weights, int(step) * per_step, loss) for step, loss in result["stable"].items()]
+    return ladders.Run(weights, result["tokens"], result["loss"]), points, (work / "checkpoints", last_stable)
 
 
 def bits_per_byte(nats_per_token: float) -> float:
@@ -132,6 +143,57 @@ def target_section(values: list[str]) -> dict[str, Any]:
             "--target: a ladder forecasts a causal model with random first weights; leave out base and objective."
         )
     return proxies.without_size(section, target)
+
+
+@contextmanager
+def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
+    """Raise an alarm while pretrain trains in the block, if its curve leaves the band of its registered forecast.
+
+    The evaluations that `evaluate_every` asks for are compared. Nothing happens without a forecast of this run.
+    """
+    tokens = float(stage_params.steps * stage_params.global_batch_size * stage_params.sequence_length)
+    manifest = DATA / "tokens" / MANIFEST
+    is_new = stage_params.base is None and stage_params.objective == "causal" and manifest.is_file() and tokens
+    weights = training.num_weights(stage_params, int(read_json(manifest)["vocab_size"])) if is_new else 0
+    forecast = ladders.forecast_of(DATA, weights, tokens) if weights else None
+    if forecast is None:
+        yield
+        return
+    ending, reported = threading.Event(), set[float]()
+    thread = threading.Thread(
+        target=_watch, args=(forecast, checkpoints / STEPS, tokens / stage_params.steps, ending, reported), daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join(POLL_SECONDS)
+
+
+def _watch(
+    forecast: dict[str, Any], file: Path, per_step: float, ending: threading.Event, reported: set[float]
+) -> None:
+    """Read the step log every few seconds until `ending`, and once more then; report each step at most once."""
+    is_last = False
+    while not is_last:
+        is_last = ending.wait(POLL_SECONDS)
+        for step, nats in _validation_losses(file):
+            sentence = ladders.alarm(forecast, step * per_step, bits_per_byte(nats))
+            if sentence and step not in reported:
+                print(sentence, file=sys.stderr, flush=True)
+                notifications.notify("a pretraining has left its forecast", sentence)
+            reported.add(step)
+
+
+def _validation_losses(file: Path) -> list[tuple[float, float]]:
+    """The (step, nats per token) of the evaluations in a log of steps, which may not exist yet."""
+    try:
+        with open(file, encoding="utf-8", newline="") as text:
+            rows = list(csv.DictReader(text))
+    except OSError:
+        return []
+    return [(float(row["step"]), float(row["validation_loss"])) for row in rows if row.get("validation_loss")]
 
 
 def _compare() -> None:

@@ -65,10 +65,10 @@ def markdown(sections: Sequence[Section], curves: Mapping[str, Curves] | None = 
                 for one in rows
             ] or ["none"]
         lines.append("")
-    if rows := _noise_rows(curves or {}):
+    if ratios := _noise_rows(curves or {}):
         columns = _noise_columns(curves or {})
         lines += ["## Signal and noise of the learning curves", "", "| " + " | ".join(map(_cell, columns)) + " |"]
-        lines += ["|" + "---|" * len(columns), *("| " + " | ".join(map(_cell, row)) + " |" for row in rows), ""]
+        lines += ["|" + "---|" * len(columns), *("| " + " | ".join(map(_cell, cells)) + " |" for cells in ratios), ""]
     return "\n".join(lines)
 
 
@@ -90,8 +90,8 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
             body.append(_table(("prompt", section.a, section.b, "scores"), texts) if rows else "<p>none</p>")
     if charts := overlaid(curves):
         body += ["<h2>Learning curves</h2>", _legend(list(curves)), *charts]
-    if rows := _noise_rows(curves):
-        body += ["<h2>Signal and noise of the learning curves</h2>", _table(_noise_columns(curves), rows)]
+    if ratios := _noise_rows(curves):
+        body += ["<h2>Signal and noise of the learning curves</h2>", _table(_noise_columns(curves), ratios)]
     title = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Comparison</title>"
     head = f"<!doctype html><html lang='en'><head>{title}<style>{STYLE}</style></head>"
     return f"{head}<body>{''.join(body)}</body></html>\n"
