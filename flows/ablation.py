@@ -219,8 +219,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--rungs", type=int, choices=range(1, 6), default=3, help="size of the proxy: this rung below the model of "
         "params.yaml, as in flows.ladder (default 3: 42 %% of its width and layers)")  # fmt: skip
     add("--full-size", action="store_true", help="train the models of params.yaml instead of a proxy")
-    add("--max-test", type=int, default=2000, metavar="N", help="test rows of each kind that are read (default 2000)")
-    add("--margin", type=float, help="differences below it are equivalent (default: promotion.margin)")
+    add(
+        "--max-test",
+        type=arguments.count,
+        default=2000,
+        metavar="N",
+        help="test rows of each kind that are read (default 2000)",
+    )
+    add("--margin", type=arguments.margin, help="differences below it are equivalent (default: promotion.margin)")
     arguments.add_json(parser)
     parsed = parser.parse_args(argv)
     if parsed.max_test < 1:

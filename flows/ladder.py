@@ -217,7 +217,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rungs", type=int, choices=range(2, 6), default=3, help="smaller models (default 3)")
     parser.add_argument("--budgets", type=int, choices=range(2, 6), default=3, help="runs of each (default 3)")
     parser.add_argument(
-        "--max-own-error", type=float, default=0.01, help="largest leave-largest-out error (default .01)"
+        "--max-own-error", type=arguments.margin, default=0.01, help="largest leave-largest-out error (default .01)"
     )
     parser.add_argument("--compare", action="store_true", help="print the forecast beside the result of pretrain")
     arguments.add_json(parser)

@@ -96,7 +96,7 @@ def proxy(arm: Sections, settings: Settings, seed: int, data: Path) -> dict[str,
         body["seed"] = full.seed + seed
         if stage == PRETRAIN and settings.rungs and full.base is None and full.objective == "causal":
             body = runs.without_size(body, full)
-            rung = runs.plan(body, place, data, settings.rungs, 1).rungs[-1]
+            rung = _smallest_rung(body, place, data, settings.rungs)
             body["model"] |= rung.model
             share = rung.steps[0] / full.steps
         if share < 1:
@@ -104,6 +104,16 @@ def proxy(arm: Sections, settings: Settings, seed: int, data: Path) -> dict[str,
             body["warmup_steps"] = min(full.num_warmup_steps, body["steps"] // 4)
         result[stage] = changes.settings(stage, {stage: {**arm.get(stage, {}), **body}}, place)
     return result
+
+
+def _smallest_rung(body: Sections, place: str, data: Path, rungs: int) -> Any:
+    try:
+        return runs.plan(body, place, data, rungs, 1).rungs[-1]
+    except BadParams as error:
+        raise BadParams(
+            f"the model of params.yaml has no proxy that is {rungs} rungs smaller, because it is small itself or trained "
+            "with few steps. Use --full-size, or a smaller --rungs."
+        ) from error
 
 
 def trained(arm: Sections, settings: Settings, seed: int, data: Path) -> tuple[Path, dict[str, Any]]:

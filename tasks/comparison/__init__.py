@@ -16,6 +16,7 @@ from tasks.comparison.verdicts import (
     examples,
     primary,
     require_common_metrics,
+    require_metric,
 )
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "read",
     "read_data",
     "require_common_metrics",
+    "require_metric",
     "signal_to_noise",
 ]
