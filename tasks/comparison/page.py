@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from tasks.comparison import curve_noise
 from tasks.comparison.verdicts import Verdict
 from tasks.pages import charts, document
 
@@ -35,8 +36,8 @@ def headline(section: Section) -> str:
     return f"{section.a} is {verdict.outcome} {link} {section.b} on {verdict.metric}: {verdict.reason}."
 
 
-def markdown(sections: Sequence[Section]) -> str:
-    """The comparisons as Markdown: verdict, all metrics, wins and losses."""
+def markdown(sections: Sequence[Section], curves: Mapping[str, Curves] | None = None) -> str:
+    """The comparisons as Markdown: verdict, all metrics, wins and losses, signal and noise of the learning curves."""
     lines = ["# Comparison", ""]
     for section in sections:
         lines += [f"## {section.a} and {section.b}", "", f"**{headline(section)}**", ""]
@@ -50,6 +51,10 @@ def markdown(sections: Sequence[Section]) -> str:
                 for one in rows
             ] or ["none"]
         lines.append("")
+    if ratios := _noise_rows(curves or {}):
+        columns = _noise_columns(curves or {})
+        lines += ["## Signal and noise of the learning curves", "", "| " + " | ".join(map(_cell, columns)) + " |"]
+        lines += ["|" + "---|" * len(columns), *("| " + " | ".join(map(_cell, cells)) + " |" for cells in ratios), ""]
     return "\n".join(lines)
 
 
@@ -71,6 +76,8 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
             body.append(_table(("prompt", section.a, section.b, "scores"), texts) if rows else "<p>none</p>")
     if figures := overlaid(curves):
         body += ["<h2>Learning curves</h2>", f'<div class="grid">{"".join(figures)}</div>']
+    if ratios := _noise_rows(curves):
+        body += ["<h2>Signal and noise of the learning curves</h2>", _table(_noise_columns(curves), ratios)]
     return document("Comparison", "\n".join(body), "Two runs on the same test items, metric by metric.")
 
 
@@ -85,6 +92,21 @@ def row(verdict: Verdict) -> tuple[str, ...]:
         f"{test.low:.4g} to {test.high:.4g}", f"{test.p_value:.3g}", adjusted, f"{test.n:,}",
         f"{test.items_needed:,}" if test.items_needed else "", test.method,
     )  # fmt: skip
+
+
+def _noise_columns(curves: Mapping[str, Curves]) -> tuple[str, ...]:
+    return ("stage", "metric", *curves, "range", "noise of checkpoints", "ratio")
+
+
+def _noise_rows(curves: Mapping[str, Curves]) -> list[tuple[str, ...]]:
+    """The cells of each validation metric: means of the last evaluations, and whether their range exceeds the noise."""
+    return [
+        (
+            one.stage, one.metric, *("" if mean is None else f"{mean:.4g}" for mean in one.means),
+            f"{one.signal:.3g}", f"{one.noise:.3g}", "" if one.value is None else f"{one.value:.3g}",
+        )
+        for one in curve_noise.ratios(curves)
+    ]  # fmt: skip
 
 
 def overlaid(curves: Mapping[str, Curves]) -> list[str]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.comparison import page, paired, reading, verdicts
-from tasks.comparison.reading import Subject
+from tasks.comparison.reading import ItemKey, Measurement, Subject
 from tasks.comparison.verdicts import Settings
-from tasks.errors import BadInput
+from tasks.errors import BadInput, BadParams
 from tasks.evaluation.items import Item, write
 
 N = 400
@@ -121,3 +121,11 @@ def test_missing_items_say_what_to_run(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text('{"schema_version": 1}')
     with pytest.raises(BadInput, match="item by item"):
         reading.read("x", tmp_path)
+
+
+def test_a_metric_that_no_run_has_measured_is_refused_with_the_most_similar_one() -> None:
+    run = Subject("a", Path(), "sft", items={("gold", "sft"): {ItemKey("x", 0): Measurement("", "", "", 1.0)}})
+    verdicts.require_metric([run], "gold.MODEL")
+    verdicts.require_metric([run], "gold")
+    with pytest.raises(BadParams, match=r"no run has measured 'gld'; did you mean 'gold'"):
+        verdicts.require_metric([run], "gld")
