@@ -51,10 +51,11 @@ class Delivery(BaseModel):
 
 
 class Ledger(BaseModel):
-    """All deliveries, and how many documents the last training saw."""
+    """All deliveries, and how many records the last training saw."""
 
     deliveries: list[Delivery] = Field(default_factory=list, description="By number.")
-    trained_documents: int = Field(0, description="Curated documents at the last training.")
+    trained: dict[str, int] = Field(default_factory=dict, description="Curated records at the last training, by kind.")
+    training_began: bool = Field(False, description="Whether a training began that has not ended; it is continued.")
 
     def active(self) -> set[int]:
         """Return the numbers of the deliveries that ingestion reads."""
