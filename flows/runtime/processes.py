@@ -10,7 +10,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +18,10 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, environment, spool
-from tasks.addresses import redact
+from flows.runtime import environment, spool
 from tasks.files import read_json, write_json
 
 FOLDER = environment.RUN / "processes"
-LOOK_SECONDS = 30.0
 MESSAGE = "its process was killed"
 PARENT = "ATHANOR_PARENT"  # the id of the process that this one ends with
 POLL_SECONDS = 0.5
@@ -135,36 +132,3 @@ def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def watch() -> None:
-    """Look for dead runs and send what waits for MLflow, every LOOK_SECONDS, until the process is ended."""
-    from flows.runtime.sender import Sender
-
-    sender: Sender | None = None
-    while True:
-        for look in ("Prefect", "MLflow"):
-            try:
-                if look == "Prefect":
-                    close_dead_runs()
-                else:
-                    sender = sender or Sender()
-                    sender.send_all()
-                    while sender.put_aside:
-                        print(redact(f"MLflow refused {sender.put_aside.pop()}"), file=sys.stderr, flush=True)
-            except Exception as error:  # a server that is absent comes back
-                text = redact(f"{look}: {type(error).__name__}: {error}")
-                print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
-        time.sleep(LOOK_SECONDS)
-
-
-def main() -> int:
-    """Run the command, which `make up` starts and which does not end by itself."""
-    arguments.parser("flows.runtime.processes", __doc__).parse_args()
-    os.nice(10)
-    watch()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,23 +2,27 @@
 
 `up` also deploys the flows of prefect.yaml, whose schedules the worker then runs. The variables PREFECT_PORT (4200) and
 MLFLOW_PORT (5000) choose other ports. Both servers refuse the requests of other sites' pages, and Prefect's API needs
-the key that `up` writes to .run/servers/prefect.key (its page asks for it once).
+the key that `up` writes to .run/servers/prefect.key (its page asks for it once). `up` starts `watch` beside them, which
+starts ended servers again, closes dead runs and sends what waits for MLflow.
 """
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import psutil
 
 from flows.runtime import arguments, command, environment, processes, request_guard, tracking
+from tasks.addresses import redact
 from tasks.errors import BadInput
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 
 FOLDER = environment.SERVERS
 POOL = "athanor"
@@ -30,6 +34,9 @@ POOL_TEMPLATE = {
 }
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+LOOK_SECONDS = 30.0
+WATCHED = ("prefect", "mlflow", "worker")
+MAX_LOG_BYTES = 10_000_000  # a longer log is emptied when its server starts
 # Prefect deletes runs that ended 90 days ago; by default it deletes events only.
 RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
 PRIVATE = 0o077  # the umask of the servers: only this user reads and writes their databases and logs
@@ -52,15 +59,18 @@ def up() -> None:
         _call(["prefect", "--no-prompt", "gcl", "create", name, "--limit", "1"], variables, {1})  # 1: it exists
     _call(["prefect", "--no-prompt", "deploy", "--all"], variables)
     _start("worker", ["prefect", "worker", "start", "--pool", POOL], variables, {})
-    _start("watch", ["flows.runtime.processes"], variables, {})
+    _start("watch", ["flows.runtime.servers", "watch"], variables, {})
     _await_answer("mlflow", f"{mlflow}/health")
     print(f"Prefect  {prefect}   (its page asks for the key in {environment.KEY_FILE})")
     print(f"MLflow   {mlflow}/#/experiments\nlogs     {FOLDER}\n`make down` stops the servers.")
 
 
 def down() -> None:
-    """Stop what `up` has started; the worker first, so that it can return its unfinished runs to the server."""
-    for name in ("worker", "watch", "mlflow", "prefect"):
+    """Stop what `up` has started; first the watch process, which would start the others again, then the worker.
+
+    The worker returns its unfinished runs to the server.
+    """
+    for name in ("watch", *reversed(WATCHED)):
         process = environment.server(name)
         if process is not None:
             processes = [process, *process.children(recursive=True)]
@@ -70,6 +80,43 @@ def down() -> None:
                 survivor.kill()
             print(f"stopped {name}")
         (FOLDER / f"{name}.json").unlink(missing_ok=True)
+
+
+def watch() -> None:
+    """Start ended servers, close dead runs and send what waits for MLflow, every LOOK_SECONDS, without end."""
+    from flows.runtime.sender import Sender
+
+    os.nice(10)
+    sender: Sender | None = None
+    while True:
+        for look in ("servers", "Prefect", "MLflow"):
+            try:
+                if look == "servers":
+                    restart_ended()
+                elif look == "Prefect":
+                    processes.close_dead_runs()
+                else:
+                    sender = sender or Sender()
+                    sender.send_all()
+                    while sender.put_aside:
+                        _log(f"MLflow refused {sender.put_aside.pop()}")
+            except Exception as error:  # a server that is absent comes back
+                _log(f"{look}: {type(error).__name__}: {error}")
+        time.sleep(LOOK_SECONDS)
+
+
+def restart_ended() -> None:
+    """Start the servers again that `up` has started, that have ended since, and that `down` has not stopped."""
+    for name in WATCHED:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # `down` has removed the record
+            record = read_json(FOLDER / f"{name}.json")
+            if environment.server(name) is None:
+                _log(f"{name} (process {record['pid']}) has ended and is started again")
+                _start(name, record["arguments"], os.environ, {key: record[key] for key in ("url",) if key in record})
+
+
+def _log(text: str) -> None:
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), redact(text), file=sys.stderr, flush=True)
 
 
 def _variables(prefect: str, mlflow: str) -> dict[str, str]:
@@ -105,26 +152,38 @@ def _uvicorn(app: str, url: str) -> list[str]:
 
 
 def _start(name: str, arguments: list[str], variables: Mapping[str, str], record: Mapping[str, Any]) -> None:
-    if environment.server(name) is not None:
-        return
-    if "url" in record and _answers(str(record["url"])):
-        raise BadInput(
-            f"cannot start {name}: another program answers at {record['url']}. "
-            f"Choose another port: make up {name.upper()}_PORT=..."
-        )
+    """Start a server unless it runs. Raises BadInput if another program answers at its address."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if "url" in record:
-        hosts = request_guard.hosts_of(str(record["url"]).split(":")[2].split("/")[0])
-        variables = {**variables, request_guard.HOSTS: ",".join(hosts)}
-    with open(FOLDER / f"{name}.log", "w", encoding="utf-8") as log:
-        os.fchmod(log.fileno(), 0o600)
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(variables), start_new_session=True,
-            umask=PRIVATE,
-        )  # fmt: skip
-    body = {"pid": process.pid, "created": psutil.Process(process.pid).create_time(), **record}
-    write_json(FOLDER / f"{name}.json", body)
+    with _alone():
+        if environment.server(name) is not None:
+            return
+        if "url" in record and _answers(str(record["url"])):
+            raise BadInput(
+                f"cannot start {name}: another program answers at {record['url']}. "
+                f"Choose another port: make up {name.upper()}_PORT=..."
+            )
+        if "url" in record:
+            hosts = request_guard.hosts_of(str(record["url"]).split(":")[2].split("/")[0])
+            variables = {**variables, request_guard.HOSTS: ",".join(hosts)}
+        path = FOLDER / f"{name}.log"
+        is_long = path.is_file() and path.stat().st_size > MAX_LOG_BYTES
+        with open(path, "w" if is_long else "a", encoding="utf-8") as log:
+            os.fchmod(log.fileno(), 0o600)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(variables), start_new_session=True,
+                umask=PRIVATE,
+            )  # fmt: skip
+        identity = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        write_json(FOLDER / f"{name}.json", {**identity, "arguments": arguments, **record})
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Let one process at a time start a server: `make up` and the watch process may both see that one has ended."""
+    with open(FOLDER / "lock", "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _await_answer(name: str, url: str) -> None:
@@ -159,8 +218,8 @@ def _call(arguments: list[str], variables: Mapping[str, str], accepted_codes: Se
 def main() -> int:
     """Run the command and return its exit code."""
     parser = arguments.parser("flows.runtime.servers", __doc__)
-    parser.add_argument("action", choices=("up", "down"), help="start or stop the servers")
-    action = {"up": up, "down": down}[parser.parse_args().action]
+    parser.add_argument("action", choices=("up", "down", "watch"), help="start, stop or watch the servers")
+    action = {"up": up, "down": down, "watch": watch}[parser.parse_args().action]
     return command.guarded(action)
 
 
