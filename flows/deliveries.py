@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from prefect import flow
+from prefect import flow, runtime
 from pydantic import Field
 
 from flows.pipeline import pipeline
-from flows.runtime import arguments, command, embedded, versioning
+from flows.runtime import arguments, command, embedded, processes, versioning
 from flows.versions import contents
 from tasks import reports
 from tasks.deliveries import tasks
@@ -49,6 +49,8 @@ def deliveries(
             training; 0 trains always.
         training: Train afresh, continue from the last pretrained model, or never (curate only).
     """
+    if run_id := runtime.flow_run.id:
+        processes.record(run_id)  # so that a killed run does not hold the slot of the deployment
     ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
     for delivery in new:
         print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
