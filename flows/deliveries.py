@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from prefect import flow, runtime
 from pydantic import Field
 
+from flows import notifications
 from flows.pipeline import pipeline
 from flows.runtime import arguments, command, embedded, processes, versioning
 from flows.versions import contents
@@ -51,14 +52,19 @@ def deliveries(
     """
     if run_id := runtime.flow_run.id:
         processes.record(run_id)  # so that a killed run does not hold the slot of the deployment
-    ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
+    with notifications.of_failure():
+        ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
     for delivery in new:
         print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
+    notifications.notify_of_refused_files(
+        {file.name: d.reason for d in new if d.state == "refused" for file in d.files}
+    )
     # Also those of a run that was interrupted before their curation ended.
     active = {delivery.number for delivery in ledger.deliveries if delivery.state == "active" and not delivery.counts}
     states = dict[str, str]()
     if active:
-        _require_a_source(Path(folder))
+        with notifications.of_failure():
+            _require_a_source(Path(folder))
         states |= pipeline(to=READERS[0])
         counts = curation_counts()
         ledger = tasks.read()

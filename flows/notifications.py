@@ -1,12 +1,14 @@
-"""Notifications of failures, refused gates, new models and promotions, through a block of Prefect.
+"""Notifications of failures, refused gates and files, new models and promotions, through a block of Prefect.
 
 `python -m flows.notifications URL` makes the block custom-webhook/athanor, which posts {"subject", "text"} to URL, and
 sends a first message. The variable ATHANOR_NOTIFICATIONS names another block, such as slack-webhook/team. They are sent
 where a Prefect server of `make up`, or of PREFECT_API_URL, keeps the block; a notification that fails stops nothing.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from flows.runtime import arguments, command
@@ -45,6 +47,31 @@ def notify_of_failure(error: BaseException) -> None:
         notify("a gate refused the model", str(error))
     elif isinstance(error, Exception):
         notify("a pipeline failed", f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def of_failure() -> Iterator[None]:
+    """Notify of an error that the block raises. A pipeline inside the block would notify twice."""
+    try:
+        yield
+    except Exception as error:
+        notify_of_failure(error)
+        raise
+
+
+def notify_of_refused_files(reasons: dict[str, str]) -> None:
+    """Notify of delivered files that cannot be read. reasons: by file."""
+    if reasons:
+        lines = "\n".join(f"{name}: {reason}" for name, reason in reasons.items())
+        notify("delivered files were refused", f"They cannot be read:\n{lines}")
+
+
+def notify_of_dead_runs(number: int) -> None:
+    """Notify of flow runs whose process was killed."""
+    if number:
+        notify(
+            "runs were killed", f"The processes of {number} flow runs have ended; the next run continues their work."
+        )
 
 
 def notify_of_models(stages: list[str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows import notifications
 from flows.runtime import arguments, command, params, session_results, tracking
 from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
@@ -33,6 +34,7 @@ def after_evaluation(commit: str | None) -> dict[str, str]:
     outcome = promotion.update(DATA, loaded, pipeline_stages.read_stages(), about(commit, loaded.model))
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     print(describe(outcome), file=sys.stderr, flush=True)
+    _notify(outcome)
     tags = {"promotion": describe(outcome)}
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
 
@@ -120,6 +122,13 @@ def run(options: argparse.Namespace) -> None:
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     if outcome.moves:
         tracking.send_in_background()  # MLflow follows; the move itself is complete
+    _notify(outcome)
+
+
+def _notify(outcome: Outcome) -> None:
+    if outcome.promoted and outcome.version and outcome.decision:
+        model = f"version {outcome.version.number} ({outcome.version.stage})"
+        notifications.notify_of_promotion(model, outcome.decision.reason)
 
 
 def main() -> int:

@@ -81,11 +81,16 @@ def _keys() -> dict[str, str]:
     """Return the key of the Prefect server of `make up`, or the one that the embedded server will ask for."""
     if server("prefect") is not None:
         return {CLIENT_KEY: server_key()}
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", Path.home() / ".prefect" / "profiles.toml"))
     with contextlib.suppress(OSError, ValueError):
-        if "PREFECT_API_URL" in profiles.read_text(encoding="utf-8"):
+        if "PREFECT_API_URL" in profiles().read_text(encoding="utf-8"):
             return {}
     return {CLIENT_KEY: EMBEDDED_KEY}
+
+
+def profiles() -> Path:
+    """Return the file with the user's own settings of Prefect."""
+    folder = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    return Path(os.environ.get("PREFECT_PROFILES_PATH", folder / "profiles.toml"))
 
 
 def server_key() -> str:

@@ -39,6 +39,12 @@ WATCHED = ("prefect", "mlflow", "worker")
 MAX_LOG_BYTES = 10_000_000  # a longer log is emptied when its server starts
 # Prefect deletes runs that ended 90 days ago; by default it deletes events only.
 RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
+# Who holds the slot of a deployment or GPU. In the memory of the server, which is the default, it would be lost when
+# the server is started again, and Prefect ends a run that has lost its slot.
+LEASES, LEASES_ON_DISK = (
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+    "prefect.server.concurrency.lease_storage.filesystem",
+)
 PRIVATE = 0o077  # the umask of the servers: only this user reads and writes their databases and logs
 
 
@@ -84,6 +90,7 @@ def down() -> None:
 
 def watch() -> None:
     """Start ended servers, close dead runs and send what waits for MLflow, every LOOK_SECONDS, without end."""
+    from flows import notifications
     from flows.runtime.sender import Sender
 
     os.nice(10)
@@ -94,7 +101,7 @@ def watch() -> None:
                 if look == "servers":
                     restart_ended()
                 elif look == "Prefect":
-                    processes.close_dead_runs()
+                    notifications.notify_of_dead_runs(processes.close_dead_runs())
                 else:
                     sender = sender or Sender()
                     sender.send_all()
@@ -129,6 +136,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
     key = environment.server_key()
     return {
         RETENTION: "events,flow_runs",
+        LEASES: LEASES_ON_DISK,
         **os.environ,
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
