@@ -69,9 +69,7 @@ def notify_of_refused_files(reasons: dict[str, str]) -> None:
 def notify_of_dead_runs(number: int) -> None:
     """Notify of flow runs whose process was killed."""
     if number:
-        notify(
-            "runs were killed", f"The processes of {number} flow runs have ended; the next run continues their work."
-        )
+        notify("runs were killed", f"Flow runs whose process has ended: {number}. The next run continues their work.")
 
 
 def notify_of_models(stages: list[str]) -> None:
@@ -87,16 +85,19 @@ def notify_of_promotion(model: str, reason: str) -> None:
 
 def set_webhook(url: str) -> None:
     """Make or replace the block of the webhook, and send a first message. Raises BadInput if that fails."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
     if not os.environ.get("PREFECT_API_URL"):
         raise BadInput("No Prefect server keeps the block. Run `make up` first, or set PREFECT_API_URL.")
-    block = CustomWebhookNotificationBlock(
-        name="athanor", url=url, method="POST", json_data={"subject": "{{subject}}", "text": "{{body}}"}
-    )
-    block.save(BLOCK.split("/")[1], overwrite=True)
+    webhook(url).save(BLOCK.split("/")[1], overwrite=True)
     if not notify("notifications are set up", "This is the first one."):
         raise BadInput(f"the webhook {redact(url)} did not accept a message; the block was saved")
+
+
+def webhook(url: str) -> Any:
+    """Return the block that posts the subject and the text of a notification to `url`."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    message = {"subject": "{{subject}}", "text": "{{body}}"}
+    return CustomWebhookNotificationBlock(name="athanor", url=url, method="POST", json_data=message)
 
 
 def _load(name: str) -> Any:

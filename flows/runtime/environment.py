@@ -48,6 +48,7 @@ def defaults() -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API receives every record anyway
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",  # MLflow's own default depends on the folder
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run in the logs
         "DVC_NO_ANALYTICS": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # "Writing model shards: 100 %" for files of a few MB
