@@ -177,7 +177,8 @@ def show(as_json: bool) -> None:
         if delivery.reason:
             print(f"      {delivery.reason}")
         if delivery.counts:
-            print("      all data after it: " + ", ".join(f"{name} {n:,}" for name, n in delivery.counts.items()))
+            counts = ", ".join(f"{name} {number:,}" for name, number in delivery.counts.items() if number)
+            print(f"      all data after it: {counts}")
     print(f"{len(ledger.deliveries)} deliveries, {len(ledger.active())} of them read by ingestion")
 
 
