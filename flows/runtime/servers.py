@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, command, environment, processes, request_guard, tracking
+from flows.runtime import arguments, command, environment, processes, request_guard, tracked_runs, tracking
 from tasks.addresses import redact
 from tasks.errors import BadInput
 from tasks.files import read_json, write_json
@@ -37,8 +37,11 @@ STOP_SECONDS = 15.0
 LOOK_SECONDS = 30.0
 WATCHED = ("prefect", "mlflow", "worker")
 MAX_LOG_BYTES = 10_000_000  # a longer log is emptied when its server starts
-# Prefect deletes runs that ended 90 days ago; by default it deletes events only.
+RETENTION_DAYS, DEFAULT_RETENTION_DAYS = "ATHANOR_RETENTION_DAYS", 90.0
+# Of what Prefect deletes; by default only its events.
 RETENTION = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
+RETENTION_SECONDS = "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"
+TRASH_DAYS, DAY = 7, 86_400.0  # MLflow keeps deleted runs so long, so that a mistake can be corrected
 # Who holds the slot of a deployment or GPU. In the memory of the server, which is the default, it would be lost when
 # the server is started again, and Prefect ends a run that has lost its slot.
 LEASES, LEASES_ON_DISK = (
@@ -95,14 +98,18 @@ def watch() -> None:
 
     os.nice(10)
     sender: Sender | None = None
+    next_deletion = 0.0
     while True:
-        for look in ("servers", "Prefect", "MLflow"):
+        for look in ("servers", "Prefect", "retention", "MLflow"):
             try:
                 if look == "servers":
                     restart_ended()
                 elif look == "Prefect":
                     notifications.notify_of_dead_runs(processes.close_dead_runs())
-                else:
+                elif look == "retention" and time.time() >= next_deletion:
+                    next_deletion = time.time() + DAY
+                    delete_old_runs()
+                elif look == "MLflow":
                     sender = sender or Sender()
                     sender.send_all()
                     while sender.put_aside:
@@ -110,6 +117,23 @@ def watch() -> None:
             except Exception as error:  # a server that is absent comes back
                 _log(f"{look}: {type(error).__name__}: {error}")
         time.sleep(LOOK_SECONDS)
+
+
+def retention_days() -> float:
+    """Return for how long both databases keep runs. Raises BadInput."""
+    text = os.environ.get(RETENTION_DAYS, str(DEFAULT_RETENTION_DAYS))
+    with contextlib.suppress(ValueError):
+        if float(text) >= 1:
+            return float(text)
+    raise BadInput(f"{RETENTION_DAYS} is {text!r}; expected a number of days, at least 1")
+
+
+def delete_old_runs() -> None:
+    """Delete MLflow's old runs, and finally those that were deleted TRASH_DAYS ago, by the user or here."""
+    number = tracked_runs.delete_old_runs(round((time.time() - retention_days() * DAY) * 1_000))
+    _call(["mlflow", "gc", "--older-than", f"{TRASH_DAYS}d"], os.environ)
+    if number:
+        _log(f"MLflow: deleted {number} runs that ended {retention_days():g} days ago or earlier")
 
 
 def restart_ended() -> None:
@@ -136,6 +160,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
     key = environment.server_key()
     return {
         RETENTION: "events,flow_runs",
+        RETENTION_SECONDS: str(round(retention_days() * DAY)),
         LEASES: LEASES_ON_DISK,
         **os.environ,
         "PREFECT_API_URL": f"{prefect}/api",
