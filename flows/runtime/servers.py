@@ -96,7 +96,6 @@ def watch() -> None:
     from flows import notifications
     from flows.runtime.sender import Sender
 
-    os.nice(10)
     sender: Sender | None = None
     next_deletion = 0.0
     while True:
