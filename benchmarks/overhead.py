@@ -10,6 +10,7 @@ the default run is repeated in a copy.
 """
 
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -57,6 +58,7 @@ def main() -> None:
         body = {**measure_toy_stages(Path(folder) / "toy"), **measure_small_pipeline(Path(folder) / "small")}
     if "--small" not in sys.argv:
         body |= measure_default_run()
+    print(f"load of the machine: {os.getloadavg()[2]:.1f} (wall times mean little above 1)", file=sys.stderr)
     print(json.dumps({key: round(value, 3) for key, value in body.items()}))
 
 
@@ -68,16 +70,25 @@ def measure_toy_stages(root: Path) -> dict[str, float]:
     succeed(root, "flows.words")
     start = float((root / "cpu").read_text())
     print(f"start without torch: {start:.2f} CPU-seconds", file=sys.stderr)
-    walls, text = [], (root / "tasks/words/tasks.py").read_text() + "\n\nfrom tasks.words.shards import write_shards\n"
+    walls, cpus, text = (
+        [],
+        [],
+        (root / "tasks/words/tasks.py").read_text() + "\n\nfrom tasks.words.shards import write_shards\n",
+    )
     for num_shards in (1, NUM_SHARDS):
         (root / "data/raw/a.txt").write_text(f"{num_shards} words")
         path = root / "tasks/words/tasks.py"
         path.write_text(text.replace("    report = Report", "    write_shards(data)\n    report = Report", 1))
         (root / "tasks/words/shards.py").write_text(SHARDS.format(num_shards=num_shards))
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), cpu_seconds()
         succeed(root, "flows.pipeline", "--to", "letters")
         walls.append(time.monotonic() - begin)
-    return {"start_without_torch_cpu_s": start, "shards_s": walls[1] - walls[0]}
+        cpus.append(cpu_seconds() - cpu)
+    return {
+        "start_without_torch_cpu_s": start,
+        "shards_s": walls[1] - walls[0],
+        "shards_cpu_s": cpus[1] - cpus[0],
+    }
 
 
 SHARDS = """def write_shards(data):
