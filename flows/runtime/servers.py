@@ -71,7 +71,8 @@ def up() -> None:
     _start("watch", ["flows.runtime.servers", "watch"], variables, {})
     _await_answer("mlflow", f"{mlflow}/health")
     print(f"Prefect  {prefect}   (its page asks for the key in {environment.KEY_FILE})")
-    print(f"MLflow   {mlflow}/#/experiments\nlogs     {FOLDER}\n`make down` stops the servers.")
+    print(f"MLflow   {mlflow}/#/experiments?workflowType=machine_learning\nlogs     {FOLDER}")
+    print("`make down` stops the servers.")
 
 
 def down() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from flows import lineage
 from flows.runtime import sender as sender_module
-from flows.runtime import servers, spool, tracked_runs, tracking
+from flows.runtime import servers, session_results, spool, tracked_runs, tracking
 from tasks.errors import BadInput
 from tasks.files import write_json
 
@@ -236,12 +236,18 @@ def test_a_killed_session_is_closed_with_its_real_duration(home: Path) -> None:
 
 def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
     session = spool.Session("pipeline")
-    results = {"title": "pipeline 2026-11-29 21:05: sft to ppo", "metrics": {"gold/ppo": 0.9}}
-    with session.closing(lambda: {"verdict": "8 of 8 gates passed"}, lambda: results):
+    results = {"title": "sft to ppo 2026-11-29 21:05", "metrics": {"gold/ppo": 0.9}}
+    tags = {"verdict": "8 of 8 gates passed", "promotion": "promotion: version 2 (ppo) is the champion", "data": "abc"}
+    with session.closing(lambda: session_results.described(tags), lambda: results):
         record_run(session)
     tracking.Sender().send_all()
-    parent = runs()["pipeline"]
+    (parent,) = [run for run in client().search_runs(["1"]) if "athanor.session" in run.data.tags]
     assert parent.info.run_name == results["title"]
+    expected = "- Gates: 8 of 8 gates passed\n- Promotion: version 2 (ppo) is the champion\n- Tokens: abc"
+    assert parent.data.tags["mlflow.note.content"] == expected
+    assert [(data.dataset.name, data.dataset.digest) for data in parent.inputs.dataset_inputs] == [
+        ("data/tokens", "abc")
+    ]
     assert parent.data.metrics == {"gold/ppo": 0.9}
     assert parent.data.tags["verdict"] == "8 of 8 gates passed"
     experiment = client().get_experiment(parent.info.experiment_id)
