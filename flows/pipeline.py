@@ -55,7 +55,8 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
     promotion_tags = dict[str, str]()
 
     def tags() -> dict[str, str]:
-        return {**(promotion_tags or _tags(session)), **session_results.tags(checked, states)}
+        own = promotion_tags or _tags(session)
+        return session_results.described({**own, **session_results.tags(checked, states)})
 
     with contextlib.ExitStack() as stack:
 

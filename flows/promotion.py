@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows import notifications
 from flows.runtime import arguments, command, params, session_results, tracking
 from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
@@ -40,6 +41,7 @@ def after_evaluation(commit: str | None, run: str = "") -> dict[str, str]:
     evaluation: Any = params.load("evaluation")
     stated = {key: value for key, value in {"run": run, **origin}.items() if value}
     promotion.write_report(outcome, describe(outcome), DATA, loaded, stages, evaluation.reference, stated)
+    _notify(outcome)
     tags = {"promotion": describe(outcome)}
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
 
@@ -144,6 +146,13 @@ def run(options: argparse.Namespace) -> None:
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     if outcome.moves:
         tracking.send_in_background()  # MLflow follows; the move itself is complete
+    _notify(outcome)
+
+
+def _notify(outcome: Outcome) -> None:
+    if outcome.promoted and outcome.version and outcome.decision:
+        model = f"version {outcome.version.number} ({outcome.version.stage})"
+        notifications.notify_of_promotion(model, outcome.decision.reason)
 
 
 def main() -> int:

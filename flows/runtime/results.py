@@ -125,6 +125,14 @@ def describe_low_speed(timings: Mapping[str, float]) -> str:
     return text + ("; the time: " + ", ".join(f"{text} {part:.0%}" for part, text in parts) if parts else "")
 
 
+def mlflow_page() -> str:
+    """Return the address of MLflow's pages, which open in their training view, or of its database."""
+    address = redact(os.environ["MLFLOW_TRACKING_URI"])
+    if address.startswith("http"):
+        return f"{address}/#/experiments?workflowType=machine_learning"
+    return f"{address}   (`make up` starts its page and Prefect's)"
+
+
 def show_places(data: Path = Path("data")) -> None:
     """Print where the report, the chat and the pages of MLflow and Prefect are."""
     pages = [path for path in (FINAL_REPORT, data / "reports" / "evaluation" / "report.html") if path.is_file()]
@@ -132,7 +140,7 @@ def show_places(data: Path = Path("data")) -> None:
     newest = max(pages, key=lambda path: path.stat().st_mtime, default=data / "reports")
     print(f"report     {newest}")
     print("chat       make chat")
-    print(f"MLflow     {redact(os.environ['MLFLOW_TRACKING_URI'])}   (`make up` starts its page and Prefect's)")
+    print(f"MLflow     {mlflow_page()}")
     print(f"Prefect    {redact(os.environ.get('PREFECT_API_URL', str(RUN / 'prefect.db')))}")
 
 

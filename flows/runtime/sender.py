@@ -208,6 +208,8 @@ class Sender:
             self._touch()
         points = [(key, float(value), record["end"], 0) for key, value in record.get("metrics", {}).items()]
         self._send_points(parent, "session", points)
+        if tokens := record["tags"].get("data"):
+            self._send_inputs(parent, {f"dvc.dep.{spool.TOKENS}": tokens})
         self._client.set_terminated(parent, RUN_STATUS[record["status"]], record["end"])
 
     def _describe(self, run_id: str, record: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from tasks.addresses import redact
 from tasks.files import SCHEMA_VERSION, write_json
 from tasks.reports import TIMINGS
 
+TOKENS = "data/tokens"  # whose version is the data of a pipeline
 RECORD = "record.json"
 SESSION = "session-"  # the names of the folders of sessions begin with it
 SYSTEM = "system.csv"
