@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import notifications
-from flows.runtime import arguments, command, params, session_results, tracking
+from flows.runtime import arguments, command, params, session_results, spool, tracking
 from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
 from tasks.promotion import Outcome
@@ -53,7 +53,7 @@ def after_round(name: str, run: Path, stage: str, data: Path) -> str:
         return "promotion: left to a person (promotion.automatic is false)"
     origin = {
         "commit": contents.head(),
-        "data": session_results.digest(session_results.TOKENS),
+        "data": session_results.digest(spool.TOKENS),
         "hardware": subjects.hardware(),
         "round": name,
     }
@@ -68,7 +68,7 @@ def about(commit: str | None, stage: str | None) -> dict[str, str]:
     stage = stage or promotion.final_stage(DATA, pipeline_stages.read_stages())
     return {
         "commit": commit or contents.head(),
-        "data": session_results.digest(session_results.TOKENS),
+        "data": session_results.digest(spool.TOKENS),
         "model_md5": session_results.digest(f"data/models/{stage}"),
         "hardware": subjects.hardware(),
     }
