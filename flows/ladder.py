@@ -197,6 +197,9 @@ def _validation_losses(file: Path) -> list[tuple[float, float]]:
 
 
 def _compare() -> None:
+    for file in (DATA / "reports" / f"{STAGE}.json", DATA / "tokens" / MANIFEST):
+        if not file.is_file():
+            raise BadInput(f"there is no {file}. Run `python -m flows.pipeline --to {STAGE}`.")
     report = read_json(DATA / "reports" / f"{STAGE}.json")
     counts = report["counts"]
     loss = bits_per_byte(float(report["validation_loss"]))
