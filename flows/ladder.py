@@ -107,7 +107,7 @@ def train_rung(
         counts = {"weights": report.counts["num_parameters"], "tokens": report.counts["num_tokens"]}
         rows = [row for row in report.tables["steps"] if row.get("validation_loss") is not None and row["step"] < steps]
         losses = {str(row["step"]): bits_per_byte(float(row["validation_loss"])) for row in rows}
-        return {**counts, "loss": bits_per_byte(float(report.scores["validation_loss"])), "stable": losses}
+        return {**counts, "loss": bits_per_byte(_validation_loss(report.scores)), "stable": losses}
 
     result = proxies.once(work, train)
     per_step, weights = result["tokens"] / steps, result["weights"]
@@ -119,6 +119,16 @@ def bits_per_byte(nats_per_token: float) -> float:
     """The validation loss in bits per byte of the validation documents, which does not depend on the tokenizer."""
     counts = read_json(DATA / "tokens" / MANIFEST)["documents"]["validation"]
     return nats_per_token / math.log(2) * float(counts["num_tokens"] / counts["num_bytes"])
+
+
+def _validation_loss(scores: Mapping[str, Any]) -> float:
+    """The loss at the end of a run of pretrain, in nats per token. Raises BadInput if none was measured."""
+    if "validation_loss" not in scores:
+        raise BadInput(
+            "pretrain has measured no validation loss, because the validation documents do not fill a row of "
+            "sequence_length tokens. Increase ingestion.validation_share, or add documents."
+        )
+    return float(scores["validation_loss"])
 
 
 def target_section(values: list[str]) -> dict[str, Any]:
@@ -202,7 +212,7 @@ def _compare() -> None:
             raise BadInput(f"there is no {file}. Run `python -m flows.pipeline --to {STAGE}`.")
     report = read_json(DATA / "reports" / f"{STAGE}.json")
     counts = report["counts"]
-    loss = bits_per_byte(float(report["validation_loss"]))
+    loss = bits_per_byte(_validation_loss(report))
     print(ladders.compare(DATA, loss, counts["num_parameters"], counts["num_tokens"]))
 
 
