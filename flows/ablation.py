@@ -31,6 +31,7 @@ from tasks.reports import Report, Score
 
 NAME, ARM, BASELINE, REPORTS = "ablation", "arm", "baseline", Path("data/reports")
 PRIMARY = ("bits_per_byte", "multiple_choice_bits_per_byte.documents", "multiple_choice_bits_per_byte.numbers")
+WITHOUT_TEXT = ("reward",)  # kinds of stages whose models are measured by what is trained with them
 COST = ("train_documents", "weights", "tokens", "flops", "seconds")
 
 
@@ -93,10 +94,14 @@ def arms_of(keys: Sequence[str], baseline: Sections) -> dict[str, Sections]:
 def _setup(own: Mapping[str, Sections], baseline: Sections, to: str | None, rungs: int, max_test: int) -> arms.Settings:
     order = versioning.stages()
     training = [stage for stage in order if settings.is_training(stage)]
+    named = settings.named_stages()
+    measured = [stage for stage in training if named.get(stage, stage) not in WITHOUT_TEXT]
     changed = [stage for stage in training for one in own.values() if one.get(stage) != baseline.get(stage)]
     last = to or (max(changed, key=order.index) if changed else arms.PRETRAIN)
-    if last not in training:
-        raise BadParams(f"--to {last}: expected a training stage of dvc.yaml: {', '.join(training)}")
+    if last not in measured:
+        raise BadParams(f"--to {last}: no stage of this name trains a model that writes text: {', '.join(measured)}")
+    if arms.PRETRAIN in training and changes.settings(arms.PRETRAIN, baseline, "params.yaml").objective != "causal":
+        raise BadParams("pretrain.objective: an ablation measures how well models predict the next token (causal)")
     needed = [stage for stage in versioning.stages(last) if stage in training]
     if unused := [stage for stage in dict.fromkeys(changed) if stage not in needed]:
         raise BadParams(
