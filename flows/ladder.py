@@ -162,10 +162,7 @@ def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
     The evaluations that `evaluate_every` asks for are compared. Nothing happens without a forecast of this run.
     """
     tokens = float(stage_params.steps * stage_params.global_batch_size * stage_params.sequence_length)
-    manifest = DATA / "tokens" / MANIFEST
-    is_new = stage_params.base is None and stage_params.objective == "causal" and manifest.is_file() and tokens
-    weights = training.num_weights(stage_params, int(read_json(manifest)["vocab_size"])) if is_new else 0
-    forecast = ladders.forecast_of(DATA, weights, tokens) if weights else None
+    forecast = _forecast_of(stage_params, tokens)
     if forecast is None:
         yield
         return
@@ -179,6 +176,19 @@ def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
     finally:
         ending.set()
         thread.join(POLL_SECONDS)
+
+
+def _forecast_of(stage_params: Any, tokens: float) -> dict[str, Any] | None:
+    """The registered forecast of a run of pretrain; None if there is none that can be read."""
+    manifest = DATA / "tokens" / MANIFEST
+    if stage_params.base is not None or stage_params.objective != "causal" or not tokens or not manifest.is_file():
+        return None
+    try:
+        weights = training.num_weights(stage_params, int(read_json(manifest)["vocab_size"]))
+        return ladders.forecast_of(DATA, weights, tokens)
+    except UserError as problem:  # the training itself needs no forecast
+        print(f"warning: no alarm can be raised: {problem}", file=sys.stderr, flush=True)
+        return None
 
 
 def _watch(

@@ -11,6 +11,7 @@ import pytest
 from flows import ladder
 from tasks.errors import BadInput
 from tasks.files import write_json
+from tasks.training import tasks as training
 
 FORECAST: dict[str, Any] = {  # L = 1 + 0 + 10 / D: 1.01 after all 1,000 tokens, 1.02 after 500
     "weights": 100.0, "tokens": 1000.0, "loss": 1.01, "interval_95": [1.0, 1.02], "unit": "bits per byte",
@@ -25,7 +26,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project whose tokens are bytes, and whose pretraining has 100 weights."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ladder, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(ladder.training, "num_weights", lambda *_: 100)
+    monkeypatch.setattr(training, "num_weights", lambda *_: 100)
     counts = {"validation": {"num_tokens": 7, "num_bytes": 7}}
     write_json(Path("data/tokens/manifest.json"), {"vocab_size": 300, "documents": counts})
 
@@ -59,6 +60,14 @@ def test_no_alarm_inside_the_band_or_for_another_run(capsys: pytest.CaptureFixtu
     with ladder.watching(SimpleNamespace(**{**vars(RUN), "steps": 200}), Path()):
         pass
     assert not capsys.readouterr().err
+
+
+def test_a_damaged_forecast_stops_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/ladder").mkdir()
+    Path("data/ladder/forecast.json").write_text("{", encoding="utf-8")
+    with ladder.watching(RUN, Path()):
+        pass
+    assert "no alarm can be raised" in capsys.readouterr().err
 
 
 def test_a_comparison_without_its_files_says_which_is_missing() -> None:
