@@ -55,6 +55,7 @@ def ablation(
             with session.recording(NAME, summary, {}, arms.WORK / "steps.csv") as record:
                 measured, failed = measure({BASELINE: baseline, **own}, setup, num_seeds, session)
                 result |= summarize(measured, failed, setup, num_seeds, margin)
+                result["arms"].sort(key=lambda arm: list(own).index(arm["change"]))
                 _write(result)
             record.write("finished")
     return result

@@ -48,6 +48,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _register(parsed: argparse.Namespace) -> None:
+    num_left = (parsed.rungs - 1) * parsed.budgets
+    if num_left < ladders.MIN_RUNS:
+        raise BadParams(
+            f"--rungs {parsed.rungs} --budgets {parsed.budgets}: without the largest rung {num_left} runs are left, "
+            f"but a scaling law needs {ladders.MIN_RUNS}. Use more of them, such as --rungs 3 --budgets 3."
+        )
     section = target_section(parsed.target)
 
     def work() -> None:
@@ -237,7 +243,7 @@ def print_comparison() -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = arguments.parser("flows.ladder", __doc__)
     parser.add_argument("--target", nargs="+", metavar="KEY=VALUE", default=[], help="size=small, model.width=256 ...")
-    parser.add_argument("--rungs", type=int, choices=range(2, 6), default=3, help="smaller models (default 3)")
+    parser.add_argument("--rungs", type=int, choices=range(3, 6), default=3, help="smaller models (default 3)")
     parser.add_argument("--budgets", type=int, choices=range(2, 6), default=3, help="runs of each (default 3)")
     parser.add_argument(
         "--max-own-error", type=arguments.margin, default=0.01, help="largest leave-largest-out error (default .01)"

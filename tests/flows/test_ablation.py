@@ -84,8 +84,10 @@ def test_mistakes_are_explained(key: str, message: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_an_ablation_continues_after_a_kill(tiny_project: Project) -> None:
-    """Two arms with two seeds: one that drops documents keeps the test set, one that changes nothing is equivalent."""
-    keys = ["ingestion.sources.environment", "pretrain.log_every=3"]
+    """Three arms: one without documents fails and stops nothing, one with more of them keeps the test set, one that
+    changes nothing is equivalent.
+    """
+    keys = ["ingestion.sources.environment", "curation.filters.gopher_quality", "pretrain.log_every=3"]
     arguments = ["flows.ablation", *keys, "--full-size", "--seeds", "2", "--json"]
     work = tiny_project.root / ".run/ablation"
     with tiny_project.start(*arguments) as process:
@@ -96,8 +98,9 @@ def test_an_ablation_continues_after_a_kill(tiny_project: Project) -> None:
     times = {path: path.stat().st_mtime_ns for path in done}
     result = json.loads(tiny_project.run(*arguments).splitlines()[-1])
     assert {path: path.stat().st_mtime_ns for path in done} == times
-    other, same = result["arms"]
-    assert other["train_documents"] < result["baseline"]["train_documents"] == same["train_documents"]
+    empty, other, same = result["arms"]
+    assert "the run failed" in empty["left_out"]["bits_per_byte"]
+    assert other["train_documents"] > result["baseline"]["train_documents"] == same["train_documents"]
     effects = [arm["effects"]["bits_per_byte"] for arm in (other, same)]
     assert effects[0]["items"] == effects[1]["items"] == result["test"]["documents"] > 5
     assert effects[0]["difference"] != 0

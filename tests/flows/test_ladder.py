@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows import ladder
-from tasks.errors import BadInput
+from tasks.errors import BadInput, BadParams
 from tasks.files import write_json
 from tasks.training import tasks as training
 
@@ -60,6 +60,11 @@ def test_no_alarm_inside_the_band_or_for_another_run(capsys: pytest.CaptureFixtu
     with ladder.watching(SimpleNamespace(**{**vars(RUN), "steps": 200}), Path()):
         pass
     assert not capsys.readouterr().err
+
+
+def test_too_few_runs_for_a_law_are_refused_before_the_first_one() -> None:
+    with pytest.raises(BadParams, match="without the largest rung 4 runs are left, but a scaling law needs 6"):
+        ladder._register(ladder._parse(["--budgets", "2"]))
 
 
 def test_a_damaged_forecast_stops_no_training(capsys: pytest.CaptureFixture[str]) -> None:
