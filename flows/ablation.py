@@ -9,23 +9,21 @@ params.yaml as it is, its seeds, and its test set. The command can be interrupte
 """
 
 import argparse
-import fcntl
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from flows import pipeline
-from flows.proxies import arms, changes
+from flows.proxies import arms, changes, runs
 from flows.proxies.changes import Sections
 from flows.runtime import arguments, command, embedded, spool, tracking, versioning
 from flows.runtime import params as settings
 from tasks import comparison
-from tasks.errors import BadInput, BadParams, UserError
+from tasks.errors import BadParams, UserError
 from tasks.files import write_json
 from tasks.reports import Report, Score
 
@@ -45,7 +43,7 @@ def ablation(
     """Train and compare all arms; return the result as JSON values. Raises BadInput, BadParams, and what stages do."""
     baseline = changes.read_sections()
     own = arms_of(keys, baseline)
-    with _exclusive():
+    with runs.exclusive(arms.WORK, "an ablation"):
         setup = _setup(own, baseline, to, rungs, max_test)
         pipeline.pipeline(to=arms.CURATION)  # from DVC's cache, where it is not up to date
         session, result = spool.Session(NAME), dict[str, Any]()
@@ -202,18 +200,6 @@ def _describe(result: Mapping[str, Any]) -> dict[str, Any]:
     outcomes = [arm["effects"].get(result["primary"], {}).get("outcome") for arm in result["arms"]]
     counts = {name: float(outcomes.count(name)) for name in ("better", "equivalent", "worse")}
     return {"title": f"{NAME}: {len(outcomes)} arms on {result['primary']}", "metrics": counts}
-
-
-@contextmanager
-def _exclusive() -> Iterator[None]:
-    """Raise BadInput if another process runs an ablation here: both would write the same folders."""
-    arms.WORK.mkdir(parents=True, exist_ok=True)
-    with open(arms.WORK / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput("another process runs an ablation in this project. Wait for its end.") from None
-        yield
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -58,7 +58,7 @@ def _register(parsed: argparse.Namespace) -> None:
 
     def work() -> None:
         session, settings = spool.Session(), {"target": " ".join(parsed.target), "rungs": parsed.rungs}
-        with tracking.following():
+        with proxies.exclusive(WORK, "a ladder"), tracking.following():
             with session.recording(ladders.STAGE, settings, {}, WORK / "steps.csv") as record:
                 result = ladder(section, parsed.rungs, parsed.budgets, parsed.max_own_error)
                 record.body["tags"]["forecast_sha256"] = result["sha256"]

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from flows import ablation as command
-from flows.proxies import changes
-from tasks.errors import BadParams
+from flows.proxies import changes, runs
+from tasks.errors import BadInput, BadParams
 from tests.flows.project import Project
 from tests.flows.test_whole_pipeline import tiny_project as tiny_project
 
@@ -79,6 +79,20 @@ def test_values_are_arms_of_their_own() -> None:
 def test_mistakes_are_explained(key: str, message: str) -> None:
     with pytest.raises(BadParams, match=message.replace("[", r"\[").replace("?", r"\?")):
         arms_of(key)
+
+
+def test_work_is_done_once_and_by_one_process(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def work() -> dict[str, int]:
+        calls.append(1)
+        return {"weights": 5}
+
+    with runs.exclusive(tmp_path / "folder", "an ablation"):
+        assert [runs.once(tmp_path / "folder", work)["weights"] for _ in range(2)] == [5, 5]
+        with pytest.raises(BadInput, match="another process runs it"), runs.exclusive(tmp_path / "folder", "it"):
+            pass
+    assert len(calls) == 1
 
 
 @pytest.mark.slow
