@@ -172,9 +172,9 @@ def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
     if forecast is None:
         yield
         return
-    ending, reported = threading.Event(), set[float]()
+    ending = threading.Event()
     thread = threading.Thread(
-        target=_watch, args=(forecast, checkpoints / STEPS, tokens / stage_params.steps, ending, reported), daemon=True
+        target=_watch, args=(forecast, checkpoints / STEPS, tokens / stage_params.steps, ending), daemon=True
     )
     thread.start()
     try:
@@ -197,19 +197,21 @@ def _forecast_of(stage_params: Any, tokens: float) -> dict[str, Any] | None:
         return None
 
 
-def _watch(
-    forecast: dict[str, Any], file: Path, per_step: float, ending: threading.Event, reported: set[float]
-) -> None:
-    """Read the step log every few seconds until `ending`, and once more then; report each step at most once."""
-    is_last = False
+def _watch(forecast: dict[str, Any], file: Path, per_step: float, ending: threading.Event) -> None:
+    """Read the step log every few seconds until `ending`, and once more then; report when the curve leaves the band."""
+    is_last = is_outside = False
+    reported = set[float]()  # steps
     while not is_last:
         is_last = ending.wait(POLL_SECONDS)
         for step, nats in _validation_losses(file):
+            if step in reported:
+                continue
+            reported.add(step)
             sentence = ladders.alarm(forecast, step * per_step, bits_per_byte(nats))
-            if sentence and step not in reported:
+            if sentence and not is_outside:
                 print(sentence, file=sys.stderr, flush=True)
                 notifications.notify("a pretraining has left its forecast", sentence)
-            reported.add(step)
+            is_outside = sentence is not None
 
 
 def _validation_losses(file: Path) -> list[tuple[float, float]]:

@@ -44,6 +44,7 @@ def test_an_alarm_comes_while_the_run_trains(capsys: pytest.CaptureFixture[str])
         Path("steps.csv").write_text(steps(9.0, 0, 1.3), encoding="utf-8")  # the first one is before the band
         time.sleep(0.2)
         early = capsys.readouterr().err
+        Path("steps.csv").write_text(steps(9.0, 0, 1.3, 1.4), encoding="utf-8")  # still outside: no further alarm
     assert early.count("ALARM") == 1
     assert "after 500 tokens the validation loss is 1.3000 bits per byte, above the band [1.0099, 1.09" in early
     assert not capsys.readouterr().err
