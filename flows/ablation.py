@@ -9,28 +9,27 @@ params.yaml as it is, its seeds, and its test set. The command can be interrupte
 """
 
 import argparse
-import fcntl
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from flows import pipeline
-from flows.proxies import arms, changes
+from flows.proxies import arms, changes, runs
 from flows.proxies.changes import Sections
 from flows.runtime import arguments, command, embedded, spool, tracking, versioning
 from flows.runtime import params as settings
 from tasks import comparison
-from tasks.errors import BadInput, BadParams, UserError
+from tasks.errors import BadParams, UserError
 from tasks.files import write_json
 from tasks.reports import Report, Score
 
 NAME, ARM, BASELINE, REPORTS = "ablation", "arm", "baseline", Path("data/reports")
 PRIMARY = ("bits_per_byte", "multiple_choice_bits_per_byte.documents", "multiple_choice_bits_per_byte.numbers")
+WITHOUT_TEXT = ("reward",)  # kinds of stages whose models are measured by what is trained with them
 COST = ("train_documents", "weights", "tokens", "flops", "seconds")
 
 
@@ -44,7 +43,7 @@ def ablation(
     """Train and compare all arms; return the result as JSON values. Raises BadInput, BadParams, and what stages do."""
     baseline = changes.read_sections()
     own = arms_of(keys, baseline)
-    with _exclusive():
+    with runs.exclusive(arms.WORK, "an ablation"):
         setup = _setup(own, baseline, to, rungs, max_test)
         pipeline.pipeline(to=arms.CURATION)  # from DVC's cache, where it is not up to date
         session, result = spool.Session(NAME), dict[str, Any]()
@@ -54,6 +53,7 @@ def ablation(
             with session.recording(NAME, summary, {}, arms.WORK / "steps.csv") as record:
                 measured, failed = measure({BASELINE: baseline, **own}, setup, num_seeds, session)
                 result |= summarize(measured, failed, setup, num_seeds, margin)
+                result["arms"].sort(key=lambda arm: list(own).index(arm["change"]))
                 _write(result)
             record.write("finished")
     return result
@@ -93,10 +93,14 @@ def arms_of(keys: Sequence[str], baseline: Sections) -> dict[str, Sections]:
 def _setup(own: Mapping[str, Sections], baseline: Sections, to: str | None, rungs: int, max_test: int) -> arms.Settings:
     order = versioning.stages()
     training = [stage for stage in order if settings.is_training(stage)]
+    named = settings.named_stages()
+    measured = [stage for stage in training if named.get(stage, stage) not in WITHOUT_TEXT]
     changed = [stage for stage in training for one in own.values() if one.get(stage) != baseline.get(stage)]
     last = to or (max(changed, key=order.index) if changed else arms.PRETRAIN)
-    if last not in training:
-        raise BadParams(f"--to {last}: expected a training stage of dvc.yaml: {', '.join(training)}")
+    if last not in measured:
+        raise BadParams(f"--to {last}: no stage of this name trains a model that writes text: {', '.join(measured)}")
+    if arms.PRETRAIN in training and changes.settings(arms.PRETRAIN, baseline, "params.yaml").objective != "causal":
+        raise BadParams("pretrain.objective: an ablation measures how well models predict the next token (causal)")
     needed = [stage for stage in versioning.stages(last) if stage in training]
     if unused := [stage for stage in dict.fromkeys(changed) if stage not in needed]:
         raise BadParams(
@@ -196,18 +200,6 @@ def _describe(result: Mapping[str, Any]) -> dict[str, Any]:
     outcomes = [arm["effects"].get(result["primary"], {}).get("outcome") for arm in result["arms"]]
     counts = {name: float(outcomes.count(name)) for name in ("better", "equivalent", "worse")}
     return {"title": f"{NAME}: {len(outcomes)} arms on {result['primary']}", "metrics": counts}
-
-
-@contextmanager
-def _exclusive() -> Iterator[None]:
-    """Raise BadInput if another process runs an ablation here: both would write the same folders."""
-    arms.WORK.mkdir(parents=True, exist_ok=True)
-    with open(arms.WORK / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput("another process runs an ablation in this project. Wait for its end.") from None
-        yield
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -48,11 +48,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _register(parsed: argparse.Namespace) -> None:
+    num_left = (parsed.rungs - 1) * parsed.budgets
+    if num_left < ladders.MIN_RUNS:
+        raise BadParams(
+            f"--rungs {parsed.rungs} --budgets {parsed.budgets}: without the largest rung {num_left} runs are left, "
+            f"but a scaling law needs {ladders.MIN_RUNS}. Use more of them, such as --rungs 3 --budgets 3."
+        )
     section = target_section(parsed.target)
 
     def work() -> None:
         session, settings = spool.Session(), {"target": " ".join(parsed.target), "rungs": parsed.rungs}
-        with tracking.following():
+        with proxies.exclusive(WORK, "a ladder"), tracking.following():
             with session.recording(ladders.STAGE, settings, {}, WORK / "steps.csv") as record:
                 result = ladder(section, parsed.rungs, parsed.budgets, parsed.max_own_error)
                 record.body["tags"]["forecast_sha256"] = result["sha256"]
@@ -107,7 +113,7 @@ def train_rung(
         counts = {"weights": report.counts["num_parameters"], "tokens": report.counts["num_tokens"]}
         rows = [row for row in report.tables["steps"] if row.get("validation_loss") is not None and row["step"] < steps]
         losses = {str(row["step"]): bits_per_byte(float(row["validation_loss"])) for row in rows}
-        return {**counts, "loss": bits_per_byte(float(report.scores["validation_loss"])), "stable": losses}
+        return {**counts, "loss": bits_per_byte(_validation_loss(report.scores)), "stable": losses}
 
     result = proxies.once(work, train)
     per_step, weights = result["tokens"] / steps, result["weights"]
@@ -119,6 +125,16 @@ def bits_per_byte(nats_per_token: float) -> float:
     """The validation loss in bits per byte of the validation documents, which does not depend on the tokenizer."""
     counts = read_json(DATA / "tokens" / MANIFEST)["documents"]["validation"]
     return nats_per_token / math.log(2) * float(counts["num_tokens"] / counts["num_bytes"])
+
+
+def _validation_loss(scores: Mapping[str, Any]) -> float:
+    """The loss at the end of a run of pretrain, in nats per token. Raises BadInput if none was measured."""
+    if "validation_loss" not in scores:
+        raise BadInput(
+            "pretrain has measured no validation loss, because the validation documents do not fill a row of "
+            "sequence_length tokens. Increase ingestion.validation_share, or add documents."
+        )
+    return float(scores["validation_loss"])
 
 
 def target_section(values: list[str]) -> dict[str, Any]:
@@ -152,16 +168,13 @@ def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
     The evaluations that `evaluate_every` asks for are compared. Nothing happens without a forecast of this run.
     """
     tokens = float(stage_params.steps * stage_params.global_batch_size * stage_params.sequence_length)
-    manifest = DATA / "tokens" / MANIFEST
-    is_new = stage_params.base is None and stage_params.objective == "causal" and manifest.is_file() and tokens
-    weights = training.num_weights(stage_params, int(read_json(manifest)["vocab_size"])) if is_new else 0
-    forecast = ladders.forecast_of(DATA, weights, tokens) if weights else None
+    forecast = _forecast_of(stage_params, tokens)
     if forecast is None:
         yield
         return
-    ending, reported = threading.Event(), set[float]()
+    ending = threading.Event()
     thread = threading.Thread(
-        target=_watch, args=(forecast, checkpoints / STEPS, tokens / stage_params.steps, ending, reported), daemon=True
+        target=_watch, args=(forecast, checkpoints / STEPS, tokens / stage_params.steps, ending), daemon=True
     )
     thread.start()
     try:
@@ -171,19 +184,34 @@ def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
         thread.join(POLL_SECONDS)
 
 
-def _watch(
-    forecast: dict[str, Any], file: Path, per_step: float, ending: threading.Event, reported: set[float]
-) -> None:
-    """Read the step log every few seconds until `ending`, and once more then; report each step at most once."""
-    is_last = False
+def _forecast_of(stage_params: Any, tokens: float) -> dict[str, Any] | None:
+    """The registered forecast of a run of pretrain; None if there is none that can be read."""
+    manifest = DATA / "tokens" / MANIFEST
+    if stage_params.base is not None or stage_params.objective != "causal" or not tokens or not manifest.is_file():
+        return None
+    try:
+        weights = training.num_weights(stage_params, int(read_json(manifest)["vocab_size"]))
+        return ladders.forecast_of(DATA, weights, tokens)
+    except UserError as problem:  # the training itself needs no forecast
+        print(f"warning: no alarm can be raised: {problem}", file=sys.stderr, flush=True)
+        return None
+
+
+def _watch(forecast: dict[str, Any], file: Path, per_step: float, ending: threading.Event) -> None:
+    """Read the step log every few seconds until `ending`, and once more then; report when the curve leaves the band."""
+    is_last = is_outside = False
+    reported = set[float]()  # steps
     while not is_last:
         is_last = ending.wait(POLL_SECONDS)
         for step, nats in _validation_losses(file):
+            if step in reported:
+                continue
+            reported.add(step)
             sentence = ladders.alarm(forecast, step * per_step, bits_per_byte(nats))
-            if sentence and step not in reported:
+            if sentence and not is_outside:
                 print(sentence, file=sys.stderr, flush=True)
                 notifications.notify("a pretraining has left its forecast", sentence)
-            reported.add(step)
+            is_outside = sentence is not None
 
 
 def _validation_losses(file: Path) -> list[tuple[float, float]]:
@@ -197,9 +225,12 @@ def _validation_losses(file: Path) -> list[tuple[float, float]]:
 
 
 def _compare() -> None:
+    for file in (DATA / "reports" / f"{STAGE}.json", DATA / "tokens" / MANIFEST):
+        if not file.is_file():
+            raise BadInput(f"there is no {file}. Run `python -m flows.pipeline --to {STAGE}`.")
     report = read_json(DATA / "reports" / f"{STAGE}.json")
     counts = report["counts"]
-    loss = bits_per_byte(float(report["validation_loss"]))
+    loss = bits_per_byte(_validation_loss(report))
     print(ladders.compare(DATA, loss, counts["num_parameters"], counts["num_tokens"]))
 
 
@@ -214,7 +245,7 @@ def print_comparison() -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = arguments.parser("flows.ladder", __doc__)
     parser.add_argument("--target", nargs="+", metavar="KEY=VALUE", default=[], help="size=small, model.width=256 ...")
-    parser.add_argument("--rungs", type=int, choices=range(2, 6), default=3, help="smaller models (default 3)")
+    parser.add_argument("--rungs", type=int, choices=range(3, 6), default=3, help="smaller models (default 3)")
     parser.add_argument("--budgets", type=int, choices=range(2, 6), default=3, help="runs of each (default 3)")
     parser.add_argument(
         "--max-own-error", type=arguments.margin, default=0.01, help="largest leave-largest-out error (default .01)"

@@ -111,8 +111,8 @@ def _smallest_rung(body: Sections, place: str, data: Path, rungs: int) -> Any:
         return runs.plan(body, place, data, rungs, 1).rungs[-1]
     except BadParams as error:
         raise BadParams(
-            f"the model of params.yaml has no proxy that is {rungs} rungs smaller, because it is small or trained "
-            "with few steps. Use --full-size, or a smaller --rungs."
+            f"the model of params.yaml has no proxy that is {rungs} rungs smaller, because it is small itself or has "
+            "few steps. Use --full-size, or a smaller --rungs."
         ) from error
 
 

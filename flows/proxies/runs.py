@@ -1,11 +1,14 @@
 """Proxies: smaller models of the section pretrain, and work that is done only once, however often it is called for."""
 
+import fcntl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flows.runtime import params
+from tasks.errors import BadInput
 from tasks.files import MANIFEST, read_json, write_json
 from tasks.ladder import tasks as ladders
 from tasks.reports import Report, Timings
@@ -13,6 +16,18 @@ from tasks.training import tasks as training
 
 RESULT = "result.json"  # written last: a folder that has it is complete
 SHAPE = ("num_layers", "width", "num_heads")
+
+
+@contextmanager
+def exclusive(folder: Path, name: str) -> Iterator[None]:
+    """Raise BadInput if another process runs `name` in `folder`: both would write the same files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another process runs {name} in this project. Wait for its end.") from None
+        yield
 
 
 def once(folder: Path, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from tasks.files import read_json, sha256, write_json
 from tasks.ladder import band, forecast, rungs
 from tasks.ladder import fit as fitting
 from tasks.ladder.band import StablePoint as StablePoint  # for flows.ladder
-from tasks.ladder.fit import Run as Run  # for flows.ladder
+from tasks.ladder.fit import MIN_RUNS as MIN_RUNS  # for flows.ladder, as the next one
+from tasks.ladder.fit import Run as Run
 from tasks.reports import Report, Score
 
 FILE, STAGE = Path("ladder/forecast.json"), "ladder"

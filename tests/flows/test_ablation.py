@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from flows import ablation as command
-from flows.proxies import changes
-from tasks.errors import BadParams
+from flows.proxies import changes, runs
+from tasks.errors import BadInput, BadParams
 from tests.flows.project import Project
 from tests.flows.test_whole_pipeline import tiny_project as tiny_project
 
@@ -81,11 +81,27 @@ def test_mistakes_are_explained(key: str, message: str) -> None:
         arms_of(key)
 
 
+def test_work_is_done_once_and_by_one_process(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def work() -> dict[str, int]:
+        calls.append(1)
+        return {"weights": 5}
+
+    with runs.exclusive(tmp_path / "folder", "an ablation"):
+        assert [runs.once(tmp_path / "folder", work)["weights"] for _ in range(2)] == [5, 5]
+        with pytest.raises(BadInput, match="another process runs it"), runs.exclusive(tmp_path / "folder", "it"):
+            pass
+    assert len(calls) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_an_ablation_continues_after_a_kill(tiny_project: Project) -> None:
-    """Two arms with two seeds: one that drops documents keeps the test set, one that changes nothing is equivalent."""
-    keys = ["ingestion.sources.environment", "pretrain.log_every=3"]
+    """Three arms: one without documents fails and stops nothing, one with more of them keeps the test set, one that
+    changes nothing is equivalent.
+    """
+    keys = ["ingestion.sources.environment", "curation.filters.gopher_quality", "pretrain.log_every=3"]
     arguments = ["flows.ablation", *keys, "--full-size", "--seeds", "2", "--json"]
     work = tiny_project.root / ".run/ablation"
     with tiny_project.start(*arguments) as process:
@@ -96,8 +112,9 @@ def test_an_ablation_continues_after_a_kill(tiny_project: Project) -> None:
     times = {path: path.stat().st_mtime_ns for path in done}
     result = json.loads(tiny_project.run(*arguments).splitlines()[-1])
     assert {path: path.stat().st_mtime_ns for path in done} == times
-    other, same = result["arms"]
-    assert other["train_documents"] < result["baseline"]["train_documents"] == same["train_documents"]
+    empty, other, same = result["arms"]
+    assert "the run failed" in empty["left_out"]["bits_per_byte"]
+    assert other["train_documents"] > result["baseline"]["train_documents"] == same["train_documents"]
     effects = [arm["effects"]["bits_per_byte"] for arm in (other, same)]
     assert effects[0]["items"] == effects[1]["items"] == result["test"]["documents"] > 5
     assert effects[0]["difference"] != 0
