@@ -200,9 +200,8 @@ def _with_few_epochs(stage: str, stated: Any, params: Params, num_rows: int) -> 
     The steps of params.yaml are meant for the data of the pipeline; steps that are stated for rounds stay as they are.
     """
     steps = max(1, math.ceil(params.max_epochs * num_rows / stated.global_batch_size))
-    if steps >= stated.steps or "steps" in params.changes.get(stage, {}):
-        return stated
-    update = {"steps": steps, "warmup_steps": min(stated.num_warmup_steps, steps // 2)}
+    is_kept = steps >= stated.steps or "steps" in params.changes.get(stage, {})
+    update = {} if is_kept else {"steps": steps, "warmup_steps": min(stated.num_warmup_steps, steps // 2)}
     valid: BaseModel = stated.model_copy(update=update)
     return valid
 

@@ -167,9 +167,9 @@ def test_few_data_are_seen_a_few_times() -> None:
     stated = reward.Params(steps=350, global_batch_size=8, warmup_steps=50)
     few = command._with_few_epochs("reward", stated, rounds.Params(), 40)
     assert (few.steps, few.num_warmup_steps) == (20, 10)  # type: ignore[attr-defined]
-    assert command._with_few_epochs("reward", stated, rounds.Params(), 4000) is stated
+    assert command._with_few_epochs("reward", stated, rounds.Params(), 4000) == stated
     changes = {"reward": {"steps": 350}}
-    assert command._with_few_epochs("reward", stated, rounds.Params(changes=changes), 40) is stated
+    assert command._with_few_epochs("reward", stated, rounds.Params(changes=changes), 40) == stated
 
 
 def test_the_rates_of_sft_are_lower_in_a_round() -> None:
