@@ -170,7 +170,7 @@ def write_conversations(data: Path, rows: list[dict[str, Any]]) -> None:
 
 def part_of(row: dict[str, Any]) -> str:
     """Where the number of a conversation belongs, by chance: train, users, validation or test."""
-    return random.Random(row["group"]).choices(list(SHARES), SHARES.values())[0]
+    return random.Random(row["group"]).choices(list(SHARES), list(SHARES.values()))[0]
 
 
 def vote(root: Path, crowd: Crowd, number: int) -> None:

@@ -7,8 +7,10 @@ data/rounds/<number>, one version of DVC, and one run of MLflow with its stages 
 
 import argparse
 import contextlib
+import hashlib
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -108,6 +110,8 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
             this.finish(name, **work())
             print(f"{this.name}: {name} {time.perf_counter() - start:.0f} s", flush=True)
     this.update(status="refused" if this.state["refusals"] else "promoted")
+    for stage in ("reward", policy):
+        shutil.rmtree(_checkpoints(this, stage), ignore_errors=True)
     _keep_version(this)
 
 
@@ -178,7 +182,16 @@ def _policy_params(this: Round, stage: str, params: Params) -> BaseModel:
     if stage != "sft":
         return stated  # the guards of dpo and ppo keep the weights of the best step
     num_rows = read_json(this.folder / "tokens" / MANIFEST)["conversations"]["train"]["num_rows"]
-    return _with_few_epochs(stage, stated, params, num_rows)
+    return _with_low_rates(_with_few_epochs(stage, stated, params, num_rows), params)
+
+
+def _with_low_rates(stated: Any, params: Params) -> BaseModel:
+    """The params of sft with lower rates: those of params.yaml are meant for a model that knows no conversations."""
+    names = ("learning_rate", "embedding_learning_rate")
+    rates = {name: getattr(stated, name) for name in names if name not in params.changes.get("sft", {})}
+    update = {name: params.sft_rate_share * rate for name, rate in rates.items() if rate is not None}
+    valid: BaseModel = stated.model_copy(update=update)
+    return valid
 
 
 def _with_few_epochs(stage: str, stated: Any, params: Params, num_rows: int) -> BaseModel:
@@ -187,9 +200,8 @@ def _with_few_epochs(stage: str, stated: Any, params: Params, num_rows: int) -> 
     The steps of params.yaml are meant for the data of the pipeline; steps that are stated for rounds stay as they are.
     """
     steps = max(1, math.ceil(params.max_epochs * num_rows / stated.global_batch_size))
-    if steps >= stated.steps or "steps" in params.changes.get(stage, {}):
-        return stated
-    update = {"steps": steps, "warmup_steps": min(stated.num_warmup_steps, steps // 2)}
+    is_kept = steps >= stated.steps or "steps" in params.changes.get(stage, {})
+    update = {} if is_kept else {"steps": steps, "warmup_steps": min(stated.num_warmup_steps, steps // 2)}
     valid: BaseModel = stated.model_copy(update=update)
     return valid
 
@@ -211,13 +223,19 @@ def _train(this: Round, stage: str, params: BaseModel, session: spool.Session) -
     """Train one stage inside the round, with a run of its own in MLflow. A repeated call resumes its checkpoints."""
     from tasks.training import tasks as training
 
-    timings, checkpoints = Timings(stage), RUN / "checkpoints" / f"{this.name}-{stage}"
+    timings, checkpoints = Timings(stage), _checkpoints(this, stage)
     with _recorded(session, stage, params, checkpoints, this.folder):
         report = training.train(stage, params, this.folder, checkpoints, timings)
         report.write(this.folder / "reports")
         timings.write()
     scores = {name: value for name, value in report.counts.items() if name in ("train_pairs", "steps")}
     return {stage: scores}
+
+
+def _checkpoints(this: Round, stage: str) -> Path:
+    """A folder for this round only: another data folder has a round of the same name, too."""
+    identity = f"{this.folder.resolve()} {this.state['begun']}"
+    return RUN / "checkpoints" / f"{this.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}-{stage}"
 
 
 @contextmanager

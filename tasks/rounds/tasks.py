@@ -45,6 +45,10 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         None, description="rejection: `gold` or module:function, which scores answers instead of the reward model."
     )
     num_answers: int = Field(4, ge=2, description="rejection: answers to each prompt, of which the best is learned.")
+    sft_rate_share: float = Field(
+        0.1, gt=0, le=1, description="rejection: learning rates of sft as a share of those in params.yaml, which are "
+        "meant for a model that knows no conversations. Rates of sft in `changes` have priority.",
+    )  # fmt: skip
     num_train_prompts: int = Field(500, ge=1, description="rejection: prompts that are answered.")
     num_prompts: int = Field(400, ge=2, description="Held-out prompts on which a round is evaluated.")
     num_queued: int = Field(100, ge=0, description="Prompts for /rank, ordered by the uncertainty of the reward model.")

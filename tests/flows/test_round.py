@@ -26,7 +26,7 @@ from tasks.tokenization import bpe, records
 from tasks.tokenization import tasks as tokenization
 from tasks.training import tasks as training
 from tasks.training.shape import architecture
-from tasks.training.stages import reward
+from tasks.training.stages import reward, sft
 from tests.promotion.small import make_model, make_report
 
 SHAPE = architecture.Architecture(width=16, num_layers=1, num_heads=2, max_length=64)
@@ -122,7 +122,7 @@ def test_two_rounds_and_an_interruption(data: Path, monkeypatch: pytest.MonkeyPa
     body = run(data, max_kl=1e6)
     assert [stage for stage, _ in trained] == ["dpo"]
     assert body["num_votes"] == 24
-    assert body["counts"]["new_pairs"] == 24
+    assert (body["counts"]["new_pairs"], body["counts"]["held_out_pairs"]) == (18, 6), "every fourth question is a test"
     assert Path("data/rounds/001.dvc").is_file()
     promoted = body["status"] == "promoted"
     assert promoted == (not body["refusals"])
@@ -155,14 +155,29 @@ def test_a_round_starts_from_no_model_with_another_tokenizer(data: Path, capsys:
     assert this.state["first_version"] == state.version(data / "models/sft") == state.version(data / "rounds/first")
 
 
+def test_rounds_of_two_data_folders_share_no_checkpoints(data: Path, tmp_path: Path) -> None:
+    first = rounds.begin(data, data / FOLDER, data / "models/sft", rounds.Params())
+    other = shutil.copytree(data, tmp_path / "other")
+    assert command._checkpoints(first, "dpo") != command._checkpoints(state.Round(other / "rounds/001"), "dpo")
+    assert command._checkpoints(first, "dpo") == command._checkpoints(state.Round(first.folder.resolve()), "dpo")
+
+
 def test_few_data_are_seen_a_few_times() -> None:
     """40 pairs in batches of 8 for 4 epochs are 20 steps; the steps of params.yaml are meant for more data."""
     stated = reward.Params(steps=350, global_batch_size=8, warmup_steps=50)
     few = command._with_few_epochs("reward", stated, rounds.Params(), 40)
     assert (few.steps, few.num_warmup_steps) == (20, 10)  # type: ignore[attr-defined]
-    assert command._with_few_epochs("reward", stated, rounds.Params(), 4000) is stated
+    assert command._with_few_epochs("reward", stated, rounds.Params(), 4000) == stated
     changes = {"reward": {"steps": 350}}
-    assert command._with_few_epochs("reward", stated, rounds.Params(changes=changes), 40) is stated
+    assert command._with_few_epochs("reward", stated, rounds.Params(changes=changes), 40) == stated
+
+
+def test_the_rates_of_sft_are_lower_in_a_round() -> None:
+    stated = sft.Params(learning_rate=0.02, embedding_learning_rate=0.03)
+    low = command._with_low_rates(stated, rounds.Params())
+    assert (low.learning_rate, low.embedding_learning_rate) == pytest.approx((0.002, 0.003))  # type: ignore[attr-defined]
+    same = command._with_low_rates(stated, rounds.Params(changes={"sft": {"learning_rate": 0.02}}))
+    assert (same.learning_rate, same.embedding_learning_rate) == pytest.approx((0.02, 0.003))  # type: ignore[attr-defined]
 
 
 def test_a_round_hands_the_report_of_its_model_to_promotion(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows import round as command
@@ -146,8 +147,8 @@ def test_the_best_finished_answer_is_learned(tmp_path: Path, monkeypatch: pytest
         return Answers([], [], [], texts, finished[number])
 
     monkeypatch.setattr(rejection, "answer", answer)
-    monkeypatch.setattr(rejection, "read_prompts", lambda *_, **__: Prompts([[1]] * 3, metadata, 0))
-    monkeypatch.setattr(rejection.models, "load_causal", lambda _: (None, None))
+    monkeypatch.setattr(rejection, "read_prompts", lambda *_, **__: Prompts([np.array([1])] * 3, metadata, 0))
+    monkeypatch.setattr("tasks.models.load_causal", lambda _: (None, None))
     monkeypatch.setattr(rejection, "reward_function", lambda _: lambda text, __: scores[text])
     rows, counts = rejection.best_answers(
         tmp_path, None, "own", tmp_path, num_prompts=3, num_answers=3, max_new_tokens=4, seed=1

@@ -151,7 +151,7 @@ def test_an_error_is_retried_and_then_reported(
 def test_half_of_a_surrogate_pair_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON can state a half surrogate, but a UTF-8 file cannot contain it."""
     reply = rb'{"choices": [{"message": {"content": "A \ud83d and \ud83d\ude00"}}]}'
-    monkeypatch.setattr(client.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(reply))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(reply))
     command.run(params(tmp_path, "answers", ["one"]))
     assert records(tmp_path)[0]["messages"][-1]["content"] == "A ? and \N{GRINNING FACE}"
 

@@ -1,4 +1,4 @@
-"""Parse JSON objects. Input that could crash the native parser is rejected before it is parsed.
+"""Parse one JSON object. Input that could crash the native parser is rejected before it is parsed.
 
 orjson is fast, but deeply nested input can overflow its stack, which ends the process instead of raising an exception.
 It also keeps the last of two equal keys silently, so that one of two texts would be lost.
@@ -7,34 +7,18 @@ It also keeps the last of two equal keys silently, so that one of two texts woul
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 
-from tasks.ingestion.decoding import Location, UnusableRecord, read_lines
-from tasks.ingestion.opening import FileParams, InputFile
-from tasks.tables import Quarantined
+from tasks.ingestion.decoding import UnusableRecord
 
 MAX_DEPTH = 200  # real records have fewer than ten levels; some native parsers overflow the stack at a few thousand
 # The possessive quantifier prevents backtracking, which would take quadratic time on a string that is never closed.
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _NOT_FINITE = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}")  # json.dump writes the first two; 1e400 is infinite
 _BRACKET = re.compile(r"[\[\]{}]")
-
-
-def read_objects(file: InputFile, params: FileParams) -> Iterator[tuple[Location, dict[str, Any]] | Quarantined]:
-    """Yield the object of each line that is not blank, and count it; a line without one is yielded as Quarantined."""
-    for line in read_lines(file, params):
-        if isinstance(line, Quarantined):
-            file.count_rows(line.num_records)
-            yield line
-        elif line.text.strip():
-            file.count_rows()
-            try:
-                yield line.location, parse_object(line.text)
-            except UnusableRecord as error:
-                yield line.location.quarantine(error)
 
 
 def parse_object(text: str, names: Collection[str] = ()) -> dict[str, Any]:

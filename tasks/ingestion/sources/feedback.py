@@ -19,7 +19,6 @@ from tasks.ingestion.decoding import UnusableRecord
 from tasks.ingestion.feedback import annotators, contradictions, vote_report, votes
 from tasks.ingestion.feedback.annotators import Annotator, AnnotatorParams
 from tasks.ingestion.feedback.votes import Row, Vote
-from tasks.ingestion.formats.objects import read_objects
 from tasks.ingestion.labels import LabeledRow
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.ingestion.preference_formats import LabeledAnswer
@@ -85,7 +84,7 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
 
 
 def _rows(file: InputFile, params: Params) -> Iterator[Row | Quarantined]:
-    for item in read_objects(file, params):
+    for item in records.read_objects(file, params):
         if isinstance(item, Quarantined):
             yield replace(item, detail=f"{item.detail} {CUT_OFF}") if item.reason == "invalid_json" else item
             continue

@@ -15,7 +15,6 @@ from tasks.addresses import Address
 from tasks.conversations import Conversation, Message, Preference
 from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import UnusableRecord
-from tasks.ingestion.formats.objects import read_objects
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
@@ -46,7 +45,7 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
 
 
 def _read_file(file: InputFile, params: Params, counts: ReadCounts) -> Iterator[records.Record]:
-    for item in read_objects(file, params):
+    for item in records.read_objects(file, params):
         if isinstance(item, Quarantined):
             yield item
             continue
