@@ -17,6 +17,7 @@ from flows import notifications
 from flows.runtime import (
     command,
     embedded,
+    environment,
     params,
     processes,
     results,
@@ -26,11 +27,13 @@ from flows.runtime import (
     tracking,
     versioning,
 )
+from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import pipeline_stages
 from tasks.errors import GateFailed
 
 INGESTION, EVALUATION = "ingestion", "evaluation"
+UNJUDGED = RUN / "unjudged"  # there while an evaluation has run whose model promotion has not judged
 
 
 Stage = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\w+$")]
@@ -69,6 +72,8 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
 
         def run(versions: versioning.Versions) -> None:
             begin(versions.stage, "run")
+            if versions.stage == EVALUATION:
+                (environment.home() / UNJUDGED).touch()
             records[versions.stage] = stage_run.run(stage_flow(versions.stage), versions, session)
 
         def restore(versions: versioning.Versions) -> None:
@@ -81,15 +86,23 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
         except BaseException as error:
             for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
                 record.fail(error)
+            if isinstance(error, Exception):  # such as a gate, which refuses the model; a kill leaves the file
+                (environment.home() / UNJUDGED).unlink(missing_ok=True)
             notifications.notify_of_failure(error)
             raise
-        if EVALUATION in states:
+        if EVALUATION in states or is_unjudged():
             promotion_tags.update(_promote(_tags(session)))
+            (environment.home() / UNJUDGED).unlink(missing_ok=True)
         if states:
             _publish(states)
             ran = [stage for stage, state in states.items() if state == "run"]
             notifications.notify_of_models([stage for stage in ran if params.is_training(stage)])
     return states
+
+
+def is_unjudged() -> bool:
+    """Whether a pipeline was killed between evaluation and promotion."""
+    return (environment.home() / UNJUDGED).is_file()
 
 
 def _promote(tags: dict[str, str]) -> dict[str, str]:
@@ -118,7 +131,7 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     params.check_blocks([stage.name for stage in pipeline_stages.read_stages()])
     states: dict[str, str] = {}
     try:
-        if stale := versioning.stale(to):
+        if (stale := versioning.stale(to)) or is_unjudged():
             states = embedded.flow_run(lambda: check_params(to, stale), lambda: pipeline(to))
             results.record_pipeline(states)
         elif not as_json:

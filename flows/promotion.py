@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import notifications
-from flows.runtime import arguments, command, params, session_results, tracking
+from flows.runtime import arguments, command, params, session_results, spool, tracking
 from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
 from tasks.promotion import Outcome
@@ -35,7 +35,7 @@ def after_evaluation(commit: str | None) -> dict[str, str]:
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     print(describe(outcome), file=sys.stderr, flush=True)
     _notify(outcome)
-    tags = {"promotion": describe(outcome)}
+    tags = {"promotion": describe(outcome).removeprefix("promotion: "), "decision": in_short(outcome)}
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
 
 
@@ -44,7 +44,7 @@ def about(commit: str | None, stage: str | None) -> dict[str, str]:
     stage = stage or promotion.final_stage(DATA, pipeline_stages.read_stages())
     return {
         "commit": commit or contents.head(),
-        "data": session_results.digest(session_results.TOKENS),
+        "data": session_results.digest(spool.TOKENS),
         "model_md5": session_results.digest(f"data/models/{stage}"),
         "hardware": subjects.hardware(),
     }
@@ -65,6 +65,15 @@ def describe(outcome: Outcome) -> str:
         f"promotion: {version} is no new champion, because it is {decision.verdict.outcome} on "
         f"{decision.verdict.metric}: {decision.reason}{notes}"
     )
+
+
+def in_short(outcome: Outcome) -> str:
+    """What became of the model of a pipeline, in few words."""
+    if outcome.promoted:
+        return "new champion"
+    if outcome.version is None or (outcome.decision and outcome.decision.problems):
+        return "not registered"
+    return "candidate"
 
 
 def status() -> dict[str, Any]:

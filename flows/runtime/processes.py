@@ -92,10 +92,10 @@ def is_abandoned(run: Any, worker_began: float) -> bool:
     since = run.state.timestamp.timestamp() if run.state else time.time()
     pid = str(run.infrastructure_pid or "").split(":")[-1]
     if not pid.isdigit():
-        return since < worker_began  # an earlier worker took the run and did not start its process
+        return bool(since < worker_began)  # an earlier worker took the run and did not start its process
     try:
         # The system may have given the number to another process meanwhile, which began after the run.
-        return psutil.Process(int(pid)).create_time() > (run.start_time or run.state.timestamp).timestamp()
+        return bool(psutil.Process(int(pid)).create_time() > (run.start_time or run.state.timestamp).timestamp())
     except psutil.Error:
         return True
 

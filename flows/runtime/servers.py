@@ -19,7 +19,16 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, command, environment, processes, request_guard, tracked_runs, tracking
+from flows.runtime import (
+    arguments,
+    command,
+    environment,
+    mlflow_names,
+    processes,
+    request_guard,
+    tracked_runs,
+    tracking,
+)
 from tasks.addresses import redact
 from tasks.errors import BadInput
 from tasks.files import read_json, write_json
@@ -71,7 +80,8 @@ def up() -> None:
     _start("watch", ["flows.runtime.servers", "watch"], variables, {})
     _await_answer("mlflow", f"{mlflow}/health")
     print(f"Prefect  {prefect}   (its page asks for the key in {environment.KEY_FILE})")
-    print(f"MLflow   {mlflow}/#/experiments?workflowType=machine_learning\nlogs     {FOLDER}")
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", mlflow_names.EXPERIMENT)
+    print(f"MLflow   {mlflow_names.page(mlflow, experiment)}\nlogs     {FOLDER}")
     print("`make down` stops the servers.")
 
 
