@@ -83,16 +83,16 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
 
         try:
             versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)), start, force)
+            if EVALUATION in states or is_unjudged():
+                promotion_tags.update(_promote(_tags(session)))
+                (environment.home() / UNJUDGED).unlink(missing_ok=True)
         except BaseException as error:
             for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
                 record.fail(error)
-            if isinstance(error, Exception):  # such as a gate, which refuses the model; a kill leaves the file
+            if isinstance(error, GateFailed):  # that is the judgment
                 (environment.home() / UNJUDGED).unlink(missing_ok=True)
             notifications.notify_of_failure(error)
             raise
-        if EVALUATION in states or is_unjudged():
-            promotion_tags.update(_promote(_tags(session)))
-            (environment.home() / UNJUDGED).unlink(missing_ok=True)
         if states:
             _publish(states)
             ran = [stage for stage, state in states.items() if state == "run"]
@@ -101,7 +101,7 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
 
 
 def is_unjudged() -> bool:
-    """Whether a pipeline was killed between evaluation and promotion."""
+    """Whether a pipeline was interrupted between evaluation and promotion."""
     return (environment.home() / UNJUDGED).is_file()
 
 

@@ -66,6 +66,21 @@ def test_the_pipeline_gets_tags_and_leaves_a_record_for_mlflow() -> None:
     assert len(list(spool.folder().glob("*/record.json"))) == 1
 
 
+def test_a_pipeline_with_nothing_to_do_judges_what_an_interrupted_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import pipeline
+
+    monkeypatch.setattr(pipeline.versioning, "stages", lambda to: [])
+    monkeypatch.setattr(pipeline.versioning, "reproduce", lambda *arguments: None)
+    monkeypatch.setattr(pipeline, "_tags", lambda session: {})
+    for expected in (None, 1, 1):
+        assert pipeline.pipeline.fn() == {}
+        assert promotion.status()["champion"] == expected
+        if expected is None:
+            Path(".run").mkdir(exist_ok=True)
+            Path(".run/unjudged").touch()
+    assert not pipeline.is_unjudged()
+
+
 def test_a_server_gets_the_files_of_one_version() -> None:
     promotion.after_evaluation(None)
     first = Path(registry.find_folder("champion", Path("data")))
