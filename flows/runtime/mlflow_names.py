@@ -44,9 +44,8 @@ VIEW_STATE = {
     "searchFilter": "", "orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL",
     "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
     "selectedColumns": [
-        "attributes.`Duration`", "metrics.`perplexity`", "metrics.`exact_match/ppo`", "metrics.`gold/ppo`",
-        "metrics.`gates_passed`", "tags.`decision`", "tags.`champion`", "tags.`params.changed`",
-        "attributes.`Dataset`",
+        "metrics.`perplexity`", "metrics.`exact_match/ppo`", "metrics.`gold/ppo`", "metrics.`gates_passed`",
+        "tags.`decision`", "tags.`champion`", "tags.`params.changed`",
     ],
     "columnOrder": [], "columnWidths": {}, "runsExpanded": {}, "runsPinned": [], "runsHidden": [],
     "runListHidden": False, "viewMaximized": False, "isAccordionReordered": False, "useGroupedValuesInCharts": True,
