@@ -50,11 +50,11 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
         start: Leave out the stages before this one, stale or not.
         force: Repeat stages that are up to date, too, such as an evaluation.
     """
+    processes.record(str(runtime.flow_run.id))  # first: what follows imports for seconds, and may be killed meanwhile
     embedded.wait_for_an_absent_server()
     session, states = spool.Session("pipeline"), dict[str, str]()
     checked = params.load_all(versioning.stages(to))
     records = dict[str, spool.Record]()  # of the stages whose outputs are not committed yet
-    processes.record(str(runtime.flow_run.id))
     promotion_tags = dict[str, str]()
 
     def tags() -> dict[str, str]:
