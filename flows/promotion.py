@@ -42,7 +42,7 @@ def after_evaluation(commit: str | None, run: str = "") -> dict[str, str]:
     stated = {key: value for key, value in {"run": run, **origin}.items() if value}
     promotion.write_report(outcome, describe(outcome), DATA, loaded, stages, evaluation.reference, stated)
     _notify(outcome)
-    tags = {"promotion": describe(outcome)}
+    tags = {"promotion": describe(outcome).removeprefix("promotion: "), "decision": in_short(outcome)}
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
 
 
@@ -89,6 +89,15 @@ def describe(outcome: Outcome) -> str:
         f"promotion: {version} is no new champion, because it is {decision.verdict.outcome} on "
         f"{decision.verdict.metric}: {decision.reason}{notes}"
     )
+
+
+def in_short(outcome: Outcome) -> str:
+    """What became of the model of a pipeline, in few words."""
+    if outcome.promoted:
+        return "new champion"
+    if outcome.version is None or (outcome.decision and outcome.decision.problems):
+        return "not registered"
+    return "candidate"
 
 
 def status() -> dict[str, Any]:

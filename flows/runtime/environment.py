@@ -46,7 +46,7 @@ def defaults() -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 is too short on a loaded machine
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API receives every record anyway
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",  # MLflow's own default depends on the folder
+        "MLFLOW_TRACKING_URI": mlflow_database(),  # MLflow's own default depends on the folder
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run in the logs
         "DVC_NO_ANALYTICS": "true",
@@ -66,6 +66,11 @@ def defaults() -> dict[str, str]:
         if server(name) is not None:
             values[setting] = str(read_json(root / SERVERS / f"{name}.json")["url"])
     return values
+
+
+def mlflow_database() -> str:
+    """Return the address of MLflow's database where the user has chosen none."""
+    return f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def set_defaults() -> None:

@@ -92,12 +92,13 @@ def is_abandoned(run: Any, worker_began: float) -> bool:
     since = run.state.timestamp.timestamp() if run.state else time.time()
     pid = str(run.infrastructure_pid or "").split(":")[-1]
     if not pid.isdigit():
-        return since < worker_began  # an earlier worker took the run and did not start its process
+        return bool(since < worker_began)  # an earlier worker took the run and did not start its process
     try:
-        # The system may have given the number to another process meanwhile, which began after the run.
-        return psutil.Process(int(pid)).create_time() > (run.start_time or run.state.timestamp).timestamp()
+        began = psutil.Process(int(pid)).create_time()
     except psutil.Error:
         return True
+    # The system may have given the number to another process, which began after the run was running.
+    return bool(run.state is not None and run.state.type == "RUNNING" and began > since)
 
 
 def gpu_limits() -> list[str]:

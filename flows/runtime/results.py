@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from flows.runtime import mlflow_names
 from flows.runtime.environment import RUN
 from tasks import reports
 from tasks.addresses import redact
@@ -129,7 +130,7 @@ def mlflow_page() -> str:
     """Return the address of MLflow's pages, which open in their training view, or of its database."""
     address = redact(os.environ["MLFLOW_TRACKING_URI"])
     if address.startswith("http"):
-        return f"{address}/#/experiments?workflowType=machine_learning"
+        return mlflow_names.page(address, os.environ.get("MLFLOW_EXPERIMENT_NAME", mlflow_names.EXPERIMENT))
     return f"{address}   (`make up` starts its page and Prefect's)"
 
 

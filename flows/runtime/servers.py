@@ -19,7 +19,16 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, command, environment, processes, request_guard, tracked_runs, tracking
+from flows.runtime import (
+    arguments,
+    command,
+    environment,
+    mlflow_names,
+    processes,
+    request_guard,
+    tracked_runs,
+    tracking,
+)
 from tasks.addresses import redact
 from tasks.errors import BadInput
 from tasks.files import read_json, write_json
@@ -71,24 +80,29 @@ def up() -> None:
     _start("watch", ["flows.runtime.servers", "watch"], variables, {})
     _await_answer("mlflow", f"{mlflow}/health")
     print(f"Prefect  {prefect}   (its page asks for the key in {environment.KEY_FILE})")
-    print(f"MLflow   {mlflow}/#/experiments?workflowType=machine_learning\nlogs     {FOLDER}")
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", mlflow_names.EXPERIMENT)
+    print(f"MLflow   {mlflow_names.page(mlflow, experiment)}\nlogs     {FOLDER}")
     print("`make down` stops the servers.")
 
 
 def down() -> None:
     """Stop what `up` has started; first the watch process, which would start the others again, then the worker.
 
-    The worker returns its unfinished runs to the server.
+    The runs of the worker, which end with it, are shown as Crashed while Prefect's server still runs.
     """
     for name in ("watch", *reversed(WATCHED)):
         process = environment.server(name)
         if process is not None:
-            processes = [process, *process.children(recursive=True)]
+            family = [process, *process.children(recursive=True)]
             process.terminate()
-            _, alive = psutil.wait_procs(processes, STOP_SECONDS)
+            _, alive = psutil.wait_procs(family, STOP_SECONDS)
             for survivor in alive:
                 survivor.kill()
+            psutil.wait_procs(alive, STOP_SECONDS)
             print(f"stopped {name}")
+        if name == "worker" and process is not None:
+            with contextlib.suppress(Exception):  # otherwise the watch process of the next `up` does it
+                processes.close_dead_runs()
         (FOLDER / f"{name}.json").unlink(missing_ok=True)
 
 
@@ -131,7 +145,7 @@ def retention_days() -> float:
 def delete_old_runs() -> None:
     """Delete MLflow's old runs, and finally those that were deleted TRASH_DAYS ago, by the user or here."""
     number = tracked_runs.delete_old_runs(round((time.time() - retention_days() * DAY) * 1_000))
-    _call(["mlflow", "gc", "--older-than", f"{TRASH_DAYS}d"], os.environ)
+    tracked_runs.purge(os.environ["_MLFLOW_SERVER_FILE_STORE"], TRASH_DAYS)
     if number:
         _log(f"MLflow: deleted {number} runs that ended {retention_days():g} days ago or earlier")
 
@@ -169,7 +183,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
         environment.SERVER_KEY: key,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_TRACKING_URI": mlflow,
-        "_MLFLOW_SERVER_FILE_STORE": own_store if is_database else environment.defaults()["MLFLOW_TRACKING_URI"],
+        "_MLFLOW_SERVER_FILE_STORE": own_store if is_database else environment.mlflow_database(),
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "_MLFLOW_SERVER_ARTIFACT_DESTINATION": os.environ.get("ATHANOR_ARTIFACTS", str(environment.home() / "mlruns")),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",

@@ -53,9 +53,7 @@ def described(values: Mapping[str, str]) -> dict[str, str]:
         "params.changed": "Changed params",
         "data": "Tokens",
     }
-    lines = [
-        f"- {title}: {values[name].removeprefix('promotion: ')}" for name, title in names.items() if name in values
-    ]
+    lines = [f"- {title}: {values[name]}" for name, title in names.items() if name in values]
     return {**values, "mlflow.note.content": "\n".join(lines), "mlflow.source.name": "flows.pipeline"}
 
 

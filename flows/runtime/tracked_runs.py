@@ -129,6 +129,16 @@ def delete_old_runs(before: int) -> int:
     return len(deleted)
 
 
+def purge(database: str, days: int) -> None:
+    """Remove the rows and files of the runs that were deleted that many days ago: `mlflow gc`.
+
+    It is called in this process, because its arguments contain the address of the database, perhaps with a password.
+    """
+    from mlflow.cli import gc
+
+    gc.main(["--older-than", f"{days}d", "--backend-store-uri", database], standalone_mode=False)
+
+
 def _all(search: Callable[..., Any]) -> list[Any]:
     """Return what is on all pages of a search."""
     entries, token = [], None

@@ -91,6 +91,21 @@ def test_a_person_promotes_the_model_of_a_round_without_automatic_promotion() ->
     assert promotion.status()["versions"] == []
 
 
+def test_a_pipeline_with_nothing_to_do_judges_what_an_interrupted_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import pipeline
+
+    monkeypatch.setattr(pipeline.versioning, "stages", lambda to: [])
+    monkeypatch.setattr(pipeline.versioning, "reproduce", lambda *arguments: None)
+    monkeypatch.setattr(pipeline, "_tags", lambda session: {})
+    for expected in (None, 1, 1):
+        assert pipeline.pipeline.fn() == {}
+        assert promotion.status()["champion"] == expected
+        if expected is None:
+            Path(".run").mkdir(exist_ok=True)
+            Path(".run/unjudged").touch()
+    assert not pipeline.is_unjudged()
+
+
 def test_a_server_gets_the_files_of_one_version() -> None:
     promotion.after_evaluation(None)
     first = Path(registry.find_folder("champion", Path("data")))

@@ -37,15 +37,16 @@ def test_a_run_of_a_deployment_is_abandoned_without_its_process_or_worker() -> N
     now = datetime.datetime.now(datetime.UTC)
     earlier = now - datetime.timedelta(days=10_000)
 
-    def is_abandoned(pid: int | None, start: datetime.datetime, worker_began: datetime.datetime = earlier) -> bool:
-        run = SimpleNamespace(infrastructure_pid=pid, start_time=start, state=SimpleNamespace(timestamp=start))
-        return processes.is_abandoned(run, worker_began.timestamp())
+    def is_abandoned(pid: int | None, since: datetime.datetime, state: str = "RUNNING", began: float = 0.0) -> bool:
+        run = SimpleNamespace(infrastructure_pid=pid, state=SimpleNamespace(timestamp=since, type=state))
+        return processes.is_abandoned(run, began)
 
     assert not is_abandoned(os.getpid(), now)
     assert is_abandoned(os.getpid(), earlier)
+    assert not is_abandoned(os.getpid(), earlier, "PENDING")  # a process begins after its run was taken
     assert is_abandoned(999_999_999, now)
     assert not is_abandoned(None, now)
-    assert is_abandoned(None, earlier, worker_began=now)
+    assert is_abandoned(None, earlier, "PENDING", now.timestamp())
 
 
 def test_a_process_ends_with_the_one_that_has_started_it() -> None:

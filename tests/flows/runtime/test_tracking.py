@@ -237,7 +237,7 @@ def test_a_killed_session_is_closed_with_its_real_duration(home: Path) -> None:
 def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
     session = spool.Session("pipeline")
     results = {"title": "sft to ppo 2026-11-29 21:05", "metrics": {"gold/ppo": 0.9}}
-    tags = {"verdict": "8 of 8 gates passed", "promotion": "promotion: version 2 (ppo) is the champion", "data": "abc"}
+    tags = {"verdict": "8 of 8 gates passed", "promotion": "version 2 (ppo) is the champion", "data": "abc"}
     with session.closing(lambda: session_results.described(tags), lambda: results):
         record_run(session)
     tracking.Sender().send_all()
@@ -252,6 +252,7 @@ def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
     assert parent.data.tags["verdict"] == "8 of 8 gates passed"
     experiment = client().get_experiment(parent.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "perplexity" in experiment.tags["mlflow.sharedViewState.athanor"]
     assert str(client().get_model_version_by_alias("sft", "newest").version) == "1"
 
 
