@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,16 +69,20 @@ class ShardFilter:
         return part.select(COLUMNS), signals, decision, edited
 
     def corpus(self, texts: pa.ChunkedArray) -> Corpus:
-        """Return the corpus after all parts. texts: those that `kept_texts` yielded, in TEXTS_FILE."""
+        """Return the corpus after all parts. texts: those that `kept_texts` yielded, in TEXTS_FILE. Call it once."""
         reasons: ObjectArray = np.concatenate([decision.reasons for decision in self._decisions])
+        values = np.concatenate([decision.values for decision in self._decisions])
+        bounds = self._decisions[0].bounds  # equal for all parts
+        parts = sum((decision.parts for decision in self._decisions), Counter[Any]())
+        self._decisions.clear()  # what they hold is now in memory twice
         return Corpus(
             columns=pa.ipc.open_file(pa.memory_map(str(self._scratch / COLUMNS_FILE))).read_all(),
             signals=self._signals.read(),
             filter_params=self._filter_params,
             reasons=reasons,
-            values=np.concatenate([decision.values for decision in self._decisions]),
-            bounds=self._decisions[0].bounds,  # equal for all parts
-            parts=sum((decision.parts for decision in self._decisions), Counter()),
+            values=values,
+            bounds=bounds,
+            parts=parts,
             scratch=self._scratch,
             texts=texts,
             texts_file=self._scratch / TEXTS_FILE,
