@@ -49,7 +49,8 @@ class ShardFilter:
         parts: tables with the columns of data/documents. on_progress receives numbers of documents.
         """
         path = self._scratch / COLUMNS_FILE
-        path.unlink(missing_ok=True)  # a corpus that still uses the earlier file keeps it
+        for earlier in [path, *self._scratch.glob("texts-*.arrow")]:
+            earlier.unlink(missing_ok=True)  # a corpus that still uses the files of an earlier run keeps them
         schema = pa.schema([documents.SCHEMA.field(name) for name in COLUMNS])
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for columns, signals, decision, texts in map_in_threads(self._filter_part, parts, self._num_threads):
