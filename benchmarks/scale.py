@@ -201,11 +201,13 @@ def part_kills(folder: Path, cluster: RayCluster, kills: int) -> dict[str, Any]:
     """Kill a process when a random number of parts is listed, run again until it ends, and compare the result."""
     shape: dict[str, Any] = {"what": "cluster", "documents": KILL_DOCUMENTS, **KILL_SHAPE}
     expected = run(folder, cluster, engine="local", **shape)["sha256"]
-    victims = [("local", "worker"), ("local", "driver")]
-    victims += [("ray", "worker"), ("ray", "raylet"), ("ray", "head"), ("ray", "driver")] if HAS_RAY else []
+    local = [("local", "worker"), ("local", "driver")]
+    on_ray = [("ray", "worker"), ("ray", "raylet"), ("ray", "head"), ("ray", "driver")] if HAS_RAY else []
+    # One of each, then most of the local ones, which take seconds each, then Ray's again.
+    victims = [*local, *on_ray, *local * 7, *on_ray * kills]
     bodies = []
-    for seed in range(kills):
-        engine, victim = victims[seed % len(victims)]
+    for seed in range(min(kills, len(victims))):
+        engine, victim = victims[seed]
         result = folder / f"kill-{seed}.json"
         if not result.is_file():
             body = kill(folder / f"kill-{seed}", cluster, seed, victim, {**shape, "engine": engine})
@@ -280,30 +282,29 @@ def listed(place: Path) -> list[tuple[str, str, float]]:
 def part_driver(folder: Path, cluster: RayCluster, documents: int) -> dict[str, Any]:
     """Measure the memory of the driver, which belongs to no file, for three numbers of documents."""
     sizes = [documents // 100, documents // 10, documents]
-    runs = {n: run(folder, cluster, what="cluster", documents=n, workers=2, **shape_of(n, 2)) for n in sizes}
+    runs = {n: run(folder, cluster, **cluster_options(n, 2)) for n in sizes}
     return {"driver_gb": {n: body["driver_gb"] for n, body in runs.items()}}
 
 
-def shape_of(documents: int, workers: int) -> dict[str, int]:
-    """Return the numbers of tasks and partitions that curation would choose for MEMORY."""
-    bits = out_of_core.partition_bits(documents * BANDS, MEMORY // (4 * workers))
-    return {"tasks": max(8, documents // 250_000), "bits": bits}
+def cluster_options(documents: int, workers: int) -> dict[str, Any]:
+    """Return the options of a large run, with the numbers of tasks and partitions that curation would choose."""
+    bits, tasks = out_of_core.partition_bits(documents * BANDS, MEMORY // (4 * workers)), max(8, documents // 250_000)
+    shape = {"workers": workers, "tasks": tasks, "bits": bits}
+    return {"what": "cluster", "documents": documents, "discard": True, **shape}
 
 
 def part_cluster(folder: Path, cluster: RayCluster, documents: int, workers: int) -> dict[str, Any]:
     """Cluster many documents."""
-    options: dict[str, Any] = {"documents": documents, "workers": workers, **shape_of(documents, workers)}
-    result = run(folder, cluster, what="cluster", discard=True, **options)
+    result = run(folder, cluster, **cluster_options(documents, workers))
     names = ("rows", "cpu_seconds", "write_seconds", "rounds")
     seconds = {"cluster_seconds": result["seconds"] - result["write_seconds"], "peak_gb": result["peak_gb"]}
     return {f"cluster_{name}": result[name] for name in names} | seconds
 
 
-def part_text(folder: Path, cluster: RayCluster, documents: int, workers: int) -> dict[str, Any]:
+def part_text(folder: Path, cluster: RayCluster, documents: int) -> dict[str, Any]:
     """Curate texts twice; the difference of their peaks is the memory per document."""
     few, many = (
-        run(folder, cluster, what="text", documents=n, workers=workers, memory="256 MB")
-        for n in (documents // 5, documents)
+        run(folder, cluster, what="text", documents=n, workers=1, memory="256 MB") for n in (documents // 3, documents)
     )
     peaks = [body["peak_gb"] for body in (few, many)]
     return {
@@ -340,11 +341,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     calls = {
         "equal": lambda: part_equal(folder, cluster, min(documents, 200_000)),
         "kills": lambda: part_kills(folder, cluster, options.kills),
-        "speed": lambda: part_speed(folder, cluster, min(documents, 1_000_000)),
+        "speed": lambda: part_speed(folder, cluster, min(documents, 500_000)),
         "driver": lambda: part_driver(folder, cluster, documents),
         "skew": lambda: part_skew(folder, cluster, min(documents, 500_000)),
         "empty": lambda: part_empty(folder, cluster, options.empty),
-        "text": lambda: part_text(folder, cluster, min(documents, 1_000_000), options.workers),
+        "text": lambda: part_text(folder, cluster, min(documents, 1_500_000)),
         "cluster": lambda: part_cluster(folder, cluster, documents, options.workers),
     }
     try:
