@@ -1,5 +1,6 @@
 """A delivery starts training only when enough is new, and continues from a copy of the last model where it should."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_kind_of_record_that_grew_most_starts_training() -> None:
 def test_an_interrupted_training_is_continued_and_a_refused_model_is_not_trained_again(
     calls: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = deliveries.pipeline
+    original: Callable[..., dict[str, str]] = vars(deliveries)["pipeline"]
 
     def interrupted(to: str | None = None) -> dict[str, str]:
         original(to)

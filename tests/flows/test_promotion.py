@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows import comparison, promotion
-from flows.runtime import params, spool, tracking
+from flows.runtime import params, spool, tracking, versioning
 from flows.runtime.sender import Sender
 from flows.serving import registry
 from flows.versions import contents, subjects
@@ -94,8 +94,8 @@ def test_a_person_promotes_the_model_of_a_round_without_automatic_promotion() ->
 def test_a_pipeline_with_nothing_to_do_judges_what_an_interrupted_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
     from flows import pipeline
 
-    monkeypatch.setattr(pipeline.versioning, "stages", lambda to: [])
-    monkeypatch.setattr(pipeline.versioning, "reproduce", lambda *arguments: None)
+    monkeypatch.setattr(versioning, "stages", lambda to: [])
+    monkeypatch.setattr(versioning, "reproduce", lambda *arguments: None)
     monkeypatch.setattr(pipeline, "_tags", lambda session: {})
     for expected in (None, 1, 1):
         assert pipeline.pipeline.fn() == {}
