@@ -113,7 +113,7 @@ def type_question(
     if language == "en":
         text = _add_typing_errors(text, rng)
     question = text.format(**values)
-    if language == "en" and rng.random() < 0.04:
+    if language == "en" and rng.random() < 0.06:
         question = question.upper()
     if rng.random() < 0.05:
         question = question.translate(_FULL_WIDTH)
