@@ -22,7 +22,9 @@ def prefect_app() -> Any:
     os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(f"http://{host}" for host in hosts())
     # The server keeps the leases of slots there. Its settings stay those of the user's profile.
     os.environ.setdefault("PREFECT_PROFILES_PATH", str(environment.profiles()))
-    os.environ["PREFECT_HOME"] = str(environment.home() / environment.SERVERS / "prefect")
+    folder = environment.home() / environment.SERVERS / "prefect"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # Prefect itself makes no parents
+    os.environ["PREFECT_HOME"] = str(folder)
     from prefect.server.api.server import create_app
 
     return RequestGuard(create_app(), hosts())
