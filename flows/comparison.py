@@ -27,17 +27,20 @@ NAME, DATA = "comparison", Path("data")
 def compare(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Compare the first of `names` with each other one; write the pages. Return the result as JSON values."""
     settings = _settings(options)
+    arguments.make_folder(options.output)
     with subjects.opened(names, DATA) as runs:
         sides = [_with_model(run, runs) for run in runs]
         a, rest = runs[0], runs[1:]
         for other in rest:
             comparison.require_common_metrics(a, other)
+        if options.metric:
+            comparison.require_metric(sides, options.metric)
         verdicts = comparison.compare(a, *rest, settings=settings)
         sections = [
             _section(sides[0], other, own, settings, options.examples)
             for other, own in zip(sides[1:], verdicts, strict=True)
         ]
-        curves = {subject.label: comparison.curves(subject.folder) for subject in runs}
+        curves = _curves_by_run(runs)
         body = {
             "comparisons": [
                 {
@@ -50,7 +53,7 @@ def compare(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
                 for section in sections
             ]
         }
-        text = comparison.markdown(sections)
+        text = comparison.markdown(sections, curves)
         _write(options.output, text, comparison.html(sections, curves), body)
     if not options.json:
         print("\n".join(comparison.headline(section) for section in sections))
@@ -58,10 +61,20 @@ def compare(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
     return body
 
 
+def _curves_by_run(runs: Sequence[Subject]) -> dict[str, Any]:
+    """The learning curves of each run; two models of one run have the same ones."""
+    labels = dict[Path, list[str]]()
+    for subject in runs:
+        own = labels.setdefault(subject.folder.resolve(), [])
+        own += [subject.label] if subject.label not in own else []
+    return {", ".join(own): comparison.curves(folder) for folder, own in labels.items()}
+
+
 def compare_data(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Compare two versions of the data; write the page. Return the result as JSON values."""
     if len(names) != 2:
         raise BadParams(f"--data compares two versions of the data, received {len(names)}")
+    arguments.make_folder(options.output)
     with TemporaryDirectory(prefix="athanor-data-") as copies:
         folders = [subjects.data_of(name, DATA, Path(copies, str(index))) for index, name in enumerate(names)]
         sides = [comparison.read_data(name, folder) for name, folder in zip(names, folders, strict=True)]
@@ -131,8 +144,8 @@ def main() -> int:
     )
     add("--data", dest="is_data", action="store_true", help="compare two versions of the data")
     add("--metric", help="the primary metric, such as exact_match.MODEL (default: promotion.primary in params.yaml)")
-    add("--margin", type=float, help="differences below it are equivalent (default: promotion.margin)")
-    add("--examples", type=int, default=5, help="number of wins and of losses to read (default 5)")
+    add("--margin", type=arguments.margin, help="differences below it are equivalent (default: promotion.margin)")
+    add("--examples", type=arguments.count, default=5, help="number of wins and of losses to read (default 5)")
     add("--output", type=Path, default=Path("data/reports/comparison"), help="folder for the pages")
     arguments.add_json(parser)
     options = parser.parse_args()

@@ -6,11 +6,11 @@ from tasks.curation import tasks
 
 # Measured on a core of an AMD Zen 5 by `make bench NAME=curation`, less a quarter for the spam classifier.
 CURATION_RATE = 23e6  # bytes of text per CPU-second: the whole stage
-# (band key, document) rows per CPU-second, from writing them to the end of the clusters: an assumption that `make bench
-# NAME=scale` has yet to confirm (cluster_rows / cluster_cpu_seconds).
-ROWS_RATE = 1e6
+# (band key, document) rows per CPU-second, from writing them to the end of the clusters, without the verification of
+# pairs: measured by `make bench NAME=scale` on 1.4e8 synthetic rows (cluster_rows / cluster_cpu_seconds).
+ROWS_RATE = 2e6
 ROW_BYTES = 16  # a key and a document of 64 bits each
-DRIVER_BYTES = 200  # of memory per document, while one driver holds the outcome of each document
+DRIVER_BYTES = 330  # of memory per document in the driver, measured by the same benchmark (text_bytes_per_doc)
 TABLE_BYTES = 108  # of memory per row of the partition that a task holds
 # Bytes of text per CPU-second that others have published or that were measured for them.
 PUBLISHED = {"SlimPajama": 0.36e6, "Data-Juicer": 0.39e6, "datatrove (FineWeb)": 0.78e6}
@@ -38,7 +38,7 @@ def lines(documents: float, num_bytes: float, cluster: Cluster, params: tasks.Pa
         f"curation of {documents:.3g} documents, {size(num_bytes)}, on {cluster.nodes} x {cluster.cores} cores:",
         f"  text: {size(num_bytes)} / {size(CURATION_RATE)} per CPU-second = {text_seconds / 3600:,.0f} CPU-hours",
         f"  near-duplicates: {documents:.3g} documents x {bands} bands = {rows:.3g} rows / {ROWS_RATE:.3g} per "
-        f"CPU-second (assumed) = {row_seconds / 3600:,.0f} CPU-hours",
+        f"CPU-second = {row_seconds / 3600:,.0f} CPU-hours",
         f"  time: {(text_seconds + row_seconds) / 3600:,.0f} CPU-hours / {cores:,} cores = {hours:,.1f} hours, if all "
         "cores have work all the time",
         f"  shuffle: {rows:.3g} rows x {ROW_BYTES} B = {size(shuffle)} ({shuffle / documents:.0f} B per document), "

@@ -2,7 +2,8 @@
 
 Without an option, the deliveries are listed. --receive takes the files of the watched folder that are new: they are
 checked, kept by hash (and pushed to DVC's remote where one is set), ingested, compared with everything before, and
-checked for contamination. Training follows when enough curated documents are new (see the parameters of the flow).
+checked for contamination. Training follows when enough curated records are new (see the parameters of the flow). A
+training that was interrupted is continued by the next call.
 """
 
 import json
@@ -11,20 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from prefect import flow
+from prefect import flow, runtime
 from pydantic import Field
 
+from flows import notifications
 from flows.pipeline import pipeline
-from flows.runtime import arguments, command, embedded, versioning
+from flows.runtime import arguments, command, embedded, processes, versioning
 from flows.versions import contents
 from tasks import reports
 from tasks.deliveries import tasks
-from tasks.errors import BadInput, BadParams
+from tasks.errors import BadInput, BadParams, GateFailed
 from tasks.files import sha256
 
 FOLDER = "incoming"
 BASES, PRETRAINED = Path("data/bases"), Path("data/models/pretrain")
 READERS = ("curation", "pretrain")  # the last stage that looks at all documents; the stage that can continue
+KEPT = ("kept", "conversations_kept", "preferences_kept")  # the counts of curation whose growth starts training
 
 Folder = Annotated[str, Field(min_length=1, max_length=4_096)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -43,37 +46,71 @@ def deliveries(
     Args:
         folder: The watched folder; its files stay there.
         min_age: Seconds for which nobody may have changed a file, so that files that are being written wait.
-        min_new_share: Train when the curated documents grew by this share since the last training; 0 trains always.
+        min_new_share: Train when the curated documents, conversations or preferences grew by this share since the last
+            training; 0 trains always.
         training: Train afresh, continue from the last pretrained model, or never (curate only).
     """
-    ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
+    if run_id := runtime.flow_run.id:
+        processes.record(run_id)  # so that a killed run does not hold the slot of the deployment
+    with notifications.of_failure():
+        ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
     for delivery in new:
         print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
+    notifications.notify_of_refused_files(
+        {file.name: d.reason for d in new if d.state == "refused" for file in d.files}
+    )
     # Also those of a run that was interrupted before their curation ended.
     active = {delivery.number for delivery in ledger.deliveries if delivery.state == "active" and not delivery.counts}
-    if not active:
+    states = dict[str, str]()
+    if active:
+        with notifications.of_failure():
+            _require_a_source(Path(folder))
+        states |= pipeline(to=READERS[0])
+        counts = curation_counts()
+        ledger = tasks.read()
+        for delivery in ledger.deliveries:
+            if delivery.number in active:
+                delivery.counts = counts
+        tasks.write(ledger)
+    else:
         print("No new file can be read." if new else "There is no new file.")
-        return {}
-    _require_a_source(Path(folder))
-    states = pipeline(to=READERS[0])
-    counts = curation_counts()
-    ledger = tasks.read()
-    for delivery in ledger.deliveries:
-        if delivery.number in active:
-            delivery.counts = counts
-    documents = counts.get("kept", 0)
-    new_share = (documents - ledger.trained_documents) / max(1, documents)
+        if not ledger.training_began:
+            return states
+    if not ledger.training_began:
+        share = new_share(curation_counts(), ledger.trained)
+        if training == "never" or share < min_new_share:
+            print(f"{share:.1%} of the curated records are new since the last training; training was not started.")
+            return states
+        if training == "continue":
+            continue_from_the_last_model()
+    return states | train()
+
+
+def train() -> dict[str, str]:
+    """Run the pipeline and record what it has trained on; a run that is interrupted meanwhile is continued later."""
+    ledger, counts = tasks.read(), curation_counts()
+    ledger.training_began = True
     tasks.write(ledger)
-    if training == "never" or new_share < min_new_share:
-        print(f"{new_share:.1%} of the curated documents are new since the last training; training was not started.")
-        return states
-    if training == "continue":
-        continue_from_the_last_model()
-    states |= pipeline()
-    ledger = tasks.read()
-    ledger.trained_documents = documents
-    tasks.write(ledger)
+    try:
+        states = pipeline()
+    except GateFailed:  # the models are trained and evaluated; training them again would not change the result
+        _record_training(counts)
+        raise
+    _record_training(counts)
     return states
+
+
+def _record_training(counts: dict[str, int]) -> None:
+    ledger = tasks.read()
+    ledger.trained = {name: counts.get(name, 0) for name in KEPT}
+    ledger.training_began = False
+    tasks.write(ledger)
+
+
+def new_share(counts: dict[str, int], trained: dict[str, int]) -> float:
+    """Return the share of new records among the curated ones, of the kind of record that grew most since training."""
+    shares = [(counts[name] - trained.get(name, 0)) / counts[name] for name in KEPT if counts.get(name)]
+    return max(shares, default=0.0)
 
 
 def problem_of(paths: list[Path]) -> str:
@@ -140,7 +177,8 @@ def show(as_json: bool) -> None:
         if delivery.reason:
             print(f"      {delivery.reason}")
         if delivery.counts:
-            print("      all data after it: " + ", ".join(f"{name} {n:,}" for name, n in delivery.counts.items()))
+            counts = ", ".join(f"{name} {number:,}" for name, number in delivery.counts.items() if number)
+            print(f"      all data after it: {counts}")
     print(f"{len(ledger.deliveries)} deliveries, {len(ledger.active())} of them read by ingestion")
 
 

@@ -12,15 +12,18 @@ from tasks.reports import Timings
 @flow(name="evaluation")
 def evaluation(params: tasks.Params, data: Path = Path("data")) -> None:
     """Measure every metric of `params`, write the report, check the gates."""
-    timings = Timings("evaluation")
+    tasks.enforce(measure_all(params, data, Timings("evaluation")), data)
+
+
+def measure_all(params: tasks.Params, data: Path, timings: Timings) -> list[str]:
+    """Measure every metric of `params` and write the report. Returns a sentence for each gate that failed."""
     stages = pipeline_stages.read_stages()
     benchmarks, champion = tasks.load_benchmarks(params), tasks.read_champion(params)
     inputs = tasks.open_inputs(params, data, stages)
     metrics = params.active_metrics()
     results = [tasks.measure(name, metric_params, inputs, timings) for name, metric_params in metrics]
     results += [tasks.measure_benchmark(name, params, inputs, benchmarks[name], timings) for name in benchmarks]
-    failed_gates = tasks.write_report(results, inputs, params, data, stages, timings, champion)
-    tasks.enforce(failed_gates, data)
+    return tasks.write_report(results, inputs, params, data, stages, timings, champion)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Export a model for other programs: GGUF for llama.cpp and Ollama, or a folder of 16-bit weights for transformers.
 
-MODEL is a model folder such as data/models/dpo, a folder with a PEFT adapter (it is merged into its base) or a hub
-name. The files are read back, and the largest difference between a stored weight and the model's is stated. Example:
+MODEL is a stage such as dpo, champion, a model folder, a folder with a PEFT adapter (it is merged into its base) or a
+hub name. The files are read back, and the largest difference between a stored weight and the model's is stated.
+Example:
 
-  python -m flows.export data/models/dpo --to gguf-fp16
-  ollama create assistant -f data/exports/dpo-gguf-fp16/Modelfile
+  python -m flows.export champion --to gguf-fp16
+  ollama create assistant -f data/exports/champion-gguf-fp16/Modelfile
 """
 
 import json
@@ -14,13 +15,17 @@ from typing import Any, get_args
 
 from flows.runtime import arguments, command
 
+MODELS = Path("data/models")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Export the model that the command line names; return the exit code."""
     from tasks.export import tasks
 
     parser = arguments.parser("flows.export", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="a model folder, a folder with an adapter, or a hub name")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a stage, champion, a model folder, a folder with an adapter, or a hub name"
+    )
     parser.add_argument("--to", required=True, choices=get_args(tasks.Format), help="gguf alone keeps the precision")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write; default data/exports/<model>-<format>"
@@ -31,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     folder = parsed.out or Path("data/exports") / f"{Path(parsed.model).name}-{parsed.to}"
 
     def run() -> None:
-        report = tasks.export(parsed.model, parsed.to, folder, parsed.pre_tokenizer)
+        arguments.make_folder(folder)
+        stage = MODELS / parsed.model
+        report = tasks.export(str(stage) if stage.is_dir() else parsed.model, parsed.to, folder, parsed.pre_tokenizer)
         print(json.dumps(report, ensure_ascii=False, indent=1) if parsed.json else "\n".join(_lines(report, folder)))
 
     return command.guarded(run)

@@ -11,27 +11,32 @@ command can be interrupted and repeated. Examples:
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow
 
+from flows import notifications
+from flows.proxies import changes
+from flows.proxies import runs as proxies
 from flows.runtime import arguments, command, embedded, params, spool, tracking
 from flows.versions import contents
 from tasks import pipeline_stages
 from tasks.errors import BadInput, BadParams, UserError
-from tasks.files import MANIFEST, read_json, sha256, write_json
+from tasks.files import MANIFEST, read_json, sha256
 from tasks.ladder import tasks as ladders
-from tasks.reports import Timings
 from tasks.training import tasks as training
 
 STAGE, WORK, DATA = "pretrain", Path(".run/ladder"), Path("data")
+STEPS, POLL_SECONDS = "steps.csv", 5.0  # the log of the steps, and how often it is read
 # What `size` sets: of a target with a size, the values of params.yaml for these keys do not count.
 SET_BY_SIZE = ("model.width", "model.num_layers", "model.num_heads", "sequence_length", "global_batch_size", "steps")
 
@@ -43,11 +48,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _register(parsed: argparse.Namespace) -> None:
+    num_left = (parsed.rungs - 1) * parsed.budgets
+    if num_left < ladders.MIN_RUNS:
+        raise BadParams(
+            f"--rungs {parsed.rungs} --budgets {parsed.budgets}: without the largest rung {num_left} runs are left, "
+            f"but a scaling law needs {ladders.MIN_RUNS}. Use more of them, such as --rungs 3 --budgets 3."
+        )
     section = target_section(parsed.target)
 
     def work() -> None:
         session, settings = spool.Session(), {"target": " ".join(parsed.target), "rungs": parsed.rungs}
-        with tracking.following():
+        with proxies.exclusive(WORK, "a ladder"), tracking.following():
             with session.recording(ladders.STAGE, settings, {}, WORK / "steps.csv") as record:
                 result = ladder(section, parsed.rungs, parsed.budgets, parsed.max_own_error)
                 record.body["tags"]["forecast_sha256"] = result["sha256"]
@@ -61,21 +72,16 @@ def _register(parsed: argparse.Namespace) -> None:
 def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: float) -> dict[str, Any]:
     """Train the rungs below the target `section`, and register the forecast. Raises BadInput, BadParams."""
     target: Any = params.section(STAGE, section, "--target")
-    shape = {key: getattr(target.model, key) for key in ("num_layers", "width", "num_heads")}
-    shapes = ladders.shapes(shape, rungs)
-    weights = {name: num_weights({**section, "model": {**section["model"], **one}}) for name, one in shapes.items()}
-    weights["target"] = num_weights(section)
-    per_step = target.global_batch_size * target.sequence_length
-    facts = {"model": shape, "tokens": target.steps * per_step, "tokens_per_step": per_step}
-    plan = ladders.plan({**facts, "warmup_steps": target.num_warmup_steps}, weights, rungs, budgets)
-    runs = list[ladders.Run]()
-    for rung in reversed(plan):  # the small ones first: what is wrong shows early
+    plan = proxies.plan(section, "--target", DATA, rungs, budgets)
+    runs, stable = list[ladders.Run](), list[ladders.StablePoint]()
+    for rung in reversed(plan.rungs):  # the small ones first: what is wrong shows early
         shorter: tuple[Path, int] | None = None
         for steps in rung.steps:
-            run, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
+            run, points, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
             print(f"{rung.name}: {steps} steps, {run.loss:.4f} bits per byte", file=sys.stderr, flush=True)
             runs.append(run)
-    result = ladders.register(runs, weights["target"], facts["tokens"], max_own_error, DATA)
+            stable += points
+    result = ladders.register(runs, stable, plan.weights, plan.tokens, max_own_error, DATA)
     ladders.write_report(result, DATA)
     contents.add(str(DATA / ladders.FILE))
     return result
@@ -83,32 +89,36 @@ def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: flo
 
 def train_rung(
     section: Mapping[str, Any], model: Mapping[str, int], steps: int, warmup: int, shorter: tuple[Path, int] | None
-) -> tuple[ladders.Run, tuple[Path, int]]:
-    """Train one rung for `steps` steps; return its result, its checkpoints and the last step that a longer run shares.
+) -> tuple[ladders.Run, list[ladders.StablePoint], tuple[Path, int]]:
+    """Train one rung for `steps` steps; return its result, and what it has before its learning rate decays: losses,
+    and the checkpoints and the last step that a longer run shares.
 
-    shorter: the same of the next shorter run of this rung. The result of an earlier call with equal settings and data
+    shorter: the latter of the next shorter run of this rung. The result of an earlier call with equal settings and data
     is read from .run/ladder.
     """
     last_stable = ladders.last_stable_step(steps, warmup)
     body = {key: value for key, value in section.items() if key != "size"}
     body |= {"model": {**section["model"], **model}, "schedule": "wsd", "steps": steps, "warmup_steps": warmup}
-    body |= {"evaluate_every": None, "checkpoint_every": last_stable, "keep_checkpoints": 2}
+    body |= {"evaluate_every": last_stable, "checkpoint_every": last_stable, "keep_checkpoints": 2}
     rung_params: Any = params.section(STAGE, body, "--target")
     tokens = DATA / "tokens"
     key = hashlib.sha256((rung_params.model_dump_json() + sha256(tokens / MANIFEST)).encode()).hexdigest()[:16]
     work = WORK / key
-    checkpoints, result_file = work / "checkpoints", work / "result.json"
-    if not result_file.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        if not (work / "tokens").exists():
-            (work / "tokens").symlink_to(tokens.absolute())
-        if shorter is not None and not checkpoints.is_dir():
-            training.continue_longer(rung_params, work, shorter[0], checkpoints, shorter[1])
-        report = training.train(STAGE, rung_params, work, checkpoints, Timings(STAGE, work / "timings"))
-        loss = bits_per_byte(float(report.scores["validation_loss"]))
+
+    def train() -> dict[str, Any]:
+        proxies.link(tokens, work / "tokens")
+        if shorter is not None and not (work / "checkpoints").is_dir():
+            training.continue_longer(rung_params, work, shorter[0], work / "checkpoints", shorter[1])
+        report = proxies.train(STAGE, rung_params, work)
         counts = {"weights": report.counts["num_parameters"], "tokens": report.counts["num_tokens"]}
-        write_json(result_file, {**counts, "loss": loss})
-    return ladders.Run(**read_json(result_file)), (checkpoints, last_stable)
+        rows = [row for row in report.tables["steps"] if row.get("validation_loss") is not None and row["step"] < steps]
+        losses = {str(row["step"]): bits_per_byte(float(row["validation_loss"])) for row in rows}
+        return {**counts, "loss": bits_per_byte(_validation_loss(report.scores)), "stable": losses}
+
+    result = proxies.once(work, train)
+    per_step, weights = result["tokens"] / steps, result["weights"]
+    points = [ladders.StablePoint(weights, int(step) * per_step, loss) for step, loss in result["stable"].items()]
+    return ladders.Run(weights, result["tokens"], result["loss"]), points, (work / "checkpoints", last_stable)
 
 
 def bits_per_byte(nats_per_token: float) -> float:
@@ -117,10 +127,14 @@ def bits_per_byte(nats_per_token: float) -> float:
     return nats_per_token / math.log(2) * float(counts["num_tokens"] / counts["num_bytes"])
 
 
-def num_weights(section: Mapping[str, Any]) -> float:
-    """All weights of the model of a section of pretrain."""
-    vocab_size = int(read_json(DATA / "tokens" / MANIFEST)["vocab_size"])
-    return float(training.num_weights(params.section(STAGE, section, "--target"), vocab_size))
+def _validation_loss(scores: Mapping[str, Any]) -> float:
+    """The loss at the end of a run of pretrain, in nats per token. Raises BadInput if none was measured."""
+    if "validation_loss" not in scores:
+        raise BadInput(
+            "pretrain has measured no validation loss, because the validation documents do not fill a row of "
+            "sequence_length tokens. Increase ingestion.validation_share, or add documents."
+        )
+    return float(scores["validation_loss"])
 
 
 def target_section(values: list[str]) -> dict[str, Any]:
@@ -133,41 +147,90 @@ def target_section(values: list[str]) -> dict[str, Any]:
     body, _ = pipeline_stages.read_yaml(params.FILE)
     section = dict(body.get(STAGE) or {})
     section["model"] = dict(section.get("model") or {})
-    settings = dict(_setting(value) for value in values)
+    settings = dict(changes.setting(value, "--target") for value in values)
     if "size" in settings:
         for key in SET_BY_SIZE:
-            _parent(section, key).pop(key.split(".")[-1], None)
+            changes.parent_of(section, key).pop(key.split(".")[-1], None)
     for key, value in settings.items():
-        _parent(section, key)[key.split(".")[-1]] = value
+        changes.set_value(section, key, value)
     target: Any = params.section(STAGE, section, "--target")
     if target.base is not None or target.objective != "causal":
         raise BadParams(
             "--target: a ladder forecasts a causal model with random first weights; leave out base and objective."
         )
-    sized = {"sequence_length": target.sequence_length, "global_batch_size": target.global_batch_size}
-    shape = {key: getattr(target.model, key) for key in ("num_layers", "width", "num_heads")}
-    section = {key: value for key, value in section.items() if key != "size"}
-    rates = {} if section.get("from_scratch") else {"learning_rate": target.learning_rate}
-    return {**section, **sized, **rates, "steps": target.steps, "model": {**section["model"], **shape}}
+    return proxies.without_size(section, target)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise BadParams(f"--target: expected KEY=VALUE, such as size=small or model.width=256, not {text!r}")
-    return key, yaml.safe_load(value)
+@contextmanager
+def watching(stage_params: Any, checkpoints: Path) -> Iterator[None]:
+    """Raise an alarm while pretrain trains in the block, if its curve leaves the band of its registered forecast.
+
+    The evaluations that `evaluate_every` asks for are compared. Nothing happens without a forecast of this run.
+    """
+    tokens = float(stage_params.steps * stage_params.global_batch_size * stage_params.sequence_length)
+    forecast = _forecast_of(stage_params, tokens)
+    if forecast is None:
+        yield
+        return
+    ending = threading.Event()
+    thread = threading.Thread(
+        target=_watch, args=(forecast, checkpoints / STEPS, tokens / stage_params.steps, ending), daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join(POLL_SECONDS)
 
 
-def _parent(section: dict[str, Any], key: str) -> dict[str, Any]:
-    for part in key.split(".")[:-1]:
-        section = section.setdefault(part, {})
-    return section
+def _forecast_of(stage_params: Any, tokens: float) -> dict[str, Any] | None:
+    """The registered forecast of a run of pretrain; None if there is none that can be read."""
+    manifest = DATA / "tokens" / MANIFEST
+    if stage_params.base is not None or stage_params.objective != "causal" or not tokens or not manifest.is_file():
+        return None
+    try:
+        weights = training.num_weights(stage_params, int(read_json(manifest)["vocab_size"]))
+        return ladders.forecast_of(DATA, weights, tokens)
+    except UserError as problem:  # the training itself needs no forecast
+        print(f"warning: no alarm can be raised: {problem}", file=sys.stderr, flush=True)
+        return None
+
+
+def _watch(forecast: dict[str, Any], file: Path, per_step: float, ending: threading.Event) -> None:
+    """Read the step log every few seconds until `ending`, and once more then; report when the curve leaves the band."""
+    is_last = is_outside = False
+    reported = set[float]()  # steps
+    while not is_last:
+        is_last = ending.wait(POLL_SECONDS)
+        for step, nats in _validation_losses(file):
+            if step in reported:
+                continue
+            reported.add(step)
+            sentence = ladders.alarm(forecast, step * per_step, bits_per_byte(nats))
+            if sentence and not is_outside:
+                print(sentence, file=sys.stderr, flush=True)
+                notifications.notify("a pretraining has left its forecast", sentence)
+            is_outside = sentence is not None
+
+
+def _validation_losses(file: Path) -> list[tuple[float, float]]:
+    """The (step, nats per token) of the evaluations in a log of steps, which may not exist yet."""
+    try:
+        with open(file, encoding="utf-8", newline="") as text:
+            rows = list(csv.DictReader(text))
+    except OSError:
+        return []
+    return [(float(row["step"]), float(row["validation_loss"])) for row in rows if row.get("validation_loss")]
 
 
 def _compare() -> None:
+    for file in (DATA / "reports" / f"{STAGE}.json", DATA / "tokens" / MANIFEST):
+        if not file.is_file():
+            raise BadInput(f"there is no {file}. Run `python -m flows.pipeline --to {STAGE}`.")
     report = read_json(DATA / "reports" / f"{STAGE}.json")
     counts = report["counts"]
-    loss = bits_per_byte(float(report["validation_loss"]))
+    loss = bits_per_byte(_validation_loss(report))
     print(ladders.compare(DATA, loss, counts["num_parameters"], counts["num_tokens"]))
 
 
@@ -182,10 +245,10 @@ def print_comparison() -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = arguments.parser("flows.ladder", __doc__)
     parser.add_argument("--target", nargs="+", metavar="KEY=VALUE", default=[], help="size=small, model.width=256 ...")
-    parser.add_argument("--rungs", type=int, choices=range(2, 6), default=3, help="smaller models (default 3)")
+    parser.add_argument("--rungs", type=int, choices=range(3, 6), default=3, help="smaller models (default 3)")
     parser.add_argument("--budgets", type=int, choices=range(2, 6), default=3, help="runs of each (default 3)")
     parser.add_argument(
-        "--max-own-error", type=float, default=0.01, help="largest leave-largest-out error (default .01)"
+        "--max-own-error", type=arguments.margin, default=0.01, help="largest leave-largest-out error (default .01)"
     )
     parser.add_argument("--compare", action="store_true", help="print the forecast beside the result of pretrain")
     arguments.add_json(parser)

@@ -1,12 +1,14 @@
-"""Notifications of failures, refused gates, new models and promotions, through a block of Prefect.
+"""Notifications of failures, refused gates and files, new models and promotions, through a block of Prefect.
 
 `python -m flows.notifications URL` makes the block custom-webhook/athanor, which posts {"subject", "text"} to URL, and
 sends a first message. The variable ATHANOR_NOTIFICATIONS names another block, such as slack-webhook/team. They are sent
 where a Prefect server of `make up`, or of PREFECT_API_URL, keeps the block; a notification that fails stops nothing.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from flows.runtime import arguments, command
@@ -47,6 +49,29 @@ def notify_of_failure(error: BaseException) -> None:
         notify("a pipeline failed", f"{type(error).__name__}: {error}")
 
 
+@contextlib.contextmanager
+def of_failure() -> Iterator[None]:
+    """Notify of an error that the block raises. A pipeline inside the block would notify twice."""
+    try:
+        yield
+    except Exception as error:
+        notify_of_failure(error)
+        raise
+
+
+def notify_of_refused_files(reasons: dict[str, str]) -> None:
+    """Notify of delivered files that cannot be read. reasons: by file."""
+    if reasons:
+        lines = "\n".join(f"{name}: {reason}" for name, reason in reasons.items())
+        notify("delivered files were refused", f"They cannot be read:\n{lines}")
+
+
+def notify_of_dead_runs(number: int) -> None:
+    """Notify of flow runs whose process was killed."""
+    if number:
+        notify("runs were killed", f"Flow runs whose process has ended: {number}. The next run continues their work.")
+
+
 def notify_of_models(stages: list[str]) -> None:
     """Notify of the models that a pipeline has trained and registered."""
     if stages:
@@ -60,16 +85,19 @@ def notify_of_promotion(model: str, reason: str) -> None:
 
 def set_webhook(url: str) -> None:
     """Make or replace the block of the webhook, and send a first message. Raises BadInput if that fails."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
     if not os.environ.get("PREFECT_API_URL"):
         raise BadInput("No Prefect server keeps the block. Run `make up` first, or set PREFECT_API_URL.")
-    block = CustomWebhookNotificationBlock(
-        name="athanor", url=url, method="POST", json_data={"subject": "{{subject}}", "text": "{{body}}"}
-    )
-    block.save(BLOCK.split("/")[1], overwrite=True)
+    webhook(url).save(BLOCK.split("/")[1], overwrite=True)
     if not notify("notifications are set up", "This is the first one."):
         raise BadInput(f"the webhook {redact(url)} did not accept a message; the block was saved")
+
+
+def webhook(url: str) -> Any:
+    """Return the block that posts the subject and the text of a notification to `url`."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    message = {"subject": "{{subject}}", "text": "{{body}}"}
+    return CustomWebhookNotificationBlock(name="athanor", url=url, method="POST", json_data=message)
 
 
 def _load(name: str) -> Any:

@@ -17,6 +17,7 @@ from flows import notifications
 from flows.runtime import (
     command,
     embedded,
+    environment,
     params,
     processes,
     results,
@@ -26,11 +27,13 @@ from flows.runtime import (
     tracking,
     versioning,
 )
+from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import pipeline_stages
 from tasks.errors import GateFailed
 
 INGESTION, EVALUATION = "ingestion", "evaluation"
+UNJUDGED = RUN / "unjudged"  # there while an evaluation has run whose model promotion has not judged
 
 
 Stage = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\w+$")]
@@ -47,15 +50,16 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
         start: Leave out the stages before this one, stale or not.
         force: Repeat stages that are up to date, too, such as an evaluation.
     """
+    processes.record(str(runtime.flow_run.id))  # first: what follows imports for seconds, and may be killed meanwhile
     embedded.wait_for_an_absent_server()
     session, states = spool.Session("pipeline"), dict[str, str]()
     checked = params.load_all(versioning.stages(to))
     records = dict[str, spool.Record]()  # of the stages whose outputs are not committed yet
-    processes.record(str(runtime.flow_run.id))
     promotion_tags = dict[str, str]()
 
     def tags() -> dict[str, str]:
-        return {**(promotion_tags or _tags(session)), **session_results.tags(checked, states)}
+        own = promotion_tags or _tags(session)
+        return session_results.described({**own, **session_results.tags(checked, states)})
 
     with contextlib.ExitStack() as stack:
 
@@ -68,6 +72,8 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
 
         def run(versions: versioning.Versions) -> None:
             begin(versions.stage, "run")
+            if versions.stage == EVALUATION:
+                (environment.home() / UNJUDGED).touch()
             records[versions.stage] = stage_run.run(stage_flow(versions.stage), versions, session)
 
         def restore(versions: versioning.Versions) -> None:
@@ -77,31 +83,45 @@ def pipeline(to: Stage | None = None, start: Stage | None = None, force: bool = 
 
         try:
             versioning.reproduce(run, restore, to, lambda stage: stage_run.close(records.pop(stage)), start, force)
+            if EVALUATION in states or is_unjudged():
+                promotion_tags.update(_promote(session))
+                (environment.home() / UNJUDGED).unlink(missing_ok=True)
         except BaseException as error:
             for record in records.values():  # DVC could not commit the outputs, or was interrupted meanwhile
                 record.fail(error)
+            if isinstance(error, GateFailed):  # that is the judgment
+                (environment.home() / UNJUDGED).unlink(missing_ok=True)
             notifications.notify_of_failure(error)
             raise
-        if EVALUATION in states:
-            promotion_tags.update(_promote(_tags(session)))
         if states:
-            _publish(states)
+            _publish(states, is_judged="promotion" in promotion_tags)
             ran = [stage for stage, state in states.items() if state == "run"]
             notifications.notify_of_models([stage for stage in ran if params.is_training(stage)])
     return states
 
 
-def _promote(tags: dict[str, str]) -> dict[str, str]:
+def is_unjudged() -> bool:
+    """Whether a pipeline was interrupted between evaluation and promotion."""
+    return (environment.home() / UNJUDGED).is_file()
+
+
+def _promote(session: spool.Session) -> dict[str, str]:
     """Let the model that was evaluated become candidate and champion, if it may. Return the tags and its result."""
     from flows import promotion
 
-    return tags | promotion.after_evaluation(tags.get("dvc.experiment"))
+    tags = _tags(session)
+    tags |= promotion.after_evaluation(tags.get("dvc.experiment"), session.id)
+    if "promotion" in tags and session.folder.is_dir():  # a pipeline with nothing to do has no run
+        session.attach(results.FINAL_REPORT)
+    return tags
 
 
-def _publish(states: dict[str, str]) -> None:
-    """Show what ran and what was restored on Prefect's page, if it can be reached."""
+def _publish(states: dict[str, str], is_judged: bool) -> None:
+    """Show the verdict, what ran and what was restored on Prefect's page, if it can be reached."""
+    parts = [results.FINAL_REPORT.with_suffix(".md").read_text(encoding="utf-8")] if is_judged else []
+    text = "\n\n".join([*parts, results.markdown(states)])
     with contextlib.suppress(Exception):
-        create_markdown_artifact(results.markdown(states), key="pipeline", description="Stages and their results")
+        create_markdown_artifact(text, key="pipeline", description="The verdict, the stages and their results")
 
 
 def stage_flow(stage: str) -> Any:
@@ -117,7 +137,7 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     params.check_blocks([stage.name for stage in pipeline_stages.read_stages()])
     states: dict[str, str] = {}
     try:
-        if stale := versioning.stale(to):
+        if (stale := versioning.stale(to)) or is_unjudged():
             states = embedded.flow_run(lambda: check_params(to, stale), lambda: pipeline(to))
             results.record_pipeline(states)
         elif not as_json:

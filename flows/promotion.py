@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.runtime import arguments, command, params, session_results, tracking
+from flows import notifications
+from flows.runtime import arguments, command, params, session_results, spool, tracking
 from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
 from tasks.promotion import Outcome
@@ -25,16 +26,41 @@ COMMANDS = {
 }
 
 
-def after_evaluation(commit: str | None) -> dict[str, str]:
-    """Judge the model of a pipeline that has evaluated it. Return tags of the pipeline's run. Raises UserError."""
+def after_evaluation(commit: str | None, run: str = "") -> dict[str, str]:
+    """Judge the model of a pipeline that has evaluated it, and write the final report. Raises UserError.
+
+    Returns tags of the pipeline's run. run: its identifier, which the report states.
+    """
     loaded: Any = params.load("promotion")
     if not loaded.automatic:
         return {}
-    outcome = promotion.update(DATA, loaded, pipeline_stages.read_stages(), about(commit, loaded.model))
+    origin, stages = about(commit, loaded.model), pipeline_stages.read_stages()
+    outcome = promotion.update(DATA, loaded, stages, origin)
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     print(describe(outcome), file=sys.stderr, flush=True)
-    tags = {"promotion": describe(outcome)}
+    evaluation: Any = params.load("evaluation")
+    stated = {key: value for key, value in {"run": run, **origin}.items() if value}
+    promotion.write_report(outcome, describe(outcome), DATA, loaded, stages, evaluation.reference, stated)
+    _notify(outcome)
+    tags = {"promotion": describe(outcome).removeprefix("promotion: "), "decision": in_short(outcome)}
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
+
+
+def after_round(name: str, run: Path, stage: str, data: Path) -> str:
+    """Judge the model of a round, whose models/ and reports/ are below `run`. Return the decision. Raises UserError."""
+    loaded: Any = params.load("promotion")
+    if not loaded.automatic:
+        return "promotion: left to a person (promotion.automatic is false)"
+    origin = {
+        "commit": contents.head(),
+        "data": session_results.digest(spool.TOKENS),
+        "hardware": subjects.hardware(),
+        "round": name,
+    }
+    own = loaded.model_copy(update={"model": stage})
+    outcome = promotion.update(data, own, pipeline_stages.read_stages(), origin, run)
+    mlflow_aliases.write_record(outcome, loaded.name, data)
+    return describe(outcome)
 
 
 def about(commit: str | None, stage: str | None) -> dict[str, str]:
@@ -42,7 +68,7 @@ def about(commit: str | None, stage: str | None) -> dict[str, str]:
     stage = stage or promotion.final_stage(DATA, pipeline_stages.read_stages())
     return {
         "commit": commit or contents.head(),
-        "data": session_results.digest(session_results.TOKENS),
+        "data": session_results.digest(spool.TOKENS),
         "model_md5": session_results.digest(f"data/models/{stage}"),
         "hardware": subjects.hardware(),
     }
@@ -63,6 +89,15 @@ def describe(outcome: Outcome) -> str:
         f"promotion: {version} is no new champion, because it is {decision.verdict.outcome} on "
         f"{decision.verdict.metric}: {decision.reason}{notes}"
     )
+
+
+def in_short(outcome: Outcome) -> str:
+    """What became of the model of a pipeline, in few words."""
+    if outcome.promoted:
+        return "new champion"
+    if outcome.version is None or (outcome.decision and outcome.decision.problems):
+        return "not registered"
+    return "candidate"
 
 
 def status() -> dict[str, Any]:
@@ -120,6 +155,13 @@ def run(options: argparse.Namespace) -> None:
     mlflow_aliases.write_record(outcome, loaded.name, DATA)
     if outcome.moves:
         tracking.send_in_background()  # MLflow follows; the move itself is complete
+    _notify(outcome)
+
+
+def _notify(outcome: Outcome) -> None:
+    if outcome.promoted and outcome.version and outcome.decision:
+        model = f"version {outcome.version.number} ({outcome.version.stage})"
+        notifications.notify_of_promotion(model, outcome.decision.reason)
 
 
 def main() -> int:

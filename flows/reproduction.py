@@ -59,10 +59,14 @@ def repeat(run: StageRun, folder: Path) -> list[Output]:
     """Repeat the stages of a run in `folder` and return the hashes of their outputs. Raises BadInput if one fails."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(SERVERS)}
     variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables.get('PATH', '')}"
-    with work_tree(state_of(run), folder):
+    commit = state_of(run)
+    with work_tree(commit, folder):
         expected = artifact_checks.locked_outs(folder / versioning.LOCK)
-        shutil.copytree("data/raw", folder / "data/raw", dirs_exist_ok=True)
-        _call(folder, variables, "dvc", "checkout", "--force", *expected)
+        # Of the raw files that git does not have, the deliveries of that time, and all others as they are now.
+        others = shutil.ignore_patterns(f"{deliveries.PREFIX}*")
+        shutil.copytree("data/raw", folder / "data/raw", dirs_exist_ok=True, ignore=others)
+        own = deliveries.copy_dvc_files(contents.content_at(commit, contents.DELIVERIES), folder)
+        _call(folder, variables, "dvc", "checkout", "--force", *expected, *own)
         for stage in stages_of(run):
             print(f"{stage} ...", file=sys.stderr, flush=True)
             _call(folder, variables, "dvc", "repro", "--force", "--single-item", stage)

@@ -1,4 +1,4 @@
-"""One round of training from votes: reward model, new policy from the champion, evaluation, gate, promotion.
+"""One round of training from votes: reward model, new policy, gate, evaluation, promotion.
 
 It begins when at least --min-votes votes are in data/raw/feedback that no round has used; otherwise it says how many
 there are. A round that was interrupted continues, with the votes and settings that it began with. The round is a folder
@@ -7,12 +7,16 @@ data/rounds/<number>, one version of DVC, and one run of MLflow with its stages 
 
 import argparse
 import contextlib
+import hashlib
 import json
+import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -24,8 +28,8 @@ from flows.runtime import params as settings
 from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import feedback
-from tasks.errors import BadParams
-from tasks.files import MANIFEST, with_version, write_json
+from tasks.errors import BadInput, BadParams, UserError
+from tasks.files import MANIFEST, read_json, with_version, write_json
 from tasks.reports import Timings
 from tasks.rounds import tasks
 from tasks.rounds.tasks import POLICY, REPLAY, START, Params, Round
@@ -64,21 +68,27 @@ def one_round(
 def start_model(name: str, data: Path) -> Path:
     """The folder that a round starts from: the newer one of the champion and the model of the last round.
 
-    Without them, it is the model of the last stage that was trained.
+    Without them, it is the model of the last stage that was trained. Models with another tokenizer than data/tokens are
+    passed over: after new data, the champion may be one of an earlier pipeline. Raises BadInput for one that is named.
     """
     if name != CHAMPION:
-        return data / "models" / name if (data / "models" / name).is_dir() else Path(name)
+        named = data / "models" / name if (data / "models" / name).is_dir() else Path(name)
+        if named.is_dir() and not tasks.fits(named, data):
+            raise BadInput(f"{named} has another tokenizer than {data / 'tokens'}. Name a model of this pipeline.")
+        return named
     folders = [data / "models" / one for one in (TARGET, CHAMPION, "dpo", "ppo", "sft")]
-    present = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    present = []
+    for folder in (folder for folder in folders if (folder / MANIFEST).is_file()):
+        if tasks.fits(folder, data):
+            present.append(folder)
+        else:
+            print(
+                f"{folder} has another tokenizer than {data / 'tokens'}, so that no round starts from it.", flush=True
+            )
     newest = sorted(
         (folder for folder in present if folder in folders[:2]), key=lambda one: (one / MANIFEST).stat().st_mtime
     )
     return newest[-1] if newest else next(iter(present), folders[-1])
-
-
-def promote(this: Round, target: Path) -> None:
-    """Make the new model data/models/round. The alias champion belongs to `flows.promotion`, which compares items."""
-    tasks.install(this, target)
 
 
 def _run(this: Round, data: Path, params: Params, session: spool.Session, target: Path) -> None:
@@ -91,6 +101,7 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
         "policy": lambda: _train(this, policy, _policy_params(this, policy, params), session),
         "evaluation": lambda: tasks.evaluate(this, data, params),
         "promotion": lambda: _decide(this, target),
+        "champion": lambda: {"champion": _register(this, data)} if not this.state["refusals"] else {},
         "queue": lambda: {"num_queued": tasks.write_queue(this, data, params)} if params.num_queued else {},
     }
     for name, work in steps.items():
@@ -99,6 +110,8 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
             this.finish(name, **work())
             print(f"{this.name}: {name} {time.perf_counter() - start:.0f} s", flush=True)
     this.update(status="refused" if this.state["refusals"] else "promoted")
+    for stage in ("reward", policy):
+        shutil.rmtree(_checkpoints(this, stage), ignore_errors=True)
     _keep_version(this)
 
 
@@ -155,15 +168,42 @@ def _best_answers(this: Round, params: Params) -> dict[str, float]:
 
 def _reward_params(this: Round, data: Path, params: Params) -> BaseModel:
     base = tasks.previous_reward(this, data) or this.folder / "models" / START
-    update = {"base": str(base), "data": str(this.folder / REPLAY / "tokens")}
-    return _stage_params("reward", params, update)
+    tokens = this.folder / REPLAY / "tokens"
+    stated = _stage_params("reward", params, {"base": str(base), "data": str(tokens)})
+    num_pairs = read_json(tokens / MANIFEST)["preferences"]["train"]["num_pairs"]
+    return _with_few_epochs("reward", stated, params, num_pairs)
 
 
 def _policy_params(this: Round, stage: str, params: Params) -> BaseModel:
     update: dict[str, Any] = {"base": str(this.folder / "models" / START)}
     if stage == "ppo":
         update["reward_model"] = str(this.folder / "models/reward")
-    return _stage_params(stage, params, update)
+    stated = _stage_params(stage, params, update)
+    if stage != "sft":
+        return stated  # the guards of dpo and ppo keep the weights of the best step
+    num_rows = read_json(this.folder / "tokens" / MANIFEST)["conversations"]["train"]["num_rows"]
+    return _with_low_rates(_with_few_epochs(stage, stated, params, num_rows), params)
+
+
+def _with_low_rates(stated: Any, params: Params) -> BaseModel:
+    """The params of sft with lower rates: those of params.yaml are meant for a model that knows no conversations."""
+    names = ("learning_rate", "embedding_learning_rate")
+    rates = {name: getattr(stated, name) for name in names if name not in params.changes.get("sft", {})}
+    update = {name: params.sft_rate_share * rate for name, rate in rates.items() if rate is not None}
+    valid: BaseModel = stated.model_copy(update=update)
+    return valid
+
+
+def _with_few_epochs(stage: str, stated: Any, params: Params, num_rows: int) -> BaseModel:
+    """The params of a stage with fewer steps, if it would otherwise see the few data of a round too often.
+
+    The steps of params.yaml are meant for the data of the pipeline; steps that are stated for rounds stay as they are.
+    """
+    steps = max(1, math.ceil(params.max_epochs * num_rows / stated.global_batch_size))
+    is_kept = steps >= stated.steps or "steps" in params.changes.get(stage, {})
+    update = {} if is_kept else {"steps": steps, "warmup_steps": min(stated.num_warmup_steps, steps // 2)}
+    valid: BaseModel = stated.model_copy(update=update)
+    return valid
 
 
 def _stage_params(stage: str, params: Params, update: Mapping[str, Any]) -> BaseModel:
@@ -183,13 +223,19 @@ def _train(this: Round, stage: str, params: BaseModel, session: spool.Session) -
     """Train one stage inside the round, with a run of its own in MLflow. A repeated call resumes its checkpoints."""
     from tasks.training import tasks as training
 
-    timings, checkpoints = Timings(stage), RUN / "checkpoints" / f"{this.name}-{stage}"
+    timings, checkpoints = Timings(stage), _checkpoints(this, stage)
     with _recorded(session, stage, params, checkpoints, this.folder):
         report = training.train(stage, params, this.folder, checkpoints, timings)
         report.write(this.folder / "reports")
         timings.write()
     scores = {name: value for name, value in report.counts.items() if name in ("train_pairs", "steps")}
     return {stage: scores}
+
+
+def _checkpoints(this: Round, stage: str) -> Path:
+    """A folder for this round only: another data folder has a round of the same name, too."""
+    identity = f"{this.folder.resolve()} {this.state['begun']}"
+    return RUN / "checkpoints" / f"{this.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}-{stage}"
 
 
 @contextmanager
@@ -207,8 +253,28 @@ def _recorded(session: spool.Session, stage: str, params: BaseModel, checkpoints
 
 def _decide(this: Round, target: Path) -> dict[str, Any]:
     if not this.state["refusals"]:
-        promote(this, target)
+        tasks.install(this, target)
     return {}
+
+
+def _register(this: Round, data: Path) -> str:
+    """Evaluate the new model as the pipeline does, and let promotion compare it with the champion. Returns a sentence.
+
+    A project without test data, or with gates that the model does not meet, still has it as data/models/round.
+    """
+    from flows import evaluation, promotion
+
+    try:
+        loaded: Any = settings.load("evaluation")
+        with TemporaryDirectory(prefix="athanor-round-") as folder:
+            tasks.link_for_evaluation(this, data, Path(folder), loaded.reference)
+            evaluation.measure_all(loaded, Path(folder), Timings(this.name))
+            tasks.keep_evaluation(this, Path(folder))
+        sentence = promotion.after_round(this.name, this.folder, POLICY[str(this.state["method"])], data)
+    except UserError as error:
+        sentence = f"promotion: not registered, because {error}"
+    print(f"{this.name}: {sentence}", flush=True)
+    return sentence
 
 
 def _tags(this: Round) -> dict[str, str]:

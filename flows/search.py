@@ -18,7 +18,9 @@ def main() -> int:
     """Run the command and return its exit code."""
     parser = arguments.parser("flows.search", __doc__)
     parser.add_argument("text", metavar="TEXT", help="at least three characters")
-    parser.add_argument("--number", type=int, default=10, help="how many records to show at most (default: 10)")
+    parser.add_argument(
+        "--number", type=arguments.count, default=10, help="how many records to show at most (default: 10)"
+    )
     arguments.add_json(parser)
     parsed = parser.parse_args()
     return command.guarded(lambda: show(parsed.text, max(1, parsed.number), parsed.json))

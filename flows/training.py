@@ -1,7 +1,9 @@
 """Training: tokens -> models. One flow runs every training stage: pretrain, sft, reward, dpo and ppo."""
 
 import importlib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from pydantic import BaseModel, SerializeAsAny
@@ -14,11 +16,15 @@ from tasks.training import tasks
 def training(stage: str, params: SerializeAsAny[BaseModel], data: Path, checkpoints: Path) -> None:
     """Train the model of one stage, continuing from its checkpoints if there are any, then report."""
     timings = Timings(stage)
-    report = tasks.train(stage, params, data, checkpoints, timings)
-    tasks.write_report(report, params, data, timings)
+    ladder: Any = None
     if stage == "pretrain" and (data / "ladder/forecast.json").is_file():
         # By its name, so that dvc.yaml need not list it: a forecast changes no result.
-        importlib.import_module("flows.ladder").print_comparison()
+        ladder = importlib.import_module("flows.ladder")
+    with ladder.watching(params, checkpoints) if ladder else nullcontext():
+        report = tasks.train(stage, params, data, checkpoints, timings)
+    tasks.write_report(report, params, data, timings)
+    if ladder:
+        ladder.print_comparison()
 
 
 if __name__ == "__main__":

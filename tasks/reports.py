@@ -147,6 +147,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file of a report; an empty list if there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _as_json(score: Any) -> Any:
     if isinstance(score, Score):
         body: dict[str, Any] = {"value": score.value, "low": score.low, "high": score.high, "n": score.n}

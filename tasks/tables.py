@@ -60,8 +60,8 @@ class Quarantined:
 class Writer:
     """Writes rows or Arrow tables into `folder` as shards of about `shard_bytes` (size in memory, before compression).
 
-    Use as a context manager; the manifest is written only if the block ends without an exception. About GROUP_BYTES of
-    rows are held in memory.
+    Use as a context manager; the manifest is written only if the block ends without an exception. Rows of about
+    `group_bytes` (the default is GROUP_BYTES) are held in memory.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class Writer:
         shard_bytes: int = 256 << 20,
         batch_rows: int = 4096,
         compression_level: int = 3,
+        group_bytes: int | None = None,
     ) -> None:
+        self._group_bytes = group_bytes or GROUP_BYTES
         self.folder, self.schema, self._level = Path(folder), schema, compression_level
         self._shard_bytes, self._batch_rows = shard_bytes, batch_rows
         self._rows: list[dict[str, Any]] = []
@@ -118,7 +120,7 @@ class Writer:
         self.num_rows += table.num_rows
         if self._written_bytes + self._pending_bytes >= self._shard_bytes:
             self._write_shard()
-        elif self._pending_bytes >= GROUP_BYTES:
+        elif self._pending_bytes >= self._group_bytes:
             self._write_group()
 
     def _write_group(self) -> None:
@@ -185,6 +187,24 @@ def shards(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Ta
             verify(path, shard.get("sha256"))
             table = pq.read_table(path, columns=list(columns) if columns else None)
         yield table
+
+
+def row_groups(folder: Path) -> Iterator[pa.Table]:
+    """Yield each row group of `folder` as a table. Raises BadInput if a shard is missing or damaged."""
+    for shard in manifest(folder)["shards"]:
+        path = Path(folder) / shard["name"]
+        with _readable(path):
+            verify(path, shard.get("sha256"))
+        with _readable(path), pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number)
+
+
+def schema(folder: Path) -> pa.Schema:
+    """Return the schema of the rows of `folder`. Raises BadInput if its first shard is missing or damaged."""
+    path = Path(folder) / manifest(folder)["shards"][0]["name"]
+    with _readable(path):
+        return pq.read_schema(path)
 
 
 def batches(folder: Path, num_bytes: int = 8 << 20, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

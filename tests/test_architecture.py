@@ -17,8 +17,9 @@ FOUNDATION = {
 }  # fmt: skip
 # Packages that are built on others: a comparison uses the intervals and directions of evaluation, a promotion compares.
 BUILT_ON = {"comparison": {"evaluation"}, "promotion": {"comparison", "evaluation"}}
-# Forward passes, which training, evaluation and the chat share; the engine, which runs functions of any package.
-FOUNDATION_PACKAGE = ("tasks.causal", "tasks.engine")
+# Forward passes, which training, evaluation and the chat share; the engine, which runs functions of any package; the
+# design of the pages.
+FOUNDATION_PACKAGE = ("tasks.causal", "tasks.engine", "tasks.pages")
 RESTRICTED = {  # package -> the only files that may import it
     "mlflow": {Path(f"flows/runtime/{name}.py") for name in ("sender", "tracked_runs", "server_apps")}
     | {Path("flows/versions/mlflow_aliases.py")},

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from benchmarks import fault_injection as injection
+from benchmarks import faults_in_serving as serving
 from benchmarks import faults_in_tools as tools
 from benchmarks.fault_injection import SURVIVED, Tally
 from tasks.files import write_json
@@ -15,6 +16,12 @@ def test_a_killed_receipt_of_a_delivery_loses_and_doubles_nothing(tmp_path: Path
     tally = Tally()
     tools.kill_deliveries(tally, tmp_path, 6)
     assert tally.body()["faults"] == tally.body()[SURVIVED] >= 4
+
+
+def test_votes_are_there_once_after_kills_and_a_full_disk(tmp_path: Path) -> None:
+    tally = Tally()
+    serving.break_votes(tally, tmp_path, 2)
+    assert tally.body()["faults"] == tally.body()[SURVIVED] == 2 * len(serving.KINDS)
 
 
 def test_a_killed_write_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:

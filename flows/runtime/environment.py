@@ -46,8 +46,9 @@ def defaults() -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 is too short on a loaded machine
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API receives every record anyway
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",  # MLflow's own default depends on the folder
+        "MLFLOW_TRACKING_URI": mlflow_database(),  # MLflow's own default depends on the folder
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run in the logs
         "DVC_NO_ANALYTICS": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # "Writing model shards: 100 %" for files of a few MB
@@ -67,6 +68,11 @@ def defaults() -> dict[str, str]:
     return values
 
 
+def mlflow_database() -> str:
+    """Return the address of MLflow's database where the user has chosen none."""
+    return f"sqlite:///{home() / 'mlflow.db'}"
+
+
 def set_defaults() -> None:
     """Set the default settings in os.environ; what the user has set stays."""
     values = defaults()
@@ -81,11 +87,16 @@ def _keys() -> dict[str, str]:
     """Return the key of the Prefect server of `make up`, or the one that the embedded server will ask for."""
     if server("prefect") is not None:
         return {CLIENT_KEY: server_key()}
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", Path.home() / ".prefect" / "profiles.toml"))
     with contextlib.suppress(OSError, ValueError):
-        if "PREFECT_API_URL" in profiles.read_text(encoding="utf-8"):
+        if "PREFECT_API_URL" in profiles().read_text(encoding="utf-8"):
             return {}
     return {CLIENT_KEY: EMBEDDED_KEY}
+
+
+def profiles() -> Path:
+    """Return the file with the user's own settings of Prefect."""
+    folder = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    return Path(os.environ.get("PREFECT_PROFILES_PATH", folder / "profiles.toml"))
 
 
 def server_key() -> str:

@@ -10,7 +10,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +18,10 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import arguments, environment, spool
-from tasks.addresses import redact
+from flows.runtime import environment, spool
 from tasks.files import read_json, write_json
 
 FOLDER = environment.RUN / "processes"
-LOOK_SECONDS = 30.0
 MESSAGE = "its process was killed"
 PARENT = "ATHANOR_PARENT"  # the id of the process that this one ends with
 POLL_SECONDS = 0.5
@@ -58,18 +55,50 @@ def close_dead_runs() -> int:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    num_closed = 0
-    runs = dead_runs()
-    if runs:
-        with get_client(sync_client=True) as client:
-            for run_id, file in runs:
-                with contextlib.suppress(ObjectNotFound):  # it was deleted, or belongs to another server
-                    run: Any = client.read_flow_run(run_id)  # type: ignore[arg-type]
-                    if run.state is not None and not run.state.is_final():
-                        client.set_flow_run_state(run.id, Crashed(message=MESSAGE), force=True)
-                        num_closed += 1
-                file.unlink(missing_ok=True)
+    recorded = dead_runs()
+    if not recorded and environment.server("prefect") is None:
+        return 0
+    ids, num_closed = dict.fromkeys(run_id for run_id, _ in recorded), 0
+    with get_client(sync_client=True) as client:
+        for run_id in [*ids, *(run_id for run_id in _abandoned_runs(client) if run_id not in ids)]:
+            with contextlib.suppress(ObjectNotFound):  # it was deleted, or belongs to another server
+                run: Any = client.read_flow_run(run_id)  # type: ignore[arg-type]
+                if run.state is not None and not run.state.is_final():
+                    client.set_flow_run_state(run.id, Crashed(message=MESSAGE), force=True)
+                    num_closed += 1
+    for _, file in recorded:
+        file.unlink(missing_ok=True)
     return num_closed
+
+
+def _abandoned_runs(client: Any) -> list[str]:
+    """Return the runs of deployments whose process ended before it recorded itself, or whose worker ended before.
+
+    They hold the slot of their deployment. A database that is not this project's may have runs of other machines.
+    """
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    if os.environ.get(environment.DATABASE) != environment.defaults()[environment.DATABASE]:
+        return []
+    unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
+    worker = environment.server("worker")
+    began = worker.create_time() if worker else 0.0
+    runs = client.read_flow_runs(flow_run_filter=unfinished)
+    return [str(run.id) for run in runs if run.work_pool_name and is_abandoned(run, began)]
+
+
+def is_abandoned(run: Any, worker_began: float) -> bool:
+    """Whether the process of a run of a deployment has ended. worker_began: when the present worker started."""
+    since = run.state.timestamp.timestamp() if run.state else time.time()
+    pid = str(run.infrastructure_pid or "").split(":")[-1]
+    if not pid.isdigit():
+        return bool(since < worker_began)  # an earlier worker took the run and did not start its process
+    try:
+        began = psutil.Process(int(pid)).create_time()
+    except psutil.Error:
+        return True
+    # The system may have given the number to another process, which began after the run was running.
+    return bool(run.state is not None and run.state.type == "RUNNING" and began > since)
 
 
 def gpu_limits() -> list[str]:
@@ -135,36 +164,3 @@ def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def watch() -> None:
-    """Look for dead runs and send what waits for MLflow, every LOOK_SECONDS, until the process is ended."""
-    from flows.runtime.sender import Sender
-
-    sender: Sender | None = None
-    while True:
-        for look in ("Prefect", "MLflow"):
-            try:
-                if look == "Prefect":
-                    close_dead_runs()
-                else:
-                    sender = sender or Sender()
-                    sender.send_all()
-                    while sender.put_aside:
-                        print(redact(f"MLflow refused {sender.put_aside.pop()}"), file=sys.stderr, flush=True)
-            except Exception as error:  # a server that is absent comes back
-                text = redact(f"{look}: {type(error).__name__}: {error}")
-                print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
-        time.sleep(LOOK_SECONDS)
-
-
-def main() -> int:
-    """Run the command, which `make up` starts and which does not end by itself."""
-    arguments.parser("flows.runtime.processes", __doc__).parse_args()
-    os.nice(10)
-    watch()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

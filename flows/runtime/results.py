@@ -10,12 +10,14 @@ from typing import Any
 
 import psutil
 
+from flows.runtime import mlflow_names
 from flows.runtime.environment import RUN
 from tasks import reports
 from tasks.addresses import redact
 from tasks.files import read_json, write_json
 
 SECONDS = RUN / "seconds"
+FINAL_REPORT = Path("data", "promotion", "report.html")  # with the verdict of promotion
 PIPELINE_SECONDS = RUN / "pipeline_seconds.json"  # of the last pipeline that ran a stage
 MAX_BRIEF_VALUES = 5  # counts and scores in the row of a stage that states no highlights
 LOW_PEAK_SHARE = 0.3  # of the peak of matrix products; below it, the table names what takes the time
@@ -124,12 +126,22 @@ def describe_low_speed(timings: Mapping[str, float]) -> str:
     return text + ("; the time: " + ", ".join(f"{text} {part:.0%}" for part, text in parts) if parts else "")
 
 
+def mlflow_page() -> str:
+    """Return the address of MLflow's pages, which open in their training view, or of its database."""
+    address = redact(os.environ["MLFLOW_TRACKING_URI"])
+    if address.startswith("http"):
+        return mlflow_names.page(address, os.environ.get("MLFLOW_EXPERIMENT_NAME", mlflow_names.EXPERIMENT))
+    return f"{address}   (`make up` starts its page and Prefect's)"
+
+
 def show_places(data: Path = Path("data")) -> None:
     """Print where the report, the chat and the pages of MLflow and Prefect are."""
-    page = data / "reports" / "evaluation" / "report.html"
-    print(f"report     {page if page.is_file() else data / 'reports'}")
+    pages = [path for path in (FINAL_REPORT, data / "reports" / "evaluation" / "report.html") if path.is_file()]
+    # After a gate that failed, the page of evaluation is newer than that of the last decision.
+    newest = max(pages, key=lambda path: path.stat().st_mtime, default=data / "reports")
+    print(f"report     {newest}")
     print("chat       make chat")
-    print(f"MLflow     {redact(os.environ['MLFLOW_TRACKING_URI'])}   (`make up` starts its page and Prefect's)")
+    print(f"MLflow     {mlflow_page()}")
     print(f"Prefect    {redact(os.environ.get('PREFECT_API_URL', str(RUN / 'prefect.db')))}")
 
 

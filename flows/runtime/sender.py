@@ -19,12 +19,10 @@ from typing import Any
 
 from flows.runtime import spool
 from flows.runtime.environment import RUN, home
-from flows.runtime.mlflow_names import accepted, renamed_tags
+from flows.runtime.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS, accepted, renamed_tags
 from tasks.files import read_json
 from tasks.models import LEFT_OUT
 
-EXPERIMENT = "athanor"
-KIND = ("mlflow.experimentKind", "custom_model_development")  # otherwise MLflow's page opens in its GenAI mode
 RUN_STATUS = {"finished": "FINISHED", "restored": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 PROGRESS = "progress"  # a file that the sender touches after each call that MLflow has answered
 SAMPLES = "samples.csv"  # a policy's answers by training step
@@ -154,12 +152,13 @@ class Sender:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
-            if KIND[0] not in experiment.tags:
-                self._client.set_experiment_tag(experiment.experiment_id, *KIND)
+            for key, value in EXPERIMENT_TAGS.items():
+                if key not in experiment.tags:
+                    self._client.set_experiment_tag(experiment.experiment_id, key, value)
             return str(experiment.experiment_id)
         is_embedded = uri().startswith("sqlite:")  # the default folder of its artifacts depends on the current folder
         artifacts = (home() / "mlruns").as_uri() if is_embedded else None
-        return str(self._client.create_experiment(name, artifacts, dict([KIND])))
+        return str(self._client.create_experiment(name, artifacts, EXPERIMENT_TAGS))
 
     def _run(self, record: Mapping[str, Any]) -> str:
         """Return the id of the MLflow run of a record; create the run if there is none."""
@@ -192,6 +191,8 @@ class Sender:
         parent = self._parent(record["session"])
         if record["status"] == "running" or parent is None:
             return
+        if (folder / spool.ATTACHED).is_dir():
+            self._client.log_artifacts(parent, str(folder / spool.ATTACHED))
         self._close_session(parent, record)
         shutil.rmtree(folder)
 
@@ -206,6 +207,8 @@ class Sender:
             self._touch()
         points = [(key, float(value), record["end"], 0) for key, value in record.get("metrics", {}).items()]
         self._send_points(parent, "session", points)
+        if tokens := record["tags"].get("data"):
+            self._send_inputs(parent, {f"dvc.dep.{spool.TOKENS}": tokens})
         self._client.set_terminated(parent, RUN_STATUS[record["status"]], record["end"])
 
     def _describe(self, run_id: str, record: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ Prefect and MLflow answer to any Host by default, Prefect to every Origin, MLflo
 import os
 from typing import Any
 
-from flows.runtime import processes
+from flows.runtime import environment, processes
 from flows.runtime.request_guard import RequestGuard, hosts
 
 ARTIFACTS = ("/api/2.0/mlflow-artifacts/artifacts", "/ajax-api/2.0/mlflow-artifacts/artifacts")
@@ -20,6 +20,11 @@ SWITCHED_OFF = (
 def prefect_app() -> Any:
     """Return the Prefect server; its pages may call the API from its own address only."""
     os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(f"http://{host}" for host in hosts())
+    # The server keeps the leases of slots there. Its settings stay those of the user's profile.
+    os.environ.setdefault("PREFECT_PROFILES_PATH", str(environment.profiles()))
+    folder = environment.home() / environment.SERVERS / "prefect"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # Prefect itself makes no parents
+    os.environ["PREFECT_HOME"] = str(folder)
     from prefect.server.api.server import create_app
 
     return RequestGuard(create_app(), hosts())

@@ -16,7 +16,6 @@ from tasks.files import read_json, write_json
 PARAMS = RUN / "session_params.json"  # those of the last pipeline that ended well
 EVALUATION = "evaluation"
 GATES = ("gates_checked", "gates_failed", "gates_not_applicable")
-TOKENS = "data/tokens"
 MAX_CHANGES = 20
 BOUNDS = ("low", "high", "n")
 
@@ -25,9 +24,9 @@ def describe(session: spool.Session, states: Mapping[str, str], data: Path = Pat
     """Return the title and the metrics of a pipeline; `states`: stage -> "run" or "restored"."""
     ran = [stage for stage, state in states.items() if state == "run"]
     num_restored = len(states) - len(ran)
-    span = ran[0] if len(ran) == 1 else f"{ran[0]} to {ran[-1]}" if ran else "nothing run"
+    span = f"{ran[0]} alone" if len(ran) == 1 else f"{ran[0]} to {ran[-1]}" if ran else "nothing run"
     restored = f", {num_restored} restored" if num_restored else ""
-    title = f"{session.name} {spool.minute(session.start)}: {span}{restored}"
+    title = f"{span}{restored} {spool.minute(session.start)}"  # MLflow's table shows the first 25 characters
     return {"title": title, "metrics": _metrics(data) if EVALUATION in states else {}}
 
 
@@ -38,11 +37,24 @@ def tags(checked: Mapping[str, BaseModel], states: Mapping[str, str], data: Path
         metrics = _metrics(data)
         checks, failures = int(metrics.get(GATES[0], 0)), int(metrics.get(GATES[1], 0))
         values["verdict"] = f"{checks - failures} of {checks} gates passed"
-    if tokens := digest(TOKENS):
+    if tokens := digest(spool.TOKENS):
         values["data"] = tokens
     flat = {f"{stage}.{key}": value for stage, part in checked.items() for key, value in params.flatten(part).items()}
     values["params.changed"] = _changes(flat)
     return values
+
+
+def described(values: Mapping[str, str]) -> dict[str, str]:
+    """Return tags with those that MLflow shows as the description and the source of a pipeline."""
+    names = {
+        "verdict": "Gates",
+        "promotion": "Promotion",
+        "champion": "Champion",
+        "params.changed": "Changed params",
+        "data": "Tokens",
+    }
+    lines = [f"- {title}: {values[name]}" for name, title in names.items() if name in values]
+    return {**values, "mlflow.note.content": "\n".join(lines), "mlflow.source.name": "flows.pipeline"}
 
 
 def _metrics(data: Path) -> dict[str, float]:

@@ -26,10 +26,12 @@ from tasks.addresses import redact
 from tasks.files import SCHEMA_VERSION, write_json
 from tasks.reports import TIMINGS
 
+TOKENS = "data/tokens"  # whose version is the data of a pipeline
 RECORD = "record.json"
 SESSION = "session-"  # the names of the folders of sessions begin with it
 SYSTEM = "system.csv"
 COPIED = "files"
+ATTACHED = "attached"  # files of a session
 DVC = "dvc"
 SAMPLE_SECONDS = 2.0
 MAX_MODEL_BYTES = 64 << 20  # larger weights are not copied; their DVC hash points to them
@@ -86,9 +88,19 @@ class Session:
             raise
         self._write({"status": "finished", "end": now(), "tags": dict(tags()), **results()})
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the record of this session."""
+        return folder() / f"{SESSION}{self.start}-{self.id}"
+
+    def attach(self, path: Path) -> None:
+        """Let MLflow show a file with the run of this session, whatever happens to the file later."""
+        (self.folder / ATTACHED).mkdir(exist_ok=True)
+        shutil.copyfile(path, self.folder / ATTACHED / path.name)
+
     def _write(self, body: Mapping[str, Any]) -> None:
         own = {"kind": "session", "session": self._body(), "tags": {}, "start": self.start, **process_identity()}
-        _write_private(folder() / f"{SESSION}{self.start}-{self.id}", {**own, **body})
+        _write_private(self.folder, {**own, **body})
 
     def record_restored(self, stage: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Record that DVC restored the results of `stage` from an earlier run with the same input."""

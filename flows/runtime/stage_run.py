@@ -1,5 +1,7 @@
 """One run of one stage: typed params, checkpoints, the Prefect flow run, and its record for MLflow."""
 
+import contextlib
+import ctypes
 import functools
 import gc
 import inspect
@@ -91,8 +93,18 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session, with_s
     results.record(stage, time.perf_counter() - start, sum(seconds), record.peak_bytes)
     if checkpoints.is_dir():
         (checkpoints / FINISHED).touch()
-    gc.collect()  # models are part of reference cycles, so that only the collector frees their memory
+    release_memory()
     return record
+
+
+def release_memory() -> None:
+    """Return the memory of a stage that has ended to the system; the next one runs in the same process.
+
+    Models are part of reference cycles, so that only the collector frees them; glibc keeps what was freed for itself.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def close(record: spool.Record) -> None:

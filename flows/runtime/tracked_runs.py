@@ -1,8 +1,9 @@
 """Find runs in MLflow: the run that made a model, and the runs that made its inputs."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,6 +106,48 @@ def models_made_from(path: str, md5: str) -> list[str]:
                     waiting.append((model, written))
     versions = client.search_model_versions()
     return sorted(f"{version.name}/{version.version}" for version in versions if version.run_id in runs)
+
+
+def delete_old_runs(before: int) -> int:
+    """Delete the runs that ended before a time in milliseconds since 1970; return their number.
+
+    Runs that made a registered version stay with their whole pipeline: the version would lose its files and its origin.
+    MLflow keeps deleted runs until `mlflow gc`; `mlflow runs restore` brings one back before.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    made = {version.run_id for version in _all(client.search_model_versions)}
+    search = partial(client.search_runs, experiments)
+    runs = {run.info.run_id: run.data.tags.get("mlflow.parentRunId", "") for run in _all(search)}
+    kept = made | {runs.get(run_id, "") for run_id in made}
+    old = [run.info.run_id for run in _all(partial(search, f"attributes.end_time < {before}"))]
+    deleted = [run_id for run_id in old if run_id not in kept and runs.get(run_id) not in kept - {""}]
+    for run_id in deleted:
+        client.delete_run(run_id)
+    return len(deleted)
+
+
+def purge(database: str, days: int) -> None:
+    """Remove the rows and files of the runs that were deleted that many days ago: `mlflow gc`.
+
+    It is called in this process, because its arguments contain the address of the database, perhaps with a password.
+    """
+    from mlflow.cli import gc
+
+    gc.main(["--older-than", f"{days}d", "--backend-store-uri", database], standalone_mode=False)
+
+
+def _all(search: Callable[..., Any]) -> list[Any]:
+    """Return what is on all pages of a search."""
+    entries, token = [], None
+    while True:
+        page = search(page_token=token)
+        entries += page
+        token = page.token
+        if not token:
+            return entries
 
 
 def _stage_run(run: Any, model_version: str = "") -> StageRun:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "ATHANOR_API_KEY"
 SHUTDOWN_SECONDS = 30
+NUM_RANKED_PROMPTS = 1_000  # of those for training, besides those that the last round asks for
 
 
 def parse(command_line: list[str] | None) -> argparse.Namespace:
@@ -122,7 +123,10 @@ def open_page(args: argparse.Namespace, names: tuple[str, ...]) -> "Page":
 
 
 def prompts_to_rank(file: Path | None, data: Path) -> list[str]:
-    """The lines of a file, or else the held-out prompts of the pipeline. Raises BadParams."""
+    """The lines of a file, or else prompts of the pipeline for training. Raises BadParams.
+
+    Held-out prompts stay for measurements: a round trains on what is ranked.
+    """
     if file is not None:
         try:
             return list(dict.fromkeys(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines()))))
@@ -130,11 +134,11 @@ def prompts_to_rank(file: Path | None, data: Path) -> list[str]:
             raise BadParams(f"--prompts {file} cannot be read as text: {error}") from error
     queue = data / "rounds/queue.txt"  # by the last round, the most uncertain first
     queued = queue.read_text(encoding="utf-8").splitlines() if queue.is_file() else []
-    metadata = data / "tokens/prompts/test/metadata.json"
+    metadata = data / "tokens/prompts/train/metadata.json"
     if not metadata.is_file():
         return queued
     texts = [str(about["text"]) for about in read_json(metadata) if about.get("turn", 1) == 1 and "text" in about]
-    return list(dict.fromkeys([*queued, *texts]))
+    return list(dict.fromkeys([*queued, *texts[:: max(1, len(texts) // NUM_RANKED_PROMPTS)]]))
 
 
 def check(args: argparse.Namespace, key: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from flows.serving import api_errors
@@ -24,6 +25,7 @@ from tasks.serving import Event, ServedModel, TokenLogProb
 Body = TypeVar("Body", bound=BaseModel)
 DONE = b"data: [DONE]\n\n"
 BLOCKED = "content_filter"
+BODY_SECONDS = 60.0  # in which the body of a request has to arrive
 
 
 async def read_body(request: HttpRequest, kind: type[Body], max_bytes: int) -> Body:
@@ -31,10 +33,16 @@ async def read_body(request: HttpRequest, kind: type[Body], max_bytes: int) -> B
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Set the header Content-Type: application/json.", code="unsupported_media_type")
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > max_bytes:
-            raise ApiError(413, f"The body has more than {max_bytes:,} bytes.", code="request_too_large")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise ApiError(413, f"The body has more than {max_bytes:,} bytes.", code="request_too_large")
+    except TimeoutError:
+        raise ApiError(408, f"The body did not arrive in {BODY_SECONDS:g} seconds.", code="timeout") from None
+    except ClientDisconnect:
+        raise ApiError(400, "The connection ended within the body.", code="incomplete_body") from None
     try:
         return kind.model_validate(orjson.loads(content))
     except orjson.JSONDecodeError as error:

@@ -1,5 +1,6 @@
 """What every HTTP request passes: Host and Origin, the key, a request id, and errors in the form of the protocol."""
 
+import contextlib
 import hmac
 import sys
 import traceback
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from h11 import LocalProtocolError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.serving.api_errors import ApiError
@@ -49,7 +51,8 @@ class Guard:
                 has_started, status = True, message["status"]
                 extra = [(b"x-request-id", request_id.encode()), *SECURITY]
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
-            await send(message)
+            with contextlib.suppress(LocalProtocolError):  # uvicorn has answered already: the body was no valid HTTP
+                await send(message)
 
         try:
             self._check(scope, headers)

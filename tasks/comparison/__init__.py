@@ -3,6 +3,8 @@
 from tasks.comparison.data_versions import compare as compare_data
 from tasks.comparison.data_versions import markdown as data_markdown
 from tasks.comparison.data_versions import read as read_data
+from tasks.comparison.effects import effects, signal_to_noise
+from tasks.comparison.effects_page import markdown as effects_markdown
 from tasks.comparison.page import Section, headline, html, markdown
 from tasks.comparison.reading import REPORT, Subject, curves, read
 from tasks.comparison.verdicts import (
@@ -14,6 +16,7 @@ from tasks.comparison.verdicts import (
     examples,
     primary,
     require_common_metrics,
+    require_metric,
 )
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "compare_data",
     "curves",
     "data_markdown",
+    "effects",
+    "effects_markdown",
     "examples",
     "headline",
     "html",
@@ -36,4 +41,6 @@ __all__ = [
     "read",
     "read_data",
     "require_common_metrics",
+    "require_metric",
+    "signal_to_noise",
 ]

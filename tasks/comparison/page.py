@@ -5,27 +5,14 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from tasks.comparison import curve_noise
 from tasks.comparison.verdicts import Verdict
-from tasks.evaluation.charts import format_number
+from tasks.pages import charts, document
 
-WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 340, 170, 48, 24, 10  # of a chart, in SVG units
-COLORS = ("#2a78d6", "#d9722b", "#2d9a5b", "#8e5cc4", "#c23b57", "#7a7a7a")
 MAX_POINTS = 400  # of a curve that is drawn; longer ones are thinned evenly
 MAX_CHARACTERS = 300  # of a prompt or answer
 CURVES = ("loss", "validation_loss", "validation_gold", "validation_accuracy", "kl", "score")
 COLUMNS = ("metric", "verdict", "a", "b", "difference", "95 % interval", "p", "p (Holm)", "n", "items needed", "why")
-
-STYLE = """
-:root { color-scheme: light dark; --text: light-dark(#1d2125, #e6e6e6); --line: light-dark(#d0d4d9, #444b52);
-  --back: light-dark(#fff, #16191c); }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 0 auto;
-  max-width: 1100px; padding: 1rem; }
-table { border-collapse: collapse; font-size: 13px; } td, th { border-bottom: 1px solid var(--line);
-  padding: .25rem .5rem; text-align: left; vertical-align: top; } .wide { overflow-x: auto; }
-figure { display: inline-block; margin: .5rem; } figcaption { font-size: 13px; } svg text { font: 10px system-ui;
-  fill: currentColor; } svg line { stroke: var(--line); } svg polyline { fill: none; stroke-width: 1.5; }
-pre { white-space: pre-wrap; margin: 0; font-size: 12px; }
-"""
 
 Points = Sequence[tuple[float, float]]
 Curves = Mapping[tuple[str, str], Points]  # (stage, column) -> points
@@ -49,8 +36,8 @@ def headline(section: Section) -> str:
     return f"{section.a} is {verdict.outcome} {link} {section.b} on {verdict.metric}: {verdict.reason}."
 
 
-def markdown(sections: Sequence[Section]) -> str:
-    """The comparisons as Markdown: verdict, all metrics, wins and losses."""
+def markdown(sections: Sequence[Section], curves: Mapping[str, Curves] | None = None) -> str:
+    """The comparisons as Markdown: verdict, all metrics, wins and losses, signal and noise of the learning curves."""
     lines = ["# Comparison", ""]
     for section in sections:
         lines += [f"## {section.a} and {section.b}", "", f"**{headline(section)}**", ""]
@@ -64,12 +51,16 @@ def markdown(sections: Sequence[Section]) -> str:
                 for one in rows
             ] or ["none"]
         lines.append("")
+    if ratios := _noise_rows(curves or {}):
+        columns = _noise_columns(curves or {})
+        lines += ["## Signal and noise of the learning curves", "", "| " + " | ".join(map(_cell, columns)) + " |"]
+        lines += ["|" + "---|" * len(columns), *("| " + " | ".join(map(_cell, cells)) + " |" for cells in ratios), ""]
     return "\n".join(lines)
 
 
 def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
     """The same as a page, with the learning curves of all runs (label -> curves) on top of each other."""
-    body = ["<h1>Comparison</h1>"]
+    body = []
     for section in sections:
         body.append(f"<h2>{escape(section.a)} and {escape(section.b)}</h2>")
         body.append(f"<p><strong>{escape(headline(section))}</strong></p>")
@@ -83,11 +74,11 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
             ]
             texts = [tuple(shorten(str(cell)) for cell in line) for line in cells]
             body.append(_table(("prompt", section.a, section.b, "scores"), texts) if rows else "<p>none</p>")
-    if charts := overlaid(curves):
-        body += ["<h2>Learning curves</h2>", _legend(list(curves)), *charts]
-    title = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Comparison</title>"
-    head = f"<!doctype html><html lang='en'><head>{title}<style>{STYLE}</style></head>"
-    return f"{head}<body>{''.join(body)}</body></html>\n"
+    if figures := overlaid(curves):
+        body += ["<h2>Learning curves</h2>", f'<div class="grid">{"".join(figures)}</div>']
+    if ratios := _noise_rows(curves):
+        body += ["<h2>Signal and noise of the learning curves</h2>", _table(_noise_columns(curves), ratios)]
+    return document("Comparison", "\n".join(body), "Two runs on the same test items, metric by metric.")
 
 
 def row(verdict: Verdict) -> tuple[str, ...]:
@@ -103,14 +94,31 @@ def row(verdict: Verdict) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _noise_columns(curves: Mapping[str, Curves]) -> tuple[str, ...]:
+    return ("stage", "metric", *curves, "range", "noise of checkpoints", "ratio")
+
+
+def _noise_rows(curves: Mapping[str, Curves]) -> list[tuple[str, ...]]:
+    """The cells of each validation metric: means of the last evaluations, and whether their range exceeds the noise."""
+    return [
+        (
+            one.stage, one.metric, *("" if mean is None else f"{mean:.4g}" for mean in one.means),
+            f"{one.signal:.3g}", f"{one.noise:.3g}", "" if one.value is None else f"{one.value:.3g}",
+        )
+        for one in curve_noise.ratios(curves)
+    ]  # fmt: skip
+
+
 def overlaid(curves: Mapping[str, Curves]) -> list[str]:
     """One figure for each curve that at least one run has, with the lines of all runs."""
     keys = sorted({key for own in curves.values() for key in own if key[1] in CURVES})
-    return [
-        f"<figure>{_chart([own.get(key, ()) for own in curves.values()])}"
-        f"<figcaption>{escape(key[0])}: {escape(key[1].replace('_', ' '))}</figcaption></figure>"
-        for key in keys
-    ]
+    figures = []
+    for key in keys:
+        lines = {label: own[key] for label, own in curves.items() if own.get(key)}
+        thinned = {label: line[:: max(1, len(line) // MAX_POINTS)] for label, line in lines.items()}
+        title = f"{key[0]}: {key[1].replace('_', ' ')}"
+        figures.append(f'<div class="card"><h3>{escape(title)}</h3>{charts.line_chart(thinned)}</div>')
+    return figures
 
 
 def shorten(text: str) -> str:
@@ -118,43 +126,10 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ... ({len(text):,} characters)"
 
 
-def _chart(lines: Sequence[Points]) -> str:
-    points = [point for line in lines for point in line]
-    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
-    low_y, high_y = min(y for _, y in points), max(y for _, y in points)
-
-    def place(x: float, y: float) -> str:
-        left = LEFT + (x - low_x) / ((high_x - low_x) or 1) * (WIDTH - LEFT - MARGIN)
-        top = HEIGHT - BOTTOM - (y - low_y) / ((high_y - low_y) or 1) * (HEIGHT - BOTTOM - MARGIN)
-        return f"{left:.1f},{top:.1f}"
-
-    body = ""
-    for index, line in enumerate(lines):
-        thinned = line[:: max(1, len(line) // MAX_POINTS)]
-        coordinates = " ".join(place(x, y) for x, y in thinned)
-        dash = f" stroke-dasharray='{4 + index} {2 * index}'" if index else ""  # equal curves stay visible
-        body += f"<polyline points='{coordinates}' stroke='{COLORS[index % len(COLORS)]}'{dash}/>"
-    for y in (low_y, high_y):
-        top = place(low_x, y).split(",")[1]
-        body += f"<line x1='{LEFT}' x2='{WIDTH - MARGIN}' y1='{top}' y2='{top}'/>"
-        body += f"<text x='2' y='{float(top) + 3:.1f}'>{format_number(y)}</text>"
-    body += f"<text x='{LEFT}' y='{HEIGHT - 6}'>{format_number(low_x)}</text>"
-    body += f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - 6}' text-anchor='end'>step {format_number(high_x)}</text>"
-    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' role='img'>{body}</svg>"
-
-
-def _legend(labels: Sequence[str]) -> str:
-    marks = [
-        f"<span style='color:{COLORS[index % len(COLORS)]}'>&#9632;</span> {escape(label)}"
-        for index, label in enumerate(labels)
-    ]
-    return f"<p>{' &nbsp; '.join(marks)}</p>"
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in rows)
-    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+    return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _cell(text: str) -> str:

@@ -81,6 +81,8 @@ def compare(a: npt.ArrayLike, b: npt.ArrayLike, groups: Sequence[str] = (), marg
         sums = _cluster_sums(difference, clusters)
         score = intervals.bootstrap(sums, lambda totals: totals[..., 0] / totals[..., 1])
         low, high, method = score.low, score.high, "randomization test and BCa bootstrap"
+        if num_clusters == 1:  # nothing is known about other items
+            low, high = -math.inf, math.inf
         method += "" if num_clusters == len(first) else " over groups"
         p_value = swap_test(sums[:, 0], error, len(first))
         p_equivalent = _tost(float(difference.mean()), error, num_clusters, absolute, float(np.ptp(pooled)))

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from tasks import catalog
 from tasks.comparison import paired
 from tasks.comparison.paired import PairedTest
 from tasks.comparison.reading import ItemKey, Items, Subject
-from tasks.errors import BadInput
+from tasks.errors import BadInput, BadParams
 from tasks.evaluation.score_gates import is_lower_better
 from tasks.reports import ALPHA
 
@@ -41,10 +42,11 @@ class Verdict:
     p_adjusted: float | None = None  # by Holm's correction over all metrics of the comparison
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict as JSON values."""
+        """The verdict as JSON values; a bound that is infinite is null."""
         body = asdict(self)
-        if self.test is not None and not math.isfinite(self.test.smallest_noticeable):
-            body["test"]["smallest_noticeable"] = None
+        if self.test is not None:
+            infinite = {key for key, value in body["test"].items() if value in (math.inf, -math.inf)}
+            body["test"] |= dict.fromkeys(infinite)
         return body
 
 
@@ -233,3 +235,10 @@ def require_common_metrics(a: Subject, b: Subject) -> None:
         raise BadInput(
             f"{a.label} and {b.label} have no metric in common: {', '.join(names[0])} and {', '.join(names[1])}"
         )
+
+
+def require_metric(subjects: Sequence[Subject], pattern: str) -> None:
+    """Raise BadParams if none of the subjects has measured the metric that a command line names."""
+    if all(_of_pattern(subject, pattern)[0] is None for subject in subjects):
+        names = sorted({name for subject in subjects for own in subject.items for name in (own[0], ".".join(own))})
+        raise BadParams(f"--metric: no run has measured {pattern!r}; {catalog.suggest(pattern, names)}")

@@ -16,6 +16,7 @@ from tasks.curation import filtering, text_files
 from tasks.curation.arrays import BoolArray, Float64Array, Int32Array, Int64Array, ObjectArray, StringArray
 from tasks.curation.filtering import KEPT, Bound, ParamsByLanguage, PartCounts
 from tasks.curation.signals.signals import Signals
+from tasks.curation.text.words import take
 
 COLUMNS = ("id", "source", "split")  # columns of data/documents that are in memory for every document
 
@@ -117,7 +118,7 @@ class Corpus:
 
     def column(self, name: str, rows: Int64Array) -> pa.ChunkedArray:
         """Return one of the COLUMNS for some rows."""
-        return self.columns[name].take(pa.array(rows))
+        return pa.chunked_array([take(self.columns[name], rows)])
 
     def drop_copies(self, rows: Int64Array, copy_of: Int64Array, reason: str) -> None:
         """Drop rows[i] if copy_of[i] >= 0, because it repeats rows[copy_of[i]]."""
@@ -160,7 +161,7 @@ class Corpus:
         The tables have the columns of CURATED and DROPPED, and `copies` if the corpus has it. Several threads may call
         the function at once.
         """
-        sizes, kept, duplicate_of = self.cluster_sizes(), self.kept, self._duplicate_of()
+        sizes, kept = self.cluster_sizes(), self.kept
         text_kept = kept[self.text_rows]
 
         def divide(numbered_part: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
@@ -175,7 +176,7 @@ class Corpus:
             reasons, values = self.reasons[rows][dropped_rows], self.values[rows][dropped_rows]
             dropped = dropped.append_column("reason", pa.array(reasons.tolist(), pa.string()))
             dropped = dropped.append_column("value", pa.array(values, pa.float64(), mask=np.isnan(values)))
-            dropped = dropped.append_column("duplicate_of", duplicate_of.take(pa.array(first + dropped_rows)))
+            dropped = dropped.append_column("duplicate_of", self._duplicate_of(first + dropped_rows))
             return self._with_current_texts(part.take(pa.array(kept_rows)), rows, text_kept), dropped
 
         return divide
@@ -195,11 +196,12 @@ class Corpus:
             texts = pc.replace_with_mask(texts, pa.array(np.isin(kept_rows, replaced_rows)), new_texts)
         return table.set_column(table.schema.get_field_index("text"), "text", texts)
 
-    def _duplicate_of(self) -> pa.Array:
-        """Return the id of the document that each one repeats, or else its evidence, or null."""
-        is_original = self.original_rows == np.arange(len(self.original_rows))
-        ids = self.columns["id"].combine_chunks().take(pa.array(self.original_rows, mask=is_original))
-        return pc.coalesce(ids, pa.array(self.evidence.tolist(), pa.string()))
+    def _duplicate_of(self, rows: Int64Array) -> pa.Array:
+        """Return the id of the document that each of some rows repeats, or else its evidence, or null."""
+        evidence = pa.array(self.evidence[rows].tolist(), pa.string())
+        originals = self.original_rows[rows]
+        is_copy = originals != rows
+        return pc.replace_with_mask(evidence, pa.array(is_copy), take(self.columns["id"], originals[is_copy]))
 
 
 def encode(values: Sequence[str]) -> tuple[list[str], Int32Array]:

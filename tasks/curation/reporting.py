@@ -2,7 +2,7 @@
 
 import html
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from tasks.curation import filtering
 from tasks.curation.arrays import Float64Array, Int32Array, Int64Array
 from tasks.curation.corpus import Corpus, encode, encode_column
 from tasks.curation.filtering import Bound
+from tasks.pages import bars, charts, document, table
 from tasks.reports import Report
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ Encoded = tuple[list[str], Int32Array]
 NUM_EXAMPLES, EXAMPLE_CHARACTERS, MAX_PANELS = 3, 400, 24
 MAX_MEASURED_AGAIN = 1000  # kept documents whose texts are read for the examples of a rule
 MAX_LANGUAGE_WARNINGS = 5  # of the languages that lose most documents; a corpus of web pages has dozens
-PAGE = """<!doctype html><meta charset="utf-8"><title>Curation</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}}
-table{{border-collapse:collapse;margin:1em 0}}td,th{{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}}
-td.n{{text-align:right;font-variant-numeric:tabular-nums}}img{{max-width:100%}}
-pre{{white-space:pre-wrap;background:#f6f6f4;padding:.6em;margin:.3em 0}}small{{color:#666}}</style>
-<h1>Curation</h1>{body}
-"""
 HEADINGS = {
     "funnel": "What remains after each step",
     "reasons": "Documents dropped, by reason",
@@ -182,14 +176,10 @@ def draw_reasons(report: Report) -> "Figure":
     return figure
 
 
-def draw_signals(corpus: Corpus) -> "Figure":
-    """Draw a histogram of each signal that a filter compares with a bound, with the bounds of all languages."""
-    names = [name for name in dict.fromkeys(bound.signal for bound in corpus.bounds) if name][:MAX_PANELS]
-    num_rows, languages = -(-max(len(names), 1) // 4), set(corpus.signals.language.tolist())
-    figure, _ = _figure(14, 2.2 * num_rows)
-    figure.clear()
-    for position, name in enumerate(names, start=1):
-        axes = figure.add_subplot(num_rows, 4, position)
+def _histograms(corpus: Corpus) -> Iterator[tuple[str, Int64Array, Float64Array, list[float]]]:
+    """Name, counts, edges and bounds (of all languages) of each signal that a filter compares with a bound."""
+    languages = set(corpus.signals.language.tolist())
+    for name in [name for name in dict.fromkeys(bound.signal for bound in corpus.bounds) if name][:MAX_PANELS]:
         values = np.asarray(getattr(corpus.signals, name), np.float64)
         if not len(values):
             continue
@@ -200,10 +190,20 @@ def draw_signals(corpus: Corpus) -> "Figure":
         # is extended to bounds within reach; a bound such as 100,000 words would compress them, too.
         top = max([float(np.quantile(values, 0.99)), *(1.1 * b for b in bounds if b < 10 * values.max() + 1)]) or 1.0
         counts, edges = np.histogram(np.minimum(values, top), bins=40, range=(0, top))
+        yield name, counts, edges, [bound for bound in bounds if 0 <= bound <= top]
+
+
+def draw_signals(corpus: Corpus) -> "Figure":
+    """Draw a histogram of each signal that a filter compares with a bound, with the bounds of all languages."""
+    panels = list(_histograms(corpus))
+    num_rows = -(-max(len(panels), 1) // 4)
+    figure, _ = _figure(14, 2.2 * num_rows)
+    figure.clear()
+    for position, (name, counts, edges, bounds) in enumerate(panels, start=1):
+        axes = figure.add_subplot(num_rows, 4, position)
         axes.stairs(np.log10(1 + counts), edges, fill=True, color="#4477aa")
         for bound in bounds:
-            if bound <= top:
-                axes.axvline(bound, color="#cc6677", linewidth=1)
+            axes.axvline(bound, color="#cc6677", linewidth=1)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=6)
     figure.supylabel("log10(1 + documents)", fontsize=8)
@@ -222,17 +222,46 @@ def markdown(report: Report, page: Path) -> str:
     return "\n".join(lines)
 
 
-def write_page(folder: Path, corpus: Corpus, report: Report, documents: Path) -> None:
-    """Write curation.html: the figures, the tables, and for each reason some dropped documents next to kept ones."""
-    parts = [f'<h2>{HEADINGS[name]}</h2><img src="{name}.png" alt="{HEADINGS[name]}">' for name in report.figures]
-    parts += [f"<h2>{HEADINGS[name]}</h2>{_table(rows)}" for name, rows in report.tables.items() if name != "reasons"]
+def write_page(
+    folder: Path, corpus: Corpus, report: Report, documents: Path, records: Mapping[str, Counter[str]]
+) -> None:
+    """Write curation.html: what remains, the tables, and for each reason dropped documents beside kept ones."""
+    body = [f'<p class="note">{html.escape(note)}</p>' for note in report.warnings]
+    steps = [(row["step"], row["bytes"], f"{row['documents']:,} documents") for row in report.tables["funnel"]]
+    body += [f"<h2>{HEADINGS['funnel']}</h2><p>The length of a bar is the size of the text.</p>{bars(steps)}"]
+    body += [_funnel_of_records(name, counts) for name, counts in records.items() if counts.get("read")]
+    reasons = [(row["reason"], row["documents"], f"{row['documents']:,}") for row in report.tables["reasons"]]
+    body += [f"<h2>{HEADINGS['reasons']}</h2>{bars(reasons, is_bad=True)}", _signals(corpus)]
+    shown = {name: rows for name, rows in report.tables.items() if name not in ("reasons", "funnel")}
+    body += [f"<h2>{HEADINGS[name]}</h2>{table(rows)}" for name, rows in shown.items()]
     chosen = {reason: examples(corpus, reason, documents) for reason, _ in corpus.by_reason()}
     texts = _texts(documents, np.unique(np.concatenate([np.empty(0, np.int64), *sum(chosen.values(), ())])))
     for reason, (dropped, kept) in chosen.items():
-        parts.append(f"<h2>Examples of {html.escape(reason)}</h2>")
-        parts += [_example(corpus, int(row), texts[int(row)], "dropped") for row in dropped]
-        parts += [_example(corpus, int(row), texts[int(row)], "kept") for row in kept]
-    (folder / "curation.html").write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
+        body.append(f'<h2>Examples of {html.escape(reason)}</h2><div class="sides">')
+        for outcome, rows in (("dropped", dropped), ("kept", kept)):
+            shown_texts = [_example(corpus, int(row), texts[int(row)], outcome) for row in rows]
+            body.append(f"<div><h3>{outcome}</h3>{''.join(shown_texts)}</div>")
+        body.append("</div>")
+    (folder / "curation.html").write_text(document("Curation", "\n".join(body), report.summary), encoding="utf-8")
+
+
+def _funnel_of_records(name: str, counts: Mapping[str, int]) -> str:
+    """Conversations or preferences: how many were read and kept, and why the others were not."""
+    num_kept, num_read, reasons = _outcome(counts)
+    rows = [("read", num_read, f"{num_read:,} {name}"), ("kept", num_kept, f"{num_kept:,} {name}")]
+    dropped = [(reason, n, f"{n:,}") for reason, n in sorted(reasons.items(), key=lambda item: -item[1])]
+    return f"<h2>{name.capitalize()}</h2>{bars(rows)}{bars(dropped, is_bad=True) if dropped else ''}"
+
+
+def _signals(corpus: Corpus) -> str:
+    """A histogram of each signal with its bounds."""
+    text = "Documents, on a logarithmic scale, by the value of each signal; lines are bounds of the filters."
+    figures = [
+        f"<figure><figcaption>{html.escape(name.replace('_', ' '))}</figcaption>"
+        f"{charts.histogram(np.log10(1 + counts).tolist(), edges.tolist(), bounds)}</figure>"
+        for name, counts, edges, bounds in _histograms(corpus)
+    ]
+    return f'<h2>{HEADINGS["signals"]}</h2><p>{text}</p><div class="small">{"".join(figures)}</div>' if figures else ""
 
 
 def examples(corpus: Corpus, reason: str, documents: Path) -> tuple[Int64Array, Int64Array]:
@@ -309,17 +338,5 @@ def _example(corpus: Corpus, row: int, record: tuple[str, str], outcome: str) ->
     return f"<small>{outcome}{value}: {html.escape(document_id)}</small><pre>{excerpt}</pre>"
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return "<p>This table is empty.</p>"
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(map(_html_cell, row.values())) + "</tr>" for row in rows[:50])
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
 def _markdown_cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
-
-
-def _html_cell(value: Any) -> str:
-    return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f"<td>{html.escape(str(value))}</td>"

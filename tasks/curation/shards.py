@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,8 @@ class ShardFilter:
         parts: tables with the columns of data/documents. on_progress receives numbers of documents.
         """
         path = self._scratch / COLUMNS_FILE
-        path.unlink(missing_ok=True)  # a corpus that still uses the earlier file keeps it
+        for earlier in [path, *self._scratch.glob("texts-*.arrow")]:
+            earlier.unlink(missing_ok=True)  # a corpus that still uses the files of an earlier run keeps them
         schema = pa.schema([documents.SCHEMA.field(name) for name in COLUMNS])
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for columns, signals, decision, texts in map_in_threads(self._filter_part, parts, self._num_threads):
@@ -68,16 +70,20 @@ class ShardFilter:
         return part.select(COLUMNS), signals, decision, edited
 
     def corpus(self, texts: pa.ChunkedArray) -> Corpus:
-        """Return the corpus after all parts. texts: those that `kept_texts` yielded, in TEXTS_FILE."""
+        """Return the corpus after all parts. texts: those that `kept_texts` yielded, in TEXTS_FILE. Call it once."""
         reasons: ObjectArray = np.concatenate([decision.reasons for decision in self._decisions])
+        values = np.concatenate([decision.values for decision in self._decisions])
+        bounds = self._decisions[0].bounds  # equal for all parts
+        parts = sum((decision.parts for decision in self._decisions), Counter[Any]())
+        self._decisions.clear()  # what they hold is now in memory twice
         return Corpus(
             columns=pa.ipc.open_file(pa.memory_map(str(self._scratch / COLUMNS_FILE))).read_all(),
             signals=self._signals.read(),
             filter_params=self._filter_params,
             reasons=reasons,
-            values=np.concatenate([decision.values for decision in self._decisions]),
-            bounds=self._decisions[0].bounds,  # equal for all parts
-            parts=sum((decision.parts for decision in self._decisions), Counter()),
+            values=values,
+            bounds=bounds,
+            parts=parts,
             scratch=self._scratch,
             texts=texts,
             texts_file=self._scratch / TEXTS_FILE,

@@ -208,7 +208,7 @@ def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) 
         index = contamination.build_index(sets, params.contamination)
         with _progress("contamination", corpus.num_bytes(rows)) as progress:
             survey = boilerplate.survey(texts, index, ~held_out, None, params.threads(), progress.advance)
-        of_records = [conversations.survey(data / name / "raw", index) for name in RECORDS]
+        of_records = [conversations.survey(data / name / "raw", index, corpus.scratch / name) for name in RECORDS]
         comparison = leaks.Comparison(index, boilerplate.recognize(index, [survey, *of_records]))
         _remove_leaks(corpus, rows, leaks.find(texts, comparison, survey), params)
         corpus.boilerplate = comparison.common.passages(index)
@@ -287,7 +287,7 @@ def write_documents(corpus: Corpus, params: Params, data: Path, timings: Timings
 
 @task(cache_policy=NO_CACHE)
 def curate_records(
-    comparison: leaks.Comparison | None, params: Params, data: Path, timings: Timings
+    comparison: leaks.Comparison | None, params: Params, data: Path, timings: Timings, run: Path = RUN
 ) -> dict[str, Counter[str]]:
     """Mask personal data, and drop repeated and contaminated records. Return the counts by table and reason.
 
@@ -299,10 +299,11 @@ def curate_records(
     with timings.measure("records"):
         counts = {
             name: conversations.curate(
-                data / name / "raw", data / name / "curated", data / "dropped" / name, settings, comparison
+                data / name / "raw", data / name / "curated", data / "dropped" / name, settings,
+                run / "curation" / name, comparison,
             )
             for name in RECORDS
-        }
+        }  # fmt: skip
     for name, by_reason in counts.items():
         if by_reason["read"] and not by_reason["kept"]:
             reasons = ", ".join(f"{key} {n}" for key, n in by_reason.items() if n and key not in ("read", "kept"))
@@ -331,7 +332,7 @@ def write_report(
         if comparison is not None:
             report.scores["compared_with"] = _compared_with(comparison.index, data)
         report.write(data / "reports")
-        reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents")
+        reporting.write_page(data / "reports" / "curation", corpus, report, data / "documents", records)
         _create_artifact(report, data / "reports" / "curation" / "curation.html")
     timings.write()
     kept_shares.check_strict("curation", report.warnings, params)

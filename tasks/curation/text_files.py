@@ -14,6 +14,7 @@ SCHEMA = pa.schema([pa.field("text", pa.large_string())])
 def write(path: Path, chunks: Iterable[pa.Array]) -> pa.ChunkedArray:
     """Write chunks of large_string, one at a time, to an Arrow file. Return its texts, mapped into memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # texts of an earlier file that are still mapped stay as they are
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for chunk in chunks:
             if len(chunk):

@@ -51,10 +51,11 @@ class Delivery(BaseModel):
 
 
 class Ledger(BaseModel):
-    """All deliveries, and how many documents the last training saw."""
+    """All deliveries, and how many records the last training saw."""
 
     deliveries: list[Delivery] = Field(default_factory=list, description="By number.")
-    trained_documents: int = Field(0, description="Curated documents at the last training.")
+    trained: dict[str, int] = Field(default_factory=dict, description="Curated records at the last training, by kind.")
+    training_began: bool = Field(False, description="Whether a training began that has not ended; it is continued.")
 
     def active(self) -> set[int]:
         """Return the numbers of the deliveries that ingestion reads."""
@@ -104,7 +105,7 @@ def new_files(folder: Path, ledger: Ledger, min_age: float) -> list[tuple[Path, 
 def receive(
     folder: Path, min_age: float, check: Callable[[list[Path]], str], keep: Keep
 ) -> tuple[Ledger, list[Delivery]]:
-    """Make deliveries of the new files: one of those that can be read, and one for each that cannot or is a copy.
+    """Make deliveries of the new files: one of those that can be read, and one for each reason not to read others.
 
     check: returns why files cannot be read, or an empty string. keep: stores a folder by its hash, which it returns.
     The files stay in the watched folder. Returns the list and the new deliveries; the list is already written.
@@ -116,13 +117,14 @@ def receive(
         if delivery.state in ("active", "set aside")
         for file in delivery.files
     }
-    accepted, others = list[tuple[Path, File]](), list[Delivery]()
+    accepted, others = list[tuple[Path, File]](), dict[tuple[State, str], list[File]]()
     for path, file in new_files(folder, ledger, min_age):
         if file.sha256 in by_hash:
             origin = by_hash[file.sha256]
-            others.append(_delivery(0, "duplicate", [file], f"equal to a file of delivery {origin or 'this one'}"))
+            reason = f"equal to a file of delivery {origin or len(ledger.deliveries) + 1}"
+            others.setdefault(("duplicate", reason), []).append(file)
         elif reason := check([path]):
-            others.append(_delivery(0, "refused", [file], reason))
+            others.setdefault(("refused", reason), []).append(file)
         else:
             accepted.append((path, file))
             by_hash[file.sha256] = 0
@@ -132,8 +134,8 @@ def receive(
         _copy(accepted, delivery.folder)
         delivery.md5 = keep(str(delivery.folder))
         new.append(delivery)
-    for number, delivery in enumerate(others, len(ledger.deliveries) + len(new) + 1):
-        new.append(delivery.model_copy(update={"number": number}))
+    for number, ((state, reason), files) in enumerate(others.items(), len(ledger.deliveries) + len(new) + 1):
+        new.append(_delivery(number, state, files, reason))
     ledger.deliveries += new
     if new:
         write(ledger)
@@ -158,6 +160,20 @@ def activate(ledger: Ledger, numbers: set[int], bring_back: BringBack) -> None:
             bring_back([f"{delivery.folder}.dvc"])
             delivery.state = "active"
         write(ledger)
+
+
+def copy_dvc_files(ledger: Ledger, numbers: set[int], root: Path) -> list[str]:
+    """Copy the .dvc files of deliveries into data/raw below `root`; return their paths there. Raises BadInput."""
+    paths = []
+    for number in sorted(numbers):
+        path = ledger.get(number).folder.with_suffix(".dvc")
+        sources = [folder / path.name for folder in (RAW, ASIDE) if (folder / path.name).is_file()]
+        if not sources:
+            raise BadInput(f"delivery {number} was {ledger.get(number).state}; its files cannot be restored")
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sources[0], root / path)
+        paths.append(str(path))
+    return paths
 
 
 def remove(ledger: Ledger, number: int) -> None:

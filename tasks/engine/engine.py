@@ -13,10 +13,12 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 import xxhash
 
@@ -25,7 +27,10 @@ from tasks.files import rerun_advice, sync_folder, write_json
 
 JOURNAL = "manifest.jsonl"  # one line per finished part; the driver alone appends to it
 MANIFEST = "manifest.json"  # the same as one file, for readers; it is written when the stage has ended
+DISCARDED = "discarded"  # an empty file in the folder of a part whose files no later stage reads
 KEY = re.compile(r"[\w-]{1,100}")
+MAX_ATTEMPTS = 4  # of a task whose worker ends without an outcome, or that takes too long
+TASK_SECONDS = 6 * 3600.0  # a task that takes longer counts as hanging; those of curation take minutes
 
 Function = Callable[[Path, Any], Mapping[str, Any]]
 """A top-level function from (folder for its files, input) to a small result. Input and result are values of JSON."""
@@ -91,8 +96,22 @@ class Manifest:
         return int(sum(part.result[name] for part in self.parts.values()))
 
 
-class Engine(Protocol):
-    """What stages need of an engine; `LocalEngine` and `RayEngine` implement it."""
+class Engine(ABC):
+    """Runs stages, each of which is a folder below `folder`. `LocalEngine` and `RayEngine` say where tasks run."""
+
+    def __init__(self, folder: Path, task_seconds: float | None = TASK_SECONDS) -> None:
+        self.folder = folder.absolute()  # the workers of a cluster have other working folders
+        self.task_seconds = task_seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers. The engine can be used again, with new ones."""
 
     def run(
         self,
@@ -102,52 +121,53 @@ class Engine(Protocol):
         inputs: Mapping[str, Any],
         on_result: Results = ignore_result,
     ) -> Manifest:
-        """Call function(folder, inputs[key]) for each key that is not complete. Return what is complete afterwards."""
-        ...
+        """Call function(folder, inputs[key]) for each key that is not complete. Return what is complete afterwards.
 
+        A key whose worker ends, or takes longer than `task_seconds`, in each of MAX_ATTEMPTS attempts is quarantined.
+        Raises BadInput for keys that occur twice or are no file names, and whatever `function` raises.
+        """
+        folder = self.folder / stage
+        if len(set(keys)) < len(keys) or not all(KEY.fullmatch(key) for key in keys):
+            raise BadInput(f"{folder}: expected different keys of letters, digits, - and _, got {', '.join(keys[:5])}")
+        name = f"{_module(function)}:{function.__qualname__}"
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = {key: input_digest(name, inputs[key]) for key in keys}
+        listed = {key: part for key, part in _listed(folder).items() if digests.get(key) == part.input}
+        _rewrite_journal(folder, listed.values())
+        _delete_unlisted(folder, listed.values())
+        for key, part in listed.items():
+            on_result(key, part.result)
+        pending = [Task(str(folder), key, name, inputs[key]) for key in keys if key not in listed]
+        quarantined = dict[str, str]()
+        try:
+            for outcome in self._published(folder, pending):
+                if isinstance(outcome, Crash):
+                    quarantined[outcome.key] = outcome.reason
+                else:
+                    listed[outcome.key] = outcome
+                    on_result(outcome.key, outcome.result)
+        finally:
+            parts = {key: listed[key] for key in keys if key in listed}
+            _delete_unlisted(folder, parts.values())
+        body = {"parts": {key: asdict(part) for key, part in parts.items()}, "quarantined": quarantined}
+        write_json(folder / MANIFEST, body)
+        return Manifest(folder, parts, quarantined, len(pending) - len(quarantined))
 
-Outcomes = Callable[[list[Task]], Iterator[Part | Crash]]
+    def _published(self, folder: Path, tasks: list[Task]) -> Iterator[Part | Crash]:
+        """Yield the outcome of each task after the journal lists it."""
+        if not tasks:
+            return
+        with open(folder / JOURNAL, "a", encoding="utf-8") as journal, closing(self._outcomes(tasks)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, Part):
+                    journal.write(json.dumps(asdict(outcome)) + "\n")
+                    journal.flush()
+                    os.fsync(journal.fileno())
+                yield outcome
 
-
-def run(
-    folder: Path,
-    keys: Sequence[str],
-    function: Function,
-    inputs: Mapping[str, Any],
-    outcomes: Outcomes,
-    on_result: Results,
-) -> Manifest:
-    """Run a stage in `folder`: what all engines share. `outcomes` runs tasks and yields what comes of each, once.
-
-    Raises BadInput for keys that occur twice or are no file names, and whatever `function` raises.
-    """
-    if len(set(keys)) < len(keys) or not all(KEY.fullmatch(key) for key in keys):
-        raise BadInput(f"{folder}: expected different keys of letters, digits, - and _, got {', '.join(keys[:5])}")
-    name = f"{_module(function)}:{function.__qualname__}"
-    folder.mkdir(parents=True, exist_ok=True)
-    digests = {key: input_digest(name, inputs[key]) for key in keys}
-    listed = {key: part for key, part in _listed(folder).items() if digests.get(key) == part.input}
-    _rewrite_journal(folder, listed.values())
-    _delete_unlisted(folder, listed.values())
-    for key, part in listed.items():
-        on_result(key, part.result)
-    pending = [Task(str(folder), key, name, inputs[key]) for key in keys if key not in listed]
-    quarantined = dict[str, str]()
-    with open(folder / JOURNAL, "a", encoding="utf-8") as journal:
-        for outcome in outcomes(pending) if pending else ():
-            if isinstance(outcome, Crash):
-                quarantined[outcome.key] = outcome.reason
-            elif outcome.key not in listed:
-                listed[outcome.key] = outcome
-                journal.write(json.dumps(asdict(outcome)) + "\n")
-                journal.flush()
-                os.fsync(journal.fileno())
-                on_result(outcome.key, outcome.result)
-    parts = {key: listed[key] for key in keys if key in listed}
-    _delete_unlisted(folder, parts.values())
-    body = {"parts": {key: asdict(part) for key, part in parts.items()}, "quarantined": quarantined}
-    write_json(folder / MANIFEST, body)
-    return Manifest(folder, parts, quarantined, len(pending) - len(quarantined))
+    @abstractmethod
+    def _outcomes(self, tasks: list[Task]) -> Generator[Part | Crash, None, None]:
+        """Run the tasks and yield what comes of each, once, in any order. No task runs any longer when it ends."""
 
 
 def execute(task: Task) -> Part:
@@ -213,7 +233,7 @@ def _function(name: str) -> Function:
 
 
 def _listed(folder: Path) -> dict[str, Part]:
-    """Return the parts that the journal lists and whose folders exist. A last line that is cut off is no part."""
+    """Return the parts that the journal lists and whose files exist. A last line that is cut off is no part."""
     parts = dict[str, Part]()
     path = folder / JOURNAL
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
@@ -222,9 +242,17 @@ def _listed(folder: Path) -> dict[str, Part]:
             part = Part(**json.loads(line))
         except (ValueError, TypeError):
             continue
-        if (folder / part.name).is_dir():
+        if _has_files(folder / part.name, part.files):
             parts[part.key] = part
     return parts
+
+
+def _has_files(folder: Path, files: Mapping[str, list[Any]]) -> bool:
+    """Whether the folder of a part has its files, in their sizes, or its files were discarded."""
+    if (folder / DISCARDED).exists():
+        return True
+    paths = {folder / name: num_bytes for name, (num_bytes, _) in files.items()}
+    return folder.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
 def _rewrite_journal(folder: Path, parts: Iterable[Part]) -> None:
@@ -248,5 +276,6 @@ def _delete_unlisted(folder: Path, parts: Iterable[Part]) -> None:
 def discard_files(manifest: Manifest) -> None:
     """Delete the files of a stage that no later one reads. Its parts stay listed, so that a resumed run skips them."""
     for part in manifest.parts.values():
+        (manifest.folder / part.name / DISCARDED).touch()
         for name in part.files:
             (manifest.folder / part.name / name).unlink(missing_ok=True)

@@ -7,54 +7,41 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.engine import engine
-from tasks.engine.engine import Crash, Function, Manifest, Part, Results, Task, ignore_result
-from tasks.engine.worker import decode_error
+from tasks.engine.engine import MAX_ATTEMPTS, TASK_SECONDS, Crash, Engine, Part, Task, execute
+from tasks.engine.worker import decode_outcome
 
 PROJECT = Path(__file__).parents[2]
-MAX_ATTEMPTS = 3  # of a task whose worker ends without an outcome, or that takes longer than `task_seconds`
 
 
-@dataclass(frozen=True)
-class LocalEngine:
-    """Runs stages below `folder` in `workers` processes. task_seconds: a task that takes longer counts as hanging."""
+class LocalEngine(Engine):
+    """Runs tasks in `workers` processes, which stay for all stages until `close`; with 0, in the calling process."""
 
-    folder: Path
-    workers: int = 0
-    task_seconds: float | None = None
+    def __init__(self, folder: Path, workers: int = 0, task_seconds: float | None = TASK_SECONDS) -> None:
+        super().__init__(folder, task_seconds)
+        self._workers = [_Worker() for _ in range(workers)]
 
-    def run(
-        self,
-        stage: str,
-        keys: Sequence[str],
-        function: Function,
-        inputs: Mapping[str, Any],
-        on_result: Results = ignore_result,
-    ) -> Manifest:
-        """Call function(folder, inputs[key]) for each key that is not complete. Return what is complete afterwards.
+    def close(self) -> None:
+        """End the worker processes."""
+        for worker in self._workers:
+            worker.stop()
 
-        A key whose worker ends in each of MAX_ATTEMPTS attempts is quarantined. Raises whatever `function` raises.
-        """
-        return engine.run(self.folder / stage, keys, function, inputs, self._outcomes, on_result)
-
-    def _outcomes(self, tasks: list[Task]) -> Iterator[Part | Crash]:
-        if not self.workers:
-            yield from map(engine.execute, tasks)
+    def _outcomes(self, tasks: list[Task]) -> Generator[Part | Crash, None, None]:
+        if not self._workers:
+            yield from map(execute, tasks)
             return
         pending, attempts = deque(tasks), Counter[str]()
-        workers = [_Worker() for _ in range(min(self.workers, len(tasks)))]
         try:
-            while pending or any(worker.task for worker in workers):
-                for worker in workers:
+            while pending or any(worker.task for worker in self._workers):
+                for worker in self._workers:
                     if worker.task is None and pending:
                         worker.start(pending.popleft())
-                for worker in _ready(workers, self.task_seconds):
+                for worker in _ready(self._workers, self.task_seconds):
                     task, outcome = worker.take()
                     if isinstance(outcome, Part):
                         yield outcome
@@ -65,8 +52,9 @@ class LocalEngine:
                     else:
                         yield Crash(task.key, f"{outcome}, in each of {MAX_ATTEMPTS} attempts")
         finally:
-            for worker in workers:
-                worker.stop()
+            for worker in self._workers:
+                if worker.task is not None:  # after an error of another task
+                    worker.stop()
 
 
 class _Worker:
@@ -85,7 +73,9 @@ class _Worker:
 
     def start(self, task: Task) -> None:
         """Give a task to the process, or to a new one after the previous one has ended."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self.stop()
+        if self._process is None:
             path = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
             command = [sys.executable, "-m", "tasks.engine.worker"]
             self._process = subprocess.Popen(
@@ -107,10 +97,7 @@ class _Worker:
             code = self._process.wait()
             self.stop()
             return task, self.late or f"its worker process ended with exit code {code}"
-        outcome = json.loads(line)
-        if "error" in outcome:
-            raise decode_error(outcome["error"])
-        return task, Part(**outcome["part"])
+        return task, decode_outcome(json.loads(line))
 
     def kill(self, seconds: float) -> None:
         """End the process of a task that takes longer than `seconds`; `take` then reports it."""
@@ -120,6 +107,7 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process and close its pipes."""
+        self.task = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()

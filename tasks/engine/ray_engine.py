@@ -1,85 +1,90 @@
 """The engine on a Ray cluster: Ray schedules tasks and repeats those whose worker has died; results are files.
 
-The workers need the project and its environment at the same paths as the driver, and a file system that all share.
-Nothing is put into Ray's object store but the record of each part, which is a few hundred bytes.
+The workers need the project and its environment at the same paths as the driver, which is started in the folder of the
+project, and a file system that all share. Nothing is put into Ray's object store but the record of each part, which is
+a few hundred bytes.
 """
 
 import os
+import signal
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Generator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.engine import engine
-from tasks.engine.engine import Crash, Function, Manifest, Part, Results, Task, ignore_result
-from tasks.engine.worker import decode_error, encode_error
+from tasks.engine.engine import MAX_ATTEMPTS, TASK_SECONDS, Crash, Engine, Part, Task
+from tasks.engine.worker import decode_outcome, outcome_of
 from tasks.errors import BadInput, BadParams
 
-PROJECT = Path(__file__).parents[2]
-MAX_RETRIES = 3  # of a task whose worker process or machine has died
 IN_FLIGHT_PER_CPU = 2  # tasks that wait for a CPU or run on it; more would only fill Ray's queue
-POLL_SECONDS = 1.0
+RESOURCES_SECONDS = 10.0  # how often the driver asks how many CPUs the cluster has
+END_SECONDS = 30.0  # how long the driver waits for tasks that it has canceled after an error
 
 
-@dataclass(frozen=True)
-class RayEngine:
-    """Runs stages below `folder` as Ray tasks of `cpus_per_task` CPUs. task_seconds: longer tasks count as hanging.
+class RayEngine(Engine):
+    """Runs tasks as Ray tasks of `cpus_per_task` CPUs.
 
-    address: of the head, as of RAY_ADDRESS; "auto" is the cluster that runs on this machine.
+    address: of the head, as of RAY_ADDRESS; "auto" is the cluster that runs on this machine. Raises BadParams without
+    Ray, or if the cluster does not answer.
     """
 
-    folder: Path
-    address: str = "auto"
-    cpus_per_task: int = 1
-    task_seconds: float | None = None
-
-    def run(
+    def __init__(
         self,
-        stage: str,
-        keys: Sequence[str],
-        function: Function,
-        inputs: Mapping[str, Any],
-        on_result: Results = ignore_result,
-    ) -> Manifest:
-        """Call function(folder, inputs[key]) for each key that is not complete. Return what is complete afterwards.
+        folder: Path,
+        address: str = "auto",
+        cpus_per_task: int = 1,
+        task_seconds: float | None = TASK_SECONDS,
+    ) -> None:
+        super().__init__(folder, task_seconds)
+        self._address, self._cpus_per_task = address, cpus_per_task
 
-        A key whose worker dies in MAX_RETRIES + 1 attempts is quarantined. Raises whatever `function` raises, and
-        BadParams without Ray, or if the cluster does not answer.
-        """
-        connect(self.address)
-        folder = self.folder.absolute() / stage  # workers have other working folders
-        return engine.run(folder, keys, function, inputs, self._outcomes, on_result)
+    def close(self) -> None:
+        """Do nothing: the workers belong to the cluster, which ends them when this process ends."""
 
-    def _outcomes(self, tasks: list[Task]) -> Iterator[Part | Crash]:
+    def _outcomes(self, tasks: list[Task]) -> Generator[Part | Crash, None, None]:
+        connect(self._address)
         import ray
 
-        options = {"num_cpus": self.cpus_per_task, "max_retries": MAX_RETRIES, "retry_exceptions": False}
+        options = {"num_cpus": self._cpus_per_task, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": False}
         remote = ray.remote(_execute).options(**options, scheduling_strategy="SPREAD")
-        pending, running, late = deque(tasks), dict[Any, tuple[Task, float]](), Counter[str]()
+        pending, running, limit, asked = deque(tasks), dict[Any, Task](), 0, 0.0
         try:
             while pending or running:
-                limit = max(2, IN_FLIGHT_PER_CPU * int(ray.cluster_resources().get("CPU", 1)) // self.cpus_per_task)
+                if time.monotonic() - asked > RESOURCES_SECONDS or not asked:
+                    limit, asked = self._max_in_flight(), time.monotonic()
                 while pending and len(running) < limit:
                     task = pending.popleft()
-                    running[remote.remote(str(PROJECT), asdict(task))] = task, time.monotonic()
-                finished, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+                    running[remote.remote(asdict(task), self.task_seconds)] = task
+                finished, _ = ray.wait(list(running), num_returns=1, timeout=RESOURCES_SECONDS)
+                if finished:  # and all others that have finished meanwhile
+                    finished, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
                 for reference in finished:
-                    task, _ = running.pop(reference)
-                    outcome = _take(reference, task)
-                    if isinstance(outcome, Crash) and late[task.key] and late[task.key] <= MAX_RETRIES:
-                        pending.appendleft(task)  # it was canceled, because it took too long
-                    else:
-                        yield outcome
-                for reference, (task, since) in running.items():
-                    if self.task_seconds is not None and time.monotonic() - since > self.task_seconds:
-                        late[task.key] += 1
-                        running[reference] = task, time.monotonic()
-                        ray.cancel(reference, force=True)
+                    yield self._take(reference, running.pop(reference))
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=END_SECONDS)
+
+    def _max_in_flight(self) -> int:
+        import ray
+
+        return max(2, IN_FLIGHT_PER_CPU * int(ray.cluster_resources().get("CPU", 1)) // self._cpus_per_task)
+
+    def _take(self, reference: Any, task: Task) -> Part | Crash:
+        import ray
+
+        try:
+            outcome = ray.get(reference)
+        except ray.exceptions.RayTaskError:
+            raise  # an error in the worker before or after the task, which another attempt would repeat
+        except ray.exceptions.RayError as error:
+            late = f" or took longer than {self.task_seconds:g} s" if self.task_seconds else ""
+            reason = f"its worker died{late}, in each of {MAX_ATTEMPTS} attempts ({type(error).__name__})"
+            return Crash(task.key, reason)
+        return decode_outcome(outcome)
 
 
 def connect(address: str) -> None:
@@ -98,28 +103,14 @@ def connect(address: str) -> None:
             ) from error
 
 
-def _execute(project: str, task: dict[str, Any]) -> dict[str, Any]:
+def _execute(task: dict[str, Any], task_seconds: float | None) -> dict[str, Any]:
     """Run one task in a Ray worker. Errors come back as values, so that Ray repeats only what died."""
-    import sys
-
-    if project not in sys.path:
-        sys.path.insert(0, project)
+    # The alarm ends the process, also within machine code; Ray then repeats the task.
+    signal.setitimer(signal.ITIMER_REAL, task_seconds or 0)
     try:
-        return {"part": asdict(engine.execute(Task(**task)))}
-    except Exception as error:
-        return {"error": encode_error(error)}
-
-
-def _take(reference: Any, task: Task) -> Part | Crash:
-    import ray
-
-    try:
-        outcome = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return Crash(task.key, f"its worker died in each of {MAX_RETRIES + 1} attempts ({type(error).__name__})")
-    if "error" in outcome:
-        raise decode_error(outcome["error"])
-    return Part(**outcome["part"])
+        return outcome_of(Task(**task))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def address_of_environment() -> str:

@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tasks.engine.engine import Task, execute
+from tasks.engine.engine import Part, Task, execute
 
 POLL_SECONDS = 0.5  # how often a worker looks whether its driver still exists
 
@@ -28,19 +29,28 @@ def main() -> None:
     outcomes = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
-        outcomes.write(json.dumps(_outcome(Task(**json.loads(line)))) + "\n")
+        outcomes.write(json.dumps(outcome_of(Task(**json.loads(line)))) + "\n")
         outcomes.flush()
 
 
-def _outcome(task: Task) -> dict[str, Any]:
+def outcome_of(task: Task) -> dict[str, Any]:
+    """Run a task; return its part or its error as a value of JSON, which `decode_outcome` reads."""
     try:
         return {"part": asdict(execute(task))}
     except Exception as error:
         error.add_note(f"in the task {task.key!r} of {task.folder}:\n{traceback.format_exc()}")
-        return {"error": encode_error(error)}
+        return {"error": _encode_error(error)}
 
 
-def encode_error(error: Exception) -> str:
+def decode_outcome(outcome: Mapping[str, Any]) -> Part:
+    """Return the part of an outcome, or raise its error."""
+    if "error" in outcome:
+        error: Exception = pickle.loads(base64.b64decode(outcome["error"]))
+        raise error
+    return Part(**outcome["part"])
+
+
+def _encode_error(error: Exception) -> str:
     """Return an exception as text; one that cannot be pickled becomes a RuntimeError with its description."""
     try:
         data = pickle.dumps(error)
@@ -48,12 +58,6 @@ def encode_error(error: Exception) -> str:
     except Exception:
         data = pickle.dumps(RuntimeError("".join(traceback.format_exception(error))))
     return base64.b64encode(data).decode()
-
-
-def decode_error(text: str) -> Exception:
-    """Return the exception that `encode_error` has encoded."""
-    error: Exception = pickle.loads(base64.b64decode(text))
-    return error
 
 
 def _end_with(driver: int) -> None:

@@ -3,15 +3,17 @@
 The page shows only what the reports on disk contain.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation import charts
+from tasks.evaluation import funnel
+from tasks.evaluation.score_gates import is_lower_better
+from tasks.pages import charts, style
 from tasks.pipeline_stages import PipelineStage
 from tasks.reports import read as read_report
+from tasks.reports import read_csv
 
 TEMPLATE = "report.html"
 EVALUATION = "evaluation"  # the stage that writes the page; its own results fill the upper half
@@ -19,6 +21,8 @@ MAX_SET_CHARTS = 2  # of each test set of your own
 MAX_FIGURES = 6  # per stage
 LAST_CURVES = ("gradient_norm",)  # curves that are shown only if fewer than MAX_FIGURES other_curves exist
 LEARNING_RATE = "learning_rate"  # the schedule is always shown
+VALIDATION = "validation_"  # a curve of this prefix is drawn into the chart of the same curve in training
+LOWER, HIGHER = "Lower is better.", "Higher is better."
 
 DESCRIPTIONS = {  # by kind of stage
     "ingestion": "All sources are read into one schema. Records that cannot be read are quarantined with a reason.",
@@ -55,11 +59,34 @@ class Comparison:
     mark: float | None = None
     mark_label: str = ""
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all models have the same score, so that a sentence says more than a chart."""
+        return len(self.rows) > 1 and len({score["value"] for _, score in self.rows}) == 1
 
-def write(reports: Path, path: Path, stages: Sequence[PipelineStage], reference: str = "sft") -> None:
+
+@dataclass(frozen=True)
+class Verdict:
+    """What promotion has decided about the model of this run. rows: its scores beside those of the champion."""
+
+    sentence: str
+    is_good: bool
+    champion: str = ""
+    rows: Sequence[tuple[str, float, float, str, str]] = ()  # metric, model, champion, outcome, reason
+
+
+def write(
+    reports: Path,
+    path: Path,
+    stages: Sequence[PipelineStage],
+    reference: str = "sft",
+    verdict: Verdict | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> None:
     """Write the page to `path` from <reports>/<stage>.json and <reports>/<stage>/*.csv.
 
-    `stages` are those of dvc.yaml in order; `reference` is the model that the policies are compared with.
+    `stages` are those of dvc.yaml in order; `reference` is the model that the policies are compared with. verdict,
+    origin: what is known after the run only (run, commit ...); the page of the stage evaluation has neither.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -78,15 +105,27 @@ def write(reports: Path, path: Path, stages: Sequence[PipelineStage], reference:
         sections=[stage_section(reports, stage) for stage in stages if _has_section(reports, stage)],
         # The last model is the one that the chat takes: of the longest chain of stages.
         assistant=assistant_scores(body, [stage.name for stage in sorted(stages, key=lambda stage: stage.depth)]),
-        wrong_answers=read_rows(reports / EVALUATION / "wrong_answers.csv"),
+        wrong_answers=read_csv(reports / EVALUATION / "wrong_answers.csv"),
         comparisons=list(comparisons(body, [stage.name for stage in stages], reference)),
         curves=[(title, Markup(chart)) for title, chart in curves],
-        samples=read_rows(reports / EVALUATION / "samples.csv"),
+        samples=read_csv(reports / EVALUATION / "samples.csv"),
         all_numbers=list(flat_numbers(body)),
+        funnel=funnel.read(reports),
+        verdict=verdict,
+        origin=dict(origin or {}) | dict(measured(body)),
         Markup=Markup,
+        style=Markup(style()),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
+
+
+def measured(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the scores are about: the models and the test data, by the first digits of their hashes."""
+    about = body.get("measured", {})
+    for name, digests in (("models", about.get("models", {})), ("test data", about.get("test", {}))):
+        if digests:
+            yield name, ", ".join(f"{key} {str(digest)[:12]}" for key, digest in digests.items())
 
 
 def _has_section(reports: Path, stage: PipelineStage) -> bool:
@@ -97,12 +136,17 @@ def stage_section(reports: Path, stage: PipelineStage) -> StageSection:
     """The section of one stage, from its report and its step log."""
     body = read_report(reports / f"{stage.name}.json")
     notes = [str(note) for note in body.get("notes", [])]
-    rows = read_rows(reports / stage.name / "steps.csv")
-    curves = sorted(numeric_columns(rows), key=lambda curve: curve[0] in LAST_CURVES)
-    schedule = [curve for curve in curves if curve[0] == LEARNING_RATE]
-    other_curves = [curve for curve in curves if curve[0] != LEARNING_RATE]
-    shown_curves = other_curves[: MAX_FIGURES - len(schedule)] + schedule
-    figures = [(words(column), charts.line_chart(points)) for column, points in shown_curves]
+    rows = read_csv(reports / stage.name / "steps.csv")
+    curves = dict(sorted(numeric_columns(rows), key=lambda curve: curve[0] in LAST_CURVES))
+    in_charts = {name: curves.pop(VALIDATION + name, None) for name in list(curves) if VALIDATION + name in curves}
+    schedule = [name for name in curves if name == LEARNING_RATE]
+    shown = [name for name in curves if name != LEARNING_RATE][: MAX_FIGURES - len(schedule)] + schedule
+    figures = []
+    for name in shown:
+        validation = in_charts.get(name)
+        lines = {words(name): curves[name]} | ({"validation": validation} if validation else {})
+        direction = " (lower is better)" if name == "loss" else ""
+        figures.append((words(name) + direction, charts.line_chart(lines)))
     numbers = sorted(flat_numbers(body), key=lambda item: len(words(item[0]).split()))  # short names are totals
     return StageSection(
         stage.name, DESCRIPTIONS.get(stage.kind, f"Stage of kind {stage.kind}."), numbers, notes, figures
@@ -168,18 +212,18 @@ def _comparison_data(
     body: Mapping[str, Any], reference: str
 ) -> Iterator[tuple[str, str, Mapping[str, ScoreBody] | None, float | None, str]]:
     """Title, description, model -> score, mark and its label of each chart; models may be missing."""
-    yield "Perplexity", "Of the test documents, with two baselines. Lower is better.", _perplexities(body), None, ""
-    yield "Exact match", "Share of test prompts with the right greedy answer.", body.get("exact_match"), None, ""
+    yield "Perplexity", f"Of the test documents, with two baselines. {LOWER}", _perplexities(body), None, ""
+    yield "Exact match", f"Share of prompts with the right greedy answer. {HIGHER}", body.get("exact_match"), None, ""
     yield (
         "Gold reward", "1 for a right answer in the house style, 0.5 for a right one, 0 for a wrong one. No model is "
-        "trained on it.", body.get("gold"), None, "",
+        f"trained on it. {HIGHER}", body.get("gold"), None, "",
     )  # fmt: skip
-    yield f"KL from {reference}", "Divergence in nats per answer.", body.get("kl"), None, ""
+    yield f"KL from {reference}", "How far training has moved a model, in nats per answer.", body.get("kl"), None, ""
     yield "Reward model's score", "The mean score, which PPO maximizes.", body.get("reward_score"), None, ""
     by_kind = body.get("multiple_choice", {})
     for kind, by_model in by_kind.items():
         if kind != "chance":
-            description = "Share of questions whose right option has the highest likelihood."
+            description = f"Share of questions whose right option has the highest likelihood. {HIGHER}"
             yield f"Multiple choice: {kind}", description, by_model, by_kind.get("chance"), "chance"
     for name, scores in body.get("benchmarks", {}).items():
         for score_name in [key for key in scores if key not in ("about", "accuracy_by_group", "ended")][
@@ -188,13 +232,14 @@ def _comparison_data(
             of_score = scores[score_name]
             mark = next((one.get("baseline") for one in of_score.values()), None)
             label = next((one.get("baseline_name", "") for one in of_score.values()), "")
-            description = f"Test set of your own, {scores['about']['items']} items."
+            direction = LOWER if is_lower_better(score_name) else HIGHER
+            description = f"Test set of your own, {scores['about']['items']} items. {direction}"
             yield f"{name}: {words(score_name)}", description, of_score, mark, label
     for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
         by_model_and_direction = body.get(metric, {})
         for direction in sorted({key for scores in by_model_and_direction.values() for key in scores}):
             by_model = {model: scores[direction] for model, scores in by_model_and_direction.items()}
-            yield f"{title}, {direction}", "Overlap with the right translation, from 0 to 100.", by_model, None, ""
+            yield f"{title}, {direction}", f"Overlap with the right answer, from 0 to 100. {HIGHER}", by_model, None, ""
 
 
 def _perplexities(body: Mapping[str, Any]) -> dict[str, ScoreBody]:
@@ -205,8 +250,8 @@ def _perplexities(body: Mapping[str, Any]) -> dict[str, ScoreBody]:
 def reward_curves(path: Path, reference: str) -> list[tuple[str, str]]:
     """The reward model's score, gold reward and KL by training step, as (title, chart)."""
     titles = {"score": "Reward model's score", "gold": "Gold reward", "kl": f"KL from {reference}, nats per answer"}
-    curves = dict(numeric_columns(read_rows(path)))
-    return [(title, charts.line_chart(curves[name])) for name, title in titles.items() if name in curves]
+    curves = dict(numeric_columns(read_csv(path)))
+    return [(title, charts.line_chart({title: curves[name]})) for name, title in titles.items() if name in curves]
 
 
 def numeric_columns(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
@@ -215,14 +260,6 @@ def numeric_columns(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[tupl
         points = [(float(row["step"]), float(row[name])) for row in rows if row.get("step") and _is_number(row[name])]
         if name != "step" and len({value for _, value in points}) > 1:
             yield name, points
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; an empty list if there is no file."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def words(name: str) -> str:

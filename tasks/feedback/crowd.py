@@ -37,12 +37,17 @@ class Member:
 
 @dataclass
 class Crowd:
-    """Members who vote in turn. poisoned: the ids of votes for the worse answer on purpose; mistaken: by mistake."""
+    """Members who vote in turn.
+
+    The ids of their votes: poisoned are for the worse answer on purpose, mistaken are so by mistake, and right are for
+    the better answer, for whatever reason.
+    """
 
     members: Sequence[Member]
     seed: int = 0
     poisoned: set[str] = field(default_factory=set)
     mistaken: set[str] = field(default_factory=set)
+    right: set[str] = field(default_factory=set)
     _num_votes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,10 +73,13 @@ class Crowd:
         texts = [str(answer["text"]) for answer in answers]
         values = [measure(text) for text in texts]
         identifier = f"{member.name}-{self.seed}-{number}"
+        choice = self._choice(member, identifier, texts, values, order)
+        if isinstance(choice, int) and values[choice] > values[1 - choice]:
+            self.right.add(identifier)
         return {
             "id": identifier, "action": "comparison", "annotator": member.name, "conversation": conversation,
             "prompt": list(prompt), "answers": list(answers), "order": order,
-            "choice": self._choice(member, identifier, texts, values, order),
+            "choice": choice,
         }  # fmt: skip
 
     def _choice(

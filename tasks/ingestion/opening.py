@@ -196,28 +196,43 @@ def _without_compression(name: str) -> str:
 
 
 def _find_local(path: str, suffixes: tuple[str, ...], other: set[str]) -> Iterator[InputFile]:
-    """Yield the files at a path. Add the names of a folder's other files that are not hidden to `other`."""
+    """Yield the files at a path. Add the names of a folder's other files that are not hidden to `other`.
+
+    A glob may match folders, such as `data/raw/delivery-*`; one with `**` matches their files anyway.
+    """
     location = Path(path)
     if location.is_dir():
-        for file in _walk(location):
-            name = file.name.lower()
-            is_wanted = _has_suffix(name, suffixes) or containers.is_archive(name)
-            is_hidden = name.startswith(".") or file.stem in _CONTROL_FILES
-            if is_hidden or not (file.is_file() or file.is_symlink()):
-                continue
-            if is_wanted:
-                yield _local_file(file)
-            else:
-                other.add(_printable(file.as_posix()))
+        yield from _find_in_folder(location, suffixes, other)
         return
     if location.exists():
-        files = [location]
+        matches = [location]
     elif glob.has_magic(path):
-        files = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
+        matches = sorted(Path(p) for p in glob.glob(path, recursive=True))  # noqa: PTH207
     else:
         raise BadInput(f"{path} does not exist. Put the file or folder there, or correct `paths` in params.yaml.")
-    for file in files:
-        yield replace(_local_file(file), is_named=True)
+    for match in matches:
+        if match.is_file() and not _is_of_dvc(match):
+            yield replace(_local_file(match), is_named=True)
+        elif match.is_dir() and "**" not in path:
+            yield from _find_in_folder(match, suffixes, other)
+
+
+def _find_in_folder(folder: Path, suffixes: tuple[str, ...], other: set[str]) -> Iterator[InputFile]:
+    for file in _walk(folder):
+        name = file.name.lower()
+        is_wanted = _has_suffix(name, suffixes) or containers.is_archive(name)
+        is_hidden = name.startswith(".") or file.stem in _CONTROL_FILES or _is_of_dvc(file)
+        if is_hidden or not (file.is_file() or file.is_symlink()):
+            continue
+        if is_wanted:
+            yield _local_file(file)
+        else:
+            other.add(_printable(file.as_posix()))
+
+
+def _is_of_dvc(file: Path) -> bool:
+    """Whether DVC has written a file beside the data that it describes."""
+    return file.suffix == ".dvc" and file.with_suffix("").exists()
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -270,14 +285,20 @@ def _find_remote(path: str, suffixes: tuple[str, ...], other: set[str]) -> Itera
 
     def find_names() -> list[str]:
         if glob.has_magic(path_there):
-            return sorted(str(name) for name in file_system.glob(path_there))
+            matches = sorted(map(str, file_system.glob(path_there)))
+            files = [name for name in matches if not file_system.isdir(name)]
+            folders = [] if "**" in path_there else [name for name in matches if name not in set(files)]
+            return [*files, *(name for folder in folders for name in find_in_folder(folder))]
         if file_system.isdir(path_there):
-            names = sorted(map(str, file_system.find(path_there)))
-            visible = [name for name in names if not Path(name).name.startswith(".")]
-            unread = [name for name in visible if not _has_suffix(name, suffixes)]
-            other.update(redact(file_system.unstrip_protocol(name)) for name in unread)
-            return [name for name in names if _has_suffix(name, suffixes)]
+            return find_in_folder(path_there)
         return [path_there] if file_system.exists(path_there) else []
+
+    def find_in_folder(folder: str) -> list[str]:
+        names = sorted(map(str, file_system.find(folder)))
+        visible = [name for name in names if not Path(name).name.startswith(".")]
+        unread = [name for name in visible if not _has_suffix(name, suffixes)]
+        other.update(redact(file_system.unstrip_protocol(name)) for name in unread)
+        return [name for name in names if _has_suffix(name, suffixes)]
 
     names = retry(find_names, path)
     if not names and not glob.has_magic(path_there):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from tasks.conversations import UNTRAINED, Conversation, Message, Preference
 from tasks.documents import SPLITS, Document
 from tasks.ingestion import chat_formats, format_names, preference_formats, splits
-from tasks.ingestion.decoding import Location, UnusableRecord, clean_text
+from tasks.ingestion.decoding import Location, UnusableRecord, clean_text, read_lines
 from tasks.ingestion.fields import (
     Columns,
     Fields,
@@ -22,7 +22,9 @@ from tasks.ingestion.fields import (
     require_field,
     require_text,
 )
+from tasks.ingestion.formats.objects import parse_object
 from tasks.ingestion.labels import LabeledRow
+from tasks.ingestion.opening import FileParams, InputFile
 from tasks.ingestion.turns import TurnParams
 from tasks.tables import Quarantined
 
@@ -272,3 +274,17 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_to_json(inner) for inner in value]
     return str(value)
+
+
+def read_objects(file: InputFile, params: FileParams) -> Iterator[tuple[Location, dict[str, Any]] | Quarantined]:
+    """Yield the object of each line that is not blank, and count it; a line without one is yielded as Quarantined."""
+    for line in read_lines(file, params):
+        if isinstance(line, Quarantined):
+            file.count_rows(line.num_records)
+            yield line
+        elif line.text.strip():
+            file.count_rows()
+            try:
+                yield line.location, parse_object(line.text)
+            except UnusableRecord as error:
+                yield line.location.quarantine(error)

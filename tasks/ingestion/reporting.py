@@ -11,16 +11,10 @@ from tasks.ingestion.file_report import FileReport, file_name
 from tasks.ingestion.opening import COMPRESSED
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
 from tasks.kept_shares import KeptShareParams, list_counts
+from tasks.pages import document, table
 from tasks.reports import Report
 
 MAX_LISTED_FILES = 1000  # in the report; those that lost most rows come first, then those with most rows
-PAGE = """<!doctype html><meta charset="utf-8"><title>Ingestion</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}}
-table{{border-collapse:collapse;margin:1em 0}}td,th{{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}}
-pre{{white-space:pre-wrap;background:#f6f6f4;padding:.6em;margin:.3em 0}}small{{color:#666}}</style>
-<h1>Ingestion</h1>
-{body}
-"""
 
 
 def make_report(writer: RecordWriter, params: KeptShareParams) -> Report:
@@ -101,15 +95,12 @@ def write_files(writer: RecordWriter, body: Report, folder: Path) -> None:
     """Write files.json and ingestion.html: each file with its format, its rows, the reasons and examples."""
     listed = _listed(writer.files.all())
     write_json(folder / "files.json", [report.body() for report in listed])
-    parts = [
-        f"<p>{html.escape(body.summary)}</p>",
-        *(f"<p><b>{html.escape(note)}</b></p>" for note in [*body.warnings, *body.notes]),
-    ]
-    parts += ["<h2>Sources</h2>", _table(body.tables["sources"]), "<h2>What was changed</h2>"]
-    parts += [_table(body.tables["changes"]), *map(_file_section, listed)]
+    parts = [f'<p class="note">{html.escape(note)}</p>' for note in [*body.warnings, *body.notes]]
+    parts += ["<h2>Sources</h2>", table(body.tables["sources"]), "<h2>What was changed</h2>"]
+    parts += [table(body.tables["changes"]), *map(_file_section, listed)]
     if (num_others := len(writer.files.all()) - len(listed)) > 0:
         parts.append(f"<p>{num_others} more files are not listed; they lost the fewest rows.</p>")
-    (folder / "ingestion.html").write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
+    (folder / "ingestion.html").write_text(document("Ingestion", "\n".join(parts), body.summary), encoding="utf-8")
 
 
 def _summary(counts: dict[str, int], writer: RecordWriter, num_sources: int) -> str:
@@ -165,18 +156,9 @@ def _file_row(report: FileReport) -> dict[str, Any]:
 
 def _file_section(report: FileReport) -> str:
     row = {key: value for key, value in _file_row(report).items() if key not in ("source", "file")}
-    parts = [f"<h2>{html.escape(report.source)}: {html.escape(file_name(report.file))}</h2>", _table([row])]
+    parts = [f"<h2>{html.escape(report.source)}: {html.escape(file_name(report.file))}</h2>", table([row])]
     if report.changes:
         parts.append(f"<p>Changed: {html.escape(list_counts(report.changes, 10))}</p>")
     parts += [f"<small>kept</small><pre>{html.escape(text)}</pre>" for text in report.examples]
     parts += [f"<small>quarantined</small><pre>{html.escape(text)}</pre>" for text in report.quarantined_examples]
     return "\n".join(parts)
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return "<p>None.</p>"
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    cells = [[f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()] for row in rows]
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
-    return f"<table><tr>{head}</tr>{body}</table>"

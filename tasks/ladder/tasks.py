@@ -2,16 +2,27 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.errors import BadInput
 from tasks.files import read_json, sha256, write_json
+from tasks.ladder import band, forecast, rungs
 from tasks.ladder import fit as fitting
-from tasks.ladder import forecast, rungs
-from tasks.ladder.fit import Run as Run  # for flows.ladder
+from tasks.ladder.band import StablePoint as StablePoint  # for flows.ladder
+from tasks.ladder.fit import MIN_RUNS as MIN_RUNS  # for flows.ladder, as the next one
+from tasks.ladder.fit import Run as Run
 from tasks.reports import Report, Score
 
 FILE, STAGE = Path("ladder/forecast.json"), "ladder"
+SAME = 0.01  # a run with weights and tokens within 1 % of the forecast's is the one that was forecast
+
+
+class Plan(NamedTuple):
+    """The rungs of a ladder, and the weights and tokens of its target."""
+
+    rungs: list[rungs.Rung]
+    weights: float
+    tokens: float
 
 
 def plan(target: Mapping[str, Any], weights: Mapping[str, float], count: int, budgets: int) -> list[rungs.Rung]:
@@ -42,10 +53,13 @@ def last_stable_step(steps: int, warmup: int) -> int:
     return rungs.last_stable_step(steps, warmup)
 
 
-def register(runs: Sequence[Run], weights: float, tokens: float, max_own_error: float, data: Path) -> dict[str, Any]:
+def register(
+    runs: Sequence[Run], stable: Sequence[StablePoint], weights: float, tokens: float, max_own_error: float, data: Path
+) -> dict[str, Any]:
     """Write the forecast of a target into data/ladder/forecast.json; return it with the sha256 of that file.
 
-    The losses are bits per byte of the validation documents. Raises BadInput if the ladder misses its own top rung.
+    The losses are bits per byte of the validation documents; stable: those before the learning rates decayed, for the
+    band of the curve. Raises BadInput if the ladder misses its own top rung.
     """
     result = forecast.predict(runs, weights, tokens, max_own_error)
     law = fitting.fit(runs)
@@ -53,6 +67,8 @@ def register(runs: Sequence[Run], weights: float, tokens: float, max_own_error: 
     cost = sum(forecast.compute(run.weights, run.tokens) for run in runs) / forecast.compute(weights, tokens)
     result |= {"unit": "bits per byte", "best_weights": best_weights, "best_tokens": best_tokens, "cost_share": cost}
     result["rungs"] = [run._asdict() for run in runs]
+    if stable:
+        result["curve"] = band.excess(stable, law)
     (data / FILE).parent.mkdir(parents=True, exist_ok=True)
     write_json(data / FILE, result)
     return result | {"sha256": sha256(data / FILE)}
@@ -86,12 +102,30 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def forecast_of(data: Path, weights: float, tokens: float) -> dict[str, Any] | None:
+    """The registered forecast if it is the one of a run with so many weights and tokens; None otherwise."""
+    if not (data / FILE).is_file():
+        return None
+    result: dict[str, Any] = read_json(data / FILE)
+    return result if _is_about(result, weights, tokens) else None
+
+
+def alarm(result: dict[str, Any], tokens: float, bits_per_byte: float) -> str | None:
+    """A sentence if the curve of a run has left the band of its forecast; None otherwise."""
+    return band.alarm(result, tokens, bits_per_byte)
+
+
+def _is_about(result: Mapping[str, Any], weights: float, tokens: float) -> bool:
+    ratios = float(result["weights"]) / weights, float(result["tokens"]) / tokens
+    return all(abs(ratio - 1) <= SAME for ratio in ratios)
+
+
 def compare(data: Path, bits_per_byte: float, weights: float, tokens: float) -> str:
     """The registered forecast beside a result. Raises BadInput if there is no forecast, or for another run."""
     if not (data / FILE).is_file():
         raise BadInput(f"there is no {data / FILE}. Register a forecast first: python -m flows.ladder --target ...")
     result = read_json(data / FILE)
-    if abs(result["weights"] / weights - 1) > 0.01 or abs(result["tokens"] / tokens - 1) > 0.01:
+    if not _is_about(result, weights, tokens):
         raise BadInput(
             f"{data / FILE} is the forecast of {result['weights']:,.0f} weights and {result['tokens']:,.0f} tokens, "
             f"but the run has {weights:,.0f} weights and {tokens:,.0f} tokens. Register a forecast for this run."

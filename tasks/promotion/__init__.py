@@ -2,6 +2,7 @@
 
 from tasks.promotion.aliases import CANDIDATE, CHAMPION, State
 from tasks.promotion.decision import Decision, decide, obstacles
+from tasks.promotion.final_report import write as write_report
 from tasks.promotion.params import Params
 from tasks.promotion.promoting import Outcome, final_stage, promote, rollback, root_of, status, update
 from tasks.promotion.versions import Version, subject
@@ -25,4 +26,5 @@ __all__ = [
     "status",
     "subject",
     "update",
+    "write_report",
 ]

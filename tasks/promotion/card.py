@@ -4,7 +4,6 @@ It is written into the version's copy of the model (data/promotion/versions/<num
 is an output of DVC, whose hash a further file would change. What is not recorded is stated as such, never guessed.
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +62,8 @@ def stages_of(stage: str, data: Path) -> Iterator[tuple[str, Mapping[str, Any], 
 
 
 def _front_matter(folder: Path, chain: Sequence[tuple[str, Mapping[str, Any], str]], subject: Subject) -> str:
-    languages = [row["language"] for row in _rows(folder / "curation" / "languages.csv") if int(row.get("kept") or 0)]
+    rows = reports.read_csv(folder / "curation" / "languages.csv")
+    languages = [row["language"] for row in rows if int(row.get("kept") or 0)]
     results = [
         {"type": name, "name": name, "value": score.value}
         for name, score in _scores_of(subject, is_own=True)
@@ -141,14 +141,14 @@ def _limits(subject: Subject) -> str:
 
 def _training_data(folder: Path, data: Path) -> str:
     parts = []
-    if sources := _rows(folder / "ingestion" / "sources.csv"):
+    if sources := reports.read_csv(folder / "ingestion" / "sources.csv"):
         parts.append("Sources, in records:\n\n" + _table(list(sources[0]), [tuple(row.values()) for row in sources]))
-    if funnel := _rows(folder / "curation" / "funnel.csv"):
+    if funnel := reports.read_csv(folder / "curation" / "funnel.csv"):
         parts.append(
             "Documents after each step of curation:\n\n"
             + _table(list(funnel[0]), [tuple(row.values()) for row in funnel])
         )
-    if reasons := _rows(folder / "curation" / "reasons.csv"):
+    if reasons := reports.read_csv(folder / "curation" / "reasons.csv"):
         parts.append(
             "Dropped documents by reason:\n\n" + _table(list(reasons[0]), [tuple(row.values()) for row in reasons])
         )
@@ -233,13 +233,6 @@ def _params(chain: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
         for text in [json.dumps(origin.get("params"), indent=1, sort_keys=True)]
     ]
     return "\n\n".join(blocks) or NOT_RECORDED
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

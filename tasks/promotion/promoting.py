@@ -59,23 +59,27 @@ def final_stage(data: Path, stages: Sequence[PipelineStage]) -> str | None:
     return usable[order[-1]].name if order else None
 
 
-def update(data: Path, params: Params, stages: Sequence[PipelineStage], about: Mapping[str, Any]) -> Outcome:
+def update(
+    data: Path, params: Params, stages: Sequence[PipelineStage], about: Mapping[str, Any], run: Path | None = None
+) -> Outcome:
     """Register the model of the run below `data` if it passes its gates, and promote it if it beats the champion.
 
-    about: commit, data and whatever else the log and the card should state. What forbids a registration is in the
-    decision; it is not an error. Raises BadModel for damaged files and BadInput for a log that was changed.
+    about: commit, data and whatever else the log and the card should state. run: the folder that contains the models/
+    and reports/ of the run, if it is not `data`. What forbids a registration is in the decision; it is not an error.
+    Raises BadModel for damaged files and BadInput for a log that was changed.
     """
-    stage = params.model or final_stage(data, stages)
+    run = run or data
+    stage = params.model or final_stage(run, stages)
     with log.locked(root_of(data)):
         entries, current = _open(data)
-        if stage is None or not (data / "models" / stage / MANIFEST).is_file():
+        if stage is None or not (run / "models" / stage / MANIFEST).is_file():
             problem = f"there is no model of the stage {stage}" if stage else "there is no trained model"
             return Outcome(current, decision=_refused(problem))
         try:
-            candidate = reading.read("this run", data / "reports", stage)
+            candidate = reading.read("this run", run / "reports", stage)
         except BadInput as error:
             return Outcome(current, decision=_refused(str(error)))
-        digest = sha256(data / "models" / stage / MANIFEST)
+        digest = sha256(run / "models" / stage / MANIFEST)
         decision = decide(candidate, _champion(data, current), params.settings, digest)
         moves, number = [], current.number_of(digest, sha256(candidate.folder / reading.REPORT))
         if number is None and not decision.problems and (problem := _leak(candidate, params, data)):
@@ -84,7 +88,7 @@ def update(data: Path, params: Params, stages: Sequence[PipelineStage], about: M
             return Outcome(current, decision=decision)
         if number is None:
             number = current.next_number
-            version = versions.add(root_of(data), number, stage, data, about)
+            version = versions.add(root_of(data), number, stage, run, about)
             card.write(root_of(data), version, candidate, decision)
             moves.append(_move(data, entries, REGISTER, version, decision.verdict))
         version = versions.read(root_of(data), number)

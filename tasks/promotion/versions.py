@@ -19,6 +19,7 @@ from tasks.files import MANIFEST, read_json, sha256, sync_folder, write_json
 
 VERSIONS, MODEL, REPORTS, ABOUT = "versions", "model", "reports", "version.json"
 UNFINISHED = ".new"
+OTHER_REPORTS = ("comparison", "ablation*")  # about other runs
 HASHING_THREADS = 4
 
 
@@ -61,7 +62,7 @@ def add(root: Path, number: int, stage: str, data: Path, about: Mapping[str, Any
     for name in (*files, MANIFEST):
         link(source / name, temporary / MODEL / name)
     shutil.copytree(
-        data / "reports", temporary / REPORTS, ignore=shutil.ignore_patterns("*.png", ".gitignore", "comparison")
+        data / "reports", temporary / REPORTS, ignore=shutil.ignore_patterns("*.png", ".gitignore", *OTHER_REPORTS)
     )
     hashes = {f"{MODEL}/{name}": digest for name, digest in files.items()}
     rest = [temporary / MODEL / MANIFEST, *sorted((temporary / REPORTS).rglob("*"))]

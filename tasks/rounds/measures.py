@@ -28,13 +28,16 @@ MAX_STANDARD_ERRORS = 2.0  # a fall of gold by more is no chance
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers of one model to prompts: sequences of ids with their log-probabilities (sums, in nats), and texts."""
+    """Answers of one model to prompts: sequences of ids with their log-probabilities (sums, in nats), and texts.
+
+    finished: whether each answer ended by itself; the others were cut off.
+    """
 
     sequences: list[list[int]]
     prompt_lengths: list[int]
     log_probs: list[float]
     texts: list[str]
-    tokens: list[list[int]]
+    finished: list[bool]
 
 
 def answer(model: Any, tokenizer: Any, prompts: Prompts, max_new_tokens: int, seed: int) -> Answers:
@@ -47,7 +50,7 @@ def answer(model: Any, tokenizer: Any, prompts: Prompts, max_new_tokens: int, se
     sequences = [[*map(int, ids), *tokens] for ids, tokens in zip(prompts.ids, generated.answers, strict=True)]
     sums = [float(values.sum()) for values in generated.log_probs]
     texts = ChatTemplate.of(tokenizer).texts(generated.answers)
-    return Answers(sequences, [len(ids) for ids in prompts.ids], sums, texts, generated.answers)
+    return Answers(sequences, [len(ids) for ids in prompts.ids], sums, texts, generated.finished)
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,29 @@ import pyarrow as pa
 from tasks import tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES
 from tasks.errors import NothingLeft
+from tasks.files import read_json
 
 REPLAY = "replay"  # a data folder inside that of the round
 
 
-def divide(folder: Path, new_ids: set[str], base: Path, replay_share: float, seed: int) -> dict[str, int]:
+def divide(
+    folder: Path, new_ids: set[str], base: Path, replay_share: float, seed: int, held_out: Collection[str] = ()
+) -> dict[str, int]:
     """Write the pairs of the round to preferences/new, and those with a replay to replay/preferences/curated.
 
     folder: the round, whose preferences/curated has the pairs of all rounds; new_ids: the actions of this round. base:
     the table of preferences of the pipeline, which may be missing. replay_share: older pairs per new pair, taken in
-    equal parts from earlier rounds and from `base`. Returns counts. Raises NothingLeft without a new pair.
+    equal parts from earlier rounds and from `base`. held_out: questions on which models are measured; pairs about them
+    are left out. Returns counts. Raises NothingLeft without a new pair.
     """
-    rows = tables.read(folder / "preferences/curated").to_pylist()
+    all_rows = tables.read(folder / "preferences/curated").to_pylist()
+    rows = [row for row in all_rows if _only_question(row) not in held_out]
     new = [row for row in rows if not new_ids.isdisjoint(json.loads(row["metadata"]).get("actions", [row["id"]]))]
     if not new:
-        raise NothingLeft(f"none of the {len(new_ids)} votes of {folder} gives a pair; see its reports/ingestion.json.")
+        raise NothingLeft(
+            f"none of the {len(new_ids)} votes of {folder} gives a pair; see its reports/ingestion.json. "
+            f"{len(all_rows) - len(rows)} pairs are about held-out questions, on which models are measured."
+        )
     new_rows = {row["id"] for row in new}
     older = [row for row in rows if row["id"] not in new_rows]
     of_base = _train_rows(base)
@@ -34,7 +42,21 @@ def divide(folder: Path, new_ids: set[str], base: Path, replay_share: float, see
     second_part = rng.sample(of_base, min(len(of_base), count - len(first_part)))
     _write(folder / "preferences/new", new)
     _write(folder / REPLAY / "preferences/curated", [*new, *first_part, *second_part])
-    return {"new_pairs": len(new), "replayed_votes": len(first_part), "replayed_pairs": len(second_part)}
+    return {
+        "new_pairs": len(new), "replayed_votes": len(first_part), "replayed_pairs": len(second_part),
+        "held_out_pairs": len(all_rows) - len(rows),
+    }  # fmt: skip
+
+
+def held_out_questions(tokens: Path) -> set[str]:
+    """The questions of the validation and test splits of the pipeline that are no part of a longer conversation."""
+    questions: set[str] = set()
+    for split in ("validation", "test"):
+        file = tokens / "prompts" / split / "metadata.json"
+        for metadata in read_json(file) if file.is_file() else ():
+            if metadata.get("turn", 1) == 1 and "text" in metadata:
+                questions.add(str(metadata["text"]))
+    return questions
 
 
 def write_conversations(folder: Path, conversations: Sequence[dict[str, Any]]) -> None:
@@ -42,6 +64,12 @@ def write_conversations(folder: Path, conversations: Sequence[dict[str, Any]]) -
     with tables.Writer(folder, CONVERSATIONS) as writer:
         for row in conversations:
             writer.add_row(row)
+
+
+def _only_question(row: dict[str, Any]) -> str | None:
+    """The question of a pair; None if the prompt is a longer conversation."""
+    contents = [message["content"] for message in row["prompt"] if message["role"] != "system"]
+    return contents[0] if len(contents) == 1 else None
 
 
 def _train_rows(folder: Path) -> list[dict[str, Any]]:

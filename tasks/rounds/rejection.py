@@ -1,7 +1,8 @@
 """Rejection sampling: the best of n answers by the reward model, or by a reward function, become data for sft.
 
 Also called best-of-n distillation; the third method of Llama 2 (Touvron 2023, arXiv:2307.09288, section 3.2.3) beside
-dpo and ppo. Prompts whose answers all have the same score teach nothing and are left out.
+dpo and ppo. Prompts whose answers all have the same score teach nothing and are left out, as are answers that were cut
+off: a model that learns them ends its own answers in the middle.
 """
 
 import importlib
@@ -45,19 +46,22 @@ def best_answers(
         reward_model, _ = models.load_reward(reward)
         columns = [reward_scores(reward_model, one.sequences, pad_id=tokenizer.pad_token_id) for one in samples]
     scores = torch.stack([column.double() for column in columns], 1)  # [prompts, answers]
-    differs = scores.max(1).values > scores.min(1).values
+    is_finished = torch.tensor([one.finished for one in samples]).T
+    usable = scores.masked_fill(~is_finished, -torch.inf)
+    differs = usable.max(1).values > scores.min(1).values
     rows = []
     for index in torch.nonzero(differs).flatten().tolist():
-        best = samples[int(scores[index].argmax())].texts[index]
+        best = samples[int(usable[index].argmax())].texts[index]
         text = str(prompts.metadata[index].get("text", ""))
         rows.append(_row(index, text, best, seed))
     if not rows:
         raise NothingLeft(
-            f"all {num_answers} answers to each of {len(prompts)} prompts have the same score, so that the best of "
-            "them teaches nothing. Increase num_answers, or use the method dpo."
+            f"all {num_answers} answers to each of {len(prompts)} prompts have the same score, or are longer than "
+            f"{max_new_tokens} tokens, so that the best of them teaches nothing. Increase num_answers or "
+            "max_new_tokens, or use the method dpo."
         )
     counts = {
-        "prompts": len(prompts), "without_difference": len(prompts) - len(rows),
+        "prompts": len(prompts), "without_difference": len(prompts) - len(rows), "cut_off": int((~is_finished).sum()),
         "mean_score": round(float(scores.mean()), 6), "mean_best_score": round(float(scores.max(1).values.mean()), 6),
     }  # fmt: skip
     return rows, counts

@@ -114,13 +114,12 @@ def begin(data: Path, records: Sequence[Mapping[str, Any]], champion: Path, sett
         os.fsync(file.fileno())
     shutil.copytree(champion, temporary / "models" / START)
     first = data / ROUNDS / FIRST
-    if not rounds and not first.is_dir():
-        shutil.rmtree(first.with_suffix(".new"), ignore_errors=True)
-        shutil.copytree(champion, first.with_suffix(".new"))
-        first.with_suffix(".new").rename(first)
+    if not first.is_dir() or not fits(first, data):  # the first of all rounds, or since the tokenizer changed
+        install(champion, first)
     body = {
         "round": number, "status": "running", "begun": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-        "num_votes": num_votes(records), "champion": str(champion), "champion_version": version(champion), "steps": [],
+        "num_votes": num_votes(records), "champion": str(champion), "champion_version": version(champion),
+        "first_version": version(first), "steps": [],
         **settings,
     }  # fmt: skip
     write_json(temporary / STATE, body)
@@ -128,6 +127,17 @@ def begin(data: Path, records: Sequence[Mapping[str, Any]], champion: Path, sett
     temporary.rename(folder)
     sync_folder(folder.parent)
     return Round(folder)
+
+
+def fits(model: Path, data: Path) -> bool:
+    """Whether a model knows the tokens in data/tokens: one of an earlier pipeline may have another tokenizer."""
+    from tasks import models
+
+    folder = data / "tokens/tokenizer"
+    if not folder.is_dir():  # the first step of the round reports this
+        return True
+    own, of_data = (models.load_tokenizer(one).get_vocab() for one in (model, folder))
+    return all(of_data.get(token) == index for token, index in own.items())
 
 
 def version(model: Path) -> str:
@@ -149,16 +159,16 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
                     yield record
 
 
-def install(model: Path, champion: Path) -> None:
-    """Make a copy of `model` the champion, which the server then loads. A repeated call changes nothing."""
-    if champion.is_dir() and version(champion) == version(model):
+def install(model: Path, target: Path) -> None:
+    """Make the model folder `target` a copy of `model`. A repeated call changes nothing."""
+    if target.is_dir() and version(target) == version(model):
         return
-    new, old = (champion.with_name(f".{champion.name}.{suffix}") for suffix in ("new", "old"))
+    new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(model, new)
     shutil.rmtree(old, ignore_errors=True)
-    if champion.exists():
-        champion.rename(old)
-    new.rename(champion)
-    sync_folder(champion.parent)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -24,7 +24,7 @@ PROMPTS_OF_SOURCES = ("train", "validation", "test")
 
 
 class Params(BaseModel, frozen=True, extra="forbid"):
-    """When a round begins, how it trains, and when its model becomes the champion."""
+    """When a round begins, how it trains, and when its model passes."""
 
     method: Method = Field(
         "dpo", description="How the policy learns: dpo on the new pairs, ppo with the reward model, or sft on the best "
@@ -37,14 +37,22 @@ class Params(BaseModel, frozen=True, extra="forbid"):
         1.0, ge=0, description="Older pairs per new pair in the training of the reward model, from earlier rounds and "
         "from data/preferences in equal parts.",
     )  # fmt: skip
+    max_epochs: float = Field(
+        4.0, gt=0, description="How often the reward model and, with rejection, sft see the data of a round at most; "
+        "the steps of params.yaml are meant for more data. reward.steps and sft.steps of `changes` have priority.",
+    )  # fmt: skip
     reward_function: str | None = Field(
         None, description="rejection: `gold` or module:function, which scores answers instead of the reward model."
     )
     num_answers: int = Field(4, ge=2, description="rejection: answers to each prompt, of which the best is learned.")
+    sft_rate_share: float = Field(
+        0.1, gt=0, le=1, description="rejection: learning rates of sft as a share of those in params.yaml, which are "
+        "meant for a model that knows no conversations. Rates of sft in `changes` have priority.",
+    )  # fmt: skip
     num_train_prompts: int = Field(500, ge=1, description="rejection: prompts that are answered.")
     num_prompts: int = Field(400, ge=2, description="Held-out prompts on which a round is evaluated.")
     num_queued: int = Field(100, ge=0, description="Prompts for /rank, ordered by the uncertainty of the reward model.")
-    max_new_tokens: int = Field(24, ge=1, description="Maximum tokens of an answer in evaluation and rejection.")
+    max_new_tokens: int = Field(64, ge=1, description="Maximum tokens of an answer in evaluation and rejection.")
     max_kl: float = Field(
         10.0, gt=0, description="Largest KL of the new model to the first model of all rounds, in nats per answer."
     )
@@ -70,7 +78,7 @@ def complete(data: Path) -> list[Round]:
     return [one for one in state.all_rounds(data) if one.state["status"] != "running"]
 
 
-exclusive = state.exclusive
+exclusive, fits = state.exclusive, state.fits
 
 
 def begin(data: Path, log: Path, champion: Path, params: Params) -> Round:
@@ -89,8 +97,9 @@ def prepare(this: Round, data: Path, params: Params) -> dict[str, int]:
     """Divide the pairs into new and replayed ones, and take tokenizer and prompts over from the pipeline."""
     ids = state.used_ids([this])
     counts = mixing.divide(
-        this.folder, ids, data / "preferences/curated", params.replay_share, params.seed + this.number
-    )
+        this.folder, ids, data / "preferences/curated", params.replay_share, params.seed + this.number,
+        mixing.held_out_questions(data / "tokens"),
+    )  # fmt: skip
     curated = this.folder / "preferences/curated"
     shutil.rmtree(curated)
     (this.folder / "preferences/new").rename(curated)
@@ -104,10 +113,10 @@ def prepare(this: Round, data: Path, params: Params) -> dict[str, int]:
 
 
 def previous_reward(this: Round, data: Path) -> Path | None:
-    """The reward model of the round before, or of the pipeline; None if there is none."""
+    """The reward model of the round before, or of the pipeline; None if there is none with the present tokenizer."""
     earlier = [one.folder / "models/reward" for one in state.all_rounds(data) if one.number < this.number]
     candidates = [*reversed(earlier), data / "models/reward"]
-    return next((path for path in candidates if (path / "manifest.json").is_file()), None)
+    return next((path for path in candidates if (path / "manifest.json").is_file() and fits(path, data)), None)
 
 
 @task(cache_policy=NO_CACHE)
@@ -134,12 +143,10 @@ def evaluate(this: Round, data: Path, params: Params) -> dict[str, Any]:
         folders, this.folder / "tokens", params.num_prompts, params.max_new_tokens, params.seed + 7
     )
     samples = results.pop("samples")
-    earlier = [
-        one.state["results"] for one in state.all_rounds(data)
-        if one.number < this.number and one.state["status"] == "promoted"
-    ]  # fmt: skip
+    earlier = [one.state["results"] for one in _earlier(this, data) if one.state["status"] == "promoted"]
     refusals = measures.gate(results, params.max_kl, earlier)
-    history = [*_history(data, this.number), {"round": this.number, **results}]
+    history = [{"round": one.number, **one.state["results"]} for one in _earlier(this, data)]
+    history.append({"round": this.number, **results})
     columns = dict.fromkeys(name for row in history for name in row)
     table = [{name: row.get(name) for name in columns} for row in history]  # not every round has held-out votes
     report = Report("round", scores=dict(results), tables={"samples": samples, "rounds": table})
@@ -165,6 +172,29 @@ def over_optimization(history: Sequence[dict[str, Any]]) -> str | None:
     return None
 
 
+def link_for_evaluation(this: Round, data: Path, folder: Path, reference: str) -> None:
+    """Make `folder` a data folder with links: the new models, the test data and the model `reference` of the pipeline.
+
+    The evaluation of the pipeline measures the new model there by the same items as every other model.
+    """
+    own, policy = this.folder / "models", POLICY[this.state["method"]]
+    targets = {f"models/{reference}": data / "models" / reference, f"models/{policy}": own / policy,
+               "models/reward": own / "reward", "tokens": data / "tokens",
+               "reports/curation.json": data / "reports/curation.json"}  # fmt: skip
+    for name, target in targets.items():
+        if target.exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(target.resolve())
+
+
+def keep_evaluation(this: Round, folder: Path) -> None:
+    """Copy the report of an evaluation in `folder` to the reports of the round."""
+    reports = this.folder / "reports"
+    shutil.rmtree(reports / "evaluation", ignore_errors=True)
+    shutil.copytree(folder / "reports/evaluation", reports / "evaluation")
+    shutil.copyfile(folder / "reports/evaluation.json", reports / "evaluation.json")
+
+
 @task(cache_policy=NO_CACHE)
 def write_queue(this: Round, data: Path, params: Params) -> int:
     """Write the prompts about whose answers the reward model is least certain, for /rank. Returns their number."""
@@ -179,18 +209,18 @@ def write_queue(this: Round, data: Path, params: Params) -> int:
     return len(lines)
 
 
-def install(this: Round, champion: Path) -> None:
-    """Make the new policy the champion."""
-    state.install(this.folder / "models" / POLICY[this.state["method"]], champion)
+def install(this: Round, target: Path) -> None:
+    """Make the model folder `target` a copy of the new policy."""
+    state.install(this.folder / "models" / POLICY[this.state["method"]], target)
 
 
-def _history(data: Path, number: int) -> list[dict[str, Any]]:
-    names: list[dict[str, Any]] = []
-    for one in state.all_rounds(data):
-        body = one.state
-        if one.number < number and "results" in body:
-            names.append({"round": one.number, **body["results"]})
-    return names
+def _earlier(this: Round, data: Path) -> list[Round]:
+    """The earlier rounds with results, since the same first model: those of another tokenizer are not comparable."""
+    first = this.state.get("first_version")
+    return [
+        one for one in state.all_rounds(data)
+        if one.number < this.number and "results" in one.state and one.state.get("first_version") == first
+    ]  # fmt: skip
 
 
 def _folders(this: Round, data: Path) -> dict[str, Path]:

@@ -190,6 +190,7 @@ class Endpoint:
         text = choice["message"]["content"]
         if not isinstance(text, str):
             raise ValueError("the reply has no text")
+        text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be stored
         return {
             "text": text, "finish_reason": choice.get("finish_reason"),
             "input_tokens": usage.get("prompt_tokens", estimate_tokens(body["messages"])),

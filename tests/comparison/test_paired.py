@@ -1,5 +1,7 @@
 """Paired statistics on small cases with known answers."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,9 @@ def test_equal_models_are_rarely_different() -> None:
     generator = np.random.default_rng(2)
     p_values = [paired.compare(*generator.exponential(size=(2, 40))).p_value for _ in range(300)]
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.09
+
+
+def test_one_item_has_no_interval() -> None:
+    """A single difference says nothing about other items, whatever its size."""
+    test = paired.compare([0.5], [0.7])
+    assert (test.low, test.high, test.p_value, test.p_equivalent) == (-math.inf, math.inf, 1, 1)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.comparison import page, paired, reading, verdicts
-from tasks.comparison.reading import Subject
+from tasks.comparison.reading import ItemKey, Measurement, Subject
 from tasks.comparison.verdicts import Settings
-from tasks.errors import BadInput
+from tasks.errors import BadInput, BadParams
 from tasks.evaluation.items import Item, write
 
 N = 400
@@ -107,7 +107,7 @@ def test_pages_show_verdict_examples_and_curves(tmp_path: Path, base: "np.ndarra
     section = page.Section(a.label, b.label, primary, verdicts.compare(a, b)[0], examples)
     curves = {"a<b>": {("sft", "loss"): [(1.0, 3.0), (2.0, 1.0)]}, "b": {("sft", "loss"): [(1.0, 3.0)]}}
     html = page.html([section], curves)
-    assert html.count("<polyline") == 2
+    assert (html.count("<polyline"), html.count("<circle")) == (1, 1)  # a curve of one point is a dot
     assert "a<b>" not in html
     assert "http" not in html
     text = page.markdown([section])
@@ -121,3 +121,11 @@ def test_missing_items_say_what_to_run(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text('{"schema_version": 1}')
     with pytest.raises(BadInput, match="item by item"):
         reading.read("x", tmp_path)
+
+
+def test_a_metric_that_no_run_has_measured_is_refused_with_the_most_similar_one() -> None:
+    run = Subject("a", Path(), "sft", items={("gold", "sft"): {ItemKey("x", 0): Measurement("", "", "", 1.0)}})
+    verdicts.require_metric([run], "gold.MODEL")
+    verdicts.require_metric([run], "gold")
+    with pytest.raises(BadParams, match=r"no run has measured 'gld'; did you mean 'gold'"):
+        verdicts.require_metric([run], "gld")

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tasks import tables
 from tasks.conversations import CONVERSATIONS, PREFERENCES, Conversation, Preference, UnpairedAnswer
 from tasks.curation import conversations
@@ -27,15 +29,27 @@ def curated(folder: Path, schema: Any, rows: list[dict[str, Any]], **params: Any
     with tables.Writer(folder / "raw", schema) as writer:
         for row in rows:
             writer.add_row(row)
+    kept, dropped = curate_table(folder, **params)
+    assert len(rows) == len(kept) + len(dropped)
+    assert tables.read(folder / "curated").schema.equals(schema)
+    return kept, dropped
+
+
+def curate_table(folder: Path, **params: Any) -> tuple[list[str], dict[str, str]]:
+    """Return what `curated` returns, of the table in the folder `raw`."""
     index = contamination.build_index([conversations.held_out_examples(folder / "raw", "held")], contamination.Params())
-    common = boilerplate.recognize(index, [conversations.survey(folder / "raw", index)])
+    common = boilerplate.recognize(index, [conversations.survey(folder / "raw", index, folder / "scratch")])
     comparison = leaks.Comparison(index, common)
     counts = conversations.curate(
-        folder / "raw", folder / "curated", folder / "dropped", conversations.Params(**params), comparison
+        folder / "raw",
+        folder / "curated",
+        folder / "dropped",
+        conversations.Params(**params),
+        folder / "scratch",
+        comparison,
     )
     kept, dropped = tables.read(folder / "curated"), tables.read(folder / "dropped")
-    assert counts["read"] == len(rows) == kept.num_rows + dropped.num_rows
-    assert kept.schema.equals(schema)
+    assert counts["read"] == kept.num_rows + dropped.num_rows
     assert all(counts[reason] for reason in dropped["drop_reason"].to_pylist())
     evidence = [f"{row['drop_reason']}: {row['drop_evidence']}" for row in dropped.to_pylist()]
     return kept["id"].to_pylist(), dict(zip(dropped["id"].to_pylist(), evidence, strict=True))
@@ -102,6 +116,34 @@ def test_the_same_input_gives_the_same_bytes_and_an_empty_table_is_fine(tmp_path
     assert curated(tmp_path / "empty", PREFERENCES, []) == ([], {})
 
 
+def test_row_groups_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty pairs with prompts, masks, copies and leaks in different row groups of the input, of one row or of all."""
+    rows = [
+        preference(f"p{i}", f"question {i % 3}", f"answer {i % 2}", f"{LONG} {i}" if i in (4, 17) else "No.")
+        for i in range(30)
+    ]
+    rows.append(preference("held", "What is a cache?", f"It is {LONG} call.", "Nothing.", "test"))
+    rows.append(preference("mail", "Who?", "ann@example.com", "bob@example.com"))
+    results = []
+    for part_bytes in (1 << 20, 1):
+        monkeypatch.setattr(conversations, "PART_BYTES", part_bytes)
+        monkeypatch.setattr(tables, "GROUP_BYTES", part_bytes)
+        folder = tmp_path / str(part_bytes)
+        with tables.Writer(folder / "raw", PREFERENCES, batch_rows=1 if part_bytes == 1 else 100) as writer:
+            for row in rows:
+                writer.add_row(row)
+        kept, dropped = curate_table(folder, pii=pii.Params())
+        files = {name: (folder / name / "00000.parquet").read_bytes() for name in ("curated", "dropped")}
+        results.append((kept, dropped, files))
+        assert len(list(tables.row_groups(folder / "raw"))) == (len(rows) if part_bytes == 1 else 1)
+        assert not (folder / "scratch").exists()
+    assert results[0] == results[1]
+    assert results[0][1]["mail"] == "pii.same_answers: "
+    assert {reason.split(":")[0] for reason in results[0][1].values()} == {
+        "pii.same_answers", "exact.duplicate", "contamination",
+    }  # fmt: skip
+
+
 SYSTEM = "You are Ada, the friendly assistant of the Example Town library, and you never give legal or medical advice."
 
 
@@ -159,7 +201,7 @@ def test_personal_data_are_masked_and_counted(tmp_path: Path) -> None:
     kept, dropped = curated(tmp_path / "p", PREFERENCES, pairs, **settings)
     assert (kept, dropped) == (["p"], {"differ": "pii.same_answers: "})
     counts = conversations.curate(
-        tmp_path / "p" / "raw", tmp_path / "x", tmp_path / "y", conversations.Params(**settings)
+        tmp_path / "p" / "raw", tmp_path / "x", tmp_path / "y", conversations.Params(**settings), tmp_path / "z"
     )
     assert counts == {"read": 2, "kept": 1, "pii.same_answers": 1, "masked_email": 1}
 

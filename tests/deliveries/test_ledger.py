@@ -49,9 +49,11 @@ def test_each_file_is_received_once() -> None:
     Path("incoming/c.txt").write_text("one")
     Path("incoming/.part").write_text("half a file")
     Path("incoming/d.txt").write_text("two")
+    Path("incoming/e.txt").write_text("one")
     assert [(d.number, d.state, d.reason) for d in receive()] == [
         (2, "active", ""), (3, "refused", "not text"), (4, "duplicate", "equal to a file of delivery 1"),
     ]  # fmt: skip
+    assert [file.name for file in ledger.read().deliveries[3].files] == ["c.txt", "e.txt"]
     assert receive() == []
     assert [delivery.state for delivery in ledger.read().deliveries] == ["active", "active", "refused", "duplicate"]
 
@@ -72,8 +74,12 @@ def test_an_earlier_state_is_restored_and_left_again() -> None:
     assert receive() == []
     tasks.activate_numbers({1, 2}, bring_back)
     assert Path("data/raw/delivery-0002/b.txt").read_text() == "two"
+    assert tasks.copy_dvc_files(earlier, Path("scratch")) == ["data/raw/delivery-0001.dvc"]
+    assert Path("scratch/data/raw/delivery-0001.dvc").is_file()
     ledger.remove(ledger.read(), 1)
     assert ledger.read().active() == {2}
+    with pytest.raises(BadInput, match="delivery 1 was removed"):
+        tasks.copy_dvc_files(earlier, Path("scratch"))
     with pytest.raises(BadInput, match="delivery 1 was removed"):
         tasks.activate_numbers({1}, bring_back)
     with pytest.raises(BadParams, match="no delivery 9"):

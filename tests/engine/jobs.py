@@ -38,3 +38,15 @@ def refuse(part: Path, number: int) -> Mapping[str, Any]:
 def hang(part: Path, _: Any) -> Mapping[str, Any]:
     time.sleep(60)
     return square(part, 0)
+
+
+def hang_or_refuse(part: Path, number: int) -> Mapping[str, Any]:
+    if number:
+        while not list(part.parent.glob("part-hang.*.tmp")):
+            time.sleep(0.02)
+        return refuse(part, number)
+    return hang(part, number)
+
+
+def pid(_part: Path, _: Any) -> Mapping[str, Any]:
+    return {"pid": os.getpid()}

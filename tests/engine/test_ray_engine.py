@@ -5,13 +5,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from tasks.engine import ray_engine
+from tasks.curation import text_files
+from tasks.curation.duplicates import minhash, out_of_core
+from tasks.engine import ray_engine, settings
 from tasks.engine.engine import Part
 from tasks.engine.local_engine import LocalEngine
 from tasks.engine.ray_engine import RayEngine
 from tasks.errors import BadInput, BadParams
+from tests.curation.duplicates.test_out_of_core import corpus
 from tests.engine import jobs
 
 NUMBERS = {"a": 1, "b": 2, "c": 3}
@@ -31,17 +36,22 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    """Two raylets of one CPU each, or a cluster that runs already."""
     ray = pytest.importorskip("ray")
-    if "RAY_ADDRESS" in os.environ:  # a cluster that runs already
-        ray.init(log_to_driver=False)
-    else:
-        store = 80 << 20  # the smallest one; nothing is put there
-        ray.init(
-            num_cpus=2, include_dashboard=False, object_store_memory=store, log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-        )  # fmt: skip
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address, log_to_driver=False)
+        yield
+        ray.shutdown()
+        return
+    from ray.cluster_utils import Cluster
+
+    store = 80 << 20  # the smallest one; nothing is put there
+    nodes = Cluster(True, head_node_args={"num_cpus": 1, "object_store_memory": store, "include_dashboard": False})
+    nodes.add_node(num_cpus=1, object_store_memory=store)
+    ray.init(nodes.address, log_to_driver=False)
     yield
     ray.shutdown()
+    nodes.shutdown()
 
 
 def published(parts: dict[str, Part]) -> dict[str, tuple[object, object]]:
@@ -59,11 +69,30 @@ def test_ray_publishes_what_the_local_engine_publishes(tmp_path: Path, cluster: 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_faults_on_ray(tmp_path: Path, cluster: None) -> None:
-    engine = RayEngine(tmp_path)
-    manifest = engine.run("crashes", list(NUMBERS), jobs.crash_if_odd, NUMBERS)
-    assert (list(manifest.parts), sorted(manifest.quarantined)) == (["b"], ["a", "c"])
+def test_faults_on_ray(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "MAX_ATTEMPTS", 2)  # each attempt starts a worker process
+    engine = RayEngine(tmp_path, task_seconds=1)
+    manifest = engine.run("crashes", ["a", "b"], jobs.crash_if_odd, {"a": 1, "b": 2})
+    assert (list(manifest.parts), list(manifest.quarantined)) == (["b"], ["a"])
     assert engine.run("once", ["a"], jobs.crash_once, {"a": str(tmp_path / "flag")}).total("square") == 9
+    hanging = engine.run("hanging", ["a"], jobs.hang, {"a": 0}).quarantined["a"]
+    assert "took longer than 1 s, in each of 2 attempts" in hanging
     with pytest.raises(BadInput, match="key b is damaged"):
-        engine.run("errors", ["b", "a"], jobs.refuse, {"a": 1, "b": 2})
+        engine.run("errors", ["hang", "fail"], jobs.hang_or_refuse, {"hang": 0, "fail": 1})
     assert not list(tmp_path.glob("*/*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_near_duplicates_on_ray_are_those_of_memory(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of the texts is relative to the folder of the driver."""
+    monkeypatch.chdir(tmp_path)
+    array, params = pa.array(corpus(), pa.large_string()), minhash.Params.model_validate({})
+    texts = text_files.write(Path("texts.arrow"), [array.slice(0, 20), array.slice(20)])
+    priority = np.zeros(len(array), np.int64)
+    monkeypatch.setenv(settings.ENGINE, "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    remote = out_of_core.duplicates(texts, Path("texts.arrow"), params, priority, None, 2)[0]
+    assert remote.tolist() == minhash.duplicates(array, params, priority)[0].tolist()

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluation import charts, page
+from tasks.evaluation import funnel, page
 from tasks.files import with_version, write_json
+from tasks.pages import charts
 from tasks.pipeline_stages import PipelineStage, read_stages
-from tasks.reports import Report, Score, write_csv
+from tasks.reports import Report, Score, read_csv, write_csv
+from tests.serving.browser import CHROMIUM, browser
 from tests.sources import ROOT
 
 STAGES = read_stages(ROOT / "dvc.yaml", ROOT / "params.yaml")
@@ -89,6 +91,79 @@ def test_a_second_stage_of_a_kind_has_its_own_section(reports: Path) -> None:
     assert [name for name, _ in comparison.rows] == ["mid", "sft", "new"]
 
 
+def test_training_and_validation_share_a_chart(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": 5.0 - i, "validation_loss": 5.5 - i if i else None, "accuracy": i} for i in range(3)]
+    Report("sft", tables={"steps": rows}).write(tmp_path)
+    section = page.stage_section(tmp_path, PipelineStage("sft", "sft", True, 1))
+    assert [title for title, _ in section.figures] == ["loss (lower is better)", "accuracy"]
+    assert section.figures[0][1].count("<polyline") == 2
+    assert ">validation</text>" in section.figures[0][1]
+
+
+def test_equal_scores_are_one_sentence_instead_of_a_chart(reports: Path) -> None:
+    score = Score(1.0, 0.9, 1.0, 40)
+    Report(
+        "evaluation", scores={"exact_match": {"sft": score, "dpo": score}, "gates_checked": 0, "gates_failed": 0}
+    ).write(reports)
+    page.write(reports, reports / "page.html", STAGES)
+    text = (reports / "page.html").read_text(encoding="utf-8")
+    assert "Exact match: 1 for each of sft, dpo." in text
+    assert "<h3>Exact match</h3>" not in text
+
+
+def test_the_funnel_counts_each_kind_of_records(tmp_path: Path) -> None:
+    Report("ingestion", counts={"documents": 9, "conversations": 5, "preferences": 0}).write(tmp_path)
+    counts = {
+        "read": 9,
+        "kept": 6,
+        "conversations_read": 5,
+        "conversations_kept": 4,
+        "conversations_exact_duplicate": 1,
+    }
+    steps = [{"step": "read", "documents": 9}, {"step": "spam", "documents": 9}, {"step": "minhash", "documents": 6}]
+    Report("curation", counts=counts, tables={"funnel": steps}).write(tmp_path)
+    sizes = {"documents_train_num_documents": 5, "documents_test_num_documents": 1, "documents_train_num_tokens": 70}
+    Report("tokenization", counts=sizes).write(tmp_path)
+    documents, conversations = funnel.read(tmp_path)
+    assert documents == funnel.Row("documents", 9, 6, {"train": 5, "validation": 0, "test": 1}, 70, {"minhash": 3})
+    assert (conversations.kept, conversations.dropped) == (4, {"exact_duplicate": 1})
+    assert funnel.read(tmp_path / "none") == []
+
+
+def test_the_verdict_and_the_origin_of_a_run(reports: Path) -> None:
+    verdict = page.Verdict("promotion: better", True, "Version 1", [("gold.sft", 0.5, 0.25, "better", "<p>")])
+    page.write(reports, reports / "page.html", STAGES, "sft", verdict, {"commit": "c0ffee"})
+    text = (reports / "page.html").read_text(encoding="utf-8")
+    assert (
+        text.index("Promotion: better") < text.index("All 3 gates passed.") < text.index("Compared with the champion")
+    )
+    assert "<td>0.500<td>0.250<td><b>better</b><td>&lt;p&gt;" in text
+    assert "commit: c0ffee" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_the_page_in_a_browser(reports: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It shows its charts, fits a phone, follows the dark mode, requests nothing and leaves an empty console."""
+    path = reports / "page.html"
+    page.write(reports, path, STAGES)
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        tab.open(path.as_uri(), "document.readyState === 'complete'")
+        assert tab.run("document.querySelectorAll('svg .dot').length") == 3 + 4 * 2 + 1, (
+            "perplexity, four metrics of two models, a reason"
+        )
+        assert tab.run("document.querySelector('svg').getBoundingClientRect().width") > 100
+        assert "1 190" in tab.run("document.body.innerText").replace("\u202f", " ")
+        assert tab.run("performance.getEntriesByType('resource').length") == 0
+        background = "getComputedStyle(document.body).backgroundColor"
+        light = tab.run(background)
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        assert tab.run(background) != light
+        tab.size(390, 844)
+        assert tab.run("document.documentElement.scrollWidth") <= 390
+        assert tab.errors == []
+
+
 def test_failed_gates_are_the_first_thing_to_read(reports: Path) -> None:
     body = {"gates_checked": 2, "gates_failed": 1, "notes": ["GATE FAILED: max_kl"]}
     write_json(reports / "evaluation.json", with_version("report", body))
@@ -135,9 +210,9 @@ def test_columns_that_never_change_are_no_curves(tmp_path: Path) -> None:
         {"step": 2, "loss": "nan", "rate": 0.1, "gold": 0.5},
     ]
     write_csv(tmp_path / "steps.csv", [*rows, {"step": 3, "loss": 1.0, "rate": 0.1, "gold": 0.6}])
-    curves = dict(page.numeric_columns(page.read_rows(tmp_path / "steps.csv")))
+    curves = dict(page.numeric_columns(read_csv(tmp_path / "steps.csv")))
     assert curves == {"loss": [(1, 2.0), (3, 1.0)], "gold": [(2, 0.5), (3, 0.6)]}
-    assert page.read_rows(tmp_path / "none.csv") == []
+    assert read_csv(tmp_path / "none.csv") == []
 
 
 @pytest.mark.parametrize(
@@ -153,15 +228,15 @@ def test_charts_stay_inside_their_frame() -> None:
     score = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 10}
     flat = {"value": 0.5, "low": 0.5, "high": 0.5, "n": 10}
     for chart in (
-        charts.line_chart([(0, 1.0), (5, -3.0), (9, 2.0)]),
-        charts.line_chart([(0, 1.0)]),
+        charts.line_chart({"loss": [(0, 1.0), (5, -3.0), (9, 2.0)], "validation": [(9, 1.5)]}),
+        charts.line_chart({"loss": [(0, 1.0)]}),
         charts.interval_chart([("a", score), ("b", flat)], 0.25, "chance"),
         charts.interval_chart([("only", flat)]),
     ):
         xs = [float(x) for x in re.findall(r'(?:cx|x1|x2|x)="([-\d.]+)"', chart)]
         assert min(xs) >= 0
         assert max(xs) <= charts.WIDTH
-    assert charts.line_chart([]) == charts.interval_chart([]) == ""
+    assert charts.line_chart({}) == charts.interval_chart([]) == ""
 
 
 def test_a_chart_of_many_long_names_shows_each_name_and_interval() -> None:

@@ -35,6 +35,13 @@ def test_the_crowd_knows_which_votes_are_wrong() -> None:
     wrong = {record["id"] for record in records if record["choice"] == 0}
     assert wrong == crowd.poisoned | crowd.mistaken
     assert not crowd.poisoned & crowd.mistaken
+    assert crowd.right == {record["id"] for record in records} - wrong
+
+
+def test_a_vote_for_the_first_answer_may_be_right() -> None:
+    records, crowd = votes(Member("m", first_share=1.0))
+    assert crowd.right == {record["id"] for record in records if record["choice"] == 1}
+    assert not crowd.mistaken
 
 
 def test_equal_answers_are_a_tie_except_at_chance_level() -> None:

@@ -1,5 +1,6 @@
 """A delivery starts training only when enough is new, and continues from a copy of the last model where it should."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from flows import deliveries
 from flows.versions import contents
 from tasks.deliveries import tasks
+from tasks.errors import GateFailed
 from tasks.files import write_json
 
 
@@ -42,11 +44,45 @@ def test_training_waits_until_enough_is_new(calls: list[str | None]) -> None:
     Path("incoming/a.txt").write_text("one")
     deliveries.deliveries.fn(min_age=0.0)
     assert calls == ["curation", None]
-    assert tasks.read().trained_documents == 101
+    assert tasks.read().trained["kept"] == 101
     Path("incoming/b.txt").write_text("two")
     deliveries.deliveries.fn(min_age=0.0)
     assert calls == ["curation", None, "curation"]
     assert tasks.read().deliveries[1].counts == {"kept": 102}
+
+
+def test_the_kind_of_record_that_grew_most_starts_training() -> None:
+    """100 documents as before; 40 of 50 conversations are new."""
+    counts = {"kept": 100, "conversations_kept": 50, "preferences_kept": 0}
+    assert deliveries.new_share(counts, {"kept": 100, "conversations_kept": 10}) == 0.8
+    assert deliveries.new_share({}, {}) == 0.0
+
+
+def test_an_interrupted_training_is_continued_and_a_refused_model_is_not_trained_again(
+    calls: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Callable[..., dict[str, str]] = vars(deliveries)["pipeline"]
+
+    def interrupted(to: str | None = None) -> dict[str, str]:
+        original(to)
+        if to is None:
+            raise KeyboardInterrupt
+        return {}
+
+    def refused(to: str | None = None) -> dict[str, str]:
+        original(to)
+        raise GateFailed("below its gate")
+
+    Path("incoming/a.txt").write_text("one")
+    monkeypatch.setattr(deliveries, "pipeline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        deliveries.deliveries.fn(min_age=0.0)
+    monkeypatch.setattr(deliveries, "pipeline", refused)
+    with pytest.raises(GateFailed):
+        deliveries.deliveries.fn(min_age=0.0)
+    assert calls == ["curation", None, None]
+    assert deliveries.deliveries.fn(min_age=0.0) == {}
+    assert tasks.read().trained["kept"] == 101
 
 
 def test_training_continues_from_a_copy_of_the_last_model(calls: list[str | None]) -> None:

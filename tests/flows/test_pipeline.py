@@ -21,10 +21,12 @@ def prefect_runs() -> list[tuple[str, str, bool]]:
 
 
 def mlflow_runs(project: Project) -> list[tuple[str, str]]:
-    """Return (stage, status) of every run, after records that a busy machine has not sent yet are sent."""
+    """Return (stage or `pipeline`, status) of every run, after records that wait on a busy machine are sent."""
     project.run("flows.runtime.tracking")
+    kind = "select value from tags where tags.run_uuid = runs.run_uuid and key = 'athanor.kind'"
     with sqlite3.connect("mlflow.db") as db:
-        return sorted((name.split()[0], status) for name, status in db.execute("select name, status from runs"))
+        runs = db.execute(f"select coalesce(({kind}), name), status from runs")
+        return sorted((name.split()[0], status) for name, status in runs)
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from flows import comparison, promotion
-from flows.runtime import params, spool, tracking
+from flows.runtime import params, spool, tracking, versioning
 from flows.runtime.sender import Sender
 from flows.serving import registry
 from flows.versions import contents, subjects
 from tasks.errors import BadInput, BadParams
 from tasks.files import read_json
-from tests.promotion.small import make_report, make_run
+from tests.promotion.small import make_model, make_report, make_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +58,7 @@ def test_the_pipeline_gets_tags_and_leaves_a_record_for_mlflow() -> None:
     tags = promotion.after_evaluation("c0ffee")
     assert tags["champion"] == "1"
     assert "version 1 (sft) is the champion" in tags["promotion"]
+    assert "version 1 (sft) is the champion" in Path("data/promotion/report.html").read_text(encoding="utf-8")
     (record,) = [read_json(path) for path in spool.folder().glob("*/record.json")]
     assert (record["kind"], record["aliases"]) == ("promotion", {"candidate": 1, "champion": 1})
     assert record["version"]["commit"] == "c0ffee"
@@ -66,11 +67,54 @@ def test_the_pipeline_gets_tags_and_leaves_a_record_for_mlflow() -> None:
     assert len(list(spool.folder().glob("*/record.json"))) == 1
 
 
+def test_the_model_of_a_round_is_compared_with_the_champion() -> None:
+    """A failed gate, a better model, and the same call again after a kill: one version and one champion."""
+    promotion.after_evaluation(None)
+    data, own = Path("data"), Path("data/rounds/001")
+    digest = make_model(own, "round", "dpo")
+    make_report(own, 0.1, "dpo", gates_failed=1)
+    assert "not registered" in promotion.after_round("round-001", own, "dpo", data)
+    make_report(own, 0.1, "dpo")
+    for _ in range(2):
+        assert "version 2 (dpo)" in promotion.after_round("round-001", own, "dpo", data)
+    status = promotion.status()
+    assert (status["champion"], len(status["versions"]), status["versions"][1]["model"]) == (2, 2, digest)
+    assert (data / "models/champion/model.safetensors").read_text() == "round"
+    records = [read_json(path)["version"] for path in spool.folder().glob("*/record.json")]
+    assert [record.get("round") for record in records if record["athanor.version"] == 2] == ["round-001"]
+
+
+def test_a_person_promotes_the_model_of_a_round_without_automatic_promotion() -> None:
+    with open("params.yaml", "a", encoding="utf-8") as file:
+        file.write("promotion: { automatic: false }\n")
+    assert "left to a person" in promotion.after_round("round-001", Path("data/rounds/001"), "dpo", Path("data"))
+    assert promotion.status()["versions"] == []
+
+
+def test_a_pipeline_with_nothing_to_do_judges_what_an_interrupted_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import pipeline
+
+    monkeypatch.setattr(versioning, "stages", lambda to: [])
+    monkeypatch.setattr(versioning, "reproduce", lambda *arguments: None)
+    monkeypatch.setattr(pipeline, "_tags", lambda session: {})
+    for expected in (None, 1, 1):
+        assert pipeline.pipeline.fn() == {}
+        assert promotion.status()["champion"] == expected
+        if expected is None:
+            Path(".run").mkdir(exist_ok=True)
+            Path(".run/unjudged").touch()
+    assert not pipeline.is_unjudged()
+
+
 def test_a_server_gets_the_files_of_one_version() -> None:
     promotion.after_evaluation(None)
     first = Path(registry.find_folder("champion", Path("data")))
     make_run(Path("data"), 0.1, "second")
-    promotion.after_evaluation(None)
+    promotion.after_evaluation(None, "run 7")
+    page = Path("data/promotion/report.html").read_text(encoding="utf-8")
+    assert page.index("version 2 (sft) is the champion") < page.index("Version 1 was the champion before")
+    assert "run: run 7" in page
+    assert "| gold.sft | " in Path("data/promotion/report.md").read_text(encoding="utf-8")
     second = Path(registry.find_folder("champion", Path("data")))
     assert (first / "model.safetensors").read_text() == "first"
     assert (second / "model.safetensors").read_text() == "second"

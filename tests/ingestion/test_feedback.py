@@ -194,7 +194,9 @@ def test_personal_data_in_a_vote_is_masked(tmp_path: Path) -> None:
     with tables.Writer(tmp_path / "raw", PREFERENCES) as writer:
         writer.add_row(pair.row("feedback", "train"))
     settings = conversations.Params(pii=Pii.model_validate({}))
-    counts = conversations.curate(tmp_path / "raw", tmp_path / "curated", tmp_path / "dropped", settings)
+    counts = conversations.curate(
+        tmp_path / "raw", tmp_path / "curated", tmp_path / "dropped", settings, tmp_path / "x"
+    )
     (kept,) = tables.read(tmp_path / "curated").to_pylist()
     assert "555" not in str(kept)
     assert counts["masked_phone"] == 4

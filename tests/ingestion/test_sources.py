@@ -42,6 +42,16 @@ def test_files_folders_and_globs(folder: Path) -> None:
     assert texts(jsonl, paths=[f"{folder}/1.jsonl", f"{folder}/*.jsonl"]) == ["one"]
 
 
+def test_a_glob_matches_folders_but_not_what_dvc_writes_beside_them(folder: Path) -> None:
+    """The paths of deliveries, data/raw/delivery-*, match folders and files such as delivery-0001.dvc."""
+    (folder / "b.dvc").write_text("outs: []")
+    (folder / "b/2.jsonl.dvc").write_text("outs: []")
+    assert texts(jsonl, paths=f"{folder}/b*") == ["two", "three"]
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/parts/part-1/a.jsonl", b'{"text": "one"}')
+    assert texts(jsonl, paths="memory://parts/part-*") == ["one"]
+
+
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/*.jsonl", "b/c/*.txt"])
 def test_a_path_to_nothing_is_named(folder: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)

@@ -45,7 +45,7 @@ def test_each_rung_sees_as_many_tokens_per_weight_as_the_target() -> None:
 
 
 def test_a_registered_forecast_is_compared_with_the_result(tmp_path: Path) -> None:
-    result = tasks.register(runs(noise=0.001), 8e7, 1e10, 0.01, tmp_path)
+    result = tasks.register(runs(noise=0.001), [], 8e7, 1e10, 0.01, tmp_path)
     assert result["sha256"] == sha256(tmp_path / "ladder/forecast.json")
     assert next(iter(tasks.lines(result))).startswith("leave-largest-out error 0.")
     assert "inside the 95 % interval" in tasks.compare(tmp_path, known_loss(8e7, 1e10), 8e7, 1e10)

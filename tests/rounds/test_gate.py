@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows import round as command
 from tasks import tables
 from tasks.conversations import PREFERENCES
 from tasks.errors import BadParams, NothingLeft
-from tasks.rounds import mixing
-from tasks.rounds.measures import gate, paired
+from tasks.files import write_json
+from tasks.pairs import Prompts
+from tasks.rounds import mixing, rejection
+from tasks.rounds.measures import Answers, gate, paired
 from tasks.rounds.rejection import reward_function
 from tasks.rounds.tasks import over_optimization
 
@@ -84,14 +87,34 @@ def test_pairs_are_new_or_replayed(tmp_path: Path) -> None:
     write(tmp_path / "preferences/curated", rows)
     base = write(tmp_path / "base", [pair(n) for n in range(10, 14)] + [pair(20, "test")])
     counts = mixing.divide(tmp_path, {"vote0", "vote1", "other"}, base, 1.0, 0)
-    assert counts == {"new_pairs": 2, "replayed_votes": 1, "replayed_pairs": 1}
+    assert counts == {"new_pairs": 2, "replayed_votes": 1, "replayed_pairs": 1, "held_out_pairs": 0}
     assert ids(tmp_path / "preferences/new") == ["pair0", "pair1"]
     assert len(ids(tmp_path / "replay/preferences/curated")) == 4
     assert mixing.divide(tmp_path, {"vote0"}, base, 20.0, 0) == {
-        "new_pairs": 1, "replayed_votes": 4, "replayed_pairs": 4,
+        "new_pairs": 1, "replayed_votes": 4, "replayed_pairs": 4, "held_out_pairs": 0,
     }  # fmt: skip
     with pytest.raises(NothingLeft, match="none of the 1 votes"):
         mixing.divide(tmp_path, {"other"}, base, 1.0, 0)
+
+
+def test_pairs_about_held_out_questions_are_left_out(tmp_path: Path) -> None:
+    """Questions of test and validation; not the last message of a longer conversation, and not one for training."""
+    questions = {"test": [("one", 1), ("three", 2)], "validation": [("two", 1)], "train": [("four", 1)]}
+    for split, rows_of_split in questions.items():
+        (tmp_path / "prompts" / split).mkdir(parents=True)
+        body = [{"text": text, "turn": turn} for text, turn in rows_of_split]
+        write_json(tmp_path / "prompts" / split / "metadata.json", body)
+    held_out = mixing.held_out_questions(tmp_path)
+    assert held_out == {"one", "two"}
+    rows = [pair(n, actions=[f"vote{n}"]) for n in range(3)]
+    rows[0]["prompt"] = [{"role": "system", "content": "s"}, {"role": "user", "content": "one"}]
+    rows[1]["prompt"] = [{"role": role, "content": "one"} for role in ("user", "assistant", "user")]
+    write(tmp_path / "preferences/curated", rows)
+    counts = mixing.divide(tmp_path, {"vote0", "vote1", "vote2"}, tmp_path / "none", 1.0, 0, held_out)
+    assert (counts["new_pairs"], counts["held_out_pairs"]) == (2, 1)
+    assert ids(tmp_path / "preferences/new") == ["pair1", "pair2"]
+    with pytest.raises(NothingLeft, match="1 pairs are about held-out questions"):
+        mixing.divide(tmp_path, {"vote0"}, tmp_path / "none", 1.0, 0, held_out)
 
 
 def test_reward_functions() -> None:
@@ -110,3 +133,25 @@ def test_settings_of_the_command() -> None:
         command.round_params(command.parse(["--set", "dpo"]))
     with pytest.raises(BadParams, match="max_kl"):
         command.round_params(command.parse(["--set", "max_kl=-1"]))
+
+
+def test_the_best_finished_answer_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores 3 and 1: the better answer of "a" was cut off. "b" has equal scores, and no answer to "c" is finished."""
+    metadata = [{"text": text, "turn": 1} for text in "abc"]
+    scores = {"a1": 3.0, "a2": 1.0, "a3": 0.0, "b1": 1.0, "b2": 1.0, "b3": 1.0, "c1": 2.0, "c2": 1.0, "c3": 0.0}
+    finished = {1: [False, True, False], 2: [True, True, False], 3: [True, True, False]}
+
+    def answer(_: Any, __: Any, prompts: Prompts, ___: int, seed: int) -> Answers:
+        number = seed - 999
+        texts = [f"{one['text']}{number}" for one in prompts.metadata]
+        return Answers([], [], [], texts, finished[number])
+
+    monkeypatch.setattr(rejection, "answer", answer)
+    monkeypatch.setattr(rejection, "read_prompts", lambda *_, **__: Prompts([np.array([1])] * 3, metadata, 0))
+    monkeypatch.setattr("tasks.models.load_causal", lambda _: (None, None))
+    monkeypatch.setattr(rejection, "reward_function", lambda _: lambda text, __: scores[text])
+    rows, counts = rejection.best_answers(
+        tmp_path, None, "own", tmp_path, num_prompts=3, num_answers=3, max_new_tokens=4, seed=1
+    )
+    assert [row["messages"][1]["content"] for row in rows] == ["a2"]
+    assert (counts["without_difference"], counts["cut_off"]) == (2, 4)

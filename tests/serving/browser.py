@@ -54,10 +54,10 @@ class Browser:
             assert time.monotonic() < until, f"{condition}\n{self.run('document.body.innerText')}\n{self.errors}"
             time.sleep(0.03)
 
-    def open(self, address: str) -> None:
-        """Load a page and wait for its start."""
+    def open(self, address: str, ready: str = "document.body?.dataset.ready") -> None:
+        """Load a page and wait until the JavaScript condition `ready` is true."""
         self.call("Page.navigate", url=address)
-        self.wait(f"location.href === {json.dumps(address)} && document.body?.dataset.ready")
+        self.wait(f"location.href === {json.dumps(address)} && {ready}")
 
     def key(self, key: str, text: str = "") -> None:
         """Press a key."""

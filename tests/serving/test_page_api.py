@@ -1,11 +1,6 @@
-"""The endpoints of the page without a browser: cookies, votes, prompts to rank, and a server that is killed."""
+"""The endpoints of the page without a browser: cookies, votes, prompts to rank."""
 
 import json
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,6 @@ from tasks.feedback import FeedbackLog
 from tasks.serving import RankingQueue
 from tests.evaluation import small
 from tests.serving.running import server
-from tests.sources import ROOT
 
 PROMPT = [{"role": "user", "content": "say one"}]
 ANSWERS = [
@@ -170,80 +164,3 @@ def test_a_damaged_cookie_is_replaced(site: tuple[httpx.Client, Path]) -> None:
     client, _ = site
     response = httpx.get(f"{client.base_url}/page/settings", headers={"cookie": "annotator=a.b"})
     assert len(response.cookies["annotator"]) == 32
-
-
-def started(data: Path, port: int) -> "subprocess.Popen[bytes]":
-    command = [
-        sys.executable,
-        "-m",
-        "flows.serving",
-        "--data",
-        str(data),
-        "--model",
-        str(data / "models/sft"),
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 90
-    while True:
-        assert process.poll() is None
-        assert time.monotonic() < until
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                return process
-        except httpx.HTTPError:
-            time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_a_killed_server_loses_and_doubles_no_acknowledged_vote(data: Path, tmp_path: Path) -> None:
-    """200 votes beside streams; SIGKILL in the middle; the page sends again what was not acknowledged."""
-    import shutil
-    import socket
-
-    shutil.copytree(data / "models/sft", tmp_path / "models/sft")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    address = f"http://127.0.0.1:{port}"
-    process = started(tmp_path, port)
-    acknowledged: set[str] = set()
-    cookies = {"annotator": "a" * 32}
-
-    def stream() -> None:
-        body = {"model": str(tmp_path / "models/sft"), "messages": PROMPT, "stream": True, "max_tokens": 100}
-        try:
-            while True:
-                httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)
-        except httpx.HTTPError:
-            pass
-
-    def vote(numbers: range) -> None:
-        with httpx.Client(base_url=address, cookies=cookies, timeout=30) as client:
-            for number in numbers:
-                try:
-                    body = {**VOTE, "id": f"vote-{number:04}"}
-                    if client.post("/page/feedback", json=body).json()["id"]:
-                        acknowledged.add(f"vote-{number:04}")
-                except httpx.HTTPError:
-                    return
-
-    threads = [threading.Thread(target=stream) for _ in range(8)]
-    threads += [threading.Thread(target=vote, args=(range(first, 200, 4),)) for first in range(4)]
-    for thread in threads:
-        thread.start()
-    while len(acknowledged) < 60:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for thread in threads:
-        thread.join(60)
-    before = set(acknowledged)
-    process = started(tmp_path, port)
-    vote(range(200))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(40) == 0, "an orderly end"
-    ids = [record["id"] for record in FeedbackLog(tmp_path / "raw/feedback").records()]
-    assert 60 <= len(before) < 200
-    assert sorted(ids) == sorted({f"vote-{number:04}" for number in range(200)})

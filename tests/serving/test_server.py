@@ -1,16 +1,12 @@
-"""The server around the protocol: who may use it, limits, clients that leave, new versions of a model, bad requests."""
+"""The server around the protocol: who may use it, limits, clients that leave, new versions of a model."""
 
-import random
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from flows.serving import __main__ as command
@@ -136,35 +132,6 @@ def test_a_client_that_leaves_ends_its_answers(running: tuple[str, State], strea
     assert engine.counts["canceled"] > before
 
 
-def test_memory_stays_constant_with_clients_that_leave(running: tuple[str, State]) -> None:
-    """100 clients that leave and 32 slow ones; the second round needs no more memory than the first."""
-    address, state = running
-
-    def leave(_: int) -> None:
-        with httpx.stream("POST", address + "/v1/chat/completions", json={**LONG, "stream": True}) as response:
-            next(response.iter_lines())
-
-    def slow(_: int) -> None:
-        with httpx.stream("POST", address + "/v1/chat/completions", json={**LONG, "stream": True}) as response:
-            for _line in response.iter_lines():
-                time.sleep(0.001)
-
-    def everyone() -> int:
-        threads = [threading.Thread(target=slow, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for number in range(25):
-            leave(number)
-        for thread in threads:
-            thread.join(30)
-        wait_until_idle(state)
-        return int(psutil.Process().memory_info().rss)
-
-    first = max(everyone() for _ in range(2))
-    second = max(everyone() for _ in range(2))
-    assert second < first + 24e6
-
-
 def test_a_new_version_replaces_the_old_one_and_its_streams_go_on(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data / "models/sft", tmp_path / "models/sft")
     with server(tmp_path) as (address, state):
@@ -231,42 +198,3 @@ def test_the_shipped_spam_classifier_as_a_filter() -> None:
     spam = filters.load(Path("tasks/curation/classifier/spam.safetensors"), 0.5)
     assert spam.label("WIN A FREE PRIZE!!! Call 0900-123-456 now, casino bonus, click http://win.example") == "spam"
     assert spam.label("three thousand eight hundred.") is None
-
-
-def bad_request(rng: random.Random) -> tuple[str, bytes]:
-    """A path with a body that is wrong in one or several places."""
-    values: list[Any] = [
-        None, True, -1, 0, 1e308, 1 << 70, "", "x", [], [[]], {},
-        [{}], {"a": [1]}, [None], "😀" * 50, [[[[1]]]], -0.0, "\x00",
-    ]  # fmt: skip
-    body: Any = {**BODY, "prompt": "one", "max_tokens": 2}
-    fields = [*body, "n", "stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "seed", "echo",
-              "tools", "response_format", "top_k", "min_p", "user", "metadata", "messages"]  # fmt: skip
-    for _ in range(rng.randint(1, 3)):
-        body[rng.choice(fields)] = rng.choice(values)
-    if rng.random() < 0.3:
-        body["messages"] = [{"role": rng.choice(["user", "x", None]), "content": rng.choice(values)}]
-    import json
-
-    text = json.dumps(body).encode()
-    if rng.random() < 0.25:
-        cut = rng.randrange(len(text))
-        text = rng.choice((text[:cut], text + b"}", b"\xff\xfe" + text, b"[" * 5000, rng.randbytes(40), b"NaN", b"[]"))
-    return rng.choice(("/v1/chat/completions", "/v1/completions")), text
-
-
-def test_malformed_requests_are_never_a_failure(running: tuple[str, State], capfd: pytest.CaptureFixture[str]) -> None:
-    """1,000 requests: no status of 500 or more, no traceback; every error has the form of the protocol."""
-    rng, statuses = random.Random(0), []
-    with httpx.Client(base_url=running[0], timeout=30) as client:
-        for number in range(1000):
-            path, body = bad_request(rng)
-            kind = "application/json" if number % 20 else rng.choice(("text/plain", "application/json; charset=utf-8"))
-            response = client.post(path, content=body, headers={"content-type": kind})
-            statuses.append(response.status_code)
-            if response.status_code != 200:
-                assert set(response.json()["error"]) == {"message", "type", "param", "code"}, response.text
-    assert max(statuses) < 500
-    assert statuses.count(400) > 500
-    assert "Traceback" not in capfd.readouterr().err
-    assert post(running[0], json=BODY).status_code == 200

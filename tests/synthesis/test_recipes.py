@@ -1,5 +1,6 @@
 """Recipes with a model of a few lines: what is asked, kept and dropped, and that nothing is paid twice."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,14 @@ def test_an_error_is_retried_and_then_reported(
         command.run(params(tmp_path, "answers", ["two"]))
 
 
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON can state a half surrogate, but a UTF-8 file cannot contain it."""
+    reply = rb'{"choices": [{"message": {"content": "A \ud83d and \ud83d\ude00"}}]}'
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(reply))
+    command.run(params(tmp_path, "answers", ["one"]))
+    assert records(tmp_path)[0]["messages"][-1]["content"] == "A ? and \N{GRINNING FACE}"
+
+
 def test_an_estimate_before_anything_is_sent(tmp_path: Path, fake: FakeEndpoint) -> None:
     """Evolving and answering two seeds are four requests."""
     numbers = synthesis.estimate(params(tmp_path, "evolve", ["one", "two"]))
@@ -188,12 +197,12 @@ def test_the_source_reads_the_result(tmp_path: Path, fake: FakeEndpoint) -> None
     command.run(params(tmp_path, "answers", ["one"]))
     file = tmp_path / "out" / command.RECORDS
     other = json.dumps({**records(tmp_path)[0], "license": "unknown"})
-    file.write_text(file.read_text() + f"{other}\nnothing\n")
+    file.write_text(file.read_text() + f'{other}\nnothing\n{{"messages": []}}\n')
     counts = ReadCounts()
     settings = synthetic.Params.model_validate({"paths": (str(tmp_path / "out"),), "licenses": ("CC0",)})
-    conversation, damaged = synthetic.read(settings, counts)
+    conversation, *damaged = synthetic.read(settings, counts)
     assert conversation.metadata["license"] == "CC0"  # type: ignore[union-attr]
-    assert damaged.reason == "unknown_format"  # type: ignore[union-attr]
+    assert [one.reason for one in damaged] == ["invalid_json", "unknown_format"]  # type: ignore[union-attr]
     assert sum(counts.skipped.values()) == 1
 
 

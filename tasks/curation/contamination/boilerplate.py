@@ -136,7 +136,7 @@ def common_parts(texts: Texts, units: Int64Array, index: Index, examples: Int64A
     lookup = ngrams.build_table(parts)
     stride = max(1, -(-int(byte_lengths(texts).sum()) // SAMPLE_BYTES))
     sample_units = units[::stride]
-    sample = texts if stride == 1 else texts.take(pa.array(np.arange(0, len(texts), stride)))
+    sample = texts if stride == 1 else words.take(texts, np.arange(0, len(texts), stride))
     counts = np.zeros(len(parts), np.int64)
     for start, chunk in chunks(sample):
         matches = _find(chunk, *size, lookup)

@@ -11,7 +11,6 @@ from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
-import pyarrow as pa
 
 from tasks.curation.arrays import BoolArray, Int64Array
 from tasks.curation.contamination import boilerplate
@@ -76,7 +75,7 @@ def find(texts: Texts, comparison: Comparison, survey: Survey, units: Int64Array
     parts = boilerplate.common_parts(texts, np.arange(len(texts)) if units is None else units, index, examples)
     for first in range(0, len(candidates), ROWS):
         some = candidates[first : first + ROWS]
-        some_texts = texts.take(pa.array(some))
+        some_texts = words.take(texts, some)
         proofs = _proofs(some_texts, index, common.is_common, parts)
         for position, matches in groupby(proofs.tolist(), itemgetter(0)):
             hits = tuple(_confirmed(some_texts[position].as_py(), list(matches), index))

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
 
 from tasks.curation.arrays import BoolArray, Int32Array, Int64Array, UInt32Array
@@ -20,7 +19,7 @@ from tasks.curation.duplicates import clusters
 from tasks.curation.duplicates.banding import LARGEST_SIGNATURE, MIN_RECALL, NUM_PERMUTATIONS, derive_banding, recall
 from tasks.curation.duplicates.ranking import Ids, best_rows
 from tasks.curation.text import folding, shingles
-from tasks.curation.text.words import Texts, byte_lengths, chunks
+from tasks.curation.text.words import Texts, byte_lengths, chunks, take
 from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
 
 
@@ -181,4 +180,4 @@ def sets_reader(texts: Texts, params: Params) -> Callable[[Int32Array], clusters
 
 def shingle_sets(texts: Texts, size: int, rows: Int32Array) -> clusters.ShingleSets:
     """Return the shingle sets of some rows."""
-    return shingles.shingle_sets(texts.take(pa.array(rows)), size)
+    return shingles.shingle_sets(take(texts, rows), size)

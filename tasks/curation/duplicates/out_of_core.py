@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from tasks.curation.arrays import Int32Array, Int64Array
-from tasks.curation.duplicates import clusters, minhash, stars
+from tasks.curation.duplicates import clusters, minhash, partitions, stars
 from tasks.curation.duplicates.ranking import Ids, best_rows
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
 from tasks.curation.threads import ProgressCallback, ignore_progress
 from tasks.engine import settings
-from tasks.engine.engine import Engine, Manifest, discard_files
-from tasks.errors import BadInput
+from tasks.engine.engine import Engine, check_part, discard_files
 
 MEMBERS, GROUPED, CLUSTERS = "members", "grouped", "clusters.npy"
 TASK_BYTES = 256 << 20  # text that one task signs
@@ -31,6 +31,7 @@ TASK_BYTES = 256 << 20  # text that one task signs
 # grows to twice its size.
 BYTES_PER_ROW = 24 * 3 * 3 // 2
 MAX_BITS = 12
+FOLDER_END = "-duplicates"  # the folder of the engine is named after the file of texts
 
 
 def duplicates(
@@ -51,9 +52,12 @@ def duplicates(
     num_keys = len(texts) * params.banding()[0]
     if settings.current().engine == "local" and 8 * num_keys <= memory // 4:
         return minhash.duplicates(texts, params, priority, ids, threads, on_progress)
-    folder = texts_file.parent / f"{texts_file.stem}-duplicates"
-    engine = settings.make_engine(folder, threads if threads > 1 else 0)
-    roots = connect(engine, texts_file, params, memory // (4 * threads), on_progress)
+    folder = texts_file.with_name(f"{texts_file.stem}{FOLDER_END}")
+    for earlier in texts_file.parent.glob(f"*{FOLDER_END}"):  # of runs that were killed, with other texts
+        if earlier != folder:
+            shutil.rmtree(earlier)
+    with settings.make_engine(folder, threads if threads > 1 else 0) as engine:
+        roots = connect(engine, texts_file, params, memory // (4 * threads), on_progress)
     shutil.rmtree(folder)
     return best_rows(roots, priority, text_lengths(texts), ids)
 
@@ -72,23 +76,23 @@ def connect(
     worker in every attempt, because its documents would not be compared.
     """
     texts = read_texts(texts_file)
-    tasks = {f"{number:05d}": part for number, part in enumerate(_signing_tasks(texts, texts_file, params))}
     bits = partition_bits(len(texts) * params.banding()[0], memory)
-    signed = _complete(
-        engine.run("sign", list(tasks), sign, {key: {**task, "bits": bits} for key, task in tasks.items()},
-                   lambda _, result: on_progress(result["bytes"]))
-    )  # fmt: skip
-    linked = _complete(engine.run("buckets", keys(bits), buckets, partition_inputs(signed, bits)))
+    shared = {"texts": str(texts_file.absolute()), "params": params.model_dump(mode="json")}
+    tasks = {key: {**task, **shared, "bits": bits} for key, task in _signing_tasks(texts, params).items()}
+    signed = partitions.complete(
+        engine.run("sign", list(tasks), sign, tasks, lambda _, result: on_progress(result["bytes"]))
+    )
+    inputs = partitions.inputs(signed, bits)
+    linked = partitions.complete(engine.run("buckets", list(inputs), buckets, inputs))
     labels, _ = stars.components(engine, linked, bits)
-    label_folders = _folders(labels)
-    joined = {key: {**task, "labels": label_folders} for key, task in partition_inputs(linked, bits).items()}
-    grouped = _complete(engine.run("group", keys(bits), group, joined))
-    shared = {"texts": str(texts_file), "params": params.model_dump(mode="json")}
-    inputs = {key: {**task, **shared} for key, task in partition_inputs(grouped, bits).items()}
-    verified = _complete(engine.run("verify", keys(bits), verify, inputs))
+    inputs = partitions.inputs(linked, bits, labels=partitions.folders(labels))
+    grouped = partitions.complete(engine.run("group", list(inputs), group, inputs))
+    inputs = partitions.inputs(grouped, bits, **shared)
+    verified = partitions.complete(engine.run("verify", list(inputs), verify, inputs))
     roots = np.arange(len(texts), dtype=np.int32)
-    for path in verified.paths(CLUSTERS):
-        rows, row_roots = np.load(path).T
+    for key in verified.parts:
+        check_part(verified, key)
+        rows, row_roots = np.load(verified.path(key, CLUSTERS)).T
         roots[rows] = row_roots
     for stage in (signed, linked, labels, grouped):
         discard_files(stage)
@@ -186,40 +190,24 @@ def verify(part: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     return {"documents": len(documents)}
 
 
-def _signing_tasks(texts: pa.ChunkedArray, path: Path, params: minhash.Params) -> list[dict[str, Any]]:
-    """Divide the chunks of the texts into tasks of about TASK_BYTES."""
-    tasks = list[dict[str, Any]]()
-    shared, row, size = {"texts": str(path), "params": params.model_dump(mode="json")}, 0, TASK_BYTES
+def _signing_tasks(texts: pa.ChunkedArray, params: minhash.Params) -> dict[str, dict[str, Any]]:
+    """Divide the chunks of the texts into tasks of about TASK_BYTES.
+
+    The digest of their texts and what else the keys depend on are part of the input, so that a run that was killed is
+    resumed only for what is unchanged.
+    """
+    tasks, row, size = list[dict[str, Any]](), 0, TASK_BYTES
+    digest = xxhash.xxh3_128()
     for number, chunk in enumerate(texts.chunks):
         if size >= TASK_BYTES:
-            tasks.append({**shared, "chunk": number, "chunks": 0, "row": row})
+            digest.reset()
+            tasks.append({"chunk": number, "chunks": 0, "row": row, "contract": params.contract()})
             size = 0
+        # The file has no nulls, and each of its chunks begins with its own buffers.
+        for buffer in filter(None, chunk.buffers()[1:]):
+            digest.update(buffer)
+        tasks[-1]["digest"] = digest.hexdigest()
         tasks[-1]["chunks"] += 1
         row += len(chunk)
         size += chunk.nbytes
-    return tasks
-
-
-def keys(bits: int) -> list[str]:
-    """Return the key of each partition."""
-    return [f"{partition:05d}" for partition in range(1 << bits)]
-
-
-def _folders(stage: Manifest) -> list[str]:
-    return [str(stage.folder / part.name) for part in stage.parts.values()]
-
-
-def partition_inputs(stage: Manifest, bits: int) -> dict[str, dict[str, Any]]:
-    """Return the input of a stage that reads one partition of the files of `stage` at a time."""
-    folders = _folders(stage)
-    return {key: {"folders": folders, "partition": i, "bits": bits} for i, key in enumerate(keys(bits))}
-
-
-def _complete(stage: Manifest) -> Manifest:
-    if stage.quarantined:
-        reasons = "; ".join(f"{key}: {reason}" for key, reason in stage.quarantined.items())
-        raise BadInput(
-            f"{stage.folder}: near-duplicates cannot be compared, because parts of the work failed in every attempt "
-            f"({reasons}). Set `memory` in params.yaml to less, or num_threads of curation to 1, and run it again."
-        )
-    return stage
+    return {f"{number:05d}": task for number, task in enumerate(tasks)}

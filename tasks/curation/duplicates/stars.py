@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tasks.curation.arrays import UInt64Array
+from tasks.curation.duplicates import partitions
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
 from tasks.engine.engine import Engine, Manifest, discard_files
 
@@ -23,18 +24,14 @@ def components(engine: Engine, edges: Manifest, bits: int, discard: bool = True)
     """Return the files of (node, smallest node of its component) rows, and the number of rounds.
 
     edges: a stage whose files EDGES hold both directions of each edge. The result has rows of both directions, too.
-    discard: delete the files of a step as soon as the next one has ended.
+    discard: delete the files of a step as soon as the next one has ended. Raises BadInput if a task has ended its
+    worker in every attempt.
     """
-    keys = [f"{partition:05d}" for partition in range(1 << bits)]
     for number in range(MAX_ROUNDS):
         changes = 0
         for kind in ("large", "small"):
-            folders = [str(edges.folder / part.name) for part in edges.parts.values()]
-            inputs = {
-                key: {"kind": kind, "folders": folders, "partition": partition, "bits": bits}
-                for partition, key in enumerate(keys)
-            }
-            following = engine.run(f"star-{number:02d}-{kind}", keys, star, inputs)
+            inputs = partitions.inputs(edges, bits, kind=kind)
+            following = partitions.complete(engine.run(f"star-{number:02d}-{kind}", list(inputs), star, inputs))
             if discard and number + (kind == "small"):
                 discard_files(edges)
             edges = following

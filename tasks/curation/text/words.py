@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.compiled import kernel
-from tasks.curation.arrays import Int64Array, UInt8Array, UInt32Array, UInt64Array
+from tasks.curation.arrays import Int32Array, Int64Array, UInt8Array, UInt32Array, UInt64Array
 from tasks.curation.text import folding
 from tasks.curation.text.folding import fold_table as fold_table  # every kernel that splits words needs it, too
 from tasks.curation.text.vectors import classes64, trailing_zeros
@@ -114,6 +114,32 @@ def chunks(texts: Texts) -> list[tuple[int, Texts]]:
     full = np.flatnonzero(np.diff(parts)) + 1
     cuts = np.unique(np.concatenate([full, np.arange(0, len(texts), CHUNK_ROWS), [len(texts)]])).tolist()
     return [(first, texts.slice(first, last - first)) for first, last in pairwise(cuts)]
+
+
+def take(texts: Texts, rows: Int32Array | Int64Array) -> pa.Array:
+    """Return the texts of some rows as one array.
+
+    Arrow's own `take` first copies all chunks into one, which reads a whole file that is mapped into memory.
+    """
+    if not isinstance(texts, pa.ChunkedArray):
+        return texts.take(pa.array(rows))
+    starts = np.cumsum([0, *map(len, texts.chunks)])
+    chunk_of = np.searchsorted(starts, rows, side="right") - 1
+    order = np.argsort(chunk_of, kind="stable")
+    cuts = np.searchsorted(chunk_of[order], np.arange(len(texts.chunks) + 1))
+    pieces = [
+        texts.chunk(number).take(pa.array(rows[order[begin:end]] - starts[number]))
+        for number, (begin, end) in enumerate(pairwise(cuts.tolist()))
+        if begin < end
+    ]
+    if not pieces:
+        return pa.array([], texts.type)
+    joined = pa.concat_arrays(pieces)
+    if (np.diff(order) >= 0).all():
+        return joined
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return joined.take(pa.array(places))
 
 
 def padded_buffers(texts: Texts) -> Iterator[tuple[int, UInt8Array, Int64Array]]:

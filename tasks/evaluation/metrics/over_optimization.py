@@ -6,7 +6,6 @@ value at that time. The result: the policy's mean score on test prompts is above
 below, both by more than two standard errors. Intervals: bootstrap over prompts.
 """
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from tasks.errors import BadInput
 from tasks.evaluation import intervals
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult
 from tasks.evaluation.metrics.gold import gold_rewards, in_standard_errors
+from tasks.reports import read_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,10 +78,7 @@ def _compare_with_reference(inputs: EvaluationInputs, name: str) -> str | None:
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
     """Read step, score, gold and kl of each measurement; empty if gold was not measured. Raises BadInput."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path)
     try:
         return [
             {"step": int(row["step"]), **{column: float(row[column]) for column in COLUMNS}}

@@ -34,7 +34,7 @@ def draw_turn(draw: Draw) -> Turn:
         return draw.turn(
             NAME, COMPARE[kind][draw.language], values, solve(kind, pair, draw.language), items=pair, kind=kind
         )
-    words = kind == "count" and draw.rng.random() < 0.5
+    words = kind in ("count", "reversed") and draw.rng.random() < 0.5
     items: Items = draw.value(lambda: _items(draw, words, MAX_REVERSED if kind == "reversed" else MAX_ITEMS))
     patterns = {**ORDERS, **EXTREMES, "count": COUNT}[kind][draw.language]
     return draw.turn(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tasks.ingestion.skills import number_words
 from tasks.ingestion.skills.patterns import load_patterns
 from tasks.ingestion.skills.turns import Draw, Turn
 
@@ -19,6 +20,10 @@ TOO_LARGE = _PATTERNS["too_large"]
 def draw_turn(draw: Draw) -> Turn:
     """A question outside of every skill; sometimes one that looks like a skill, with numbers that are too large."""
     rng = draw.rng
+    if rng.random() < 0.1:
+        number = {"x": rng.randint(number_words.MAX_NUMBER + 1, 10 ** rng.randint(5, 9))}
+        patterns = number_words.PATTERNS[rng.choice(("en", "zh"))][draw.language]
+        return draw.turn(NAME, patterns, number, ANSWER[draw.language], topic="too_large")
     if rng.random() < 0.15:
         numbers = {"a": rng.randint(200, 10 ** rng.randint(3, 7)), "b": rng.randint(200, 10 ** rng.randint(3, 7))}
         numbers["c"] = rng.randint(10_000, 10 ** rng.randint(5, 9))

@@ -35,7 +35,7 @@ def draw_turn(draw: Draw) -> Turn:
 def follow_up(turn: Turn, draw: Draw) -> Turn | None:
     """Another number of the same unit."""
     index = turn.state["index"]
-    _, count = draw.value(lambda: (index, _count(draw, index)), _may_hold_out)
+    _, count = draw.value(lambda: (index, _other_count(draw, index, turn.state["count"])), _may_hold_out)
     return _turn(draw, WHAT_ABOUT[draw.language], index, count, follows=True)
 
 
@@ -57,8 +57,11 @@ def _turn(draw: Draw, patterns: tuple[str, ...], index: int, count: int, *, foll
 
 
 def _may_hold_out(value: tuple[int, int]) -> bool:
-    """Only where the answer is the number with zeros: others, such as 8 weeks in days, must be learned one by one."""
-    return UNITS[value[0]][2] % 10 == 0 and UNITS[value[0]][2] >= 100
+    """Only where the answer is the number with zeros: others, such as 8 weeks in days, must be learned one by one.
+
+    One of a unit is its definition, from which the others follow.
+    """
+    return UNITS[value[0]][2] % 10 == 0 and UNITS[value[0]][2] >= 100 and value[1] > 1
 
 
 def _sample(draw: Draw) -> tuple[int, int]:
@@ -68,3 +71,10 @@ def _sample(draw: Draw) -> tuple[int, int]:
 
 def _count(draw: Draw, index: int) -> int:
     return draw.rng.randint(1, MAX_COUNTS.get(UNITS[index][2], MAX_COUNT))
+
+
+def _other_count(draw: Draw, index: int, count: int) -> int:
+    other = _count(draw, index)
+    while other == count:
+        other = _count(draw, index)
+    return other

@@ -114,7 +114,7 @@ def type_question(
         text = _add_typing_errors(text, rng)
     question = text.format(**values)
     if language == "en" and rng.random() < 0.06:
-        question = question.upper() if rng.random() < 0.5 else question.title()
+        question = question.upper()
     if rng.random() < 0.05:
         question = question.translate(_FULL_WIDTH)
     return question.strip()

@@ -7,15 +7,15 @@ with its reason.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import orjson
 from pydantic import Field
 
 from tasks.addresses import Address
 from tasks.conversations import Preference
 from tasks.ingestion import records, splits
-from tasks.ingestion.decoding import UnusableRecord, read_lines
+from tasks.ingestion.decoding import UnusableRecord
 from tasks.ingestion.feedback import annotators, contradictions, vote_report, votes
 from tasks.ingestion.feedback.annotators import Annotator, AnnotatorParams
 from tasks.ingestion.feedback.votes import Row, Vote
@@ -29,6 +29,7 @@ KINDS = ("preferences",)
 SUFFIXES = (".jsonl",)
 EXCLUDED = "a vote of an excluded annotator"
 FLAGGED = "probably wrong or poisoned"
+CUT_OFF = "A server that is killed leaves such a line of a vote that it has not acknowledged."
 OUTVOTED, DRAW = "outvoted by other annotators", "annotators disagree"
 
 
@@ -83,23 +84,17 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
 
 
 def _rows(file: InputFile, params: Params) -> Iterator[Row | Quarantined]:
-    for line in read_lines(file, params):
-        if isinstance(line, Quarantined):
-            file.count_rows(line.num_records)
-            yield line
-        elif line.text.strip():
-            file.count_rows()
-            try:
-                record = orjson.loads(line.text)
-                if not isinstance(record, dict):
-                    raise UnusableRecord("not_an_object", "The line is no JSON object.")
-                votes.check(record)
-                yield Row(line.location, record)
-            except orjson.JSONDecodeError:
-                detail = "The line is no complete record: the server was killed before the vote was acknowledged."
-                yield line.location.quarantine(UnusableRecord("invalid_json", detail))
-            except UnusableRecord as error:
-                yield line.location.quarantine(error)
+    for item in records.read_objects(file, params):
+        if isinstance(item, Quarantined):
+            yield replace(item, detail=f"{item.detail} {CUT_OFF}") if item.reason == "invalid_json" else item
+            continue
+        location, record = item
+        try:
+            votes.check(record)
+        except UnusableRecord as error:
+            yield location.quarantine(error)
+        else:
+            yield Row(location, record)
 
 
 def _pairs(

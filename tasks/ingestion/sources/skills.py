@@ -23,11 +23,11 @@ KINDS = ("conversations", "preferences")  # of records that this source yields
 
 # Relative frequencies, by what each skill needs: answers that are calculated have few trained tokens.
 DEFAULT_SHARES = {
-    "arithmetic": 5.0, "calendar": 3.0, "letters": 2.5, "lists": 5.0, "number_words": 3.0, "refusal": 3.5,
+    "arithmetic": 5.0, "calendar": 3.5, "letters": 3.0, "lists": 5.0, "number_words": 3.0, "refusal": 4.0,
     "small_talk": 3.5, "units": 1.5,
 }  # fmt: skip
-EXERCISES = {"arithmetic": 5.0, "lists": 5.0, "letters": 2.5, "number_words": 1.5, "units": 1.5, "calendar": 2.5}
-EXERCISE_FOLLOW_UPS = 0.35  # share of the later turns of a row of exercises
+EXERCISES = {"arithmetic": 5.5, "lists": 5.5, "letters": 3.0, "number_words": 1.5, "units": 1.5, "calendar": 4.0}
+EXERCISE_FOLLOW_UPS = 0.45  # share of the later turns of a row of exercises
 
 
 REASONS: dict[Reason, float] = {

@@ -14,7 +14,7 @@ from pydantic import Field
 from tasks.addresses import Address
 from tasks.conversations import Conversation, Message, Preference
 from tasks.ingestion import records, splits
-from tasks.ingestion.decoding import UnusableRecord, read_lines
+from tasks.ingestion.decoding import UnusableRecord
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.tables import Quarantined
@@ -45,24 +45,22 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
 
 
 def _read_file(file: InputFile, params: Params, counts: ReadCounts) -> Iterator[records.Record]:
-    for line in read_lines(file, params):
-        if isinstance(line, Quarantined):
-            file.count_rows(line.num_records)
-            yield line
-        elif line.text.strip():
-            file.count_rows()
-            try:
-                row = orjson.loads(line.text)
-                metadata = {name: str(row[name]) for name in ORIGIN}
-                if params.licenses is not None and metadata["license"] not in params.licenses:
-                    counts.skip(file.name, LICENSE)
-                elif "messages" not in row and "chosen" not in row:
-                    counts.skip(file.name, NO_ANSWER)
-                else:
-                    yield _record(row, metadata, file.name)
-            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                detail = f"The line is no record of a synthesis: {type(error).__name__}: {error}."
-                yield line.location.quarantine(UnusableRecord("unknown_format", detail))
+    for item in records.read_objects(file, params):
+        if isinstance(item, Quarantined):
+            yield item
+            continue
+        location, row = item
+        try:
+            metadata = {name: str(row[name]) for name in ORIGIN}
+            if params.licenses is not None and metadata["license"] not in params.licenses:
+                counts.skip(file.name, LICENSE)
+            elif "messages" not in row and "chosen" not in row:
+                counts.skip(file.name, NO_ANSWER)
+            else:
+                yield _record(row, metadata, file.name)
+        except (KeyError, TypeError, AttributeError) as error:
+            detail = f"The line is no record of a synthesis: {type(error).__name__}: {error}."
+            yield location.quarantine(UnusableRecord("unknown_format", detail))
 
 
 def _record(row: dict[str, Any], metadata: dict[str, str], file: str) -> Conversation | Preference:

@@ -1,6 +1,7 @@
 """Duplicates over files: the same clusters as in memory, for any number of partitions, tasks, and any order."""
 
 import random
+from collections.abc import Generator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from tasks.curation.duplicates import clusters, minhash, out_of_core, row_files,
 from tasks.curation.duplicates.ranking import best_rows
 from tasks.curation.duplicates.row_files import Minima, RowWriter, read_partition
 from tasks.engine import settings
+from tasks.engine.engine import Crash, Part, Task
 from tasks.engine.local_engine import LocalEngine
 from tasks.errors import BadInput
 
@@ -160,3 +162,29 @@ def test_the_memory_decides_where_the_keys_are(tmp_path: Path, monkeypatch: pyte
     assert results[0] == results[1]
     assert len(calls) == 1
     assert not (tmp_path / "texts-duplicates").exists()
+
+
+def test_a_resumed_run_uses_nothing_of_other_texts(tmp_path: Path) -> None:
+    """The run of one text twice is killed after it was signed. Then one of the two is another text of equal length."""
+    path, params, engine = tmp_path / "texts.arrow", minhash.Params.model_validate({}), LocalEngine(tmp_path / "run")
+    text, other = corpus()[0], corpus()[0][::-1]
+    text_files.write(path, [pa.array([text, text], pa.large_string())])
+    arguments = path, params, 1 << 30, lambda _: None
+    assert out_of_core.connect(engine, *arguments).tolist() == [0, 0]
+    text_files.write(path, [pa.array([text, other], pa.large_string())])
+    assert out_of_core.connect(engine, *arguments).tolist() == [0, 1]
+
+
+class Crashing(LocalEngine):
+    """An engine whose tasks end their workers in every attempt."""
+
+    def _outcomes(self, tasks: list[Task]) -> Generator[Part | Crash, None, None]:
+        for task in tasks:
+            yield Crash(task.key, "its worker process ended with exit code -9")
+
+
+def test_a_part_of_the_graph_that_fails_is_no_result(tmp_path: Path) -> None:
+    """Without the edges of one partition, components would be divided."""
+    edges = LocalEngine(tmp_path).run("edges", ["a"], write_edges, {"a": {"edges": [(1, 2)], "bits": 0}})
+    with pytest.raises(BadInput, match=r"failed in every attempt \(00000: its worker"):
+        stars.components(Crashing(tmp_path), edges, 0)

@@ -104,3 +104,14 @@ def test_chunks_hold_every_text_once_and_in_order(rows: int, size: int, monkeypa
     assert all(len(some) <= rows for _, some in parts)
     assert all(len(some) == 1 or words.byte_lengths(some)[1:].sum() < size for _, some in parts)
     assert words.chunks(pa.array([], pa.large_string())) == []
+
+
+def test_texts_of_rows_in_any_order_copy_no_other_ones() -> None:
+    """Three chunks with the rows 0-1, none, and 2-4. Arrow's own `take` copies all of them."""
+    chunked = pa.chunked_array([["a", "b"], [], ["c", "d", "x" * (1 << 20)]], pa.large_string())
+    for rows in ([3, 0, 2, 0], [0, 3], []):
+        taken = words.take(chunked, np.array(rows, np.int64))
+        assert taken.to_pylist() == [chunked[row].as_py() for row in rows]
+        assert taken.type == pa.large_string()
+        assert pa.default_memory_pool().bytes_allocated() < 1 << 21
+    assert words.take(chunked.chunk(2), np.array([1, 0], np.int64)).to_pylist() == ["d", "c"]

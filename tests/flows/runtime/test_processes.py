@@ -1,9 +1,12 @@
 """Runs whose process has ended are found by the files of their processes, and a process ends with its parent."""
 
+import datetime
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +30,23 @@ def test_a_run_is_dead_when_its_process_has_ended(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("PREFECT_API_URL")
     processes.record("embedded")
     assert not (processes.FOLDER / "embedded.json").exists()
+
+
+def test_a_run_of_a_deployment_is_abandoned_without_its_process_or_worker() -> None:
+    """A process that began after the run has another program's number; a run without one waits for its own worker."""
+    now = datetime.datetime.now(datetime.UTC)
+    earlier = now - datetime.timedelta(days=10_000)
+
+    def is_abandoned(pid: int | None, since: datetime.datetime, state: str = "RUNNING", began: float = 0.0) -> bool:
+        run = SimpleNamespace(infrastructure_pid=pid, state=SimpleNamespace(timestamp=since, type=state))
+        return processes.is_abandoned(run, began)
+
+    assert not is_abandoned(os.getpid(), now)
+    assert is_abandoned(os.getpid(), earlier)
+    assert not is_abandoned(os.getpid(), earlier, "PENDING")  # a process begins after its run was taken
+    assert is_abandoned(999_999_999, now)
+    assert not is_abandoned(None, now)
+    assert is_abandoned(None, earlier, "PENDING", now.timestamp())
 
 
 def test_a_process_ends_with_the_one_that_has_started_it() -> None:

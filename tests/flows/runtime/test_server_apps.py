@@ -1,11 +1,12 @@
 """Every route of Prefect and MLflow that writes refuses a foreign Host or Origin, and the content types of forms."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.runtime import request_guard, server_apps
+from flows.runtime import environment, request_guard, server_apps
 
 ATTACKS = (
     {"host": "evil.example:4200"},
@@ -29,11 +30,16 @@ def writing_routes(app: Any) -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["prefect_app", "mlflow_app"])
-def test_every_route_that_writes_refuses_requests_of_other_sites(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_route_that_writes_refuses_requests_of_other_sites(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "home", lambda: tmp_path)
     monkeypatch.setenv(request_guard.HOSTS, ",".join(request_guard.hosts_of(4200)))
     for variable in ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW_SERVER_ALLOWED_HOSTS"):
         monkeypatch.setenv(variable, "")  # set by the application; restored after the test
     monkeypatch.setenv("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PREFECT_PROFILES_PATH", str(tmp_path / "profiles.toml"))
     app = getattr(server_apps, name)()
     routes = writing_routes(app._app)
     assert len(routes) > 100

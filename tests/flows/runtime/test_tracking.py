@@ -17,7 +17,7 @@ import pytest
 
 from flows import lineage
 from flows.runtime import sender as sender_module
-from flows.runtime import spool, tracking
+from flows.runtime import servers, session_results, spool, tracked_runs, tracking
 from tasks.errors import BadInput
 from tasks.files import write_json
 
@@ -236,16 +236,23 @@ def test_a_killed_session_is_closed_with_its_real_duration(home: Path) -> None:
 
 def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
     session = spool.Session("pipeline")
-    results = {"title": "pipeline 2026-11-29 21:05: sft to ppo", "metrics": {"gold/ppo": 0.9}}
-    with session.closing(lambda: {"verdict": "8 of 8 gates passed"}, lambda: results):
+    results = {"title": "sft to ppo 2026-11-29 21:05", "metrics": {"gold/ppo": 0.9}}
+    tags = {"verdict": "8 of 8 gates passed", "promotion": "version 2 (ppo) is the champion", "data": "abc"}
+    with session.closing(lambda: session_results.described(tags), lambda: results):
         record_run(session)
     tracking.Sender().send_all()
-    parent = runs()["pipeline"]
+    (parent,) = [run for run in client().search_runs(["1"]) if "athanor.session" in run.data.tags]
     assert parent.info.run_name == results["title"]
+    expected = "- Gates: 8 of 8 gates passed\n- Promotion: version 2 (ppo) is the champion\n- Tokens: abc"
+    assert parent.data.tags["mlflow.note.content"] == expected
+    assert [(data.dataset.name, data.dataset.digest) for data in parent.inputs.dataset_inputs] == [
+        ("data/tokens", "abc")
+    ]
     assert parent.data.metrics == {"gold/ppo": 0.9}
     assert parent.data.tags["verdict"] == "8 of 8 gates passed"
     experiment = client().get_experiment(parent.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "perplexity" in experiment.tags["mlflow.sharedViewState.athanor"]
     assert str(client().get_model_version_by_alias("sft", "newest").version) == "1"
 
 
@@ -293,3 +300,27 @@ def test_lineage_goes_back_to_the_raw_data(home: Path, capsys: pytest.CaptureFix
 def test_numbers_are_named_by_their_path() -> None:
     body = {"a": 1, "b": {"value": 0.5, "low": 0.4}, "c": {"d": {"value": 2}}, "notes": ["x"], "ok": True}
     assert spool.numbers(body) == {"a": 1.0, "b": 0.5, "b/low": 0.4, "c/d": 2.0, "ok": 1.0}
+
+
+def test_old_runs_are_deleted_except_those_of_registered_models(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four old runs and a new one: a pipeline with a registered model and its other stage stay, a failed one goes."""
+    experiment, tracker = "0", client()
+
+    def make(end_time: int, parent: str = "") -> str:
+        tags = {"mlflow.parentRunId": parent} if parent else {}
+        run = tracker.create_run(experiment, start_time=1, tags=tags)
+        tracker.set_terminated(run.info.run_id, end_time=end_time)
+        return str(run.info.run_id)
+
+    pipeline = make(100)
+    training, other_stage, failed, new = make(90, pipeline), make(80, pipeline), make(95), make(1_000)
+    tracker.create_registered_model("sft")
+    tracker.create_model_version("sft", str(home / "models"), training)
+    assert tracked_runs.delete_old_runs(500) == 1
+    assert {run.info.run_id for run in tracker.search_runs([experiment])} == {pipeline, training, other_stage, new}
+    assert tracker.get_run(failed).info.lifecycle_stage == "deleted"
+    assert tracked_runs.delete_old_runs(500) == 0
+    for text in ("0", "ninety"):
+        monkeypatch.setenv(servers.RETENTION_DAYS, text)
+        with pytest.raises(BadInput, match="at least 1"):
+            servers.retention_days()

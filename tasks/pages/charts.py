@@ -1,4 +1,4 @@
-"""Small SVG charts for the report page. They need no script and use the colors of the page, light or dark."""
+"""Small SVG charts. They need no script and use the colors of the page, light or dark."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -9,19 +9,34 @@ WIDTH, HEIGHT = 300, 132  # in SVG units; the page scales a chart to the width o
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22  # margins of a line chart
 MIN_NAME_WIDTH, VALUE_WIDTH, ROW_HEIGHT = 70, 62, 24  # columns and rows of an interval chart
 CHARACTER_WIDTH, NUM_COLORS = 8, 4  # of a letter of a name; of the page
+LEGEND_HEIGHT = 12  # of a line of the legend
 
 
-def line_chart(points: Points, x_label: str = "step") -> str:
-    """A line through (x, y) points; an empty string if there are no points."""
+def line_chart(lines: Mapping[str, Points], x_label: str = "step") -> str:
+    """A line through the (x, y) points of each name, on common axes; an empty string if there are no points.
+
+    Several lines have a legend. A line of one point is drawn as a dot.
+    """
+    points = [point for line in lines.values() for point in line]
     if not points:
         return ""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_range, y_range = _axis_range(xs, 0.0), _axis_range(ys, 0.06)
-    grid = "".join(_y_tick(y, y_range) for y in _ticks(*y_range))
-    polyline = f'<polyline class="line" points="{_coordinates(points, x_range, y_range)}"/>'
-    start = f'<text x="{LEFT}" y="{HEIGHT - 6}">{format_number(min(xs))}</text>'
-    end = f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" class="end">{escape(x_label)} {format_number(max(xs))}</text>'
-    return _svg(HEIGHT, grid + polyline + start + end)
+    body = "".join(_y_tick(y, y_range) for y in _ticks(*y_range))
+    for index, (name, line) in enumerate(lines.items()):
+        coordinates = _coordinates(line, x_range, y_range)
+        color = f"c{index % NUM_COLORS}"
+        if len(line) == 1:
+            x, y = coordinates.split(",")
+            body += f'<circle class="dot {color}" cx="{x}" cy="{y}" r="3"/>'
+        else:
+            body += f'<polyline class="line {color}" points="{coordinates}"/>'
+        if len(lines) > 1:
+            place = TOP + LEGEND_HEIGHT * index
+            body += f'<text class="end legend {color}" x="{WIDTH - RIGHT}" y="{place + 4}">{escape(name)}</text>'
+    body += f'<text x="{LEFT}" y="{HEIGHT - 6}">{format_number(min(xs))}</text>'
+    body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" class="end">{escape(x_label)} {format_number(max(xs))}</text>'
+    return _svg(HEIGHT, body)
 
 
 def interval_chart(
@@ -61,6 +76,27 @@ def interval_chart(
             f'<text class="value" x="{WIDTH}" y="{y + 4}">{format_number(value)}</text></g>'
         )
     return _svg(height, body)
+
+
+def histogram(counts: Sequence[float], edges: Sequence[float], bounds: Sequence[float] = ()) -> str:
+    """A bar from edges[i] to edges[i + 1] with the height counts[i]; `bounds` are drawn as lines across the bars."""
+    x_range, top = (edges[0], edges[-1]), max(counts) or 1.0
+    width = (WIDTH - LEFT - RIGHT) / (x_range[1] - x_range[0])
+    base = HEIGHT - BOTTOM
+    body = ""
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        height = count / top * (base - TOP)
+        if height:
+            body += (
+                f'<rect class="fill" x="{LEFT + (left - x_range[0]) * width:.1f}" y="{base - height:.1f}" '
+                f'width="{(right - left) * width:.2f}" height="{height:.1f}"/>'
+            )
+    for bound in bounds:
+        x = LEFT + (bound - x_range[0]) * width
+        body += f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{base}"/>'
+    body += f'<text x="{LEFT}" y="{HEIGHT - 6}">{format_number(x_range[0])}</text>'
+    body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" class="end">{format_number(x_range[1])}</text>'
+    return _svg(HEIGHT, body)
 
 
 def format_number(value: float) -> str:
