@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from tasks import peft
 from tasks.causal import methods
 from tasks.causal.backbone import backbone_of
+from tasks.causal.losses import filled
 
 NUM_PROBES = 4
 
@@ -27,8 +28,9 @@ def logits(model: Any, states: Tensor) -> Tensor:
         return states
     base = peft.base_model(model)
     if is_matrix(base):
-        result: Tensor = base.get_output_embeddings()(states)
-        return result
+        rows = states.reshape(-1, states.shape[-1])
+        result: Tensor = base.get_output_embeddings()(filled(rows))
+        return result[: len(rows)].view(*states.shape[:-1], -1)
     return _by_own_forward(base, states)
 
 
