@@ -49,7 +49,7 @@ def problem(tmp_path: Path, changes: dict[str, Any], stages: tuple[str, ...] = (
             "sft.warmup_steps: the warm-up of 9 steps is not shorter than the run of 9",
         ),
         ({"sft.launch": {"processes": 2}}, "for 2 processes, so that some would be idle; set micro_batch_size: 4"),
-        ({"pretrain.launch": {"processes": 4, "strategy": "tensor"}}, "divides the 2 heads of pretrain.model among 4"),
+        ({"pretrain.launch": {"processes": 8, "strategy": "tensor"}}, "divides the 4 heads of pretrain.model among 8"),
         ({"pretrain.model.num_heads": 3}, "width 128 must be a multiple of 2 * num_heads (6)"),
         ({"pretrain.base": "org/model"}, "pretrain.model: has no effect with base: org/model"),
         ({"sft.base": "org/model"}, "sft.base: the model org/model needs its own tokenizer, but tokenization would"),

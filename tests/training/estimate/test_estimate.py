@@ -188,7 +188,7 @@ def test_without_arguments_it_reads_params_yaml(tmp_path: Path, capsys: pytest.C
     """The model of params.yaml with the vocabulary in the params of tokenization, or in the manifest of data/tokens."""
     assert command.main(["--data", str(tmp_path)]) == 0
     output = capsys.readouterr().out
-    assert "qwen3: 4 layers, width 128, 2 heads, vocabulary 4,096 (causal)" in output
+    assert "qwen3: 4 layers, width 128, 4 heads, vocabulary 4,096 (causal)" in output
     assert "give --hardware" in output
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens" / MANIFEST).write_text('{"vocab_size": 500}')
