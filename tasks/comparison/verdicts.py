@@ -19,10 +19,8 @@ Outcome = Literal["better", "equivalent", "worse", "not comparable"]
 # The first one that was measured decides. `MODEL` stands for the model. gold: answers that can be verified; bits per
 # byte of the right answers: conversations with any answers; bits per byte of documents: every project with documents.
 PRIMARY = ("gold.MODEL", "multiple_choice_bits_per_byte.documents.MODEL", "bits_per_byte")
-MIN_QUESTIONS, NULL_SHARE = (
-    20,
-    0.9,
-)  # a model with one answer to this share of at least so many questions is a null model
+# A null model gives one answer to at least this share of at least so many different questions.
+NULL_SHARE, MIN_QUESTIONS = 0.9, 20
 BETWEEN_MODELS = "win_rate"  # a score of a pair of models of one run says nothing about another run
 
 
