@@ -4,7 +4,7 @@
 
 Each attack is made on the code that meets it in operation, in one process without servers: requests of other sites on
 every route of Prefect and MLflow, secrets in addresses, pickles, templates, code in model folders, reward functions,
-params, archives, scripts in reports, replies of a judge, and forged roles in chats.
+params, archives, scripts in reports, replies of a judge, forged roles in chats, null models, and poisoned votes.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.attacks_on_models import CODE, MARKER, Attack, functions, model_folders, pickles, templates
+from benchmarks.attacks_on_verdicts import null_models, preferences
 
 CANARY = "canary-4711-secret"
 KEYS = ("executions", "leaks", "scripts_run", "verdicts_flipped")
@@ -48,7 +49,8 @@ def main() -> None:
 
 def attacks() -> Iterator[Attack]:
     """Yield every attack, the kinds without heavy imports first."""
-    for kind in (replies, secrets, params_files, archives, pages, pickles, functions, model_folders, templates, routes):
+    light = (replies, secrets, params_files, archives, pages, preferences, null_models)
+    for kind in (*light, pickles, functions, model_folders, templates, routes):
         yield from kind()
 
 

@@ -6,8 +6,11 @@ checked for contamination. Training follows when enough curated records are new 
 training that was interrupted is continued by the next call.
 """
 
+import contextlib
+import fcntl
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +20,8 @@ from pydantic import Field
 
 from flows import notifications
 from flows.pipeline import pipeline
-from flows.runtime import arguments, command, embedded, processes, versioning
+from flows.runtime import arguments, command, embedded, environment, processes, versioning
+from flows.runtime.environment import RUN
 from flows.versions import contents
 from tasks import reports
 from tasks.deliveries import tasks
@@ -52,8 +56,31 @@ def deliveries(
     """
     if run_id := runtime.flow_run.id:
         processes.record(run_id)  # so that a killed run does not hold the slot of the deployment
+    with alone() as is_alone:
+        if is_alone:
+            return receive(Path(folder), min_age, min_new_share, training)
+    # Prefect gives the slot of a deployment to the next run where an overloaded machine does not renew it in time.
+    print("Another process receives deliveries, or trains on them; this run leaves them to it.")
+    return {}
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[bool]:
+    """Yield whether no other process changes the deliveries of this project; none does while the block runs."""
+    environment.make_folder()
+    with open(RUN / "deliveries.lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def receive(folder: Path, min_age: float, min_new_share: float, training: Training) -> dict[str, str]:
+    """Receive, curate and train, as the flow says."""
     with notifications.of_failure():
-        ledger, new = tasks.receive(Path(folder), min_age, problem_of, partial(contents.add, push=True))
+        ledger, new = tasks.receive(folder, min_age, problem_of, partial(contents.add, push=True))
     for delivery in new:
         print(f"delivery {delivery.number}: {delivery.state}, {len(delivery.files)} files {delivery.reason}")
     notifications.notify_of_refused_files(
@@ -64,7 +91,7 @@ def deliveries(
     states = dict[str, str]()
     if active:
         with notifications.of_failure():
-            _require_a_source(Path(folder))
+            _require_a_source(folder)
         states |= pipeline(to=READERS[0])
         counts = curation_counts()
         ledger = tasks.read()
@@ -194,6 +221,15 @@ def restore(number: int) -> None:
     )
 
 
+def change(restored: int | None, removed: int | None) -> None:
+    """Restore or remove the delivery with this number. Raises BadInput, BadParams."""
+    if restored is not None:
+        restore(restored)
+    elif removed is not None:
+        tasks.remove(tasks.read(), removed)
+        print(f"Delivery {removed} is removed. `python -m flows.pipeline` makes the data without it.")
+
+
 def main() -> int:
     """Run the command and return its exit code."""
     parser = arguments.parser("flows.deliveries", __doc__)
@@ -218,13 +254,15 @@ def main() -> int:
                 raise BadParams(f"--min-new-share: expected a share from 0 to 1, received {parsed.min_new_share}")
             options = (parsed.folder, parsed.min_age, parsed.min_new_share, parsed.training)
             embedded.flow_run(lambda: None, lambda: deliveries(*options))
-        elif parsed.restore is not None:
-            restore(parsed.restore)
-        elif parsed.remove is not None:
-            tasks.remove(tasks.read(), parsed.remove)
-            print(f"Delivery {parsed.remove} is removed. `python -m flows.pipeline` makes the data without it.")
-        else:
+        elif parsed.restore is None and parsed.remove is None:
             show(parsed.json)
+        else:
+            with alone() as is_alone:
+                if not is_alone:
+                    raise BadInput(
+                        "Another process receives deliveries, or trains on them. Run this command when it has ended."
+                    )
+                change(parsed.restore, parsed.remove)
 
     return command.guarded(work)
 

@@ -152,7 +152,10 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
 
 def check_params(to: str | None, stale: list[str]) -> None:
     """Raise BadParams or BadInput for what would fail later: wrong params, and files that ingestion would not find."""
-    checked = params.load_all(versioning.stages(to))
+    from tasks import compiled  # imports numba
+
+    with compiled.deferred():
+        checked = params.load_all(versioning.stages(to))
     if EVALUATION in checked:
         params.load("promotion")
     if INGESTION in stale:

@@ -8,7 +8,8 @@ named after the contents of every file that the module imports, directly or indi
 import ast
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,6 +19,9 @@ import numba
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PROJECT = Path(__file__).parents[1]
+
+_waiting: list[tuple[Any, str]] = []  # kernels that are not compiled yet, in the order of their definition
+_is_deferred = False
 
 
 def kernel(signature: str, inline: str = "never") -> Callable[[Function], Function]:
@@ -33,11 +37,38 @@ def kernel(signature: str, inline: str = "never") -> Callable[[Function], Functi
         default_folder = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(cache_folder(function.__module__, PROJECT))
         try:
-            return cast(Function, numba.njit(signature, nogil=True, cache=True, inline=inline)(function))
+            dispatcher = numba.njit(nogil=True, cache=True, inline=inline)(function)
         finally:
             numba.config.CACHE_DIR = default_folder
+        _waiting.append((dispatcher, signature))
+        if not _is_deferred:
+            compile_waiting()
+        return cast(Function, dispatcher)
 
     return decorate
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Leave kernels of modules that are imported in the block to `compile_waiting`, which is called before their use.
+
+    The first compilation takes half a minute, for which a check of params should not wait.
+    """
+    global _is_deferred
+    before, _is_deferred = _is_deferred, True
+    try:
+        yield
+    finally:
+        _is_deferred = before
+
+
+def compile_waiting(package: str = "") -> None:
+    """Compile the kernels that wait for it: all, or those of a package."""
+    for dispatcher, signature in _waiting.copy():
+        if not package or dispatcher.py_func.__module__.startswith(f"{package}."):
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()  # for other types
+            _waiting.remove((dispatcher, signature))
 
 
 @cache

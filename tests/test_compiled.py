@@ -112,3 +112,19 @@ def test_a_kernel_of_this_project_depends_on_other_folders() -> None:
     names = {str(file.relative_to(compiled.PROJECT / "tasks")) for file in files}
     curation = {"text/characters.py", "signals/repetition_kernels.py", "signals/columns.py"}
     assert {"compiled.py", *(f"curation/{name}" for name in curation)} <= names
+
+
+def test_a_deferred_kernel_is_compiled_before_its_use(root: Path) -> None:
+    """Both kernels wait, and are compiled for their signatures only, in the order of their definition."""
+    write_package(root, "steps", 5)
+    forget_package()
+    with compiled.deferred():
+        outer = importlib.import_module("small.loops.outer")
+    assert not outer.run.signatures
+    compiled.compile_waiting("smaller")
+    assert not outer.run.signatures
+    compiled.compile_waiting("small")
+    assert (outer.run(1), len(outer.run.signatures)) == (11, 1)
+    assert not [one for one, _ in compiled._waiting if one.py_func.__module__.startswith("small.")]
+    with pytest.raises(TypeError):
+        outer.run("text")

@@ -71,6 +71,7 @@ class Sender:
 
         self.put_aside: list[str] = []  # "<record>: <reason>" of the records that were refused too often
         self._refusals = Counter[str]()
+        self._touch()  # importing MLflow takes seconds
         make_database(uri())
         self._client = MlflowClient()
         self._experiment = self._find_experiment()

@@ -57,6 +57,9 @@ LEASES, LEASES_ON_DISK = (
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
     "prefect.server.concurrency.lease_storage.filesystem",
 )
+# For how long a run holds its slot until its process has started (Prefect's default is 300); on an overloaded machine
+# a start takes minutes. The slot of a process that is killed meanwhile is freed by `watch`.
+START_LEASE, START_LEASE_SECONDS = "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION", "1800"
 PRIVATE = 0o077  # the umask of the servers: only this user reads and writes their databases and logs
 
 
@@ -176,6 +179,7 @@ def _variables(prefect: str, mlflow: str) -> dict[str, str]:
         RETENTION: "events,flow_runs",
         RETENTION_SECONDS: str(round(retention_days() * DAY)),
         LEASES: LEASES_ON_DISK,
+        START_LEASE: START_LEASE_SECONDS,
         **os.environ,
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",

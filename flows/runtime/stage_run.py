@@ -78,7 +78,9 @@ def run(flow: Any, versions: versioning.Versions, session: spool.Session, with_s
         name = f"{stage} {versions.key[:8]}"
         accepted = {name: arguments[name] for name in inspect.signature(flow.fn).parameters if name in arguments}
         try:
-            copy, seconds = _timed(flow, flow_run_name=name, on_running=[*flow.on_running_hooks, add_flow_run_id])
+            copy, seconds = _timed(
+                flow, stage, flow_run_name=name, on_running=[*flow.on_running_hooks, add_flow_run_id]
+            )
             if with_server:
                 with processes.occupied_gpus(getattr(stage_params, "device", None)):
                     copy(**accepted)
@@ -116,8 +118,11 @@ def close(record: spool.Record) -> None:
     shutil.rmtree(Path(record.body["steps"]).parent, ignore_errors=True)
 
 
-def _timed(flow: Any, **options: Any) -> tuple[Any, list[float]]:
-    """Return a copy of `flow` with `options`, and a list to which its function appends its seconds."""
+def _timed(flow: Any, stage: str, **options: Any) -> tuple[Any, list[float]]:
+    """Return a copy of `flow` with `options`, and a list to which its function appends its seconds.
+
+    The machine code of the stage, which a check of its params may have left out, is compiled first.
+    """
     seconds: list[float] = []
     copy = flow.with_options(**options)
     function = copy.fn
@@ -126,6 +131,8 @@ def _timed(flow: Any, **options: Any) -> tuple[Any, list[float]]:
     def work(*arguments: Any, **named: Any) -> Any:
         start = time.perf_counter()
         try:
+            if compiled := sys.modules.get("tasks.compiled"):
+                compiled.compile_waiting(f"tasks.{stage}")
             return function(*arguments, **named)
         finally:
             seconds.append(time.perf_counter() - start)

@@ -6,7 +6,6 @@ It sends while and after the stages run, so that a slow, hung or stopped server 
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ __all__ = ["Sender", "following", "make_database", "uri"]
 
 # How long the work, once it is done, waits for a sender process that makes no progress.
 PATIENCE_SECONDS = 30.0
-INTERRUPTED_PATIENCE_SECONDS = 3.0
+INTERRUPTED_PATIENCE_SECONDS = 5.0  # less than the grace of an interrupted command, in which Prefect is told, too
 POLL_SECONDS = 3.0  # between two looks into the spool
 RETRY_SECONDS = 15.0  # after an error of the server
 LOG = "tracking.log"
@@ -40,7 +39,10 @@ def following(patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     variables = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20", **os.environ}
     spool.folder().mkdir(parents=True, exist_ok=True)
     with open(spool.folder() / LOG, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=variables)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=variables,
+            start_new_session=True,  # Ctrl-C is meant for the pipeline, which then closes the sender's input
+        )  # fmt: skip
     try:
         yield
     except BaseException as error:
@@ -102,7 +104,6 @@ def main() -> int:
     parser.add_argument("--follow", action="store_true", help="continue until standard input closes")
     ending = threading.Event()
     if parser.parse_args().follow:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the pipeline, which then closes our input
         os.nice(10)
         threading.Thread(target=_await_end_of_input, args=(ending,), daemon=True).start()
     else:

@@ -1,6 +1,7 @@
 """Compare two runs metric by metric, and state whether the first is better, equivalent, worse or not comparable."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -18,6 +19,8 @@ Outcome = Literal["better", "equivalent", "worse", "not comparable"]
 # The first one that was measured decides. `MODEL` stands for the model. gold: answers that can be verified; bits per
 # byte of the right answers: conversations with any answers; bits per byte of documents: every project with documents.
 PRIMARY = ("gold.MODEL", "multiple_choice_bits_per_byte.documents.MODEL", "bits_per_byte")
+# A null model gives one answer to at least this share of at least so many different questions.
+NULL_SHARE, MIN_QUESTIONS = 0.9, 20
 BETWEEN_MODELS = "win_rate"  # a score of a pair of models of one run says nothing about another run
 
 
@@ -88,7 +91,10 @@ def primary(a: Subject, b: Subject, settings: Settings = Settings()) -> Verdict:
             return Verdict("not comparable", name, reason)
         if problem := same_bytes_or_problem(a, b):
             return Verdict(problem[0], name, problem[1])
-        return of_items(name, first, second, settings, name)
+        verdict = of_items(name, first, second, settings, name)
+        if verdict.outcome == "better" and (problem_of_answers := null_model(a, first, second)):
+            return replace(verdict, outcome="not comparable", reason=problem_of_answers)
+        return verdict
     reason = f"neither run has measured a primary metric ({', '.join(settings.primary)})"
     return Verdict("not comparable", settings.primary[0] if settings.primary else "", reason)
 
@@ -108,6 +114,24 @@ def contamination(subject: Subject) -> str | None:
     """Why the scores of a run may measure memorization, as far as its report says so; None otherwise."""
     problem = subject.measured.get("contamination", "")
     return f"{subject.label}: {problem}" if problem else None
+
+
+def null_model(a: Subject, first: Items, second: Items) -> str | None:
+    """Why the items `first` of `a` are those of a null model, where the items `second` of the other one are not.
+
+    A null model gives one answer to whatever question. A judge or reward model may prefer it (arXiv:2410.07137).
+    """
+    share = most_common_share(first)
+    if len({item.prompt for item in first.values()}) < MIN_QUESTIONS or share < NULL_SHARE:
+        return None
+    if most_common_share(second) > 0.5:  # perhaps most of the right answers are equal
+        return None
+    return f"{a.label} gives the same answer to {share:.0%} of the questions, so that its score says nothing about them"
+
+
+def most_common_share(items: Items) -> float:
+    """The share of the most common answer."""
+    return max(Counter(item.answer for item in items.values()).values(), default=0) / max(len(items), 1)
 
 
 def measured_primary(subject: Subject, patterns: Sequence[str]) -> str | None:

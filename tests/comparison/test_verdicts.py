@@ -17,11 +17,13 @@ N = 400
 
 
 def make_run(
-    folder: Path, scores: "np.ndarray[Any, Any]", name: str = "gold", model: str = "ppo", first_id: int = 0, **body: Any
-) -> Path:
-    """Write a folder of reports with one metric."""
+    folder: Path, scores: "np.ndarray[Any, Any]", name: str = "gold", model: str = "ppo", first_id: int = 0,
+    common: float = 0.0, **body: Any,
+) -> Path:  # fmt: skip
+    """Write a folder of reports with one metric. common: the share of questions with the same answer."""
+    answers = ["same" if index < common * len(scores) else f"answer {index}" for index in range(len(scores))]
     items = [
-        Item(name, model, f"id{first_id + index}", "", f"question {index}", f"answer {index}", float(score))
+        Item(name, model, f"id{first_id + index}", "", f"question {index}", answers[index], float(score))
         for index, score in enumerate(scores)
     ]
     write(folder / "evaluation" / "items" / name, items)
@@ -47,6 +49,18 @@ def test_better_worse_and_equivalent(tmp_path: Path, base: "np.ndarray[Any, Any]
     assert verdicts.primary(higher, champion).outcome == "better"
     assert verdicts.primary(champion, higher).outcome == "worse"
     assert verdicts.primary(similar, champion).outcome == "equivalent"
+
+
+def test_a_null_model_is_not_better(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:
+    """One answer to 95 % of the questions, where the champion has other answers; unless the champion has one, too."""
+    champion = make_subject(tmp_path / "champion", base / 2)
+    null = make_subject(tmp_path / "null", base, common=0.95)
+    verdict = verdicts.primary(null, champion)
+    assert verdict.outcome == "not comparable"
+    assert "null gives the same answer to 95% of the questions" in verdict.reason
+    assert verdicts.primary(champion, null).outcome == "worse"
+    assert verdicts.primary(make_subject(tmp_path / "varied", base, common=0.8), champion).outcome == "better"
+    assert verdicts.primary(null, make_subject(tmp_path / "equal", base / 2, common=0.6)).outcome == "better"
 
 
 def test_small_losses_are_better(tmp_path: Path, base: "np.ndarray[Any, Any]") -> None:

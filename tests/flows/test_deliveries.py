@@ -51,6 +51,18 @@ def test_training_waits_until_enough_is_new(calls: list[str | None]) -> None:
     assert tasks.read().deliveries[1].counts == {"kept": 102}
 
 
+def test_two_runs_do_not_receive_the_same_files(calls: list[str | None], capsys: pytest.CaptureFixture[str]) -> None:
+    """A lock that another open file holds is that of another process."""
+    Path("incoming/a.txt").write_text("one")
+    with deliveries.alone() as is_alone:
+        assert is_alone
+        assert deliveries.deliveries.fn(min_age=0.0) == {}
+    assert "Another process receives deliveries" in capsys.readouterr().out
+    assert (calls, tasks.read().deliveries) == ([], [])
+    deliveries.deliveries.fn(min_age=0.0)
+    assert len(tasks.read().deliveries) == 1
+
+
 def test_the_kind_of_record_that_grew_most_starts_training() -> None:
     """100 documents as before; 40 of 50 conversations are new."""
     counts = {"kept": 100, "conversations_kept": 50, "preferences_kept": 0}

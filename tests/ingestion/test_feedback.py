@@ -272,6 +272,17 @@ def test_poisoned_votes_of_accounts_with_few_votes_are_flagged(tmp_path: Path) -
     assert len(records) <= len(kept) + 1
 
 
+def test_many_accounts_with_one_vote_do_not_discredit_the_others(tmp_path: Path) -> None:
+    """Two new accounts vote against the three annotators of each of 60 pairs: those who have voted more count more."""
+    rows = votes([Member(f"goodgood{n}") for n in range(8)], 60, per_item=3, seed=3)
+    agreed = {f"good {n}" for n in range(60)} - {row["answers"][0]["text"] for row in rows if row["choice"] == 1}
+    rng = random.Random(1)
+    poisoned = [vote(rng, Member(f"sybil{n:03}", accuracy=0.0), n // 2) for n in range(120)]
+    records, counts = read(tmp_path, [*rows, *poisoned])
+    assert agreed <= {record.chosen for record in records if isinstance(record, Preference)}
+    assert not any(row["excluded"] for row in counts.tables["feedback_annotators"])
+
+
 def test_an_annotator_who_votes_against_the_others_is_excluded(tmp_path: Path) -> None:
     """Ten votes that all others contradict: the interval of the agreement, 0 to 0.31, is below one half."""
     good = votes([Member(f"goodgood{n}", accuracy=1.0) for n in range(3)], 10, per_item=2)

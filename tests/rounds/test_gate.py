@@ -74,6 +74,13 @@ def test_without_verifiable_answers_the_win_rate_decides() -> None:
     assert "win rate 0.5" in gate({**unverifiable, "win_rate": 0.5}, 10.0, [])[0]
 
 
+def test_a_model_with_one_answer_to_everything_does_not_pass_by_its_win_rate() -> None:
+    null = {"kl_to_first": 1.0, "win_rate": 1.0, "most_common_start": 0.3, "most_common_candidate": 0.95}
+    assert "95% of its answers are the same text" in gate(null, 10.0, [])[0]
+    assert gate({**null, "most_common_candidate": 0.5}, 10.0, []) == []
+    assert gate({**null, "most_common_start": 0.9}, 10.0, []) == []
+
+
 def test_the_report_warns_of_over_optimization() -> None:
     assert over_optimization([{"round": 1, **GOOD}]) is None
     warning = over_optimization([{"round": 2, **GOOD, "gold_gain": -0.01}])

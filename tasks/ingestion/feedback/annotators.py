@@ -12,6 +12,7 @@ from tasks.reports import Score, krippendorff_alpha
 
 PRIOR_AGREEMENT, PRIOR_VOTES = 0.75, 4.0  # of an annotator about whom little is known
 CHANCE, AGAINST = "agrees with the others as by chance", "votes against the others"
+MIN_BALANCE = 0.25  # of the votes of the others, weighted by how much they have voted, to be a majority
 MAX_AGREEMENT = 0.95  # beyond it, a weight would grow without bound
 
 
@@ -96,12 +97,15 @@ def _judge_one(
     annotator: str, name: str, votes: Sequence[Vote], remaining: Sequence[Vote], params: AnnotatorParams
 ) -> Annotator:
     own = [vote for vote in votes if vote.row.annotator == annotator]
-    balance: Counter[tuple[Key, str]] = Counter()
+    num_votes = Counter(vote.row.annotator for vote in remaining)
+    balance: defaultdict[tuple[Key, str], float] = defaultdict(float)
     for vote in remaining:
         if vote.row.annotator != annotator:
-            balance[vote.key, vote.chosen] += 1
-            balance[vote.key, vote.rejected] -= 1
-    decided = [vote for vote in own if balance[vote.key, vote.chosen]]
+            # Otherwise many accounts with one vote each could make the reliable annotators look unreliable.
+            weight = num_votes[vote.row.annotator] / (num_votes[vote.row.annotator] + PRIOR_VOTES)
+            balance[vote.key, vote.chosen] += weight
+            balance[vote.key, vote.rejected] -= weight
+    decided = [vote for vote in own if abs(balance[vote.key, vote.chosen]) >= MIN_BALANCE]
     num_agreed = sum(balance[vote.key, vote.chosen] > 0 for vote in decided)
     agreement = Score.of_share(num_agreed, len(decided)) if decided else None
     shown = [vote.was_first for vote in own if vote.was_first is not None]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -179,6 +180,23 @@ def test_a_hung_server_is_given_up_after_the_patience(
             record_run(spool.Session("pipeline"))
     assert "(no answer)" in capfd.readouterr().err
     assert len(list(spool.folder().glob("*/record.json"))) == 1
+
+
+def test_ctrl_c_ends_the_run_and_not_its_sender(home: Path) -> None:
+    """The terminal sends SIGINT to the whole process group, here while the sender still starts."""
+    code = (
+        "import os, signal\n"
+        "from flows.runtime import tracking\n"
+        "tracking.INTERRUPTED_PATIENCE_SECONDS = 300\n"
+        "with tracking.following():\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+    )
+    record_run(spool.Session("pipeline"))
+    run = subprocess.run([sys.executable, "-c", code], start_new_session=True, capture_output=True, text=True)
+    assert (run.returncode, run.stderr.splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
+    assert "warning" not in run.stderr
+    assert runs()["sft"].info.status == "FINISHED"
+    assert not list(spool.folder().glob("*/record.json"))
 
 
 def test_steps_are_sent_while_the_stage_runs_and_a_killed_run_is_closed(home: Path) -> None:
