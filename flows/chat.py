@@ -5,6 +5,7 @@ one message and each answer is one line of output.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flows.chat_commands import Session
 from flows.runtime import arguments
 from tasks.conversations import Message
-from tasks.errors import BadInput, BadModel, UserError
+from tasks.errors import BadArgument, BadInput, BadModel, UserError
 from tasks.files import read_json
 from tasks.pipeline_stages import read_stages
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_EXAMPLE_CHARACTERS = 60  # longer questions are not shown as examples
 INTERRUPTED = 130  # the exit code that shells give to a process ended by Ctrl-C
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a complete character
 
 
@@ -189,7 +191,7 @@ def find_model(name: str | None, data: Path) -> str | Path:
     """The folder or hub name of the model `name`: a stage, a folder or a name on the Hugging Face Hub.
 
     Without a name, the trained stage with the longest chain of stages before it: ppo, which needs a reward model, comes
-    after dpo and sft. Raises BadModel.
+    after dpo and sft. Raises BadModel if there is none, and BadArgument for an unknown name.
     """
     available = trained_stages(data)
     if name is None:
@@ -200,11 +202,15 @@ def find_model(name: str | None, data: Path) -> str | Path:
             why = f" Stages were left out: {'; '.join(sorted(map(str, reasons)))}." if reasons else ""
             raise BadModel(f"there is no trained model in {data / 'models'} that answers.{why} `make run` trains one.")
         return data / "models" / available[0]
-    if (data / "models" / name).is_dir():
+    if name and (data / "models" / name).is_dir():
         return data / "models" / name
-    if Path(name).is_dir() or "/" in name:
+    owner, _, rest = name.partition("/")
+    if (name and Path(name).is_dir()) or (rest and HUB_NAME.fullmatch(name) and not Path(owner).exists()):
         return name
-    raise BadModel(f"there is no model {name!r} in {data / 'models'}; available: {', '.join(available) or 'none'}")
+    raise BadArgument(
+        f"there is no model {name!r} in {data / 'models'} (available: {', '.join(available) or 'none'}), and no folder "
+        "with this name. A name on the Hugging Face Hub is written as OWNER/NAME."
+    )
 
 
 def trained_stages(data: Path) -> list[str]:

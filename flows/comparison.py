@@ -27,12 +27,14 @@ NAME, DATA = "comparison", Path("data")
 def compare(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Compare the first of `names` with each other one; write the pages. Return the result as JSON values."""
     settings = _settings(options)
-    arguments.make_folder(options.output)
     with subjects.opened(names, DATA) as runs:
         sides = [_with_model(run, runs) for run in runs]
         a, rest = runs[0], runs[1:]
-        for other in rest:
-            comparison.require_common_metrics(a, other)
+        with arguments.naming_input():
+            for other in rest:
+                comparison.require_common_metrics(a, other)
+            curves = _curves_by_run(runs)
+        arguments.make_folder(options.output)
         if options.metric:
             comparison.require_metric(sides, options.metric)
         verdicts = comparison.compare(a, *rest, settings=settings)
@@ -40,7 +42,6 @@ def compare(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
             _section(sides[0], other, own, settings, options.examples)
             for other, own in zip(sides[1:], verdicts, strict=True)
         ]
-        curves = _curves_by_run(runs)
         body = {
             "comparisons": [
                 {
@@ -74,11 +75,11 @@ def compare_data(names: Sequence[str], options: argparse.Namespace) -> dict[str,
     """Compare two versions of the data; write the page. Return the result as JSON values."""
     if len(names) != 2:
         raise BadParams(f"--data compares two versions of the data, received {len(names)}")
-    arguments.make_folder(options.output)
-    with TemporaryDirectory(prefix="athanor-data-") as copies:
+    with TemporaryDirectory(prefix="athanor-data-") as copies, arguments.naming_input():
         folders = [subjects.data_of(name, DATA, Path(copies, str(index))) for index, name in enumerate(names)]
         sides = [comparison.read_data(name, folder) for name, folder in zip(names, folders, strict=True)]
         result = comparison.compare_data(sides[0], sides[1])
+    arguments.make_folder(options.output)
     text = comparison.data_markdown(result)
     _write(options.output, text, None, result)
     if not options.json:
@@ -128,7 +129,6 @@ def _section(a: Subject, b: Subject, verdicts: Sequence[Any], settings: Settings
 
 
 def _write(output: Path, text: str, html: str | None, body: dict[str, Any]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     (output / f"{NAME}.md").write_text(text, encoding="utf-8")
     if html is not None:
         (output / f"{NAME}.html").write_text(html, encoding="utf-8")

@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+from flows.chat import find_model
 from flows.runtime import arguments, command
+from tasks.errors import BadArgument
 
-MODELS = Path("data/models")
+CONFIGS = ("config.json", "adapter_config.json")  # one of which every model folder contains
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = parsed.out or Path("data/exports") / f"{Path(parsed.model).name}-{parsed.to}"
 
     def run() -> None:
+        model = str(find_model(parsed.model, Path("data")))
+        if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in CONFIGS):
+            raise BadArgument(f"{model} is no model folder: it contains neither of {', '.join(CONFIGS)}")
         arguments.make_folder(folder)
-        stage = MODELS / parsed.model
-        report = tasks.export(str(stage) if stage.is_dir() else parsed.model, parsed.to, folder, parsed.pre_tokenizer)
+        report = tasks.export(model, parsed.to, folder, parsed.pre_tokenizer)
         print(json.dumps(report, ensure_ascii=False, indent=1) if parsed.json else "\n".join(_lines(report, folder)))
 
     return command.guarded(run)

@@ -11,7 +11,6 @@ command can be interrupted and repeated. Examples:
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import math
@@ -33,6 +32,7 @@ from tasks import pipeline_stages
 from tasks.errors import BadInput, BadParams, UserError
 from tasks.files import MANIFEST, read_json, sha256
 from tasks.ladder import tasks as ladders
+from tasks.reports import read_csv
 from tasks.training import tasks as training
 
 STAGE, WORK, DATA = "pretrain", Path(".run/ladder"), Path("data")
@@ -216,11 +216,7 @@ def _watch(forecast: dict[str, Any], file: Path, per_step: float, ending: thread
 
 def _validation_losses(file: Path) -> list[tuple[float, float]]:
     """The (step, nats per token) of the evaluations in a log of steps, which may not exist yet."""
-    try:
-        with open(file, encoding="utf-8", newline="") as text:
-            rows = list(csv.DictReader(text))
-    except OSError:
-        return []
+    rows = read_csv(file)
     return [(float(row["step"]), float(row["validation_loss"])) for row in rows if row.get("validation_loss")]
 
 

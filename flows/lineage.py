@@ -135,7 +135,8 @@ def main() -> int:
     args = parser.parse_args()
 
     def work() -> None:
-        lineage = trace(args.model)
+        with arguments.naming_input():
+            lineage = trace(args.model)
         if args.json:
             print(json.dumps(asdict(lineage) | {"raw_data": lineage.raw_data}))
         else:

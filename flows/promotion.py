@@ -15,6 +15,7 @@ from flows import notifications
 from flows.runtime import arguments, command, params, session_results, spool, tracking
 from flows.versions import contents, mlflow_aliases, subjects
 from tasks import pipeline_stages, promotion
+from tasks.errors import BadInput
 from tasks.promotion import Outcome
 
 DATA = Path("data")
@@ -139,16 +140,13 @@ def show(body: dict[str, Any]) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run one command. Raises UserError."""
     if options.command == "status":
-        body = status()
+        with arguments.naming_input():
+            body = status()
         print(json.dumps(body)) if options.json else show(body)
         return
     loaded: Any = params.load("promotion")
-    if options.command == "update":
-        outcome = promotion.update(DATA, loaded, pipeline_stages.read_stages(), about(None, loaded.model))
-    elif options.command == "promote":
-        outcome = promotion.promote(DATA, options.version, loaded, options.force, options.reason)
-    else:
-        outcome = promotion.rollback(DATA, loaded, options.reason)
+    with arguments.naming_input():
+        outcome = _move(options, loaded)
     body = {"message": describe(outcome), "moves": list(outcome.moves), "champion": outcome.state.champion}
     body["decision"] = outcome.decision and {**asdict(outcome.decision), "verdict": outcome.decision.verdict.as_json()}
     print(json.dumps(body, ensure_ascii=False) if options.json else describe(outcome), flush=True)
@@ -156,6 +154,17 @@ def run(options: argparse.Namespace) -> None:
     if outcome.moves:
         tracking.send_in_background()  # MLflow follows; the move itself is complete
     _notify(outcome)
+
+
+def _move(options: argparse.Namespace, loaded: Any) -> Outcome:
+    if options.command == "promote":
+        return promotion.promote(DATA, options.version, loaded, options.force, options.reason)
+    if options.command == "rollback":
+        return promotion.rollback(DATA, loaded, options.reason)
+    stages = pipeline_stages.read_stages()
+    if promotion.final_stage(DATA, stages) is None:
+        raise BadInput(f"there is no trained model in {DATA / 'models'}. `python -m flows.pipeline` trains one.")
+    return promotion.update(DATA, loaded, stages, about(None, loaded.model))
 
 
 def _notify(outcome: Outcome) -> None:

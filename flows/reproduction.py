@@ -123,7 +123,8 @@ def main() -> int:
     different: list[Output] = []
 
     def work() -> None:
-        run = tracked_runs.run_with_id(parsed.run)
+        with arguments.naming_input():
+            run = tracked_runs.run_with_id(parsed.run)
         if parsed.restore:
             _show_restored(restore(run), parsed.json)
             return

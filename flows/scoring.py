@@ -31,7 +31,8 @@ def show(
     """Print the scores of each system. Raises BadInput or BadParams."""
     from tasks.evaluation import tasks
 
-    systems = tasks.score_files(metrics, hypotheses, references, tokenizer)
+    with arguments.naming_input():
+        systems = tasks.score_files(metrics, hypotheses, references, tokenizer)
     if as_json:
         print(json.dumps(systems, ensure_ascii=False, indent=1))
         return

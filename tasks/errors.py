@@ -30,6 +30,12 @@ class BadInput(UserError):
     exit_code = 3
 
 
+class BadArgument(BadInput):
+    """What an argument of a command names does not exist, is empty, or cannot be read."""
+
+    exit_code = 2
+
+
 class DamagedJson(BadInput):
     """A file of ours that is not JSON; readers that know what the file belongs to replace the message."""
 

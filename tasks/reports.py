@@ -131,8 +131,10 @@ class Timings:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the scores, counts and notes of a report. Raises BadInput if its schema version cannot be read."""
-    body = dict(read_json(path))
+    """Return the scores, counts and notes of a report. Raises BadInput for damage or another schema version."""
+    body = read_json(path)
+    if not isinstance(body, dict):
+        raise BadInput(f"{path} is damaged: it is no JSON object. {rerun_advice(path)}")
     if problem := version_problem("report", body, path):
         raise BadInput(f"{problem} {rerun_advice(path)}")
     del body[SCHEMA_VERSION]
@@ -148,11 +150,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file of a report; an empty list if there is no file."""
+    """Return the rows of a CSV file of a report; an empty list if there is no file. Raises BadInput for damage."""
     if not path.is_file():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path} is damaged: it is no CSV file ({error}). {rerun_advice(path)}") from error
 
 
 def _as_json(score: Any) -> Any:

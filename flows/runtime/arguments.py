@@ -2,9 +2,11 @@
 
 import argparse
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.errors import BadParams
+from tasks.errors import BadArgument, BadInput, BadParams
 
 
 def parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -36,6 +38,15 @@ def margin(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number of 0 or more, not {text}")
     return number
+
+
+@contextmanager
+def naming_input() -> Iterator[None]:
+    """Turn BadInput of the block, which reads what an argument names, into BadArgument."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadArgument(error) from error
 
 
 def make_folder(folder: Path) -> None:

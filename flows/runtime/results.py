@@ -15,6 +15,7 @@ from flows.runtime.environment import RUN
 from tasks import reports
 from tasks.addresses import redact
 from tasks.files import read_json, write_json
+from tasks.pages import markdown_table
 
 SECONDS = RUN / "seconds"
 FINAL_REPORT = Path("data", "promotion", "report.html")  # with the verdict of promotion
@@ -57,8 +58,8 @@ def card(stage: str, data: Path = Path("data")) -> str:
 
 def markdown(states: Mapping[str, str], data: Path = Path("data")) -> str:
     """Return a table of the stages whose results changed, for Prefect's page."""
-    rows = [f"| {stage} | {state} | {', '.join(_values_of(stage, data))} |" for stage, state in states.items()]
-    return "\n".join(["| stage | state | results |", "|---|---|---|", *rows])
+    rows = [(stage, state, ", ".join(_values_of(stage, data))) for stage, state in states.items()]
+    return "\n".join(markdown_table(("stage", "state", "results"), rows))
 
 
 def _values_of(stage: str, data: Path) -> list[str]:

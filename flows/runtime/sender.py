@@ -22,6 +22,7 @@ from flows.runtime.environment import RUN, home
 from flows.runtime.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS, accepted, renamed_tags
 from tasks.files import read_json
 from tasks.models import LEFT_OUT
+from tasks.reports import read_csv
 
 RUN_STATUS = {"finished": "FINISHED", "restored": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 PROGRESS = "progress"  # a file that the sender touches after each call that MLflow has answered
@@ -242,7 +243,7 @@ class Sender:
 
     def _send_steps(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
         copied = folder / spool.COPIED / "report" / "steps.csv"
-        rows = _read_csv(copied if copied.is_file() else Path(record["steps"]))
+        rows = read_csv(copied if copied.is_file() else Path(record["steps"]))
         points = [
             (key, value, record["start"] + int(float(row["step"])), int(float(row["step"])))
             for row in rows
@@ -291,7 +292,7 @@ class Sender:
 
     def _send_samples(self, run_id: str, path: Path) -> None:
         """Send the answers by training step as a table, which MLflow's page compares between runs."""
-        rows, name = _read_csv(path), path.with_suffix(".json").name
+        rows, name = read_csv(path), path.with_suffix(".json").name
         if rows and name not in (file.path for file in self._client.list_artifacts(run_id)):  # log_table appends
             columns = {column: [row[column] for row in rows] for column in rows[0]}
             with warnings.catch_warnings(action="ignore"):  # of MLflow's own use of pandas
@@ -344,12 +345,6 @@ def _locked(folder: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-    return []
 
 
 def _number(cell: str | None) -> float | None:

@@ -1,5 +1,6 @@
 """Find runs in MLflow: the run that made a model, and the runs that made its inputs."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from flows.runtime.tracking import uri
 from tasks.errors import BadInput
 
 EVALUATION = "evaluation"
+SQLITE = "sqlite:///"
 MIN_ID = 8  # characters of the id of a run that a command accepts
 
 
@@ -28,9 +30,7 @@ class StageRun:
 
 def run_of_model(name: str, version: str | None = None) -> StageRun:
     """Return the run that made a version of a registered model, the newest by default. Raises BadInput."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+    client = _client()
     versions = {int(model.version): model for model in client.search_model_versions(f"name = '{name}'")}
     number = int(version) if version else max(versions, default=0)
     if number not in versions:
@@ -48,9 +48,7 @@ def run_of_model(name: str, version: str | None = None) -> StageRun:
 
 def run_with_id(run_id: str) -> StageRun:
     """Return the run with an id, or the only one whose id begins with it (8 characters at least). Raises BadInput."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+    client = _client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     token: str | None = None
     matches: list[Any] = []
@@ -70,19 +68,15 @@ def run_with_id(run_id: str) -> StageRun:
 
 def experiment_of(run: StageRun) -> str:
     """Return the commit with the state after a run: its own, or that of the pipeline that contains it; or empty."""
-    from mlflow import MlflowClient
-
     parent = run.tags.get("mlflow.parentRunId")
     if parent and "dvc.experiment" not in run.tags:
-        return str(MlflowClient().get_run(parent).data.tags.get("dvc.experiment", ""))
+        return str(_client().get_run(parent).data.tags.get("dvc.experiment", ""))
     return str(run.tags.get("dvc.experiment", ""))
 
 
 def run_that_wrote(path: str, md5: str, before: int) -> StageRun | None:
     """Return the newest run that wrote `path` with the DVC hash `md5` and began before `before` (ms since 1970)."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+    client = _client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.`dvc.out.{path}` = '{md5}' and attributes.start_time <= {before}"
     runs = client.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time DESC"])
@@ -91,9 +85,9 @@ def run_that_wrote(path: str, md5: str, before: int) -> StageRun | None:
 
 def models_made_from(path: str, md5: str) -> list[str]:
     """Return the registered versions (NAME/VERSION) trained on `path` with the DVC hash `md5`, or from such a model."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+    if not has_database():
+        return []
+    client = _client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     waiting, runs = [(path, md5)], dict[str, None]()
     while waiting:
@@ -114,9 +108,7 @@ def delete_old_runs(before: int) -> int:
     Runs that made a registered version stay with their whole pipeline: the version would lose its files and its origin.
     MLflow keeps deleted runs until `mlflow gc`; `mlflow runs restore` brings one back before.
     """
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+    client = _client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     made = {version.run_id for version in _all(client.search_model_versions)}
     search = partial(client.search_runs, experiments)
@@ -139,6 +131,35 @@ def purge(database: str, days: int) -> None:
     gc.main(["--older-than", f"{days}d", "--backend-store-uri", database], standalone_mode=False)
 
 
+def has_database() -> bool:
+    """Whether MLflow's database exists, which only a run makes; one behind a server always does."""
+    address = uri()
+    return not address.startswith(SQLITE) or Path(address.removeprefix(SQLITE)).is_file()
+
+
+def _client() -> Any:
+    """A client of MLflow, which never makes a database. Raises BadInput if there is none, or no answer."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not has_database():
+        raise BadInput(
+            f"there is no run in MLflow, because {uri()} does not exist. `python -m flows.pipeline` makes it; "
+            "`python -m flows.runtime.tracking` does if runs wait to be sent."
+        )
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own default takes minutes
+    try:
+        client = MlflowClient()
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        cause = str(error).splitlines()[0]
+        raise BadInput(
+            f"MLflow at {uri()} does not answer: {cause}. Start it, or check MLFLOW_TRACKING_URI."
+        ) from error
+    return client
+
+
 def _all(search: Callable[..., Any]) -> list[Any]:
     """Return what is on all pages of a search."""
     entries, token = [], None
@@ -157,20 +178,17 @@ def _stage_run(run: Any, model_version: str = "") -> StageRun:
 
 def is_registered(name: str) -> bool:
     """Whether MLflow has a registered model with this name."""
-    from mlflow import MlflowClient
-
-    return bool(MlflowClient().search_registered_models(f"name = '{name}'"))
+    return has_database() and bool(_client().search_registered_models(f"name = '{name}'"))
 
 
 def run_of_version(name: str, version: str | None, alias: str | None) -> str:
     """Return the id of the run that made a version of a registered model. Raises BadInput."""
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     if alias is None:
         return run_of_model(name, version).run_id
     try:
-        return str(MlflowClient().get_model_version_by_alias(name, alias).run_id or "")
+        return str(_client().get_model_version_by_alias(name, alias).run_id or "")
     except MlflowException as error:
         raise BadInput(f"the model {name!r} in MLflow at {uri()} has no alias {alias!r}: {error.message}") from error
 
@@ -181,10 +199,9 @@ def copy_reports(run_id: str, target: Path) -> tuple[Path, str | None]:
     The run may be an evaluation, a whole pipeline, or the training of a model: then the evaluation that read the model,
     and the name of its stage is returned as well. Raises BadInput if MLflow has none.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient()
+    client = _client()
     try:
         run = _stage_run(client.get_run(run_id))
     except MlflowException as error:

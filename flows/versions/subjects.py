@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from flows.runtime import tracked_runs
+from flows.runtime import arguments, tracked_runs
 from flows.versions import contents
 from tasks import comparison, promotion
 from tasks.comparison import Subject
@@ -28,16 +28,19 @@ FORMS = (
 
 @contextmanager
 def opened(names: Sequence[str], data: Path) -> Iterator[list[Subject]]:
-    """The subjects that `names` stand for; copies of reports last as long as the block. Raises BadInput."""
+    """The subjects that `names` stand for; copies of reports last as long as the block. Raises BadArgument."""
     with TemporaryDirectory(prefix="athanor-comparison-") as copies:
-        yield [find(name, data, Path(copies, str(index))) for index, name in enumerate(names)]
+        with arguments.naming_input():
+            result = [find(name, data, Path(copies, str(index))) for index, name in enumerate(names)]
+        yield result
 
 
 def find(name: str, data: Path, copies: Path) -> Subject:
     """The subject that `name` stands for; what has to be copied goes below `copies`. Raises BadInput."""
-    plain, _, model = (
-        (name, "", "") if Path(name).exists() else name.partition(":") if "models:/" not in name else (name, "", "")
-    )
+    is_whole = Path(name).exists() or name.startswith("models:/")
+    plain, _, model = (name, "", "") if is_whole else name.partition(":")
+    if not plain:
+        raise BadInput(f"{name!r} names no run. Expected {FORMS}.")
     folder, own_model = reports_of(plain, data, copies)
     return comparison.read(name, folder, model or own_model)
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import BadInput
+from tasks.pages.markdown import cell, table
 
 Array = npt.NDArray[np.float64]
 
@@ -120,33 +121,21 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{result['changed']['number']:,} with another text.",
     ]
     for name in ("sources", "languages", "dropped_by_source", "dropped_by_reason"):
-        rows = [
-            f"| {key} | {own['a']:,} | {own['b']:,} | {own['a'] - own['b']:+,} |" for key, own in result[name].items()
-        ]
-        lines += [
-            "",
-            f"## {name.replace('_', ' ').capitalize()}",
-            "",
-            f"| | {a} | {b} | difference |",
-            "|---|---|---|---|",
-        ]
-        lines += rows
-    lines += [
-        "",
-        "## Drift of signals",
-        "",
-        f"| signal | median of {a} | median of {b} | statistic | |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {own['a']['median']:.4g} | {own['b']['median']:.4g} | {own['statistic']:.3f} | "
-        f"{'drift' if own['statistic'] >= NOTABLE_DRIFT else ''} |"
+        rows = [(key, own["a"], own["b"], f"{own['a'] - own['b']:+,}") for key, own in result[name].items()]
+        lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", *table(("", a, b, "difference"), rows)]
+    drift = [
+        (
+            name, f"{own['a']['median']:.4g}", f"{own['b']['median']:.4g}", f"{own['statistic']:.3f}",
+            "drift" if own["statistic"] >= NOTABLE_DRIFT else "",
+        )
         for name, own in result["signals"].items()
-    ]
+    ]  # fmt: skip
+    columns = ("signal", f"median of {a}", f"median of {b}", "statistic", "")
+    lines += ["", "## Drift of signals", "", *table(columns, drift)]
     for name in ("new", "vanished", "changed"):
         if result[name]["examples"]:
             lines += ["", f"## Some {name} documents", ""]
-            lines += [f"- `{one['id']}`: {one['text']}" for one in result[name]["examples"]]
+            lines += [f"- {cell(one['id'])}: {cell(one['text'])}" for one in result[name]["examples"]]
     return "\n".join(lines) + "\n"
 
 

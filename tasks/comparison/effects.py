@@ -9,7 +9,8 @@ independent errors: training with other seeds would give other models, and other
   says little about its own noise, so that its variance is moved towards those of the other arms, as far as these
   agree (moderated t statistic; Smyth 2004, doi:10.2202/1544-6115.1027).
 
-The degrees of freedom of their sum are those of Welch and Satterthwaite.
+The degrees of freedom of their sum are those of Welch and Satterthwaite. If the difference is the same with every seed,
+nothing is known about its variance, and the signs of the seeds are tested instead.
 """
 
 import math
@@ -30,6 +31,8 @@ from tasks.reports import ALPHA
 Array = npt.NDArray[np.float64]
 MIN_SEEDS, MIN_COMMON = 2, 0.9
 FEW_ARMS = 3  # with fewer variances, nothing is known about how much they differ
+MIN_SIGNS = 6  # seeds whose equal signs have a probability of less than ALPHA by chance: 2 / 2**6
+ROUNDING = 1e-12  # relative differences below it are those of sums in another order
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def seed_variances(means: Array) -> tuple[Array, float]:
     centered = means - means.mean(axis=1, keepdims=True)
     residuals = centered - np.median(centered, axis=0)
     share = (num_arms - 1) / num_arms  # the effects of the seeds take the rest of the degrees of freedom
+    residuals[np.abs(residuals) <= ROUNDING * np.abs(means).max()] = 0
     variances = (residuals**2).sum(axis=1) / ((num_seeds - 1) * share)
     return _moderated(variances, (num_seeds - 1) * share)
 
@@ -142,31 +146,42 @@ def _effect(
     noise: tuple[float, float, float], margin: float,
 ) -> Effect:  # fmt: skip
     """One effect without its adjusted p; own, base: scores [seeds, items]; noise: variances and their freedom."""
-    from scipy.special import stdtr, stdtrit
-
     num_seeds, num_items = own.shape
     differences = (own - base).mean(axis=0)
     difference, absolute = float(differences.mean()), margin
     if min(own.min(), base.min()) < 0 or max(own.max(), base.max()) > 1:
         absolute = margin * abs(float(base.mean()))
     of_items = paired.standard_error(differences, clusters) ** 2
-    of_seeds = (noise[0] + noise[1]) / num_seeds
     if (own == base).all():
         low, high, p_value, p_equivalent = 0.0, 0.0, 1.0, 0.0
     elif not math.isfinite(of_items):
         low, high, p_value, p_equivalent = -math.inf, math.inf, 1.0, 1.0
     else:
-        error = math.sqrt(of_items + of_seeds)
-        parts = [(noise[0] / num_seeds, noise[2]), (noise[1] / num_seeds, noise[2]), (of_items, clusters.max())]
-        freedom = error**4 / sum(part**2 / degrees for part, degrees in parts)
-        half = float(stdtrit(freedom, 1 - ALPHA / 2)) * error
-        low, high = difference - half, difference + half
-        p_value = float(2 * stdtr(freedom, -abs(difference) / error))
-        p_equivalent = float(stdtr(freedom, (abs(difference) - absolute) / error))
+        parts = [(noise[0] / num_seeds, noise[2]), (noise[1] / num_seeds, noise[2]), (of_items, float(clusters.max()))]
+        low, high, p_value, p_equivalent = _t_tests(difference, absolute, parts)
+        if not noise[0] + noise[1]:
+            sign_p = 0.5**num_seeds  # that all seeds have the same sign by chance
+            p_value, p_equivalent = max(p_value, 2 * sign_p), max(p_equivalent, sign_p)
+            low, high = (low, high) if 2 * sign_p < ALPHA else (-math.inf, math.inf)
     return Effect(
         arm, metric, "not comparable", "", float(base.mean()), float(own.mean()), difference, low, high, p_value,
         p_value, p_equivalent, absolute, num_items, num_seeds,
     )  # fmt: skip
+
+
+def _t_tests(
+    difference: float, margin: float, parts: Sequence[tuple[float, float]]
+) -> tuple[float, float, float, float]:
+    """Interval, p of no difference, p of a difference of at least `margin`; parts: variances and their freedom."""
+    from scipy.special import stdtr, stdtrit
+
+    error = math.sqrt(sum(part for part, _ in parts))
+    if error <= ROUNDING * abs(difference):
+        return difference, difference, float(difference == 0), float(abs(difference) >= margin)
+    freedom = error**4 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(stdtrit(freedom, 1 - ALPHA / 2)) * error
+    p_value = float(2 * stdtr(freedom, -abs(difference) / error))
+    return difference - half, difference + half, p_value, float(stdtr(freedom, (abs(difference) - margin) / error))
 
 
 def _decided(effect: Effect, sign: float) -> Effect:
@@ -180,6 +195,12 @@ def _decided(effect: Effect, sign: float) -> Effect:
     if effect.p_equivalent < ALPHA:
         reason = f"the difference {size} is smaller than the margin {effect.margin:.3g} ({about})"
         return replace(effect, outcome="equivalent", reason=reason)
+    if not math.isfinite(effect.low) and effect.items > 1 and effect.p_value < 1:
+        reason = (
+            f"the difference {effect.difference:+.4g} is the same with all {effect.seeds} seeds, which says nothing "
+        )
+        reason += f"about other seeds; at least {MIN_SIGNS} seeds are needed then"
+        return replace(effect, reason=reason)
     if not math.isfinite(effect.low):
         return replace(effect, reason="a single test item, or a single group of them, gives no interval")
     reason = f"the difference {size} is neither shown to exist nor to be below the margin {effect.margin:.3g} ({about})"

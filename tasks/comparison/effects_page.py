@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tasks.pages.markdown import table
+
 COLUMNS = ("change", "verdict", "baseline", "changed", "difference", "95 % interval", "p (Holm)", "items")
 COSTS = ("run", "train documents", "weights", "tokens per run", "seconds", "FLOPs of training")
 
@@ -20,12 +22,12 @@ def markdown(result: Mapping[str, Any]) -> str:
     for metric in result["metrics"]:
         ratio = result["signal_to_noise"].get(metric)
         about = "" if ratio is None else f"Signal-to-noise ratio: {ratio:.3g}."
-        lines += ["", f"## {metric}", "", *_table(COLUMNS, _rows(result["arms"], metric)), "", about]
+        lines += ["", f"## {metric}", "", *table(COLUMNS, _rows(result["arms"], metric)), "", about]
         lines += [
             f"- {arm['change']}: {arm['left_out'][metric]}" for arm in result["arms"] if metric in arm["left_out"]
         ]
     costs = [{"change": "baseline", **result["baseline"]}, *result["arms"]]
-    lines += ["", "## Cost of all seeds", "", *_table(COSTS, [_cost(run) for run in costs])]
+    lines += ["", "## Cost of all seeds", "", *table(COSTS, [_cost(run) for run in costs])]
     lines += ["", "The seconds are those of the first time: what several runs share counts for each of them."]
     return "\n".join(lines) + "\n"
 
@@ -57,8 +59,3 @@ def _rows(arms: Sequence[Mapping[str, Any]], metric: str) -> Iterator[tuple[str,
 def _cost(run: Mapping[str, Any]) -> tuple[str, ...]:
     numbers = (f"{run[name]:,.0f}" for name in ("train_documents", "weights", "tokens", "seconds"))
     return (str(run["change"]), *numbers, f"{run['flops']:.2g}")
-
-
-def _table(columns: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *(f"| {row} |" for row in cells)]

@@ -8,6 +8,7 @@ from typing import Any
 from tasks.comparison import curve_noise
 from tasks.comparison.verdicts import Verdict
 from tasks.pages import charts, document
+from tasks.pages.markdown import cell, table
 
 MAX_POINTS = 400  # of a curve that is drawn; longer ones are thinned evenly
 MAX_CHARACTERS = 300  # of a prompt or answer
@@ -41,20 +42,17 @@ def markdown(sections: Sequence[Section], curves: Mapping[str, Curves] | None = 
     lines = ["# Comparison", ""]
     for section in sections:
         lines += [f"## {section.a} and {section.b}", "", f"**{headline(section)}**", ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        lines += ["| " + " | ".join(_cell(value) for value in row(verdict)) + " |" for verdict in section.verdicts]
+        lines += table(COLUMNS, [row(verdict) for verdict in section.verdicts])
         for title, rows in section.examples.items():
             lines += ["", f"### {title.capitalize()} of {section.a} ({section.primary.metric})", ""]
             lines += [
-                f"- {_cell(shorten(one['prompt']))}\n  - {section.a} ({one['score_a']:.3g}): {_cell(shorten(one['a']))}"
-                f"\n  - {section.b} ({one['score_b']:.3g}): {_cell(shorten(one['b']))}"
+                f"- {cell(shorten(one['prompt']))}\n  - {section.a} ({one['score_a']:.3g}): {cell(shorten(one['a']))}"
+                f"\n  - {section.b} ({one['score_b']:.3g}): {cell(shorten(one['b']))}"
                 for one in rows
             ] or ["none"]
         lines.append("")
     if ratios := _noise_rows(curves or {}):
-        columns = _noise_columns(curves or {})
-        lines += ["## Signal and noise of the learning curves", "", "| " + " | ".join(map(_cell, columns)) + " |"]
-        lines += ["|" + "---|" * len(columns), *("| " + " | ".join(map(_cell, cells)) + " |" for cells in ratios), ""]
+        lines += ["## Signal and noise of the learning curves", "", *table(_noise_columns(curves or {}), ratios), ""]
     return "\n".join(lines)
 
 
@@ -130,11 +128,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in rows)
     return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
-
-
-def _cell(text: str) -> str:
-    """A text in one cell or one list item of Markdown, where it is not read as markup."""
-    escaped = escape(" ".join(text.split()), quote=False)
-    for mark in "\\|`*_[]":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return escaped

@@ -3,7 +3,6 @@
 A folder of reports is data/reports or a copy of it: evaluation.json, evaluation/items/*.parquet, <stage>/steps.csv.
 """
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +74,10 @@ def read(label: str, folder: Path, model: str | None = None) -> Subject:
     if model is not None and model not in models:
         names = ", ".join(sorted(name for name in models if "_vs_" not in name))
         raise BadInput(f"{label}: {folder / REPORT} has measured no model {model!r}; it has measured: {names}")
-    return Subject(label, folder, model, report=reports.read(folder / REPORT), items=items)
+    report = reports.read(folder / REPORT)
+    if not isinstance(report.get(MEASURED, {}), dict):
+        raise BadInput(f"{label}: {folder / REPORT} is damaged: {MEASURED!r} is no JSON object. Run evaluation again.")
+    return Subject(label, folder, model, report=report, items=items)
 
 
 def read_items(folder: Path) -> dict[tuple[str, str], dict[ItemKey, Measurement]]:
@@ -98,16 +100,15 @@ def read_items(folder: Path) -> dict[tuple[str, str], dict[ItemKey, Measurement]
 
 
 def curves(folder: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """(stage, column) -> the points (step, value) of the step logs below a folder of reports."""
+    """(stage, column) -> the points (step, value) of the step logs below a folder of reports. Raises BadInput."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for path in sorted(folder.glob("*/steps.csv")):
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                step = _number(row.pop("step", None))
-                for column, cell in row.items():
-                    value = _number(cell)
-                    if step is not None and value is not None:
-                        points.setdefault((path.parent.name, column), []).append((step, value))
+        for row in reports.read_csv(path):
+            step = _number(row.pop("step", None))
+            for column, cell in row.items():
+                value = _number(cell)
+                if step is not None and value is not None:
+                    points.setdefault((path.parent.name, column), []).append((step, value))
     return points
 
 

@@ -14,7 +14,7 @@ from tasks.curation import filtering
 from tasks.curation.arrays import Float64Array, Int32Array, Int64Array
 from tasks.curation.corpus import Corpus, encode, encode_column
 from tasks.curation.filtering import Bound
-from tasks.pages import bars, charts, document, table
+from tasks.pages import bars, charts, document, markdown_table, table
 from tasks.reports import Report
 
 if TYPE_CHECKING:
@@ -217,8 +217,7 @@ def markdown(report: Report, page: Path) -> str:
     for name in ("funnel", "reasons", "languages", "sources"):
         rows = report.tables[name][:20]
         if rows:
-            lines += ["", f"## {HEADINGS[name]}", "| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-            lines += ["| " + " | ".join(_markdown_cell(value) for value in row.values()) + " |" for row in rows]
+            lines += ["", f"## {HEADINGS[name]}", *markdown_table(list(rows[0]), [row.values() for row in rows])]
     return "\n".join(lines)
 
 
@@ -336,7 +335,3 @@ def _example(corpus: Corpus, row: int, record: tuple[str, str], outcome: str) ->
     value += f", because of {html.escape(corpus.evidence[row])}" if corpus.evidence[row] else ""
     excerpt = html.escape(text[:EXAMPLE_CHARACTERS]) + (" ..." if len(text) > EXAMPLE_CHARACTERS else "")
     return f"<small>{outcome}{value}: {html.escape(document_id)}</small><pre>{excerpt}</pre>"
-
-
-def _markdown_cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

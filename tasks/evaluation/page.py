@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation import funnel
+from tasks.evaluation import funnel, score_table
 from tasks.evaluation.score_gates import is_lower_better
+from tasks.evaluation.score_table import flat_numbers, is_score
 from tasks.pages import charts, style
 from tasks.pipeline_stages import PipelineStage
 from tasks.reports import read as read_report
@@ -103,13 +104,12 @@ def write(
         result=body,
         reference=reference,
         sections=[stage_section(reports, stage) for stage in stages if _has_section(reports, stage)],
-        # The last model is the one that the chat takes: of the longest chain of stages.
-        assistant=assistant_scores(body, [stage.name for stage in sorted(stages, key=lambda stage: stage.depth)]),
+        assistant=assistant_scores(body, _by_depth(stages)),
         wrong_answers=read_csv(reports / EVALUATION / "wrong_answers.csv"),
         comparisons=list(comparisons(body, [stage.name for stage in stages], reference)),
         curves=[(title, Markup(chart)) for title, chart in curves],
         samples=read_csv(reports / EVALUATION / "samples.csv"),
-        all_numbers=list(flat_numbers(body)),
+        scores=score_rows(body, stages, reference, verdict),
         funnel=funnel.read(reports),
         verdict=verdict,
         origin=dict(origin or {}) | dict(measured(body)),
@@ -118,6 +118,20 @@ def write(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
+
+
+def score_rows(
+    body: Mapping[str, Any], stages: Sequence[PipelineStage], reference: str, verdict: Verdict | None = None
+) -> list[score_table.Row]:
+    """The scores of a report with their baselines and, if there is a verdict, those of the champion."""
+    beside_champion = verdict.rows if verdict else ()
+    champion = {metric.split("|")[0]: (score, outcome) for metric, _, score, outcome, _ in beside_champion}
+    return score_table.rows(body, _by_depth(stages), reference, champion)
+
+
+def _by_depth(stages: Sequence[PipelineStage]) -> list[str]:
+    """Names of stages; the last model is the one that the chat takes: of the longest chain of stages."""
+    return [stage.name for stage in sorted(stages, key=lambda stage: stage.depth)]
 
 
 def measured(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -151,21 +165,6 @@ def stage_section(reports: Path, stage: PipelineStage) -> StageSection:
     return StageSection(
         stage.name, DESCRIPTIONS.get(stage.kind, f"Stage of kind {stage.kind}."), numbers, notes, figures
     )
-
-
-def flat_numbers(body: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number and score in `body` with its dotted name; strings, booleans and notes are left out."""
-    for key, value in body.items():
-        name = f"{prefix}{key}"
-        if is_score(value) or (isinstance(value, int | float) and not isinstance(value, bool)):
-            yield name.removeprefix("counts."), value
-        elif isinstance(value, Mapping):
-            yield from flat_numbers(value, f"{name}.")
-
-
-def is_score(value: Any) -> bool:
-    """Whether a JSON value is a score with its interval."""
-    return isinstance(value, Mapping) and {"value", "low", "high", "n"} <= set(value)
 
 
 @dataclass(frozen=True)

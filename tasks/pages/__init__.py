@@ -6,6 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tasks.pages.markdown import table as markdown_table
+
+__all__ = ["MAX_ROWS", "bars", "document", "markdown_table", "style", "table"]
+
 MAX_ROWS = 50
 
 

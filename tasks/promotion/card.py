@@ -16,6 +16,7 @@ from tasks import reports
 from tasks.comparison import Subject
 from tasks.evaluation.score_gates import flatten
 from tasks.files import MANIFEST, read_json, sha256
+from tasks.pages.markdown import table
 from tasks.promotion.decision import Decision
 from tasks.promotion.versions import MODEL, REPORTS, Version, folder_of
 
@@ -199,10 +200,10 @@ def _training(
                 origin.get("base") or "random weights",
             )
         )
-    table = _table(("stage", "kind", "steps", "tokens", "weights", "FLOPs", "started from"), rows)
+    stages = _table(("stage", "kind", "steps", "tokens", "weights", "FLOPs", "started from"), rows)
     return (
-        f"{table}\n\nFLOPs are {FLOPS_PER_WEIGHT_AND_TOKEN} per weight and token, where the report of the stage states "
-        f"both.\n\nHardware: {about.get('hardware', NOT_RECORDED)}."
+        f"{stages}\n\nFLOPs are {FLOPS_PER_WEIGHT_AND_TOKEN} per weight and token, where the report of the stage "
+        f"states both.\n\nHardware: {about.get('hardware', NOT_RECORDED)}."
     )
 
 
@@ -238,12 +239,4 @@ def _params(chain: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return NOT_RECORDED
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows[:MAX_ROWS]]
-    if len(rows) > MAX_ROWS:
-        lines.append(f"| {len(rows) - MAX_ROWS} more rows |" + " |" * (len(header) - 1))
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    return "\n".join(table(header, rows, MAX_ROWS))

@@ -11,7 +11,9 @@ from typing import Any
 from tasks import reports
 from tasks.comparison import REPORT, Subject, compare
 from tasks.evaluation import page
+from tasks.evaluation.score_table import Row
 from tasks.pages.charts import format_number
+from tasks.pages.markdown import table
 from tasks.pipeline_stages import PipelineStage
 from tasks.promotion import versions
 from tasks.promotion.params import Params
@@ -31,7 +33,8 @@ def write(
     """
     path, verdict = root_of(data) / FILE, verdict_of(outcome, sentence, data, params)
     page.write(data / "reports", path, stages, reference, verdict, origin)
-    text = markdown(verdict, reports.read(data / "reports" / REPORT))
+    report = reports.read(data / "reports" / REPORT)
+    text = markdown(verdict, report, page.score_rows(report, stages, reference))
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     return path
 
@@ -66,15 +69,27 @@ def rows(candidate: Subject, champion: Subject, params: Params) -> list[tuple[st
     ]
 
 
-def markdown(verdict: page.Verdict, report: Mapping[str, Any]) -> str:
+def markdown(verdict: page.Verdict, report: Mapping[str, Any], scores: Sequence[Row] = ()) -> str:
     """The verdict, the comparison with the champion and the main scores, for Prefect's page."""
     lines = [verdict.sentence]
     if verdict.rows:
-        lines += ["", verdict.champion, "", "| metric | model | champion | verdict |", "|---|---|---|---|"]
-        lines += [
-            f"| {metric} | {format_number(model)} | {format_number(champion)} | {outcome} |"
-            for metric, model, champion, outcome, _ in verdict.rows[:MAX_MARKDOWN_ROWS]
+        beside = [
+            (metric, format_number(model), format_number(champion), outcome)
+            for metric, model, champion, outcome, _ in verdict.rows
         ]
-        if len(verdict.rows) > MAX_MARKDOWN_ROWS:
-            lines.append(f"| {len(verdict.rows) - MAX_MARKDOWN_ROWS} more in {FILE} | | | |")
+        lines += [
+            "",
+            verdict.champion,
+            "",
+            *table(("metric", "model", "champion", "verdict"), beside, MAX_MARKDOWN_ROWS),
+        ]
+    if main := [_cells(row) for row in scores if row.is_main]:
+        columns = ("score", "value", "95 % interval", "n", "baseline")
+        lines += ["", *table(columns, main, MAX_MARKDOWN_ROWS)]
     return "\n".join(lines + [f"\n{note}" for note in report.get("notes", [])])
+
+
+def _cells(row: Row) -> tuple[Any, ...]:
+    value, low, high = map(format_number, (row.score.value, row.score.low, row.score.high))
+    baseline = "" if row.score.baseline is None else f"{format_number(row.score.baseline)} ({row.score.baseline_name})"
+    return row.name, value, f"{low} to {high}", row.score.n, baseline

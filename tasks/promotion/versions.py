@@ -83,7 +83,10 @@ def read(root: Path, number: int) -> Version:
     if not path.is_file():
         numbers = sorted(int(one.name) for one in (root / VERSIONS).glob("*") if one.name.isdigit())
         raise BadInput(f"there is no version {number} in {root / VERSIONS}; there are: {numbers or 'none'}")
-    return Version(**read_json(path))
+    try:
+        return Version(**read_json(path))
+    except TypeError as error:
+        raise BadInput(f"{path} is damaged: it does not describe a version. Restore it from a backup.") from error
 
 
 def verify(root: Path, version: Version) -> None:

@@ -24,4 +24,4 @@ def test_runs_with_few_evaluations_have_no_ratio() -> None:
     (ratio,) = curve_noise.ratios({**curves, "d": {KEY: points}})
     assert ratio.means == (4.5, None, None, 4.5)
     assert ratio.value is None
-    assert "| sft | validation\\_loss | 4.5 |" in markdown([], {"a|x": {KEY: points}, "b": {KEY: points}})
+    assert "| sft | validation_loss | 4.5 |" in markdown([], {"a|x": {KEY: points}, "b": {KEY: points}})

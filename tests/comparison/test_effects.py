@@ -52,6 +52,27 @@ def test_equal_runs_are_equivalent() -> None:
     assert (effect.outcome, effect.difference, effect.p_value) == ("equivalent", 0, 1)
 
 
+@pytest.mark.parametrize("score", [0.5, 1 / 3])  # 1 / 3: the differences are equal up to rounding
+def test_equal_differences_of_all_seeds_are_tested_by_their_signs(score: float) -> None:
+    """Standard error zero. 3 seeds: 2 / 2**3 = .25 is no evidence of a difference; 6 seeds: 2 / 2**6 = .03 is."""
+    outcomes = []
+    for seeds in (3, 6):
+        base, other = ([items(np.full(5, score + shift + seed / 7)) for seed in range(seeds)] for shift in (0, 0.2))
+        (effect,), _ = effects("accuracy", base, {"other": other})
+        assert effect.p_value == 2 / 2**seeds
+        outcomes.append(effect.outcome)
+    assert outcomes == ["not comparable", "better"]
+
+
+def test_a_difference_that_all_seeds_share_is_not_known_to_be_general() -> None:
+    """With each of two seeds, 40 of 100 items more are right; the error of the items alone would say better."""
+    base = [items((np.arange(100) < 20 + seed).astype(float)) for seed in range(2)]
+    other = [items((np.arange(100) < 60 + seed).astype(float)) for seed in range(2)]
+    (effect,), _ = effects("accuracy", base, {"other": other})
+    assert effect.outcome == "not comparable"
+    assert effect.reason.startswith("the difference +0.4 is the same with all 2 seeds")
+
+
 def test_few_false_alarms_among_equal_arms() -> None:
     """100 ablations of 10 arms without an effect: Holm's correction allows one with an alarm in 20."""
     generator = np.random.default_rng(5)

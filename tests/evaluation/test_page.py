@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluation import funnel, page
+from tasks.evaluation import funnel, page, score_table
 from tasks.files import with_version, write_json
 from tasks.pages import charts
 from tasks.pipeline_stages import PipelineStage, read_stages
@@ -39,7 +39,7 @@ def reports(tmp_path: Path) -> Path:
     score = Score(0.75, 0.7, 0.8, 400)
     by_model = {"sft": score, "ppo": Score(0.95, 0.9, 0.97, 400)}
     scores: dict[str, Any] = {
-        "perplexity": Score(98.6, 90, 105, 200),
+        "perplexity": Score(98.6, 90, 105, 200, 890, "unigram"),
         "unigram_perplexity": Score(890, 800, 950, 200),
         "bigram_perplexity": Score(117, 110, 120, 200),
         "exact_match": by_model,
@@ -139,6 +139,9 @@ def test_the_verdict_and_the_origin_of_a_run(reports: Path) -> None:
     )
     assert "<td>0.500<td>0.250<td><b>better</b><td>&lt;p&gt;" in text
     assert "commit: c0ffee" in text
+    assert "<h2>Scores</h2>" in text
+    assert "<th>baseline<th>champion<th>verdict" in text
+    assert "<td>890 <small>unigram</small>" in text
 
 
 @pytest.mark.slow
@@ -198,10 +201,38 @@ def test_the_weakest_skill_is_shown_beside_the_strongest(reports: Path) -> None:
     assert page.assistant_scores({}, ["sft"]) is None
 
 
+def test_the_scores_have_baselines_and_the_champion_beside_them() -> None:
+    def score(value: float, **more: Any) -> dict[str, Any]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 9, **more}
+
+    body = {
+        "perplexity": score(9, baseline=99.0, baseline_name="unigram"),
+        "gold": {"sft": score(0.5), "ppo": score(0.75)},
+        "gold_gain": {"ppo": score(0.25)},
+        "kl_k1": {"ppo": score(0.25)},
+        "exact_match_by_skill": {"ppo": {"lists": score(0.5)}, "sft": {"lists": score(0.25)}},
+        "win_rate": {"ppo_vs_sft": {"gold": {"wins": score(0.6), "ties": score(0.1)}}},
+        "gates_checked": 3,
+    }
+    rows = score_table.rows(body, ["pretrain", "sft", "ppo"], "sft", {"gold.ppo": (0.7, "better")})
+    by_name = {row.name: row for row in rows}
+    baselines = {name: (row.score.baseline, row.score.baseline_name) for name, row in by_name.items()}
+    assert baselines["perplexity"] == (99, "unigram")
+    assert baselines["gold.ppo"] == (0.5, "sft")
+    assert baselines["gold_gain.ppo"] == (0, "no difference")
+    assert baselines["kl_k1.ppo"] == (0, "sft")
+    assert baselines["exact_match_by_skill.ppo.lists"] == (0.25, "sft")
+    assert baselines["win_rate.ppo_vs_sft.gold.wins"] == (0.5, "chance")
+    assert baselines["win_rate.ppo_vs_sft.gold.ties"] == (None, "")
+    assert (by_name["gold.ppo"].champion, by_name["gold.ppo"].outcome) == (0.7, "better")
+    assert not by_name["gates_checked"].has_interval
+    assert [row.name for row in rows if row.is_main] == ["perplexity", "gold.ppo", "gold_gain.ppo", "kl_k1.ppo"]
+
+
 def test_flat_numbers_and_scores() -> None:
     score = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 3}
     body = {"gold": {"sft": score}, "counts": {"read": 3}, "loss": 0.5, "notes": ["x"], "word": "y"}
-    assert list(page.flat_numbers(body)) == [("gold.sft", score), ("read", 3), ("loss", 0.5)]
+    assert list(score_table.flat_numbers(body)) == [("gold.sft", score), ("read", 3), ("loss", 0.5)]
 
 
 def test_columns_that_never_change_are_no_curves(tmp_path: Path) -> None:

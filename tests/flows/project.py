@@ -140,6 +140,7 @@ def make_project(root: Path, env: dict[str, str]) -> Project:
         *(ROOT / "tasks").glob("*.py"),
         *(ROOT / "tasks/causal").glob("*.py"),
         *(ROOT / "tasks/engine").glob("*.py"),
+        *(ROOT / "tasks/pages").glob("*.py"),
     ):
         copy(path, root / path.relative_to(ROOT))
     project.write("tasks/training/__init__.py", "")

@@ -38,7 +38,7 @@ def call(monkeypatch: pytest.MonkeyPatch, command, *arguments: str) -> int:  # t
 def test_update_status_promote_and_rollback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, promotion, "rollback") == 3
+    assert call(monkeypatch, promotion, "rollback") == 2
     assert "no earlier champion" in capsys.readouterr().err
     assert call(monkeypatch, promotion, "update") == 0
     make_run(Path("data"), 0.1, "second")
@@ -49,7 +49,7 @@ def test_update_status_promote_and_rollback(
     status = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (status["champion"], status["candidate"]) == (1, 2)
     assert [row["aliases"] for row in status["versions"]] == [["champion"], ["candidate"]]
-    assert call(monkeypatch, promotion, "promote", "7") == 3
+    assert call(monkeypatch, promotion, "promote", "7") == 2
     assert call(monkeypatch, promotion, "status") == 0
     assert "champions so far: 1" in capsys.readouterr().out
 
