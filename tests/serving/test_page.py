@@ -11,8 +11,8 @@ from flows.serving.page_api import Page
 from flows.serving.state import State
 from tasks.feedback import FeedbackLog
 from tasks.serving import RankingQueue
+from tests.browser import CHROMIUM, Browser, browser
 from tests.evaluation import small
-from tests.serving.browser import CHROMIUM, Browser, browser
 from tests.serving.running import server, wait_until_idle
 
 pytestmark = [
