@@ -59,7 +59,7 @@ def main() -> None:
         "wall_seconds": round(wall, 1),
         "peak_share": shares,
         "peak_gb": round(max(row["peak_bytes"] or 0 for row in results["stages"].values()) / 1e9, 3),
-        "gates_failed": scores["counts"]["gates_failed"],
+        "gates_failed": scores["gates_failed"],
         "seconds_by_stage": {name: round(seconds, 1) for name, seconds in stages.items()},
         "seconds_outside_stages": round(wall - sum(stages.values()), 1),
     }
