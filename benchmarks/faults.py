@@ -29,9 +29,9 @@ import flows.curation
 import flows.ingestion
 import tasks.curation.tasks
 import tasks.tokenization.tasks
-from benchmarks import faults_in_serving as serving
 from benchmarks import faults_in_stages as stages
 from benchmarks import faults_in_tools as tools
+from benchmarks import faults_in_votes as votes
 from benchmarks.fault_injection import Tally, fresh
 
 IMPORTED = (dvc, mlflow, torch, transformers, flows, tasks)
@@ -69,7 +69,7 @@ def inject_into_stages(tally: Tally, scratch: Path, is_quick: bool) -> None:
 
 def inject_into_tools(tally: Tally, scratch: Path, is_quick: bool) -> None:
     """Break votes, tracking, deliveries and scheduling; unless quick, also servers, versions and whole pipelines."""
-    serving.break_votes(tally, scratch, 2 if is_quick else 6)
+    votes.break_votes(tally, scratch, 2 if is_quick else 6)
     show(tally)
     tools.kill_deliveries(tally, scratch, 2 if is_quick else 12)
     tools.kill_scheduled_runs(tally, scratch, 1 if is_quick else 4)
@@ -77,7 +77,7 @@ def inject_into_tools(tally: Tally, scratch: Path, is_quick: bool) -> None:
     tools.break_tracking(tally, scratch, 1 if is_quick else 4)
     show(tally)
     if not is_quick:
-        serving.kill_servers(tally, scratch, 3)
+        votes.kill_servers(tally, scratch, 3)
         show(tally)
         project = tools.make_toy(scratch / "toy")
         tools.damage_versions(tally, project, scratch, 4)

@@ -1,4 +1,4 @@
-"""Faults around the server: SIGKILL amid streams and votes, malformed requests, slow clients and clients that leave.
+"""Faults of a real server: SIGKILL amid streams and votes, malformed requests, slow clients and clients that leave.
 
     make bench NAME=faults_in_server
 

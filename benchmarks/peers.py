@@ -1,6 +1,5 @@
 """Virtual environments for the tools that benchmarks compare with, so that their requirements never affect ours."""
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -8,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tasks.files import locked
 
 FOLDER = Path(".bench")
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -18,8 +19,7 @@ def python(name: str, requirements: list[str]) -> Path:
     folder = FOLDER / name
     interpreter = folder / "bin" / "python"
     FOLDER.mkdir(exist_ok=True)
-    with open(FOLDER / f"{name}.lock", "w") as lock:  # two benchmarks may need the same environment at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(FOLDER / f"{name}.lock"):  # two benchmarks may need the same environment at once
         _build(folder, interpreter, requirements)
     return interpreter
 

@@ -1,11 +1,11 @@
-"""The server beside that of transformers, on the same weights, one after another on one core: tokens per CPU second.
+"""The server beside those of transformers and llama.cpp, on the same weights, one after another on one core.
 
     make bench NAME=serving
 
-1, 8 and 32 clients write answers of 128 tokens to different prompts, greedily, as streams. The CPU seconds are those of
-the server's process, HTTP included. The weights are those of data/models/ppo, or of the folder in ATHANOR_MODEL.
-llama.cpp is not measured: its Python package has no wheel. `checks` and `passed` count the tests of the protocol with
-the official client.
+`tokens_per_cpu_s`: 1, 8 and 32 clients receive answers of 128 tokens to different prompts, greedily, as streams. The
+CPU seconds are those of the server's process, HTTP included. The weights are those of data/models/ppo, or of the folder
+in ATHANOR_MODEL; llama.cpp reads them as GGUF in fp32 and q8_0 (its server in the package xllamacpp, in an environment
+of its own). `checks` and `passed` count the tests of the protocol with the official client.
 """
 
 import json
@@ -27,6 +27,8 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks import peers
+from benchmarks.export import REQUIREMENTS
 from benchmarks.peers import ONE_CORE
 
 STREAMS = (1, 8, 32)
@@ -125,6 +127,20 @@ class Server:
             self._process.kill()
 
 
+def of_llama_cpp(source: Path, precision: str, folder: Path) -> dict[str, float]:
+    """Tokens per CPU second of llama.cpp with these weights in this precision."""
+    command = [sys.executable, "-m", "flows.export", str(source), "--to", f"gguf-{precision}", "--out", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (file,) = folder.glob("*.gguf")
+    python = peers.python("llama.cpp", REQUIREMENTS)
+    script = Path(__file__).with_name("serving_peers.py")
+    server = Server([str(python), str(script), str(file), free_port()], source.name, {"ignore_eos": True})
+    try:
+        return server.measure()
+    finally:
+        server.stop()
+
+
 def free_port() -> str:
     """A port that nobody listens on."""
     with socket.socket() as one:
@@ -191,11 +207,13 @@ def main() -> None:
             tokens["transformers"] = theirs.measure()
         finally:
             theirs.stop()
+        for precision in ("fp32", "q8_0"):
+            tokens[f"llama.cpp {precision}"] = of_llama_cpp(source, precision, Path(temporary) / precision)
     checks, passed = protocol_checks()
-    ratio = tokens["athanor"]["8"] / tokens["transformers"]["8"]
+    ratio, of_llama = (tokens["athanor"]["8"] / tokens[name]["8"] for name in ("transformers", "llama.cpp fp32"))
     result = {
-        "tokens_per_cpu_s": tokens, "vs_transformers": round(ratio, 2), "vs_llama_cpp": None,
-        "not_measured": "llama.cpp: llama-cpp-python has no wheel for this platform", "equal_to_generate": int(equal),
+        "tokens_per_cpu_s": tokens, "vs_transformers": round(ratio, 2), "vs_llama_cpp": round(of_llama, 2),
+        "equal_to_generate": int(equal),
         "first_token_ms": round(1000 * first_token, 1), "checks": checks, "passed": passed,
         "promises_kept": ratio >= MIN_RATIO and equal and 1000 * first_token <= MAX_FIRST_TOKEN_MS
         and checks >= MIN_CHECKS and passed == checks,

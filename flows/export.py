@@ -1,4 +1,4 @@
-"""Export a model for other programs: GGUF for llama.cpp and Ollama, or a folder of 16-bit weights for transformers.
+"""Export a model for other programs: GGUF for llama.cpp and Ollama, or a model folder for transformers and vLLM.
 
 MODEL is a stage such as dpo, champion, a model folder, a folder with a PEFT adapter (it is merged into its base) or a
 hub name. The files are read back, and the largest difference between a stored weight and the model's is stated.

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,19 @@ def report(args: argparse.Namespace) -> None:
         print(json.dumps({"tables": tables, "notes": notes}, ensure_ascii=False, indent=1))
         return
     for name, rows in tables.items():
-        print(f"\n{name}")
         if rows:
-            print("  " + "  ".join(rows[0]))
-        for row in rows:
-            print("  " + "  ".join(str(value) for value in row.values()))
+            print(f"\n{name}")
+            _print_table(rows)
     for note in notes:
         print(f"\n{note}")
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows with aligned columns."""
+    lines = [list(rows[0]), *([("" if value is None else str(value)) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def delete(args: argparse.Namespace) -> None:

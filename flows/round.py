@@ -6,7 +6,6 @@ data/rounds/<number>, one version of DVC, and one run of MLflow with its stages 
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import math
@@ -107,12 +106,21 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
     for name, work in steps.items():
         if not this.has_done(name):
             start = time.perf_counter()
-            this.finish(name, **work())
-            print(f"{this.name}: {name} {time.perf_counter() - start:.0f} s", flush=True)
+            values = work()
+            this.finish(name, **values)
+            _print_step(this, name, time.perf_counter() - start, values)
     this.update(status="refused" if this.state["refusals"] else "promoted")
     for stage in ("reward", policy):
         shutil.rmtree(_checkpoints(this, stage), ignore_errors=True)
     _keep_version(this)
+
+
+def _print_step(this: Round, name: str, seconds: float, values: Mapping[str, Any]) -> None:
+    """Print what a step has counted, such as pairs and optimizer steps; results are printed at the end."""
+    parts = [part for key, part in values.items() if isinstance(part, dict) and key != "results"]
+    counts = ", ".join(f"{key} {number:g}" for part in parts for key, number in part.items())
+    if values:
+        print(f"{this.name}: {name} {seconds:.0f} s{f' ({counts})' if counts else ''}", flush=True)
 
 
 def _keep_version(this: Round) -> None:
@@ -228,6 +236,8 @@ def _train(this: Round, stage: str, params: BaseModel, session: spool.Session) -
         report = training.train(stage, params, this.folder, checkpoints, timings)
         report.write(this.folder / "reports")
         timings.write()
+    for note in [*report.warnings, *report.notes]:
+        print(f"{this.name}: {note}", flush=True)
     scores = {name: value for name, value in report.counts.items() if name in ("train_pairs", "steps")}
     return {stage: scores}
 
@@ -264,13 +274,16 @@ def _register(this: Round, data: Path) -> str:
     """
     from flows import evaluation, promotion
 
+    policy = POLICY[str(this.state["method"])]
     try:
         loaded: Any = settings.load("evaluation")
+        # The round has trained one policy; those of the other stages of the pipeline are not measured again.
+        loaded = loaded.model_copy(update={"policies": tuple(dict.fromkeys((loaded.reference, policy)))})
         with TemporaryDirectory(prefix="athanor-round-") as folder:
             tasks.link_for_evaluation(this, data, Path(folder), loaded.reference)
             evaluation.measure_all(loaded, Path(folder), Timings(this.name))
             tasks.keep_evaluation(this, Path(folder))
-        sentence = promotion.after_round(this.name, this.folder, POLICY[str(this.state["method"])], data)
+        sentence = promotion.after_round(this.name, this.folder, policy, data)
     except UserError as error:
         sentence = f"promotion: not registered, because {error}"
     print(f"{this.name}: {sentence}", flush=True)
@@ -340,9 +353,10 @@ def run(args: argparse.Namespace) -> None:
         return
     for name, value in result["results"].items():
         print(f"{name:24}{value}")
-    with contextlib.suppress(IndexError):
-        print(f"not promoted: {result['refusals'][0]}")
-    print(f"round {result['round']}: {result['status']}")
+    for reason in result["refusals"]:
+        print(f"not promoted: {reason}")
+    folder = args.data / tasks.ROUNDS / f"{result['round']:03}"
+    print(f"round {result['round']}: {result['status']}; reports in {folder}/reports, version {folder}.dvc")
 
 
 def main(command_line: list[str] | None = None) -> int:

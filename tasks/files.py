@@ -4,6 +4,7 @@ A file is written under a temporary name, flushed and renamed. The manifest of a
 presence means that the folder is complete.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -102,6 +103,24 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Let no other process hold the lock of `path` while the block lasts. The system unlocks it after a kill.
+
+    path: a folder, or a file, which is created. A call waits for the lock; with `refusal` it raises BadInput with this
+    sentence if another process has it.
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise BadInput(str(refusal)) from None
+        yield
     finally:
         os.close(descriptor)
 

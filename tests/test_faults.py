@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from benchmarks import fault_injection as injection
-from benchmarks import faults_in_serving as serving
 from benchmarks import faults_in_tools as tools
+from benchmarks import faults_in_votes as votes
 from benchmarks.fault_injection import SURVIVED, Tally
 from tasks.files import write_json
 
@@ -20,8 +20,8 @@ def test_a_killed_receipt_of_a_delivery_loses_and_doubles_nothing(tmp_path: Path
 
 def test_votes_are_there_once_after_kills_and_a_full_disk(tmp_path: Path) -> None:
     tally = Tally()
-    serving.break_votes(tally, tmp_path, 2)
-    assert tally.body()["faults"] == tally.body()[SURVIVED] == 2 * len(serving.KINDS)
+    votes.break_votes(tally, tmp_path, 2)
+    assert tally.body()["faults"] == tally.body()[SURVIVED] == 2 * len(votes.KINDS)
 
 
 def test_a_killed_write_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:

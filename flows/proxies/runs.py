@@ -1,6 +1,5 @@
 """Proxies: smaller models of the section pretrain, and work that is done only once, however often it is called for."""
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runtime import params
-from tasks.errors import BadInput
-from tasks.files import MANIFEST, read_json, write_json
+from tasks.files import MANIFEST, locked, read_json, write_json
 from tasks.ladder import tasks as ladders
 from tasks.reports import Report, Timings
 from tasks.training import tasks as training
@@ -22,11 +20,7 @@ SHAPE = ("num_layers", "width", "num_heads")
 def exclusive(folder: Path, name: str) -> Iterator[None]:
     """Raise BadInput if another process runs `name` in `folder`: both would write the same files."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another process runs {name} in this project. Wait for its end.") from None
+    with locked(folder / "lock", refusal=f"another process runs {name} in this project. Wait for its end."):
         yield
 
 

@@ -6,21 +6,20 @@ time again. A record that MLflow refuses three times is put aside, so that it do
 
 import contextlib
 import csv
-import fcntl
 import os
 import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.runtime import spool
 from flows.runtime.environment import RUN, home
 from flows.runtime.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS, accepted, renamed_tags
-from tasks.files import read_json
+from tasks.errors import BadInput
+from tasks.files import locked, read_json
 from tasks.models import LEFT_OUT
 from tasks.reports import read_csv
 
@@ -87,10 +86,13 @@ class Sender:
         folders = [path for path in spool.folder().glob("*") if (path / spool.RECORD).is_file()]
         last_error: Exception | None = None
         for folder in sorted(folders, key=lambda path: (path.name.startswith(spool.SESSION), path.name)):
-            with _locked(folder) as is_locked:
+            with contextlib.ExitStack() as stack:
                 try:
-                    if is_locked:
-                        self._send(folder)
+                    stack.enter_context(locked(folder / "lock", refusal="another process sends this record"))
+                except BadInput:
+                    continue
+                try:
+                    self._send(folder)
                 except Exception as error:
                     if _is_unreachable(error):
                         raise
@@ -333,18 +335,6 @@ class Sender:
 
     def _touch(self) -> None:
         (spool.folder() / PROGRESS).touch()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock `folder` against other senders; yields False if another process has the lock."""
-    with open(folder / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def _number(cell: str | None) -> float | None:

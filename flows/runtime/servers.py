@@ -7,7 +7,6 @@ starts ended servers again, closes dead runs and sends what waits for MLflow.
 """
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from flows.runtime import (
 )
 from tasks.addresses import redact
 from tasks.errors import BadInput
-from tasks.files import read_json, write_json
+from tasks.files import locked, read_json, write_json
 
 FOLDER = environment.SERVERS
 POOL = "athanor"
@@ -232,8 +231,7 @@ def _start(name: str, arguments: list[str], variables: Mapping[str, str], record
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Let one process at a time start a server: `make up` and the watch process may both see that one has ended."""
-    with open(FOLDER / "lock", "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(FOLDER / "lock"):
         yield
 
 

@@ -5,15 +5,17 @@ send it as `Authorization: Bearer KEY`. Ctrl-C or SIGTERM ends the server when t
 """
 
 import argparse
+import errno
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.runtime import arguments
 from flows.serving.guard import LOOPBACK
-from tasks.errors import BadParams, UserError
+from tasks.errors import BadModel, BadParams, UserError
 from tasks.files import read_json
 
 if TYPE_CHECKING:
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "ATHANOR_API_KEY"
 SHUTDOWN_SECONDS = 30
+OF_VLLM = {
+    "engine",
+    "vllm_python",
+    "model",
+    "data",
+    "host",
+    "port",
+    "hosts",
+    "dtype",
+    "max_batch",
+}  # arguments that it obeys
 NUM_RANKED_PROMPTS = 1_000  # of those for training, besides those that the last round asks for
 
 
@@ -34,6 +47,10 @@ def parse(command_line: list[str] | None) -> argparse.Namespace:
     add(
         "--share", type=float, default=0.0, help="share of the requests for the first model that the second one answers"
     )
+    add("--engine", choices=("own", "vllm"), default="own", help="what computes answers: the engine of this project "
+        "(default), or vLLM on a GPU, without the page")  # fmt: skip
+    add("--vllm-python", type=Path, metavar="FILE", help="interpreter of the environment that vLLM is installed in "
+        "(default: ATHANOR_VLLM_PYTHON, or else .vllm/bin/python)")  # fmt: skip
     add("--data", type=Path, default=Path("data"), help="folder that contains models/ (default data)")
     add("--host", default="127.0.0.1", help=f"address to listen on; other than loopback needs {KEY_VARIABLE}")
     add("--port", type=int, default=8000, help="port to listen on (default 8000)")
@@ -73,9 +90,9 @@ def serve(args: argparse.Namespace) -> int:
     """Load the models and serve them. Raises UserError."""
     key = os.environ.get(KEY_VARIABLE) or None
     check(args, key)
+    if args.engine == "vllm":
+        return serve_by_vllm(args, key)
     print("loading ...", file=sys.stderr, flush=True)
-    import uvicorn
-
     from flows.serving import answer_filter as filters
     from flows.serving import app
     from flows.serving.delivery import Delivery, Limits
@@ -92,11 +109,44 @@ def serve(args: argparse.Namespace) -> int:
     limits = Limits(max_new_tokens=args.max_new_tokens, seconds=args.timeout)
     answer_filter = filters.load(args.filter, args.filter_threshold) if args.filter else None
     state = State(registry, delivery, Metrics(registry), limits, filter=answer_filter)
-    hosts = None if key and not args.hosts else {*LOOPBACK, *(args.hosts or "").split(",")} - {""}
-    application = app.build(state, key, hosts, args.watch, open_page(args, names))
+    application = app.build(state, key, allowed_hosts(args, key), args.watch, open_page(args, names))
     for served in registry.all():
         notes = "".join(f"; {note}" for note in served.notes)
         print(f"{served.name}: {served.folder}, version {served.version}{notes}", file=sys.stderr, flush=True)
+    return listen(application, args)
+
+
+def serve_by_vllm(args: argparse.Namespace, key: str | None) -> int:
+    """Serve the model by vLLM, if its greedy text is that of this project. Raises UserError."""
+    from flows.serving import vllm
+    from tasks.serving import greedy_answers
+
+    defaults = vars(parse([]))
+    if ignored := [name for name, value in vars(args).items() if name not in OF_VLLM and value != defaults[name]]:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        raise BadParams(f"--engine vllm has no {names}. Leave it out, or use the engine of this project.")
+    python = vllm.python_of(args)
+    folder = vllm.exported(args.model, args.data, args.dtype)
+    prompts, expected = greedy_answers(folder, args.dtype)
+    print("starting vLLM ...", file=sys.stderr, flush=True)
+    with vllm.running(python, folder, args) as (process, connection):
+        vllm.compare(connection, args.model, prompts, expected)
+        print(f"{args.model}: {folder}; {len(expected)} greedy texts are equal", file=sys.stderr, flush=True)
+        code = listen(vllm.build(process, connection, key, allowed_hosts(args, key)), args)
+        if process.poll() is not None:
+            raise BadModel(f"vLLM has ended (exit code {process.returncode}); see {vllm.LOG}.")
+        return code
+
+
+def allowed_hosts(args: argparse.Namespace, key: str | None) -> set[str] | None:
+    """The names of this server that a request may state; None: any, which needs a key."""
+    return None if key and not args.hosts else {*LOOPBACK, *(args.hosts or "").split(",")} - {""}
+
+
+def listen(application: Any, args: argparse.Namespace) -> int:
+    """Answer requests until the server is stopped; return the exit code."""
+    import uvicorn
+
     print(f"http://{args.host}:{args.port}/ (Ctrl-C ends the server)", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         application, host=args.host, port=args.port, log_level="warning", access_log=False, server_header=False,
@@ -108,6 +158,20 @@ def serve(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise BadParams for a port that is in use, before anything is loaded."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise BadParams(
+                f"--port {port} is in use on {host}. End the program that uses it, or choose another port."
+            ) from None
 
 
 def open_page(args: argparse.Namespace, names: tuple[str, ...]) -> "Page":
@@ -163,6 +227,7 @@ def check(args: argparse.Namespace, key: str | None) -> None:
         raise BadParams(f"--models {args.models} needs different names of models, separated by commas.")
     if not 0 <= args.share <= 1 or (args.share and len((args.models or "").split(",")) != 2):
         raise BadParams(f"--share {args.share:g} needs a number from 0 to 1 and two models in --models A,B.")
+    check_port(args.host, args.port)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def build(
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.serving = state
-    app.add_exception_handler(ApiError, _as_json)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ApiError, respond_with_error)
+    app.add_exception_handler(HTTPException, http_error)
     add = app.add_api_route
     add("/v1/chat/completions", completions.chat, methods=["POST"])
     add("/v1/completions", completions.completions, methods=["POST"])
@@ -82,12 +82,13 @@ def _about(served: ServedModel) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _as_json(_: Request, error: Exception) -> Response:
+async def respond_with_error(_: Request, error: Exception) -> Response:
+    """An error in the form of the protocol."""
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def http_error(_: Request, error: Exception) -> Response:
     """Unknown paths and methods."""
     assert isinstance(error, HTTPException)
     code = "unknown_url" if error.status_code == 404 else None

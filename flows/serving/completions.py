@@ -28,8 +28,8 @@ BLOCKED = "content_filter"
 BODY_SECONDS = 60.0  # in which the body of a request has to arrive
 
 
-async def read_body(request: HttpRequest, kind: type[Body], max_bytes: int) -> Body:
-    """Read and check a JSON body. Raises ApiError."""
+async def read_bytes(request: HttpRequest, max_bytes: int) -> bytes:
+    """Read a JSON body. Raises ApiError for one of another type, and for one that is too long or does not arrive."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Set the header Content-Type: application/json.", code="unsupported_media_type")
     content = bytearray()
@@ -43,6 +43,12 @@ async def read_body(request: HttpRequest, kind: type[Body], max_bytes: int) -> B
         raise ApiError(408, f"The body did not arrive in {BODY_SECONDS:g} seconds.", code="timeout") from None
     except ClientDisconnect:
         raise ApiError(400, "The connection ended within the body.", code="incomplete_body") from None
+    return bytes(content)
+
+
+async def read_body(request: HttpRequest, kind: type[Body], max_bytes: int) -> Body:
+    """Read and check a JSON body. Raises ApiError."""
+    content = await read_bytes(request, max_bytes)
     try:
         return kind.model_validate(orjson.loads(content))
     except orjson.JSONDecodeError as error:

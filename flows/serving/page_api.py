@@ -27,6 +27,7 @@ FOLDER = Path(__file__).parent / "page"
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}
 NO_CACHE = {"Cache-Control": "no-cache"}
 MAX_TEXT, MAX_ANSWERS = 200_000, 16
+MAX_EQUAL = 8  # prompts with equal answers that are passed over in search of one with different answers
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
@@ -165,6 +166,7 @@ async def next_item(request: HttpRequest) -> Response:
     state: State = request.app.state.serving
     page: Page = request.app.state.page
     annotator = _annotator(request)
+    num_equal = 0
     while isinstance(item := page.queue.next(annotator), str):
         try:
             answers = await _answers(state, page, item)
@@ -174,6 +176,9 @@ async def next_item(request: HttpRequest) -> Response:
         except BaseException:
             page.queue.give_back(item)
             raise
+        if len({answer["text"] for answer in answers}) == 1 and num_equal < MAX_EQUAL:
+            num_equal += 1
+            continue  # its rank would say nothing; it stays begun, too
         return JSONResponse(page.queue.show(annotator, item, answers))
     return JSONResponse(item or {"item": None})
 

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from tasks import peft
 from tasks.chat_templates import ChatTemplate
 from tasks.errors import BadModel
-from tasks.export import architectures, gguf_file, half_precision, modelfile, vocabulary
+from tasks.export import architectures, gguf_file, model_folder, modelfile, vocabulary
 from tasks.files import read_json, sha256, write_json
 from tasks.models import base_dtype, load_causal, load_config
 
 Format = Literal[
-    "gguf", "gguf-fp32", "gguf-fp16", "gguf-bf16", "gguf-q8_0", "safetensors-fp16", "safetensors-bf16"
+    "gguf", "gguf-fp32", "gguf-fp16", "gguf-bf16", "gguf-q8_0",
+    "safetensors-fp32", "safetensors-fp16", "safetensors-bf16",
 ]  # fmt: skip
 REPORT, MODELFILE = "export.json", "Modelfile"
 _PRECISIONS: dict[str, gguf_file.Precision] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
@@ -119,5 +120,6 @@ def _export_gguf(
 def _export_safetensors(folder: Path, model: Any, tokenizer: Any, precision: str) -> dict[str, Any]:
     import torch
 
-    count = half_precision.write(folder, model, tokenizer, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
-    return {"tensors": count, "largest_difference": half_precision.largest_difference(folder, model)}
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    count = model_folder.write(folder, model, tokenizer, dtypes[precision])
+    return {"tensors": count, "largest_difference": model_folder.largest_difference(folder, model)}

@@ -5,18 +5,16 @@ gives one record. One file per day, in UTC: data/raw/feedback/2026-11-30.jsonl.
 """
 
 import datetime
-import fcntl
 import json
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import BadParams
-from tasks.files import sync_folder
+from tasks.files import locked, sync_folder
 
 FOLDER = Path("raw/feedback")  # below the data folder
 SCHEMA_VERSION = 1
@@ -80,17 +78,6 @@ class FeedbackLog:
             yield from read(file)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let no other process append to the files of `folder`, or erase records in them, while the block runs."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def erase(folder: Path, is_erased: Callable[[Mapping[str, Any]], bool]) -> list[str]:
     """Remove the records for which `is_erased` is true from the files of a folder; return their ids.
 
@@ -100,7 +87,7 @@ def erase(folder: Path, is_erased: Callable[[Mapping[str, Any]], bool]) -> list[
     if not folder.is_dir():
         return []
     ids: list[str] = []
-    with locked(folder):
+    with locked(folder):  # no other process appends meanwhile
         for file in sorted(folder.glob("*.jsonl")):
             lines = file.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if not _matches(line, is_erased, ids)]

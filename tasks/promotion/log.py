@@ -5,7 +5,6 @@ has no line end, never happened. The heads file states the last line as well, so
 from the end of the log.
 """
 
-import fcntl
 import getpass
 import hashlib
 import json
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tasks import files
 from tasks.errors import BadInput
 from tasks.files import read_json, sync_folder, write_json
 
@@ -27,10 +27,9 @@ Entry = dict[str, Any]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let only one process change what is below `folder` while the block lasts; the system unlocks after a kill."""
+    """Let only one process change what is below `folder` while the block lasts."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with files.locked(folder / LOCK):
         yield
 
 

@@ -5,7 +5,6 @@ every vote belongs to one round, whatever is killed: the copies themselves state
 """
 
 import datetime
-import fcntl
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import BadInput
-from tasks.files import read_json, sha256, sync_folder, write_json
+from tasks.files import locked, read_json, sha256, sync_folder, write_json
 
 STATE, VOTES, START, FIRST = "round.json", "votes", "start", "first"
 ROUNDS = "rounds"
@@ -67,15 +66,8 @@ def all_rounds(data: Path) -> list[Round]:
 def exclusive(data: Path) -> Iterator[None]:
     """Raise BadInput if another process runs a round of the same data."""
     (data / ROUNDS).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(data / ROUNDS, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another process runs a round in {data / ROUNDS}. Wait for its end.") from None
+    with locked(data / ROUNDS, refusal=f"another process runs a round in {data / ROUNDS}. Wait for its end."):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def used_ids(rounds: Sequence[Round]) -> set[str]:

@@ -10,12 +10,12 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tasks.errors import BadInput
-from tasks.files import sync_folder
+from tasks.files import locked, sync_folder
 
 FILE = "replies.jsonl"
 Reply = dict[str, Any]  # text, input_tokens, output_tokens, finish_reason
@@ -31,19 +31,16 @@ class ReplyStore:
     """The replies of one synthesis. Raises BadInput if another process writes to the same folder."""
 
     def __init__(self, folder: Path) -> None:
-        import fcntl
-
         folder.mkdir(parents=True, exist_ok=True)
         self._replies: dict[str, Reply] = {}
         self.num_damaged = 0
         path = folder / FILE
         is_new = not path.exists()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise BadInput(f"another process writes to {folder}. Wait for its end, or choose another output.") from None
+        self._open = ExitStack()
+        refusal = f"another process writes to {folder}. Wait for its end, or choose another output."
+        self._open.enter_context(locked(path, refusal))
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND)
+        self._open.callback(os.close, self._file)
         if is_new:
             sync_folder(folder)
         self._read(path)
@@ -68,7 +65,7 @@ class ReplyStore:
         """End the thread and close the file."""
         self._queue.put(None)
         self._writer.join()
-        os.close(self._file)
+        self._open.close()
 
     def _read(self, path: Path) -> None:
         content = path.read_bytes()

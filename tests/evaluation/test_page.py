@@ -10,7 +10,7 @@ from tasks.files import with_version, write_json
 from tasks.pages import charts
 from tasks.pipeline_stages import PipelineStage, read_stages
 from tasks.reports import Report, Score, read_csv, write_csv
-from tests.serving.browser import CHROMIUM, browser
+from tests.browser import CHROMIUM, browser
 from tests.sources import ROOT
 
 STAGES = read_stages(ROOT / "dvc.yaml", ROOT / "params.yaml")

@@ -190,7 +190,8 @@ def test_a_round_hands_the_report_of_its_model_to_promotion(data: Path, monkeypa
     (data / "reports").mkdir()
     (data / "reports/curation.json").write_text("{}")
 
-    def measure_all(_: Any, folder: Path, __: Any) -> list[str]:
+    def measure_all(params: Any, folder: Path, _: Any) -> list[str]:
+        assert params.policies == ("sft", "dpo"), "models/ppo of the pipeline is not of this round"
         models_of_round = {path.name: path.resolve() for path in (folder / "models").iterdir()}
         expected = {"sft": data / "models/sft", **{n: this.folder / "models" / n for n in ("dpo", "reward")}}
         assert models_of_round == {name: path.resolve() for name, path in expected.items()}

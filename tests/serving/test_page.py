@@ -11,8 +11,8 @@ from flows.serving.page_api import Page
 from flows.serving.state import State
 from tasks.feedback import FeedbackLog
 from tasks.serving import RankingQueue
+from tests.browser import CHROMIUM, Browser, browser
 from tests.evaluation import small
-from tests.serving.browser import CHROMIUM, Browser, browser
 from tests.serving.running import server, wait_until_idle
 
 pytestmark = [
@@ -113,12 +113,32 @@ def test_comparison(tab: Browser, site: tuple[str, State, Path]) -> None:
     before = len(records(site[2]))
     send(tab, "say one")
     tab.wait("document.getElementById('choose-left')")
+    tab.run("$('input').value = 'the next question'; $('form').requestSubmit()")
+    assert tab.run("$('notice').textContent") == "Choose one of the two answers first."
     tab.run("document.getElementById('choose-left').click(); document.getElementById('choose-left')?.click()")
     tab.wait("JSON.parse(localStorage.getItem('outbox')).length === 0")
     (record,) = records(site[2])[before:]
     assert record["action"] == "comparison"
     assert [answer["model"] for answer in record["answers"]] == ["sft", "ppo"]
     assert record["choice"] == record["order"][0]
+
+
+def test_a_comparison_is_decided_by_a_key_without_a_click(tab: Browser, site: tuple[str, State, Path]) -> None:
+    """The focus leaves the empty field; after the choice, or in another conversation, the keys do nothing."""
+    before = len(records(site[2]))
+    for key in ("2", ""):
+        start(tab, site[0], "/compare")
+        send(tab, "say one")
+        tab.wait("document.getElementById('choose-left')")
+        if key:
+            tab.key(key, key)
+            tab.wait("JSON.parse(localStorage.getItem('outbox')).length === 0")
+        else:
+            tab.click("#new")
+        tab.run("document.activeElement.blur()")
+        tab.key("1", "1")
+    (record,) = records(site[2])[before:]
+    assert record["choice"] == record["order"][1]
 
 
 def test_a_vote_waits_until_the_server_answers(tab: Browser, site: tuple[str, State, Path]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flows.serving import page_api
 from flows.serving.page_api import Page
 from tasks.feedback import FeedbackLog
 from tasks.serving import RankingQueue
@@ -158,6 +159,25 @@ def test_a_prompt_that_is_too_long_does_not_stop_the_ranking(
         client.get("/page/settings")
         assert client.get("/page/rank/next").json()["prompt"] == PROMPT
     assert "is not ranked: it has 30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_equal", [2, page_api.MAX_EQUAL])
+def test_prompts_with_equal_answers_are_passed_over(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_equal: int
+) -> None:
+    """At most MAX_EQUAL of them: a model that always gives one answer is not asked for ever."""
+
+    async def answers(_: Any, __: Any, prompt: str) -> list[dict[str, Any]]:
+        texts = ("x", "x") if prompt.startswith("equal") else ("x", "y")
+        return [{"text": text, "model": "sft", "version": "1"} for text in texts]
+
+    monkeypatch.setattr(page_api, "_answers", answers)
+    prompts = [*(f"equal {number}" for number in range(num_equal + 1)), "different"]
+    page = Page(FeedbackLog(tmp_path), RankingQueue(prompts))
+    with server(data, page=page) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+        client.get("/page/settings")
+        prompt = client.get("/page/rank/next").json()["prompt"][0]["content"]
+    assert prompt == ("different" if num_equal < page_api.MAX_EQUAL else f"equal {num_equal}")
 
 
 def test_a_damaged_cookie_is_replaced(site: tuple[httpx.Client, Path]) -> None:

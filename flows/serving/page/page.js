@@ -5,21 +5,21 @@ const WORDS = {
   en: { chat: "Chat", compare: "Compare", rank: "Rank", history: "History", settings: "Settings", newChat: "New chat",
     model: "Model", system: "System prompt", temperature: "Temperature", topP: "Top-p", maxTokens: "Maximum tokens",
     key: "API key", send: "Send", stop: "Stop", placeholder: "Message (Enter sends, Shift+Enter begins a line)",
-    theme: "Light or dark", copy: "Copy", edit: "Edit", again: "Again", good: "Good", bad: "Bad", left: "Left is better",
-    right: "Right is better", tie: "Equally good", bothBad: "Both bad", reason: "Reason (optional)", thanks: "Saved.",
+    theme: "Light or dark", copy: "Copy", edit: "Edit", again: "Again", good: "Good", bad: "Bad", left: "First is better",
+    right: "Second is better", tie: "Equally good", bothBad: "Both bad", reason: "Reason (optional)", thanks: "Saved.",
     answer: "Answer", submit: "Submit (Enter)", skip: "Skip", undo: "Undo", noItem: "There is nothing to rank now.",
     howToRank: "Drag the answers into order, best first, or press the number of an answer and then ↑ or ↓. T ties an answer with the one above it.",
     progress: (p) => `${p.ranked} ranked, ${p.mine} by you; agreement (Krippendorff's alpha): ${p.alpha === null ? "–" : p.alpha.toFixed(2)}`,
-    failed: "The server did not answer:", deleteMine: "Delete my votes", deleted: "Your votes will not be used.", stopped: "stopped" },
+    chooseFirst: "Choose one of the two answers first.", failed: "The server did not answer:", deleteMine: "Delete my votes", deleted: "Your votes will not be used.", stopped: "stopped" },
   zh: { chat: "对话", compare: "比较", rank: "排序", history: "历史", settings: "设置", newChat: "新对话",
     model: "模型", system: "系统提示", temperature: "温度", topP: "Top-p", maxTokens: "最大长度（词元）",
     key: "API 密钥", send: "发送", stop: "停止", placeholder: "输入消息（回车发送，Shift+回车换行）",
-    theme: "浅色或深色", copy: "复制", edit: "编辑", again: "重新生成", good: "好", bad: "不好", left: "左边更好",
-    right: "右边更好", tie: "一样好", bothBad: "都不好", reason: "理由（可选）", thanks: "已保存。",
+    theme: "浅色或深色", copy: "复制", edit: "编辑", again: "重新生成", good: "好", bad: "不好", left: "第一个更好",
+    right: "第二个更好", tie: "一样好", bothBad: "都不好", reason: "理由（可选）", thanks: "已保存。",
     answer: "回答", submit: "提交（回车）", skip: "跳过", undo: "撤销", noItem: "现在没有需要排序的内容。",
     howToRank: "把回答从好到差拖动排列，或先按回答的编号，再按 ↑ 或 ↓。按 T 使一个回答与上面的并列。",
     progress: (p) => `已排序 ${p.ranked}，其中您 ${p.mine}；一致性（Krippendorff alpha）：${p.alpha === null ? "–" : p.alpha.toFixed(2)}`,
-    failed: "服务器没有回答：", deleteMine: "删除我的投票", deleted: "您的投票将不会被使用。", stopped: "已停止" },
+    chooseFirst: "请先在两个回答中选择。", failed: "服务器没有回答：", deleteMine: "删除我的投票", deleted: "您的投票将不会被使用。", stopped: "已停止" },
 };
 const $ = (id) => document.getElementById(id);
 const stored = (key, value) => { try { return JSON.parse(localStorage.getItem(key)) ?? value; } catch { return value; } };
@@ -31,7 +31,7 @@ const mode = { "/compare": "compare", "/rank": "rank" }[location.pathname] ?? "c
 let settings = { models: [], compare: [], compare_share: 0, consent: "" };
 let conversation = { id: newId(), messages: [] };
 let controller = null;
-let redo = () => {};
+let redo = () => {}, endComparison = null;  // not null while two answers wait for a choice
 
 function element(name, properties = {}, ...children) {
   const node = Object.assign(document.createElement(name), properties);
@@ -40,6 +40,7 @@ function element(name, properties = {}, ...children) {
 }
 function button(key, action, properties = {}) { return element("button", { type: "button", textContent: word(key) ?? key, onclick: action, ...properties }); }
 function notice(text, isError = false) { $("notice").textContent = text; $("notice").className = isError ? "error" : ""; }
+function explain(error) { return error instanceof TypeError ? `${word("failed")} ${error.message}` : error.message; }
 function translate() {
   document.documentElement.lang = language;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = word(node.dataset.text);
@@ -151,7 +152,7 @@ async function flush() {
     try {
       await request("/page/feedback", { method: "POST", body: JSON.stringify(record), keepalive: true });
       store("outbox", stored("outbox", []).filter((other) => other.id !== record.id));
-    } catch (error) { isEmpty = false; notice(`${word("failed")} ${error.message}`, true); }
+    } catch (error) { isEmpty = false; notice(explain(error), true); }
   }
   return isEmpty;
 }
@@ -176,7 +177,9 @@ function save() {
   }))));
 }
 function show() {
+  endComparison?.();
   $("messages").replaceChildren(...conversation.messages.map(messageNode));
+  $("messages").lastElementChild?.scrollIntoView({ block: "end" });
   save();
 }
 function body(node, text) { node.replaceChildren(markdown(text)); }
@@ -207,8 +210,7 @@ function messageNode(message, index) {
   return element("div", { className: "message assistant" }, text, about, actions);
 }
 function busy(isBusy) {
-  $("send").hidden = isBusy;
-  $("stop").hidden = !isBusy;
+  [$("send").hidden, $("stop").hidden] = [isBusy, !isBusy];
   if (!isBusy) controller = null;
 }
 function add(result) {
@@ -228,7 +230,7 @@ async function generate() {
       add(await answer(prompt(), $("model").value, (result) => { body(text, result.text); node.scrollIntoView({ block: "end" }); }, controller.signal));
     }
   } catch (error) {
-    if (error.name !== "AbortError") notice(`${word("failed")} ${error.message}`, true);
+    if (error.name !== "AbortError") notice(explain(error), true);
   }
   busy(false);
 }
@@ -243,15 +245,12 @@ async function comparison() {
     answer(messages, name, (result) => body(nodes[order.indexOf(index)], result.text), controller.signal)));
   const record = { id: newId(), action: "comparison", conversation: conversation.id, prompt: messages, answers, order };
   const reason = element("input", { placeholder: word("reason"), maxLength: 2000, ariaLabel: word("reason") });
-  const choices = element("div", { className: "choices" });
+  const choices = element("div", { className: "choices", tabIndex: -1 });
   let isDone = false;
   const choose = (choice, shown) => {
     if (isDone) return;
     isDone = true;
     vote({ ...record, choice, reason: reason.value });
-    choices.remove();
-    pair.remove();
-    document.removeEventListener("keydown", onKey);
     add(answers[shown]);
   };
   const options = [["left", order[0], order[0]], ["right", order[1], order[1]], ["tie", "tie", order[0]], ["bothBad", "both_bad", order[0]]];
@@ -260,14 +259,16 @@ async function comparison() {
     if (place >= 0 && !["INPUT", "TEXTAREA"].includes(event.target.tagName)) choose(options[place][1], options[place][2]);
   };
   document.addEventListener("keydown", onKey);
-  choices.append(...options.map(([key, choice, shown]) => button(key, () => choose(choice, shown), { id: `choose-${key}` })), reason);
+  endComparison = () => { isDone = true; endComparison = null; document.removeEventListener("keydown", onKey); };
+  choices.append(...options.map(([key, choice, shown], place) => button(key, () => choose(choice, shown), { id: `choose-${key}`, textContent: `${place + 1} ${word(key)}` })), reason);
   $("messages").append(choices);
+  if (!$("input").value) choices.focus({ preventScroll: true });  // so that the keys choose
   choices.scrollIntoView({ block: "end" });
 }
 
 // Rankings
 async function rank() {
-  $("form").hidden = true;
+  $("form").hidden = $("messages").hidden = true;
   $("rank").hidden = false;
   const root = $("rank");
   try {
@@ -276,12 +277,12 @@ async function rank() {
     root.replaceChildren(element("p", { className: "about", id: "progress", textContent: word("progress")(progress) }));
     if (!item.item) { root.append(element("p", { textContent: word("noItem") })); return; }
     rankItem(root, item);
-  } catch (error) { notice(`${word("failed")} ${error.message}`, true); }
+  } catch (error) { notice(explain(error), true); }
 }
 function rankItem(root, item) {
   let order = item.order.map((index) => ({ index, tied: false })), chosen = 0;
   const id = newId();
-  const question = item.prompt.map((message) => `${message.role}: ${message.content}`).join("\n");
+  const question = item.prompt.map((one) => (item.prompt.length > 1 ? `${one.role}: ` : "") + one.content).join("\n");
   const list = element("div", { id: "ranking", tabIndex: 0 });
   const reason = element("input", { placeholder: word("reason"), maxLength: 2000, ariaLabel: word("reason") });
   const ranks = () => {
@@ -367,6 +368,7 @@ function start() {
     event.preventDefault();
     const text = $("input").value.trim();
     if (!text || controller) return;
+    if (endComparison) { notice(word("chooseFirst"), true); return; }
     conversation.messages.push({ role: "user", content: text });
     $("input").value = "";
     show();
@@ -392,7 +394,7 @@ async function load() {
     notice("");
     await flush();
     if (mode === "rank") rank();
-  } catch (error) { notice(`${word("failed")} ${error.message}`, true); }
+  } catch (error) { notice(explain(error), true); }
   document.body.dataset.ready = "true";
 }
 start();

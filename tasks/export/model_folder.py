@@ -1,4 +1,4 @@
-"""A model folder of transformers whose weights have 16 bits, with tokenizer, chat template and end tokens."""
+"""A model folder of transformers in a stated precision, with tokenizer, chat template and end tokens."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

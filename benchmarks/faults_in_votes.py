@@ -1,32 +1,19 @@
-"""Faults of the server: votes while it is killed or its disk is full, and a real server killed between votes."""
+"""Faults while votes are written: the process is killed at every point of a write, or its disk is full."""
 
 import errno
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from benchmarks import fault_injection as injection
 from benchmarks.fault_injection import DOUBLED, LOST, SURVIVED, Tally
+from benchmarks.faults_in_server import kill_amid_votes, write_model
 from tasks.feedback import FeedbackLog
 
 NUM_VOTES = 6
-VOTE = {
-    "action": "comparison",
-    "prompt": [{"role": "user", "content": "say one"}],
-    "answers": [{"text": "x", "model": "sft", "version": "1"}, {"text": "y", "model": "ppo", "version": "2"}],
-    "order": [1, 0],
-    "choice": 1,
-    "reason": "",
-}
+NUM_STREAMS, NUM_SERVER_VOTES = 20, 60  # of a real server
 KINDS = ("before the write", "in the write", "before the sync", "after the sync", "full disk")
 
 
@@ -44,7 +31,7 @@ def break_votes(tally: Tally, scratch: Path, number: int) -> None:
             before = set(acknowledged.read_text().split())
             lost = before - set(votes(folder))
             code = injection.run_forked(partial(write_votes, folder, acknowledged, "", 0))
-            tally.add("serving", f"vote {at_vote}, {kind}", LOST if code or lost else outcome(votes(folder)))
+            tally.add("serving", f"vote {at_vote}, {kind}", LOST if code or lost else outcome_of(votes(folder)))
 
 
 def votes(folder: Path) -> Counter[str]:
@@ -52,7 +39,7 @@ def votes(folder: Path) -> Counter[str]:
     return Counter(str(record["id"]) for record in FeedbackLog(folder).records())
 
 
-def outcome(present: Counter[str]) -> str:
+def outcome_of(present: Counter[str]) -> str:
     """Compare the votes on disk with those that were sent."""
     expected = Counter(f"vote-{number:04}" for number in range(NUM_VOTES))
     return LOST if expected - present else DOUBLED if present - expected else SURVIVED
@@ -98,49 +85,9 @@ def write_votes(folder: Path, acknowledged: Path, kind: str, at_vote: int) -> No
 
 
 def kill_servers(tally: Tally, scratch: Path, number: int) -> None:
-    """Kill a real server after its n-th vote and start it again; the page sends all votes again."""
-    from tests.evaluation import small
-
-    (scratch / "served").mkdir()
-    data = small.write_project(scratch / "served")
-    for at_vote in range(1, number + 1):
-        folder = data / "raw/feedback"
-        for file in folder.glob("*.jsonl"):
-            file.unlink()
-        process, address = started(data)
-        for vote in range(at_vote):
-            send(address, vote)
-        process.kill()
-        process.wait()
-        lost = {f"vote-{vote:04}" for vote in range(at_vote)} - set(votes(folder))
-        process, address = started(data)
-        for vote in range(NUM_VOTES):
-            send(address, vote)
-        process.terminate()
-        code = process.wait(60)
-        tally.add("serving", f"kill after vote {at_vote}", LOST if code or lost else outcome(votes(folder)))
-
-
-def started(data: Path) -> tuple["subprocess.Popen[bytes]", str]:
-    """Start a server of the models of `data`; return it and its address when it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    command = ["flows.serving", "--data", str(data), "--model", str(data / "models/sft"), "--port", str(port)]
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{address}/health").status_code == 200:
-                return process, address
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    process.kill()
-    raise RuntimeError("the server does not answer")
-
-
-def send(address: str, number: int) -> None:
-    """Send a vote as the page does, and wait until it is acknowledged."""
-    body = {**VOTE, "id": f"vote-{number:04}"}
-    response = httpx.post(f"{address}/page/feedback", json=body, cookies={"annotator": "a" * 32}, timeout=60)
-    assert json.loads(response.text).get("id") == body["id"], response.text
+    """Kill a real server amid streams and votes, start it again, and send all votes again, as the page does."""
+    for i in range(number):
+        data = scratch / f"served-{i}"
+        counts = kill_amid_votes(data, write_model(data / "models/sft"), NUM_STREAMS, NUM_SERVER_VOTES)
+        outcome = LOST if counts["lost"] else DOUBLED if counts["doubled"] else SURVIVED
+        tally.add("serving", f"kill {i + 1} of the server", outcome)
