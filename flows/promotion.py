@@ -47,11 +47,14 @@ def after_evaluation(commit: str | None, run: str = "") -> dict[str, str]:
     return tags | ({"champion": str(outcome.state.champion)} if outcome.state.champion else {})
 
 
-def after_round(name: str, run: Path, stage: str, data: Path) -> str:
-    """Judge the model of a round, whose models/ and reports/ are below `run`. Return the decision. Raises UserError."""
+def after_round(name: str, run: Path, stage: str, data: Path) -> tuple[str, bool]:
+    """Judge the model of a round, whose models/ and reports/ are below `run`. Raises UserError.
+
+    Returns the decision as a sentence, and whether the model is worse than the champion.
+    """
     loaded: Any = params.load("promotion")
     if not loaded.automatic:
-        return "promotion: left to a person (promotion.automatic is false)"
+        return "promotion: left to a person (promotion.automatic is false)", False
     origin = {
         "commit": contents.head(),
         "data": session_results.digest(spool.TOKENS),
@@ -61,7 +64,9 @@ def after_round(name: str, run: Path, stage: str, data: Path) -> str:
     own = loaded.model_copy(update={"model": stage})
     outcome = promotion.update(data, own, pipeline_stages.read_stages(), origin, run)
     mlflow_aliases.write_record(outcome, loaded.name, data)
-    return describe(outcome)
+    decision = outcome.decision
+    is_worse = decision is not None and decision.is_candidate and decision.verdict.outcome == "worse"
+    return describe(outcome), is_worse
 
 
 def about(commit: str | None, stage: str | None) -> dict[str, str]:

@@ -99,8 +99,8 @@ def _run(this: Round, data: Path, params: Params, session: spool.Session, target
         "answers": lambda: {"best_of_n": _best_answers(this, params)} if method == "rejection" else {},
         "policy": lambda: _train(this, policy, _policy_params(this, policy, params), session),
         "evaluation": lambda: tasks.evaluate(this, data, params),
+        "champion": lambda: _register(this, data) if not this.state["refusals"] else {},
         "promotion": lambda: _decide(this, target),
-        "champion": lambda: {"champion": _register(this, data)} if not this.state["refusals"] else {},
         "queue": lambda: {"num_queued": tasks.write_queue(this, data, params)} if params.num_queued else {},
     }
     for name, work in steps.items():
@@ -267,14 +267,15 @@ def _decide(this: Round, target: Path) -> dict[str, Any]:
     return {}
 
 
-def _register(this: Round, data: Path) -> str:
-    """Evaluate the new model as the pipeline does, and let promotion compare it with the champion. Returns a sentence.
+def _register(this: Round, data: Path) -> dict[str, Any]:
+    """Evaluate the new model as the pipeline does, and let promotion compare it with the champion.
 
-    A project without test data, or with gates that the model does not meet, still has it as data/models/round.
+    Returns the decision as a sentence; a model that is worse than the champion is refused, so that no round starts from
+    it. A project without test data, or with gates that the model does not meet, still has it as data/models/round.
     """
     from flows import evaluation, promotion
 
-    policy = POLICY[str(this.state["method"])]
+    policy, is_worse = POLICY[str(this.state["method"])], False
     try:
         loaded: Any = settings.load("evaluation")
         # The round has trained one policy; those of the other stages of the pipeline are not measured again.
@@ -283,11 +284,11 @@ def _register(this: Round, data: Path) -> str:
             tasks.link_for_evaluation(this, data, Path(folder), loaded.reference)
             evaluation.measure_all(loaded, Path(folder), Timings(this.name))
             tasks.keep_evaluation(this, Path(folder))
-        sentence = promotion.after_round(this.name, this.folder, policy, data)
+        sentence, is_worse = promotion.after_round(this.name, this.folder, policy, data)
     except UserError as error:
         sentence = f"promotion: not registered, because {error}"
     print(f"{this.name}: {sentence}", flush=True)
-    return sentence
+    return {"champion": sentence, **({"refusals": [sentence]} if is_worse else {})}
 
 
 def _tags(this: Round) -> dict[str, str]:

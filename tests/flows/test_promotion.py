@@ -73,10 +73,10 @@ def test_the_model_of_a_round_is_compared_with_the_champion() -> None:
     data, own = Path("data"), Path("data/rounds/001")
     digest = make_model(own, "round", "dpo")
     make_report(own, 0.1, "dpo", gates_failed=1)
-    assert "not registered" in promotion.after_round("round-001", own, "dpo", data)
+    assert "not registered" in promotion.after_round("round-001", own, "dpo", data)[0]
     make_report(own, 0.1, "dpo")
     for _ in range(2):
-        assert "version 2 (dpo)" in promotion.after_round("round-001", own, "dpo", data)
+        assert "version 2 (dpo)" in promotion.after_round("round-001", own, "dpo", data)[0]
     status = promotion.status()
     assert (status["champion"], len(status["versions"]), status["versions"][1]["model"]) == (2, 2, digest)
     assert (data / "models/champion/model.safetensors").read_text() == "round"
@@ -87,7 +87,7 @@ def test_the_model_of_a_round_is_compared_with_the_champion() -> None:
 def test_a_person_promotes_the_model_of_a_round_without_automatic_promotion() -> None:
     with open("params.yaml", "a", encoding="utf-8") as file:
         file.write("promotion: { automatic: false }\n")
-    assert "left to a person" in promotion.after_round("round-001", Path("data/rounds/001"), "dpo", Path("data"))
+    assert "left to a person" in promotion.after_round("round-001", Path("data/rounds/001"), "dpo", Path("data"))[0]
     assert promotion.status()["versions"] == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows import evaluation
+from flows import evaluation, promotion
 from flows import round as command
 from flows.runtime import spool
 from flows.versions import contents, subjects
@@ -202,9 +202,24 @@ def test_a_round_hands_the_report_of_its_model_to_promotion(data: Path, monkeypa
     monkeypatch.setattr(evaluation, "measure_all", measure_all)
     monkeypatch.setattr(pipeline_stages, "read_stages", lambda: [])
     monkeypatch.setattr(subjects, "hardware", lambda: "a machine")
-    assert "version 1 (dpo) is the champion" in command._register(this, data)
+    assert "version 1 (dpo) is the champion" in command._register(this, data)["champion"]
     assert (data / "models/champion/model.safetensors").read_text() == "new"
     assert (this.folder / "reports/evaluation.json").is_file()
+
+
+def test_a_model_that_is_worse_than_the_champion_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate of the round has passed it, but promotion measures more: no later round starts from it."""
+    this = rounds.begin(data, data / FOLDER, data / "models/sft", rounds.Params())
+    make_model(this.folder, "new", "dpo")
+    this.update(steps=["pairs", "reward", "answers", "policy", "evaluation"], refusals=[], results={})
+    with open("params.yaml", "w", encoding="utf-8") as file:
+        json.dump({**PARAMS, "evaluation": {"metrics": {}}}, file)
+    monkeypatch.setattr(evaluation, "measure_all", lambda *_: [])
+    monkeypatch.setattr(rounds, "keep_evaluation", lambda *_: None)
+    monkeypatch.setattr(promotion, "after_round", lambda *_: ("it is worse on gold", True))
+    command._run(this, data, rounds.Params(num_queued=0), spool.Session(this.name), data / "models/round")
+    assert (this.state["status"], this.state["refusals"]) == ("refused", ["it is worse on gold"])
+    assert not (data / "models/round").exists()
 
 
 @pytest.mark.slow
