@@ -5,8 +5,10 @@ everywhere once it has its block in dvc.yaml and its section in params.yaml. Bot
 file of a few lines can otherwise stand for millions of values.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -103,7 +105,13 @@ def read_yaml(file: Path) -> tuple[Any, yaml.Node | None]:
     """
     if (size := file.stat().st_size) > MAX_BYTES:
         raise yaml.YAMLError(f"the file has {size:,} bytes, and at most {MAX_BYTES:,} are read")
-    text = file.read_text(encoding="utf-8-sig")
+    body, root = _parse_yaml(file.read_text(encoding="utf-8-sig"))
+    return copy.deepcopy(body), root
+
+
+@lru_cache(maxsize=8)
+def _parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
+    """Parse a text once: a start of the pipeline reads params.yaml fifty times, and each parse takes a tenth second."""
     check_bounds(text)
     try:
         return yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
