@@ -118,16 +118,18 @@ def make_engine(options: argparse.Namespace) -> Engine:
 def cluster(options: argparse.Namespace) -> dict[str, Any]:
     """Cluster synthetic documents in this process as the driver; return what it measured.
 
-    CPU seconds are those of the process `root` and its descendants, after the workers have loaded their code.
+    CPU seconds are those of the process `root` and its descendants, after the workers have loaded their code. What came
+    before, the connection to Ray included, is start_seconds and start_cpu_seconds.
     """
-    driver, every = Memory(False), Memory(True)
+    driver, every, root = Memory(False), Memory(True), options.root or os.getpid()
+    begin, begin_cpu = time.perf_counter(), cpu_seconds(root)
     with make_engine(options) as engine:
         if options.what == "cluster":
             warm = {str(i): {"first": 0, "last": 1, "bits": 0, "skew": False} for i in range(4 * options.workers)}
             engine.run("warm", list(warm), synthetic, warm)
         driver.start()
         every.start()
-        root, workers = options.root or os.getpid(), psutil.Process().children()
+        workers = psutil.Process().children()
         start_workers = [sum(each.cpu_times()[:2]) for each in workers]
         start, start_cpu, start_own = time.perf_counter(), cpu_seconds(root), time.process_time()
         if options.what == "empty":
@@ -138,6 +140,7 @@ def cluster(options: argparse.Namespace) -> dict[str, Any]:
             body = components(engine, options)
         return body | {
             "seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds(root) - start_cpu,
+            "start_seconds": start - begin, "start_cpu_seconds": start_cpu - begin_cpu,
             "driver_cpu_seconds": time.process_time() - start_own, "driver_gb": driver.peak / 1e9,
             "peak_gb": every.peak / 1e9,
             "worker_cpu_seconds": [
@@ -202,7 +205,7 @@ def write_texts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def text(options: argparse.Namespace) -> dict[str, Any]:
-    """Curate synthetic texts with the default params; return the peak of memory."""
+    """Run the whole stage on synthetic texts with the default params; return the peak of memory in each step."""
     from tasks.curation import tasks
     from tasks.reports import Timings
 
@@ -211,22 +214,25 @@ def text(options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.scale_runs", "--what", "write"]
     command += ["--folder", str(options.folder), "--documents", str(options.documents)]
     written = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    memory, timings = Memory(True), Timings("curation", data / "timings")
-    before = anonymous_bytes(os.getpid())
+    memory, timings, run = Memory(True), Timings("curation", data / "timings"), options.folder / "run"
+    before, start, peaks = anonymous_bytes(os.getpid()), cpu_seconds(os.getpid()), dict[str, float]()
     memory.start()
-    start = cpu_seconds(os.getpid())
-    corpus = tasks.filter_documents.fn(params, data, timings, options.folder / "run")
-    peaks = {"filter": memory.peak}
-    tasks.deduplicate.fn(corpus, params, timings)
-    peaks["duplicates"] = memory.peak
-    comparison = tasks.decontaminate.fn(corpus, params, data, timings)
-    peaks["contamination"] = memory.peak
-    tasks.write_documents.fn(corpus, params, data, timings)
+
+    def step(name: str, function: Any, *arguments: Any) -> Any:
+        memory.peak = 0
+        result = function.fn(*arguments)
+        peaks[name] = max(memory.peak, anonymous_bytes(os.getpid())) / 1e9
+        return result
+
+    corpus = step("filter", tasks.filter_documents, params, data, timings, run)
+    step("duplicates", tasks.deduplicate, corpus, params, timings)
+    comparison = step("contamination", tasks.decontaminate, corpus, params, data, timings)
+    masked = step("write", tasks.write_documents, corpus, params, data, timings)
+    records = step("records", tasks.curate_records, comparison, params, data, timings, run)
+    step("report", tasks.write_report, corpus, comparison, masked, records, params, data, timings)
     return {
-        **written, "documents": options.documents, "kept": int(corpus.kept.sum()),
-        "compared": comparison is not None, "before_gb": before / 1e9, "peak_gb": memory.peak / 1e9,
-        "peaks_gb": {name: peak / 1e9 for name, peak in peaks.items()},
-        "cpu_seconds": cpu_seconds(os.getpid()) - start,
+        **written, "documents": options.documents, "kept": int(corpus.kept.sum()), "before_gb": before / 1e9,
+        "peak_gb": max(peaks.values()), "peaks_gb": peaks, "cpu_seconds": cpu_seconds(os.getpid()) - start,
     }  # fmt: skip
 
 

@@ -119,10 +119,12 @@ def measure(method: str, kind: str, data: Path, output: Path) -> None:
 
 def ours(kind: str, tokenizer: Any, data: Path, output: Path, folder: Path) -> Callable[[], object]:
     """The stage of this project: encode, pack and write streams."""
-    from tasks.tokenization import records
+    from tasks.tokenization import document_stream, records
 
     if kind == "documents":
-        return lambda: records.write_documents(tokenizer, data / "curated", output / "documents")
+        return lambda: document_stream.write_documents(
+            tokenizer, output / "tokenizer", data / "curated", output / "documents", output / "run"
+        )
     packing = records.Packing(LENGTH, False, 0)
     return lambda: records.write_conversations(tokenizer, data / "conversations" / "curated", output, packing)
 

@@ -6,7 +6,7 @@ same bytes on every machine that has the pinned version of pyarrow.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,16 +214,23 @@ def batches(folder: Path, num_bytes: int = 8 << 20, columns: Sequence[str] | Non
     of two shards. Raises BadInput if a shard is missing or damaged.
     """
     for shard in manifest(folder)["shards"]:
-        path = Path(folder) / shard["name"]
-        with _readable(path):
-            verify(path, shard.get("sha256"))
-        with _readable(path), pq.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            parts = max(1, sum(group.total_byte_size for group in groups) // num_bytes)
-            num_rows = max(1, -(-file.metadata.num_rows // parts))
-            parquet_batches = file.iter_batches(num_rows, columns=list(columns) if columns else None)
-            while (batch := next(parquet_batches, None)) is not None:
-                yield pa.Table.from_batches([batch])
+        yield from shard_batches(folder, shard, num_bytes, columns)
+
+
+def shard_batches(
+    folder: Path, shard: Mapping[str, Any], num_bytes: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield the rows of one shard, an entry of the manifest of `folder`, as `batches` does."""
+    path = Path(folder) / shard["name"]
+    with _readable(path):
+        verify(path, shard.get("sha256"))
+    with _readable(path), pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        parts = max(1, sum(group.total_byte_size for group in groups) // num_bytes)
+        num_rows = max(1, -(-file.metadata.num_rows // parts))
+        parquet_batches = file.iter_batches(num_rows, columns=list(columns) if columns else None)
+        while (batch := next(parquet_batches, None)) is not None:
+            yield pa.Table.from_batches([batch])
 
 
 def num_bytes(folder: Path) -> int:

@@ -24,7 +24,7 @@ def explain(data: Path, document_id: str, lists: WordLists, filter_params: Param
     texts, metadata = (document[column].combine_chunks() for column in ("text", "metadata"))
     signals = measure(texts, lists.stop_words, lists.phrases)
     yield from _signal_lines(signals)
-    language = str(filtering.filter_languages(signals, filter_params)[0])
+    language = str(filtering.filter_languages(signals.language, filter_params)[0])
     yield f"Verdicts of the filters for language {language}:"
     for filter_name, params in filter_params[language].items():
         for reason, verdict in filtering.verdicts(filter_name, params, signals, texts, metadata):

@@ -116,7 +116,7 @@ def decide(
     Without metadata, rules on the origin of a document do not apply.
     """
     reasons, values = np.full(len(signals), KEPT, dtype=object), np.full(len(signals), np.nan)
-    kept, languages = np.ones(len(signals), np.bool_), filter_languages(signals, filter_params)
+    kept, languages = np.ones(len(signals), np.bool_), filter_languages(signals.language, filter_params)
     bounds: list[Bound] = []
     parts: PartCounts = Counter()
     for language, filters in filter_params.items():
@@ -168,9 +168,9 @@ def needs_texts(name: str, params: BaseModel) -> bool:
     return hasattr(module, "measure_texts") or hasattr(module, "measure_metadata")
 
 
-def filter_languages(signals: Signals, filter_params: ParamsByLanguage) -> StringArray:
+def filter_languages(languages: StringArray, filter_params: ParamsByLanguage) -> StringArray:
     """Return the language whose filters apply to each document: its own, or the first one if its own has no params."""
-    return np.where(np.isin(signals.language, list(filter_params)), signals.language, next(iter(filter_params)))
+    return np.where(np.isin(languages, list(filter_params)), languages, next(iter(filter_params)))
 
 
 def verdicts(

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from tasks import kept_shares, tables
 from tasks.curation import filtering
-from tasks.curation.arrays import Float64Array, Int32Array, Int64Array
-from tasks.curation.corpus import Corpus, encode, encode_column
+from tasks.curation.arrays import Float64Array, Int64Array
+from tasks.curation.corpus import Corpus, Encoded, encode_column
 from tasks.curation.filtering import Bound
 from tasks.pages import bars, charts, document, markdown_table, table
 from tasks.reports import Report
@@ -20,11 +20,9 @@ from tasks.reports import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Encoded = tuple[list[str], Int32Array]
-"""The values of a column, in ascending order, and the position there of the value of each document."""
-
 NUM_EXAMPLES, EXAMPLE_CHARACTERS, MAX_PANELS = 3, 400, 24
 MAX_MEASURED_AGAIN = 1000  # kept documents whose texts are read for the examples of a rule
+BLOCK_ROWS = 1 << 16  # documents whose signals are compared again at once
 MAX_LANGUAGE_WARNINGS = 5  # of the languages that lose most documents; a corpus of web pages has dozens
 HEADINGS = {
     "funnel": "What remains after each step",
@@ -54,7 +52,7 @@ def build(corpus: Corpus, masked: Mapping[str, int], records: Mapping[str, Count
     report = Report("curation", counts=counts)
     report.tables["funnel"] = funnel(corpus)
     report.tables["reasons"] = [{"reason": reason, "documents": n} for reason, n in corpus.by_reason()]
-    report.tables["languages"] = shares(corpus, encode(corpus.signals.language.tolist()), "language")
+    report.tables["languages"] = shares(corpus, corpus.languages, "language")
     report.tables["sources"] = shares(corpus, encode_column(corpus.columns["source"]), "source")
     if corpus.parts:
         report.tables["parts"] = parts(corpus)
@@ -89,10 +87,10 @@ def add_summary(
         *("read", "kept", "bytes_read", "bytes_kept"),
         *(f"{name}_{key}" for name in records for key in ("read", "kept")),
     )
-    sources, languages = encode_column(corpus.columns["source"]), encode(corpus.signals.language.tolist())
+    sources = encode_column(corpus.columns["source"])
     tables_of_records = {name: outcome for name, outcome in outcomes.items() if outcome[1]}
     report.warnings += kept_shares.warn_of_low_shares("source", _outcomes(corpus, sources), params, "documents")
-    of_languages = kept_shares.warn_of_low_shares("language", _outcomes(corpus, languages), params, "documents")
+    of_languages = kept_shares.warn_of_low_shares("language", _outcomes(corpus, corpus.languages), params, "documents")
     report.warnings += kept_shares.shorten(of_languages, "data/reports/curation/languages.csv", MAX_LANGUAGE_WARNINGS)
     report.warnings += kept_shares.warn_of_low_shares("table", tables_of_records, params, "records")
 
@@ -108,22 +106,19 @@ def _outcomes(corpus: Corpus, values: Encoded) -> dict[str, kept_shares.Outcome]
     outcomes: dict[str, kept_shares.Outcome] = {}
     for code, name in enumerate(names):
         has_value = codes == code
-        reasons = Counter(corpus.reasons[has_value & ~kept].tolist())
-        outcomes[name] = int((has_value & kept).sum()), int(has_value.sum()), reasons
+        outcomes[name] = int((has_value & kept).sum()), int(has_value.sum()), corpus.reasons.count(has_value)
     return outcomes
 
 
 def funnel(corpus: Corpus) -> list[dict[str, Any]]:
     """Return the documents and bytes that remain after each filter and each step of curation, in order."""
-    reasons, codes = encode(corpus.reasons.tolist())
-    step_of = np.array([reason.split(".")[0] for reason in reasons], object)
+    occurring = {reason.split(".")[0] for reason in corpus.reasons.count()}
     steps = list(dict.fromkeys(bound.reason.split(".")[0] for bound in corpus.bounds))
-    steps += ["deliveries"] if "deliveries" in step_of else ["exact", "minhash"]
-    steps += [*(["repeats"] if "repeats" in step_of else []), "contamination"]
-    remaining, rows = np.ones(len(codes), np.bool_), []
+    steps += ["deliveries"] if "deliveries" in occurring else ["exact", "minhash"]
+    steps += [*(["repeats"] if "repeats" in occurring else []), "contamination"]
+    remaining, rows = np.ones(len(corpus.reasons), np.bool_), []
     for step in ["read", *steps]:
-        if len(codes):
-            remaining &= (step_of != step)[codes]
+        remaining &= ~corpus.reasons.in_steps({step})
         size = int(corpus.signals.num_bytes[remaining].sum())
         rows.append({"step": step, "documents": int(remaining.sum()), "bytes": size})
     return rows
@@ -178,7 +173,7 @@ def draw_reasons(report: Report) -> "Figure":
 
 def _histograms(corpus: Corpus) -> Iterator[tuple[str, Int64Array, Float64Array, list[float]]]:
     """Name, counts, edges and bounds (of all languages) of each signal that a filter compares with a bound."""
-    languages = set(corpus.signals.language.tolist())
+    languages = set(corpus.languages[0])
     for name in [name for name in dict.fromkeys(bound.signal for bound in corpus.bounds) if name][:MAX_PANELS]:
         values = np.asarray(getattr(corpus.signals, name), np.float64)
         if not len(values):
@@ -270,33 +265,37 @@ def examples(corpus: Corpus, reason: str, documents: Path) -> tuple[Int64Array, 
     closest of MAX_MEASURED_AGAIN kept documents, which are evenly spaced. For duplicates, they are the documents that
     were kept instead.
     """
-    rows = np.flatnonzero(corpus.reasons == reason)
+    rows = corpus.reasons.rows(reason)
     dropped = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_EXAMPLES).astype(int))]
     for bound in corpus.bounds:
         if bound.reason == reason and bound.bound is not None:
-            kept = np.flatnonzero(corpus.kept & (corpus.filter_languages == bound.language))
-            values = _values(corpus, bound)
-            if values is None and len(kept):
+            kept = np.flatnonzero(corpus.kept & corpus.filtered_as(bound.language))
+            values = _values(corpus, bound, kept)
+            if values is None:
                 kept = kept[np.unique(np.linspace(0, len(kept) - 1, MAX_MEASURED_AGAIN).astype(int))]
-                values_of_kept = _measure_again(corpus, bound, kept, documents)
-            else:
-                values_of_kept = np.empty(0) if values is None else values[kept]
-            closest = np.argsort(np.abs(values_of_kept - bound.bound), kind="stable")[:NUM_EXAMPLES]
+                values = _measure_again(corpus, bound, kept, documents)
+            closest = np.argsort(np.abs(values - bound.bound), kind="stable")[:NUM_EXAMPLES]
             return dropped, kept[closest]
     originals = np.unique(corpus.original_rows[dropped])
     return dropped, originals[~np.isin(originals, dropped)]
 
 
-def _values(corpus: Corpus, bound: Bound) -> Float64Array | None:
-    """Return the values of all documents that a rule compares with its bound; None if they need the texts again."""
+def _values(corpus: Corpus, bound: Bound, rows: Int64Array) -> Float64Array | None:
+    """Return the values of some documents that a rule compares with its bound; None if they need the texts again."""
+    if not len(rows):
+        return np.empty(0)
     if bound.signal:
-        return np.asarray(getattr(corpus.signals, bound.signal), np.float64)
+        return np.asarray(getattr(corpus.signals, bound.signal)[rows], np.float64)
     name = bound.reason.split(".")[0]
     params = corpus.filter_params[bound.language][name]
     if filtering.needs_texts(name, params):
         return None
     no_texts = pa.array([], pa.large_string())
-    return dict(filtering.verdicts(name, params, corpus.signals, no_texts))[bound.reason].values
+    values = []
+    for first in range(0, len(rows), BLOCK_ROWS):
+        signals = corpus.signals.take(rows[first : first + BLOCK_ROWS])
+        values.append(dict(filtering.verdicts(name, params, signals, no_texts))[bound.reason].values)
+    return np.concatenate(values)
 
 
 def _measure_again(corpus: Corpus, bound: Bound, rows: Int64Array, documents: Path) -> Float64Array:
@@ -319,12 +318,12 @@ def _texts(documents: Path, rows: Int64Array) -> dict[int, tuple[str, str]]:
     """Return row -> (id, text) of some documents, given by their sorted rows."""
     texts: dict[int, tuple[str, str]] = {}
     first = 0
-    for shard in tables.shards(documents, ["id", "text"]):
-        shard_rows = rows[(rows >= first) & (rows < first + shard.num_rows)]
-        records = shard.take(pa.array(shard_rows - first)).to_pylist()
-        for row, record in zip(shard_rows.tolist(), records, strict=True):
+    for part in tables.batches(documents, columns=["id", "text"]):
+        part_rows = rows[slice(*np.searchsorted(rows, [first, first + part.num_rows]))]
+        records = part.take(pa.array(part_rows - first)).to_pylist()
+        for row, record in zip(part_rows.tolist(), records, strict=True):
             texts[row] = (record["id"], record["text"])
-        first += shard.num_rows
+        first += part.num_rows
     return texts
 
 
@@ -332,6 +331,6 @@ def _example(corpus: Corpus, row: int, record: tuple[str, str], outcome: str) ->
     """Return one document as HTML: its outcome with the deciding value, its id, and the beginning of its text."""
     document_id, text = record
     value = "" if np.isnan(corpus.values[row]) else f" at {corpus.values[row]:.4g}"
-    value += f", because of {html.escape(corpus.evidence[row])}" if corpus.evidence[row] else ""
+    value += f", because of {html.escape(corpus.evidence[row])}" if row in corpus.evidence else ""
     excerpt = html.escape(text[:EXAMPLE_CHARACTERS]) + (" ..." if len(text) > EXAMPLE_CHARACTERS else "")
     return f"<small>{outcome}{value}: {html.escape(document_id)}</small><pre>{excerpt}</pre>"

@@ -1,7 +1,7 @@
 """Measure and filter the documents part by part, several parts at once. Texts, signals and ids go to disk."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,18 @@ import pyarrow as pa
 
 from tasks import documents
 from tasks.curation import filtering
-from tasks.curation.arrays import ObjectArray
 from tasks.curation.corpus import COLUMNS, Corpus
-from tasks.curation.filtering import KEPT, Decision, Language, ParamsByLanguage
-from tasks.curation.signals.signal_files import SignalFiles
-from tasks.curation.signals.signals import Signals
+from tasks.curation.filtering import KEPT, Bound, Decision, Language, ParamsByLanguage, PartCounts
+from tasks.curation.outcomes import Outcomes
+from tasks.curation.signals.column_files import ColumnFiles
+from tasks.curation.signals.signals import NAMES, Signals
 from tasks.curation.signals.store import Store, WordLists
 from tasks.curation.text import characters
-from tasks.curation.threads import ProgressCallback, ignore_progress, map_in_threads
+from tasks.curation.threads import map_in_threads
 
 TEXTS_FILE, COLUMNS_FILE = "texts.arrow", "columns.arrow"
+VALUE = "value"  # the column of deciding values beside those of the signals
+COLUMN_SCHEMA = pa.schema([documents.SCHEMA.field(name) for name in COLUMNS])
 
 
 def word_lists(languages: Mapping[str, Language]) -> WordLists:
@@ -32,62 +34,72 @@ def word_lists(languages: Mapping[str, Language]) -> WordLists:
     return WordLists({code: profile.stop_words for code, profile in profiles.items()}, phrases)
 
 
-class ShardFilter:
-    """Measures and filters documents part by part, several parts at once. Its results are files in `scratch`."""
+@dataclass(frozen=True, slots=True)
+class FilteredPart:
+    """Some documents after the filters. columns: COLUMNS; texts: large_string, those of the kept ones after edits."""
 
-    def __init__(self, store: Store, filter_params: ParamsByLanguage, num_threads: int, scratch: Path) -> None:
-        characters.class_table()  # built here once: each thread that finds it missing would build its own
-        self._store, self._filter_params, self._num_threads = store, filter_params, num_threads
-        self._scratch, self._signals = scratch, SignalFiles(scratch / "signals")
-        self._decisions: list[Decision] = []
+    columns: pa.Table
+    signals: Signals
+    decision: Decision
+    texts: pa.Array
 
-    def kept_texts(
-        self, parts: Iterable[pa.Table], on_progress: ProgressCallback = ignore_progress
-    ) -> Iterator[pa.Array]:
-        """Filter one part after another and yield the kept texts of each, after the edits of filters.
 
-        parts: tables with the columns of data/documents. on_progress receives numbers of documents.
-        """
+def filter_part(part: pa.Table, store: Store, filter_params: ParamsByLanguage) -> FilteredPart:
+    """Measure and filter some documents, given with the columns of data/documents."""
+    texts, metadata = part["text"].combine_chunks(), part["metadata"].combine_chunks()
+    signals = store.measure(texts)
+    decision = filtering.decide(signals, filter_params, texts, metadata)
+    kept = np.asarray(decision.reasons == KEPT, np.bool_)
+    languages = filtering.filter_languages(signals.language, filter_params)
+    edited = filtering.edit_texts(texts.filter(pa.array(kept)), languages[kept], filter_params)
+    return FilteredPart(part.select(COLUMNS).cast(COLUMN_SCHEMA), signals, decision, edited)
+
+
+def filter_in_threads(
+    parts: Iterable[pa.Table], store: Store, filter_params: ParamsByLanguage, num_threads: int
+) -> Iterator[FilteredPart]:
+    """Filter one part after another, several at once; the results come in order."""
+    characters.class_table()  # built here once: each thread that finds it missing would build its own
+    return map_in_threads(lambda part: filter_part(part, store, filter_params), parts, num_threads)
+
+
+class CorpusFiles:
+    """Puts filtered parts together as files in `scratch`, and as a corpus that reads them."""
+
+    def __init__(self, filter_params: ParamsByLanguage, scratch: Path) -> None:
+        self._filter_params, self._scratch = filter_params, scratch
+        self._columns = ColumnFiles(scratch / "signals")
+        self._reasons, self._parts = Outcomes(), PartCounts()
+        self._bounds: Sequence[Bound] = ()
+
+    def kept_texts(self, parts: Iterable[FilteredPart]) -> Iterator[pa.Array]:
+        """Write one part after another and yield the kept texts of each."""
         path = self._scratch / COLUMNS_FILE
         for earlier in [path, *self._scratch.glob("texts-*.arrow")]:
             earlier.unlink(missing_ok=True)  # a corpus that still uses the files of an earlier run keeps them
-        schema = pa.schema([documents.SCHEMA.field(name) for name in COLUMNS])
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for columns, signals, decision, texts in map_in_threads(self._filter_part, parts, self._num_threads):
-                writer.write_table(columns.cast(schema))
-                self._signals.append(signals)
-                self._decisions.append(decision)
-                on_progress(len(signals))
-                yield texts
-
-    def _filter_part(self, part: pa.Table) -> tuple[pa.Table, Signals, Decision, pa.Array]:
-        texts, metadata = part["text"].combine_chunks(), part["metadata"].combine_chunks()
-        signals = self._store.measure(texts)
-        decision = filtering.decide(signals, self._filter_params, texts, metadata)
-        kept = np.asarray(decision.reasons == KEPT, np.bool_)
-        languages = filtering.filter_languages(signals, self._filter_params)
-        edited = filtering.edit_texts(texts.filter(pa.array(kept)), languages[kept], self._filter_params)
-        return part.select(COLUMNS), signals, decision, edited
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, COLUMN_SCHEMA) as writer:
+            for part in parts:
+                writer.write_table(part.columns)
+                self._columns.append({**dict(part.signals.columns()), VALUE: part.decision.values})
+                self._reasons.append(part.decision.reasons)
+                self._bounds = part.decision.bounds  # equal for all parts
+                self._parts.update(part.decision.parts)
+                yield part.texts
 
     def corpus(self, texts: pa.ChunkedArray) -> Corpus:
         """Return the corpus after all parts. texts: those that `kept_texts` yielded, in TEXTS_FILE. Call it once."""
-        reasons: ObjectArray = np.concatenate([decision.reasons for decision in self._decisions])
-        values = np.concatenate([decision.values for decision in self._decisions])
-        bounds = self._decisions[0].bounds  # equal for all parts
-        parts = sum((decision.parts for decision in self._decisions), Counter[Any]())
-        self._decisions.clear()  # what they hold is now in memory twice
+        columns: dict[str, Any] = self._columns.read()
         return Corpus(
             columns=pa.ipc.open_file(pa.memory_map(str(self._scratch / COLUMNS_FILE))).read_all(),
-            signals=self._signals.read(),
+            signals=Signals(**{name: columns[name] for name in NAMES}),
             filter_params=self._filter_params,
-            reasons=reasons,
-            values=values,
-            bounds=bounds,
-            parts=parts,
+            reasons=self._reasons,
+            values=columns[VALUE],
+            bounds=self._bounds,
+            parts=self._parts,
             scratch=self._scratch,
             texts=texts,
             texts_file=self._scratch / TEXTS_FILE,
-            text_rows=np.flatnonzero(reasons == KEPT),
-            evidence=np.full(len(reasons), None, object),
-            original_rows=np.arange(len(reasons)),
+            text_rows=np.flatnonzero(self._reasons.kept),
+            original_rows=np.arange(len(self._reasons), dtype=np.int32),
         )

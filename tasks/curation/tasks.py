@@ -18,9 +18,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from pydantic import Field, model_validator
 
-from tasks import catalog, documents, kept_shares, tables
+from tasks import catalog, kept_shares, tables
 from tasks.addresses import Address
-from tasks.curation import conversations, explanation, filtering, reporting, shards, text_files
+from tasks.curation import conversations, explanation, filter_stage, filtering, reporting, shards, text_files
 from tasks.curation.arrays import Int64Array
 from tasks.curation.classifier import classifier, spam_examples, training
 from tasks.curation.contamination import boilerplate, contamination, leaks
@@ -34,7 +34,6 @@ from tasks.curation.language_model import training as language_model
 from tasks.curation.privacy import pii
 from tasks.curation.privacy.pii import Params as Pii
 from tasks.curation.signals.signals import NUMERIC_NAMES
-from tasks.curation.signals.store import Store
 from tasks.curation.text import folding
 from tasks.curation.threads import map_in_threads, parallel_consumers
 from tasks.errors import BadInput, NothingLeft
@@ -120,15 +119,11 @@ class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
 @task(cache_policy=NO_CACHE)
 def filter_documents(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Corpus:
     """Measure every document and apply the filters. Raises BadInput if there are no records."""
-    store = Store(shards.word_lists(params.languages), run / "signals")
     folder, scratch = data / "documents", run / "curation"
-    filter_params = filtering.params_by_language(params.languages, params.filters)
-    judging = shards.ShardFilter(store, filter_params, params.threads(), scratch)
-    parts, rows, size = tables.batches(folder, PART_BYTES), tables.manifest(folder)["rows"], tables.num_bytes(folder)
+    files = shards.CorpusFiles(filtering.params_by_language(params.languages, params.filters), scratch)
+    rows, size = tables.manifest(folder)["rows"], tables.num_bytes(folder)
     if not rows and not any(tables.manifest(data / name / "raw")["rows"] for name in RECORDS):
         raise BadInput(f"{folder} contains no documents. Check the sources of ingestion in params.yaml.")
-    if not rows:
-        parts = iter([documents.SCHEMA.empty_table()])
     with timings.measure("judge"), ThreadPoolExecutor(1) as background, _progress("filtering", size) as progress:
 
         def on_progress(num_documents: int) -> None:
@@ -136,9 +131,11 @@ def filter_documents(params: Params, data: Path, timings: Timings, run: Path = R
             # The next steps need the fold table. It is built (once) while kernels run without Python's lock.
             background.submit(folding.fold_table)
 
-        kept_texts = judging.kept_texts(parts, on_progress)
-        texts = text_files.write(scratch / shards.TEXTS_FILE, kept_texts)
-    return judging.corpus(texts)
+        filtered = filter_stage.filtered_parts(
+            folder, params.languages, params.filters, PART_BYTES, run, params.threads(), on_progress
+        )
+        texts = text_files.write(scratch / shards.TEXTS_FILE, files.kept_texts(filtered))
+    return files.corpus(texts)
 
 
 @task(cache_policy=NO_CACHE)
@@ -200,7 +197,7 @@ def decontaminate(corpus: Corpus, params: Params, data: Path, timings: Timings) 
         return None
     with timings.measure("contamination"):
         rows, texts = corpus.remaining()
-        held_out = split_precedence(corpus.column("split", rows)) > 0
+        held_out = corpus.split_precedence(rows) > 0
         held_out_texts = texts.filter(pa.array(held_out)).combine_chunks()
         ids = tuple(corpus.column("id", rows[held_out]).to_pylist())
         sets = [contamination.EvaluationSet("documents", ids, held_out_texts)]
@@ -224,7 +221,7 @@ def _remove_leaks(corpus: Corpus, rows: Int64Array, contaminated: Iterable[leaks
         if params.contamination and params.contaminated == "cut":
             remaining = leaks.remove_passages(corpus.texts[leak.row].as_py(), leak.hits, params.contamination)
         if remaining is None:
-            corpus.reasons[row] = "contamination.shared_run"
+            corpus.reasons.drop(row, "contamination.shared_run")
         else:
             corpus.replaced[row] = remaining
             corpus.counts["contamination_cut"] += 1

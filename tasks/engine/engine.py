@@ -188,6 +188,16 @@ def execute(task: Task) -> Part:
     return Part(task.key, name, input_digest(task.function, task.input), result, files)
 
 
+def complete(stage: Manifest, consequence: str, advice: str) -> Manifest:
+    """Return the stage. Raises BadInput if a key is quarantined, where a stage needs them all."""
+    if stage.quarantined:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in stage.quarantined.items())
+        raise BadInput(
+            f"{stage.folder}: {consequence}, because parts of the work failed in every attempt ({reasons}). {advice}"
+        )
+    return stage
+
+
 def check_part(manifest: Manifest, key: str) -> None:
     """Raise BadInput if the files of a key are not those that its task has written."""
     part = manifest.parts[key]

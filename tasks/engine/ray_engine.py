@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ class RayEngine(Engine):
         connect(self._address)
         import ray
 
-        options = {"num_cpus": self._cpus_per_task, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": False}
-        remote = ray.remote(_execute).options(**options, scheduling_strategy="SPREAD")
+        remote = _remote_function().options(num_cpus=self._cpus_per_task, max_retries=MAX_ATTEMPTS - 1)
         pending, running, limit, asked = deque(tasks), dict[Any, Task](), 0, 0.0
         try:
             while pending or running:
@@ -56,10 +56,10 @@ class RayEngine(Engine):
                     limit, asked = self._max_in_flight(), time.monotonic()
                 while pending and len(running) < limit:
                     task = pending.popleft()
-                    running[remote.remote(asdict(task), self.task_seconds)] = task
-                finished, _ = ray.wait(list(running), num_returns=1, timeout=RESOURCES_SECONDS)
+                    running[remote.remote(asdict(task), self.task_seconds, str(Path.cwd()))] = task
+                finished, _ = ray.wait(list(running), num_returns=1, timeout=RESOURCES_SECONDS, fetch_local=False)
                 if finished:  # and all others that have finished meanwhile
-                    finished, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+                    finished, _ = ray.wait(list(running), num_returns=len(running), timeout=0, fetch_local=False)
                 for reference in finished:
                     yield self._take(reference, running.pop(reference))
         finally:
@@ -103,8 +103,21 @@ def connect(address: str) -> None:
             ) from error
 
 
-def _execute(task: dict[str, Any], task_seconds: float | None) -> dict[str, Any]:
-    """Run one task in a Ray worker. Errors come back as values, so that Ray repeats only what died."""
+@cache
+def _remote_function() -> Any:
+    """Return `_execute` as a function of Ray. One for all stages: Ray sends each new one to every worker."""
+    import ray
+
+    # Without an event for each change of a task's state, which nothing here reads.
+    return ray.remote(retry_exceptions=False, scheduling_strategy="SPREAD", enable_task_events=False)(_execute)
+
+
+def _execute(task: dict[str, Any], task_seconds: float | None, folder: str) -> dict[str, Any]:
+    """Run one task in a Ray worker. Errors come back as values, so that Ray repeats only what died.
+
+    folder: the working folder of the driver, to which paths in params are relative.
+    """
+    os.chdir(folder)
     # The alarm ends the process, also within machine code; Ray then repeats the task.
     signal.setitimer(signal.ITIMER_REAL, task_seconds or 0)
     try:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,38 +53,18 @@ def train_texts(data: Path, share: float) -> Iterator[str]:
             yield from (message["content"] for message in messages)
 
 
-def write_documents(tokenizer: Any, source: Path, folder: Path) -> CountsBySplit:
-    """Write the documents of the table `source` as one stream per split, <folder>/<split>/."""
-    encoder, num_bytes = Encoder(tokenizer), dict.fromkeys(SPLITS, 0)
-    with ExitStack() as stack:
-        writers = {split: _open_stream(stack, folder / split, encoder) for split in SPLITS}
-        for split, table in _read_batches(source, ("text", "source", "language")):
-            texts = table["text"].combine_chunks()
-            ids, starts = encoder.encode_documents(texts)
-            num_bytes[split] += _num_bytes(texts)
-            writers[split].add_starts(writers[split].num_tokens + starts[:-1])
-            writers[split].append(packing.document_stream(ids, starts, encoder.vocab_size))
-            languages = [language or "unknown" for language in table["language"].to_pylist()]
-            labels = {"source": table["source"].to_pylist(), "language": languages}
-            writers[split].add_records(np.diff(starts), labels)
-    return {
-        split: {"num_documents": writer.lengths.size, "num_tokens": writer.num_tokens, "num_bytes": num_bytes[split]}
-        for split, writer in writers.items()
-    }
-
-
 def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Packing) -> CountsBySplit:
     """Write the conversations of the table `source` as one packed stream per split, <folder>/conversations/<split>/."""
     encoder = Encoder(tokenizer)
-    num_bytes, num_dropped = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    size, num_dropped = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     with ExitStack() as stack:
         folders = {split: folder / "conversations" / split for split in SPLITS}
-        writers = {split: _open_stream(stack, folders[split], encoder) for split in SPLITS}
+        writers = {split: open_stream(stack, folders[split], encoder) for split in SPLITS}
         lists = {split: stack.enter_context(closing(packing.StoredLists(folders[split]))) for split in SPLITS}
         log = stack.enter_context(RefusalLog(encoder, folder, "conversations"))
-        for split, table in _read_batches(source, ("messages", "metadata", "source", *log.columns)):
+        for split, table in read_batches(source, ("messages", "metadata", "source", *log.columns)):
             conversations, refused = columns.from_table(table), Refusals()
-            num_bytes[split] += _num_bytes(conversations.contents)
+            size[split] += num_bytes(conversations.contents)
             ids, mask, starts = encoder.encode_columns(conversations, refused)
             accepted = np.array(log.accepted(split, table, refused), np.bool_)
             labels = {"source": table["source"].to_pylist(), "language": conversations.languages()}
@@ -98,7 +78,7 @@ def write_conversations(tokenizer: Any, source: Path, folder: Path, params: Pack
             writers[split].add_records(np.minimum(np.diff(starts), params.row_length), labels)
         counts = CountsBySplit()
         for split in SPLITS:
-            counts[split] = {"num_conversations": 0, "num_dropped": num_dropped[split], "num_bytes": num_bytes[split]}
+            counts[split] = {"num_conversations": 0, "num_dropped": num_dropped[split], "num_bytes": size[split]}
             counts[split] |= {**_pack(encoder, lists[split], writers[split], params), **log.counts(split)}
         return counts
 
@@ -130,11 +110,13 @@ def _select_lists(
     return ids[is_kept], mask[is_kept], new_starts
 
 
-def _open_stream(stack: ExitStack, folder: Path, encoder: Encoder) -> StreamWriter:
+def open_stream(stack: ExitStack, folder: Path, encoder: Encoder) -> StreamWriter:
+    """Return the writer of the stream of one split, which `stack` closes."""
     return stack.enter_context(StreamWriter(folder, encoder.vocab_size, ("source", "language")))
 
 
-def _num_bytes(texts: pa.Array) -> int:
+def num_bytes(texts: pa.Array) -> int:
+    """Return the bytes of all texts."""
     return int(pc.sum(pc.binary_length(texts)).as_py() or 0)
 
 
@@ -148,7 +130,7 @@ def write_preferences(tokenizer: Any, source: Path, folder: Path) -> CountsBySpl
     with ExitStack() as stack:
         writers = {split: stack.enter_context(_pair_writer(folder / split, encoder)) for split in SPLITS}
         log = stack.enter_context(RefusalLog(encoder, folder.parent, "preferences"))
-        for split, rows in _read_batches(source, (*names, *log.columns)):
+        for split, rows in read_batches(source, (*names, *log.columns)):
             has_both = pc.and_(pc.is_valid(rows["chosen"]), pc.is_valid(rows["rejected"]))
             _add_pairs(encoder, writers[split], log, split, rows.filter(has_both))
             _add_unpaired(encoder, writers[split], log, split, rows.filter(pc.invert(has_both)))
@@ -209,13 +191,13 @@ def write_prompts(tokenizer: Any, data: Path, folder: Path) -> CountsBySplit:
 def _read_prompts(data: Path, split: str, log: RefusalLog) -> Iterator[Prompt]:
     """Yield every prompt with its metadata and source, first of conversations, then of preferences."""
     names = ("messages", "metadata", "source", *log.columns)
-    for _, rows in _read_batches(data / "conversations/curated", names, (split,)):
+    for _, rows in read_batches(data / "conversations/curated", names, (split,)):
         for row in rows.to_pylist():
             *prompt, answer = row["messages"]
             if log.accepts_prompt(split, row.get("id"), prompt):
                 yield prompt, _prompt_metadata(row, prompt, answer["content"]), row["source"]
     names = ("prompt", "chosen", "metadata", "source", *log.columns)
-    for _, rows in _read_batches(data / "preferences/curated", names, (split,)):
+    for _, rows in read_batches(data / "preferences/curated", names, (split,)):
         for row in rows.to_pylist():
             if log.accepts_prompt(split, row.get("id"), row["prompt"]):
                 yield row["prompt"], _prompt_metadata(row, row["prompt"], row["chosen"]), row["source"]
@@ -233,14 +215,24 @@ def _encode_in_batches(
         yield from encode(batch)
 
 
-def _read_batches(folder: Path, names: Sequence[str], splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, pa.Table]]:
+def read_batches(folder: Path, names: Sequence[str], splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, pa.Table]]:
     """Yield the rows of each split as tables of about BATCH_BYTES; nothing if the data has no records of this kind."""
     if folder.is_dir():
-        for table in tables.batches(folder, BATCH_BYTES, (*names, "split")):
-            for split in splits:
-                rows = _select_split(table, split)
-                if len(rows):
-                    yield split, rows
+        yield from by_split(tables.batches(folder, BATCH_BYTES, with_split(names)), splits)
+
+
+def with_split(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that `by_split` needs."""
+    return (*names, "split")
+
+
+def by_split(batches: Iterable[pa.Table], splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the rows of each split of each batch, where there are any."""
+    for table in batches:
+        for split in splits:
+            rows = _select_split(table, split)
+            if len(rows):
+                yield split, rows
 
 
 def _read_shards(folder: Path, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -19,6 +19,7 @@ _NO_MIDDLE = (
     "(StarCoder), ▁<PRE> (CodeLlama) or <｜fim▁begin｜> (DeepSeek). Choose another tokenizer, or set "
     "tokenization.fill_in_middle: false and pretrain.fill_in_middle: 0."
 )
+RUN = Path(".run")
 CountsBySplit = dict[str, dict[str, int]]
 """split -> name of a count -> count"""
 
@@ -91,12 +92,15 @@ def load_tokenizer(data: Path) -> Any:
 
 
 @task(cache_policy=NO_CACHE)
-def encode_documents(tokenizer: Any, data: Path, timings: Timings) -> CountsBySplit:
-    """Encode the curated documents as one stream per split. Returns counts."""
-    from tasks.tokenization import records
+def encode_documents(tokenizer: Any, data: Path, timings: Timings, run: Path = RUN) -> CountsBySplit:
+    """Encode the curated documents as one stream per split, on the engine of the settings. Returns counts."""
+    from tasks.tokenization import document_stream
 
+    folder = _folder(data)
     with timings.measure("documents"):
-        return records.write_documents(tokenizer, data / "curated", _folder(data) / "documents")
+        return document_stream.write_documents(
+            tokenizer, folder / "tokenizer", data / "curated", folder / "documents", run
+        )
 
 
 @task(cache_policy=NO_CACHE)

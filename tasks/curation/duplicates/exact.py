@@ -51,8 +51,11 @@ def digests(texts: Texts, threads: int = 1) -> Digests:
     def hash_chunk(part: tuple[int, Texts]) -> list[UInt8Array]:
         return [_digests(data, offsets) for _, data, offsets in padded_buffers(part[1])]
 
-    hashes = map_in_threads(hash_chunk, chunks(texts), threads)
-    return np.concatenate([np.empty(0, np.uint8), *chain.from_iterable(hashes)]).view(np.uint64).reshape(-1, 2)
+    hashes, end = np.empty(16 * len(texts), np.uint8), 0
+    for piece in chain.from_iterable(map_in_threads(hash_chunk, chunks(texts), threads)):
+        hashes[end : end + len(piece)] = piece
+        end += len(piece)
+    return hashes.view(np.uint64).reshape(-1, 2)
 
 
 def normalized(text: str) -> str:

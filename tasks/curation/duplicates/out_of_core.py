@@ -31,6 +31,7 @@ TASK_BYTES = 256 << 20  # text that one task signs
 # grows to twice its size.
 BYTES_PER_ROW = 24 * 3 * 3 // 2
 MAX_BITS = 12
+BYTES_PER_KEY = 42  # of `minhash.duplicates`, which takes 585 bytes per document with 14 bands
 FOLDER_END = "-duplicates"  # the folder of the engine is named after the file of texts
 
 
@@ -43,14 +44,14 @@ def duplicates(
     threads: int = 1,
     on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[Int64Array, Int64Array]:
-    """Return what `minhash.duplicates` returns, with files where the band keys exceed a quarter of the memory.
+    """Return what `minhash.duplicates` returns, with files where it would need more than the memory.
 
     texts: of `texts_file`, an Arrow file (`text_files.write`). The settings of the engine say how much memory there is,
     and whether a cluster does the work. Both ways give the same result.
     """
     memory = settings.memory_bytes()
     num_keys = len(texts) * params.banding()[0]
-    if settings.current().engine == "local" and 8 * num_keys <= memory // 4:
+    if settings.current().engine == "local" and BYTES_PER_KEY * num_keys <= memory:
         return minhash.duplicates(texts, params, priority, ids, threads, on_progress)
     folder = texts_file.with_name(f"{texts_file.stem}{FOLDER_END}")
     for earlier in texts_file.parent.glob(f"*{FOLDER_END}"):  # of runs that were killed, with other texts

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from tasks.engine import engine
 from tasks.engine.engine import Manifest
-from tasks.errors import BadInput
 
 
 def keys(bits: int) -> list[str]:
@@ -24,10 +24,6 @@ def inputs(stage: Manifest, bits: int, **shared: Any) -> dict[str, dict[str, Any
 
 def complete(stage: Manifest) -> Manifest:
     """Return the stage. Raises BadInput if a task has ended its worker in every attempt."""
-    if stage.quarantined:
-        reasons = "; ".join(f"{key}: {reason}" for key, reason in stage.quarantined.items())
-        raise BadInput(
-            f"{stage.folder}: near-duplicates cannot be compared, because parts of the work failed in every attempt "
-            f"({reasons}). Set `memory` in params.yaml to less, or num_threads of curation to 1, and run it again."
-        )
-    return stage
+    consequence = "near-duplicates cannot be compared"
+    advice = "Set `memory` in params.yaml to less, or num_threads of curation to 1, and run it again."
+    return engine.complete(stage, consequence, advice)

@@ -20,6 +20,7 @@ from tasks.curation.arrays import BoolArray, Float64Array, Int64Array, StringArr
 from tasks.curation.signals.columns import Column
 
 UNKNOWN = "und"
+CODE = "<U8"  # type of an array of codes
 MIN_CJK_SHARE = 0.3  # of letters; Chinese on the web contains Latin names and code
 MIN_KANA_SHARE = 0.05  # of letters; Japanese is a tenth Kana even in headlines
 MAX_KANA_PER_CHINESE = 4  # per character that Japanese does not use; a long title in a Chinese sentence has about 2
@@ -54,7 +55,7 @@ def identify(
 
     rows, stop_word_counts: of `signals.measure_rows`, for lists of stop words in `stop_word_languages`.
     """
-    codes, confidence = np.full(len(rows), UNKNOWN, dtype="<U8"), np.zeros(len(rows))
+    codes, confidence = np.full(len(rows), UNKNOWN, CODE), np.zeros(len(rows))
     cjk = rows[:, Column.han_ratio] + rows[:, Column.kana_ratio] + rows[:, Column.hangul_ratio]
     by_script = cjk >= MIN_CJK_SHARE
     codes[by_script] = _cjk_languages(rows)[by_script]

@@ -187,7 +187,7 @@ NUMERIC_NAMES = tuple(name for name in NAMES if name != "language")
 def from_table(table: pa.Table) -> Signals:
     """Return the signals in a table from `Signals.table`."""
     columns: dict[str, Any] = {name: table[name].to_numpy() for name in NAMES}
-    return Signals(**{**columns, "language": columns["language"].astype(str)})
+    return Signals(**{**columns, "language": columns["language"].astype(language.CODE)})
 
 
 def measure(texts: pa.Array, stop_words: Mapping[str, Sequence[str]], listed: Mapping[str, Sequence[str]]) -> Signals:

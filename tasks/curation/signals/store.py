@@ -5,6 +5,7 @@ Nothing depends on this folder: it may be deleted at any time, and it is ignored
 
 import hashlib
 import json
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ import xxhash
 
 from tasks.curation.arrays import UInt64Array
 from tasks.curation.signals import signals
+from tasks.curation.signals.column_files import ColumnFiles
 from tasks.curation.signals.signals import Signals, measure, string_buffers
 from tasks.files import SCHEMA_VERSION, SCHEMAS, version_problem
 
 FOLDER = Path(".run/signals")
+HALVES = ("low", "high")  # of the hash of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +46,24 @@ class Store:
 
     def __init__(self, lists: WordLists, folder: Path = FOLDER) -> None:
         self.lists, self._folder = lists, folder / lists.key()
-        self._table, keys = self._read()
-        order = np.argsort(keys[:, 0], kind="stable")
-        self._sorted_keys, self._table_rows = keys[order], order
+        self._stored, low, self._high = self._read()
+        self._order = np.argsort(low, kind="stable")
+        self._sorted_low = low[self._order]
 
     def measure(self, texts: pa.Array) -> Signals:
         """Return the signals of every text in a large_string array, and measure only the texts that are not stored."""
         keys = text_hashes(texts)
+        if self._stored is None:
+            return self._measure_and_store(texts, keys)
         # Search by the lower half of the hash, then compare both halves.
-        index = np.minimum(np.searchsorted(self._sorted_keys[:, 0], keys[:, 0]), max(len(self._sorted_keys) - 1, 0))
-        has_stored = len(self._sorted_keys) > 0
-        is_stored = (self._sorted_keys[index] == keys).all(axis=1) if has_stored else np.zeros(len(keys), np.bool_)
+        places = np.minimum(np.searchsorted(self._sorted_low, keys[:, 0]), len(self._sorted_low) - 1)
+        stored_rows = self._order[places]
+        is_stored = (self._sorted_low[places] == keys[:, 0]) & (self._high[stored_rows] == keys[:, 1])
         if not is_stored.any():
             return self._measure_and_store(texts, keys)
-        stored = signals.from_table(self._table.take(pa.array(self._table_rows[index[is_stored]])))
+        stored = self._stored.take(stored_rows[is_stored])
+        if is_stored.all():
+            return stored
         new = self._measure_and_store(texts.filter(pa.array(~is_stored)), keys[~is_stored])
         rows = np.empty(len(keys), np.int64)
         rows[is_stored], rows[~is_stored] = np.arange(len(stored)), len(stored) + np.arange(len(new))
@@ -66,7 +73,8 @@ class Store:
         measured = measure(texts, self.lists.stop_words, self.lists.phrases)
         if len(keys):
             table = measured.table()
-            table = table.append_column("low", pa.array(keys[:, 0])).append_column("high", pa.array(keys[:, 1]))
+            for half, values in zip(HALVES, keys.T, strict=True):
+                table = table.append_column(half, pa.array(values))
             path = self._folder / f"{keys[0, 0]:016x}{keys[-1, 1]:016x}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             table = table.replace_schema_metadata({SCHEMA_VERSION: str(SCHEMAS["signals"].version)})
@@ -76,23 +84,35 @@ class Store:
             temporary.replace(path)
         return measured
 
-    def _read(self) -> tuple[pa.Table, UInt64Array]:
-        """Return all stored signals, and the hashes of their texts [n, 2]."""
+    def _read(self) -> tuple[Signals | None, UInt64Array, UInt64Array]:
+        """Return all stored signals, or None without any, and the two halves of the hashes of their texts.
+
+        They are mapped into memory from files that have no name any longer, and that end with this process.
+        """
         paths = sorted(self._folder.glob("*.parquet"))
-        try:
-            parts = [table for path in paths if _is_readable(table := pq.read_table(path), path)]
-            table = pa.concat_tables(parts) if parts else None
-        except (OSError, pa.ArrowInvalid):
-            table = None
-        if table is None:
-            return pa.table({}), np.zeros((0, 2), np.uint64)
-        return table, np.stack([table["low"].to_numpy(), table["high"].to_numpy()], axis=1)
+        if not paths:
+            return None, np.empty(0, np.uint64), np.empty(0, np.uint64)
+        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+            files = ColumnFiles(Path(scratch))
+            for path in paths:
+                if (table := _read_table(path)) is not None:
+                    halves = {half: table[half].to_numpy() for half in HALVES}
+                    files.append(dict(signals.from_table(table).columns()) | halves)
+            columns: dict[str, Any] = files.read()
+        if not columns:
+            return None, np.empty(0, np.uint64), np.empty(0, np.uint64)
+        low, high = (columns.pop(half) for half in HALVES)
+        return Signals(**columns), low, high
 
 
-def _is_readable(table: pa.Table, path: Path) -> bool:
-    """Whether this version of the code can read the stored signals; otherwise they are measured again."""
+def _read_table(path: Path) -> pa.Table | None:
+    """Return the stored signals of a file; None if it cannot be read, so that they are measured again."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid):
+        return None
     version = int((table.schema.metadata or {}).get(SCHEMA_VERSION.encode(), 0))
-    return version_problem("signals", {SCHEMA_VERSION: version}, path) is None
+    return table if version_problem("signals", {SCHEMA_VERSION: version}, path) is None else None
 
 
 def text_hashes(texts: pa.Array) -> UInt64Array:
