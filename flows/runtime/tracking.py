@@ -21,7 +21,7 @@ __all__ = ["Sender", "following", "make_database", "uri"]
 
 # How long the work, once it is done, waits for a sender process that makes no progress.
 PATIENCE_SECONDS = 30.0
-INTERRUPTED_PATIENCE_SECONDS = 5.0  # less than the grace of an interrupted command, which informs Prefect, too
+INTERRUPTED_PATIENCE_SECONDS = 5.0  # less than the grace of an interrupted command, which also updates Prefect
 POLL_SECONDS = 3.0  # between two looks into the spool
 RETRY_SECONDS = 15.0  # after an error of the server
 LOG = "tracking.log"
