@@ -115,12 +115,12 @@ def test_a_checkpoint_of_another_version_is_named_and_not_used(
 def test_signals_of_another_version_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lists = WordLists({}, {})
     measured = Store(lists, tmp_path).measure(TEXTS)
-    assert len(Store(lists, tmp_path)._sorted_keys) == 2
+    assert len(Store(lists, tmp_path)._sorted_low) == 2
     monkeypatch.setitem(SCHEMAS, "signals", Schema(2, oldest=2))
     store = Store(lists, tmp_path)
-    assert len(store._sorted_keys) == 0
+    assert len(store._sorted_low) == 0
     assert store.measure(TEXTS).table().equals(measured.table())
-    assert len(Store(lists, tmp_path)._sorted_keys) == 2  # the old file was replaced
+    assert len(Store(lists, tmp_path)._sorted_low) == 2  # the old file was replaced
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,6 @@ def _with_baseline(name: str, score: Score, numbers: Mapping[str, Any], models: 
     own = [part for part in parts if part in models and part != reference]
     if own:
         other = numbers.get(".".join([metric, *(reference if part == own[0] else part for part in parts)]))
-        if is_score(other):
+        if other is not None and is_score(other):
             return score.compared_with(reference, other["value"])
     return score

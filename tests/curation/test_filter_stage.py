@@ -14,8 +14,7 @@ from tasks.curation.filters import blocklist, perplexity
 from tasks.curation.shards import CorpusFiles, FilteredPart
 from tasks.curation.signals import store
 from tasks.engine.local_engine import LocalEngine
-from tests.curation.test_curation import PARAMS, TEXTS, ingest
-from tests.curation.test_promises import split
+from tests.curation.test_curation import PARAMS, TEXTS, ingest, split
 
 LANGUAGES = {code: Language.model_validate(body) for code, body in PARAMS["languages"].items()}
 PART_BYTES = 400
