@@ -98,7 +98,7 @@ def add_to_report(rows: PackedRows, report: Report, params: Any) -> None:
     report.counts |= {"replayed_rows": num_replayed, "replay_tokens": size}
     kind = "samples of the base" if params.replay.text == "base" else "documents of the pipeline"
     name = report.stage
-    text = f"{name}: {num_replayed:,} of {num_rows:,} rows were {kind} ({size:,} tokens, {epochs:.2g} epochs)"
+    text = f"{num_replayed:,} of {num_rows:,} rows were {kind} ({size:,} tokens, {epochs:.2g} epochs)"
     losses = [row["validation_replay_loss"] for row in report.tables["steps"] if row.get("validation_replay_loss")]
     if len(losses) > 1:
         text += f"; the loss of held-out text of this kind was {losses[0]:.4g} at first and is {losses[-1]:.4g}"

@@ -334,7 +334,7 @@ def _report_parts(work: DpoWork, tokens: Path) -> tuple[dict[str, int], list[str
         note = "NOT GUARDED: there is no validation prompt, so the answers of the policy were not measured"
         return counts, [note, *notes], {}
     tables = {"samples": work.policy_validation.samples, "curve": work.guard.history}
-    return counts, [*(f"dpo: {note}" for note in work.guard.notes()), *notes], tables
+    return counts, [*work.guard.notes(), *notes], tables
 
 
 def _counts_of_pairs(work: DpoWork, tokens: Path) -> tuple[dict[str, int], list[str]]:
@@ -356,7 +356,7 @@ def _counts_of_judged(work: DpoWork) -> tuple[dict[str, int], list[str]]:
     if MIN_BALANCE <= weighted[0] / max(weighted[1], 1e-9) <= MAX_BALANCE:
         return counts, []
     note = (
-        f"dpo: {num_good} good and {num_bad} bad answers are weighted {weighted[0]:g} : {weighted[1]:g}. The authors "
+        f"{num_good} good and {num_bad} bad answers are weighted {weighted[0]:g} : {weighted[1]:g}. The authors "
         "of KTO advise 1 : 1 to 4 : 3; set desirable_weight or undesirable_weight."
     )
     return counts, [note]

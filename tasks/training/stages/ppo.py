@@ -394,7 +394,7 @@ def _report_parts(work: PpoWork) -> tuple[dict[str, int], list[str], dict[str, l
     counts = {"rollouts": work.num_rollouts, "answers": answers, "train_prompts": len(work.train)}
     counts |= {"too_long_prompts": work.train.num_too_long, **adapters.parameter_counts(work.model.policy)}
     if work.validation is None:
-        note = "ppo: NOT GUARDED: there is no validation prompt; answers were scored by the reward only"
+        note = "NOT GUARDED: there is no validation prompt; answers were scored by the reward only"
         return counts, [note, *work.notes], {}
     tables = {"samples": work.validation.samples, "curve": work.guard.history}
-    return counts, [*(f"ppo: {note}" for note in work.guard.notes()), *work.notes], tables
+    return counts, [*work.guard.notes(), *work.notes], tables

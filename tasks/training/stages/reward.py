@@ -212,9 +212,7 @@ def _add_metrics(report: Report, model: Any, train_pairs: Pairs, validation: Pai
     """Add the metrics of the trained model on all validation pairs to `report`."""
     report.counts |= {"train_pairs": len(train_pairs), "too_long_pairs": train_pairs.num_too_long}
     if validation is None:
-        report.notes.append(
-            "reward: there is no validation pair, so the accuracy on pairs that were not trained on is unknown"
-        )
+        report.notes.append("there is no validation pair, so the accuracy on pairs that were not trained on is unknown")
         return
     chosen, rejected = (scores.double().numpy() for scores in pair_scores(model, validation, pad_id))
     margins = chosen - rejected

@@ -222,7 +222,7 @@ def test_the_report_counts_the_replay_and_warns_of_forgetting() -> None:
     replay.add_to_report(rows_with_replay(0.4), report, params(share=0.4))
     assert report.counts["replayed_rows"] == 8
     assert report.notes == [
-        "sft: 8 of 20 rows were samples of the base (17 tokens, 2 epochs); the loss of held-out text of this kind was "
+        "8 of 20 rows were samples of the base (17 tokens, 2 epochs); the loss of held-out text of this kind was "
         "3 at first and is 3.2."
     ]
     assert report.warnings[0].startswith("sft forgets: the loss of the text that it replays has risen from 3 to 3.2.")

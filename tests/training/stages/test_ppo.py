@@ -129,7 +129,7 @@ def test_lora_trains_the_adapter_and_keeps_the_reference(tmp_path: Path) -> None
         tiny.write_data(tmp_path) / "tokens/prompts/validation", [("a", {})]
     )  # without gold, the last weights are kept
     report = run(tmp_path, adapter={"name": "lora", "rank": 2}, learning_rate=3e-2)
-    assert report.notes[0].startswith("ppo: NOT GUARDED")
+    assert report.notes[0].startswith("NOT GUARDED")
     rows = report.tables["steps"]
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert rows[-1]["score"] > rows[0]["score"]
