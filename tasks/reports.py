@@ -7,7 +7,7 @@ A report is the same for every run on the same inputs. Seconds, memory and rates
 import csv
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TIMINGS = Path(".run/timings")
 ALPHA = 0.05  # all intervals are two-sided 95 % intervals
+NULL_SHARE = 0.9  # of the answers of a null model, at least so many are equal
+MAX_OTHER_SHARE = 0.5  # where more of the answers of the other model are equal, perhaps most of the right ones are
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,16 @@ class Score:
     def compared_with(self, name: str, baseline: float) -> "Score":
         """The same score with a baseline."""
         return replace(self, baseline=round(float(baseline), 6), baseline_name=name)
+
+
+def most_common_share(answers: Iterable[str]) -> float:
+    """The share of the most common answer; 0 without any.
+
+    It finds a null model: one with the same answer to whatever question, which a judge or reward model may prefer
+    (arXiv:2410.07137).
+    """
+    counts = Counter(answers)
+    return max(counts.values(), default=0) / max(counts.total(), 1)
 
 
 def krippendorff_alpha(units: Sequence[Sequence[float]]) -> float | None:

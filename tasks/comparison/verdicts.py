@@ -1,7 +1,6 @@
 """Compare two runs metric by metric, and state whether the first is better, equivalent, worse or not comparable."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -12,15 +11,14 @@ from tasks.comparison.paired import PairedTest
 from tasks.comparison.reading import ItemKey, Items, Subject
 from tasks.errors import BadInput, BadParams
 from tasks.evaluation.score_gates import is_lower_better
-from tasks.reports import ALPHA
+from tasks.reports import ALPHA, MAX_OTHER_SHARE, NULL_SHARE, most_common_share
 
 Outcome = Literal["better", "equivalent", "worse", "not comparable"]
 
 # The first one that was measured decides. `MODEL` stands for the model. gold: answers that can be verified; bits per
 # byte of the right answers: conversations with any answers; bits per byte of documents: every project with documents.
 PRIMARY = ("gold.MODEL", "multiple_choice_bits_per_byte.documents.MODEL", "bits_per_byte")
-# A null model gives one answer to at least this share of at least so many different questions.
-NULL_SHARE, MIN_QUESTIONS = 0.9, 20
+MIN_QUESTIONS = 20  # different ones, before a model is called a null model
 BETWEEN_MODELS = "win_rate"  # a score of a pair of models of one run says nothing about another run
 
 
@@ -117,21 +115,13 @@ def contamination(subject: Subject) -> str | None:
 
 
 def null_model(a: Subject, first: Items, second: Items) -> str | None:
-    """Why the items `first` of `a` are those of a null model, where the items `second` of the other one are not.
-
-    A null model gives one answer to whatever question. A judge or reward model may prefer it (arXiv:2410.07137).
-    """
-    share = most_common_share(first)
+    """Why the items `first` of `a` are those of a null model, where the items `second` of the other one are not."""
+    share, other_share = (most_common_share(str(item.answer) for item in items.values()) for items in (first, second))
     if len({item.prompt for item in first.values()}) < MIN_QUESTIONS or share < NULL_SHARE:
         return None
-    if most_common_share(second) > 0.5:  # perhaps most of the right answers are equal
+    if other_share > MAX_OTHER_SHARE:
         return None
     return f"{a.label} gives the same answer to {share:.0%} of the questions, so that its score says nothing about them"
-
-
-def most_common_share(items: Items) -> float:
-    """The share of the most common answer."""
-    return max(Counter(item.answer for item in items.values()).values(), default=0) / max(len(items), 1)
 
 
 def measured_primary(subject: Subject, patterns: Sequence[str]) -> str | None:

@@ -7,7 +7,6 @@ model grows beyond a limit.
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,10 @@ from tasks.chat_templates import ChatTemplate, end_ids
 from tasks.errors import NothingLeft
 from tasks.generation import generate
 from tasks.pairs import Prompts, read_pairs_if_any, read_prompts
+from tasks.reports import MAX_OTHER_SHARE, NULL_SHARE, most_common_share
 
 MIN_KL = 1e-5  # nats per answer; below it, two models are the same
 MAX_STANDARD_ERRORS = 2.0  # a fall of gold by more is no chance
-NULL_SHARE = 0.9  # a model with the same answer to so many questions is a null model (arXiv:2410.07137)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def measure(
             for text, metadata in zip(answers.texts, prompts.metadata, strict=True)
             if gold.verifiable(metadata)
         ]
-        results[f"most_common_{name}"] = _rounded(max(Counter(answers.texts).values()) / len(answers.texts))
+        results[f"most_common_{name}"] = _rounded(most_common_share(answers.texts))
         if name == "candidate":
             for other in ("start", "first"):
                 results[f"kl_to_{other}"] = _kl(folders[other], answers, tokenizer.pad_token_id)
@@ -135,7 +134,7 @@ def gate(results: Mapping[str, Any], max_kl: float, earlier: Sequence[Mapping[st
             reasons.append(f"{cause}gold falls by {-results['gold_gain']:.4g} (two standard errors: {limit:.4g})")
     elif results["win_rate"] <= 0.5:
         reasons.append(f"the reward model prefers the present champion (win rate {results['win_rate']:.4g})")
-    elif results.get("most_common_candidate", 0.0) >= NULL_SHARE and results["most_common_start"] <= 0.5:
+    elif results.get("most_common_candidate", 0.0) >= NULL_SHARE and results["most_common_start"] <= MAX_OTHER_SHARE:
         share = results["most_common_candidate"]
         reasons.append(f"{share:.0%} of its answers are the same text, so that their score says nothing")
     if results["kl_to_first"] > max_kl:
