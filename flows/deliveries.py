@@ -6,11 +6,9 @@ checked for contamination. Training follows when enough curated records are new 
 training that was interrupted is continued by the next call.
 """
 
-import contextlib
-import fcntl
 import json
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,7 +24,7 @@ from flows.versions import contents
 from tasks import reports
 from tasks.deliveries import tasks
 from tasks.errors import BadInput, BadParams, GateFailed
-from tasks.files import sha256
+from tasks.files import locked, sha256
 
 FOLDER = "incoming"
 BASES, PRETRAINED = Path("data/bases"), Path("data/models/pretrain")
@@ -56,25 +54,23 @@ def deliveries(
     """
     if run_id := runtime.flow_run.id:
         processes.record(run_id)  # so that a killed run does not hold the slot of the deployment
-    with alone() as is_alone:
-        if is_alone:
-            return receive(Path(folder), min_age, min_new_share, training)
-    # Prefect gives the slot of a deployment to the next run where an overloaded machine does not renew it in time.
-    print("Another process receives deliveries, or trains on them; this run leaves them to it.")
-    return {}
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[bool]:
-    """Yield whether no other process changes the deliveries of this project; none does while the block runs."""
-    environment.make_folder()
-    with open(RUN / "deliveries.lock", "a", encoding="utf-8") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+            stack.enter_context(alone())
+        except BadInput:
+            # Prefect gives the slot of a deployment to the next run where an overloaded machine does not renew it.
+            print("Another process receives deliveries, or trains on them; this run leaves them to it.")
+            return {}
+        return receive(Path(folder), min_age, min_new_share, training)
+
+
+def alone() -> AbstractContextManager[None]:
+    """Let no other process change the deliveries of this project. Raises BadInput if one does."""
+    environment.make_folder()
+    return locked(
+        RUN / "deliveries.lock",
+        refusal="another process receives deliveries, or trains on them. Run this command when it has ended.",
+    )
 
 
 def receive(folder: Path, min_age: float, min_new_share: float, training: Training) -> dict[str, str]:
@@ -257,11 +253,7 @@ def main() -> int:
         elif parsed.restore is None and parsed.remove is None:
             show(parsed.json)
         else:
-            with alone() as is_alone:
-                if not is_alone:
-                    raise BadInput(
-                        "Another process receives deliveries, or trains on them. Run this command when it has ended."
-                    )
+            with alone():
                 change(parsed.restore, parsed.remove)
 
     return command.guarded(work)

@@ -23,17 +23,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "ATHANOR_API_KEY"
 SHUTDOWN_SECONDS = 30
-OF_VLLM = {
-    "engine",
-    "vllm_python",
-    "model",
-    "data",
-    "host",
-    "port",
-    "hosts",
-    "dtype",
-    "max_batch",
-}  # arguments that it obeys
+# The arguments that are used with --engine vllm.
+OF_VLLM = {"engine", "vllm_python", "model", "data", "host", "port", "hosts", "dtype", "max_batch"}
 NUM_RANKED_PROMPTS = 1_000  # of those for training, besides those that the last round asks for
 
 
