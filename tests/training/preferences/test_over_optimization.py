@@ -61,7 +61,7 @@ def run_ppo(data: Path, name: str, **changes: object) -> Any:
 def test_the_flaw_is_detected_and_the_best_weights_are_restored(data: Path) -> None:
     report = run_ppo(data, "guarded")
     curve = report.tables["curve"]
-    assert report.notes[0].startswith("ppo: OVER-OPTIMIZATION")
+    assert report.notes[0].startswith("OVER-OPTIMIZATION")
     assert report.counts["steps"] < 160
     assert curve[-1]["score"] > curve[0]["score"]
     assert curve[-1]["gold"] < curve[0]["gold"]
