@@ -12,7 +12,7 @@ PROJECT_PYTHON = Path(".venv/bin/python")
 if importlib.util.find_spec("prefect") is None and PROJECT_PYTHON.exists():
     os.execv(PROJECT_PYTHON, [str(PROJECT_PYTHON), *sys.orig_argv[1:]])
 
-from flows.runtime import command, environment  # noqa: E402  (they need the packages)
+from flows.runtime import command, environment, thread_waits  # noqa: E402  (they need the packages)
 
 # `python -m flows.x` imports this package before flows/x.py, and sys.argv[0] is "-m" meanwhile. The flows import
 # Prefect first, which takes a second: help and a wrong name are answered here, before that and before a folder is made.
@@ -20,5 +20,6 @@ is_command = sys.argv[:1] == ["-m"]
 if is_command:
     command.check_flow_arguments()
 environment.set_defaults()
+thread_waits.adapt()
 if not is_command:
     environment.make_folder()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.runtime import thread_waits
 from tasks.files import read_json
 
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -53,8 +54,7 @@ def defaults() -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # "Writing model shards: 100 %" for files of a few MB
         "DO_NOT_TRACK": "1",
-        # torch's threads wait actively, which makes every step many times slower on a machine with other work
-        "GOMP_SPINCOUNT": "1000",
+        thread_waits.SETTING: thread_waits.default(),
         # torch's matrix products on a CPU are compiled for each shape and kept. Rows of packed texts have ever new
         # shapes, of which the default number, 1024, takes gigabytes.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",

@@ -31,6 +31,8 @@ MAX_ATTEMPTS = 3
 JOB, ENDED = "job.json", "ended.pickle"
 KEY = "result.key"  # a file that only this user can read; a process on another node reads it, too
 OWNER = "ATHANOR_OWNER"
+# About 10 us of active waiting: the threads of several processes share the cores (flows/runtime/thread_waits.py).
+SPINS = {"GOMP_SPINCOUNT": "1000"}
 POLL_SECONDS = 0.5
 
 
@@ -88,7 +90,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
         # first node opens the store; torchrun would otherwise guess from host names which node does.
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
     # Divide the cores among the processes; torchrun's own default is one thread for each of them.
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {OWNER: str(os.getpid())}
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | SPINS | {OWNER: str(os.getpid())}
     with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
         try:
             return torchrun.wait()
