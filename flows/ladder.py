@@ -71,13 +71,12 @@ def _register(parsed: argparse.Namespace) -> None:
 @flow(name="ladder")
 def ladder(section: dict[str, Any], rungs: int, budgets: int, max_own_error: float) -> dict[str, Any]:
     """Train the rungs below the target `section`, and register the forecast. Raises BadInput, BadParams."""
-    target: Any = params.section(STAGE, section, "--target")
     plan = proxies.plan(section, "--target", DATA, rungs, budgets)
     runs, stable = list[ladders.Run](), list[ladders.StablePoint]()
     for rung in reversed(plan.rungs):  # the small ones first: what is wrong shows early
         shorter: tuple[Path, int] | None = None
         for steps in rung.steps:
-            run, points, shorter = train_rung(section, rung.model, steps, target.num_warmup_steps, shorter)
+            run, points, shorter = train_rung(section, rung.model, steps, rung.warmup, shorter)
             print(f"{rung.name}: {steps} steps, {run.loss:.4f} bits per byte", file=sys.stderr, flush=True)
             runs.append(run)
             stable += points

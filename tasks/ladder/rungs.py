@@ -13,14 +13,16 @@ SHARES = (0.7, 0.55, 0.42, 0.33, 0.25)  # of the target's width and layers, from
 STABLE_SHARE = 0.8  # of the steps after the warm-up, as in tasks/training/loop/schedules.py
 DEPTH_UNIT = 16  # widths are multiples of it
 MIN_STEPS = 20
+MAX_WARMUP_SHARE = 0.25  # of the steps of the shortest run of a rung
 
 
 class Rung(NamedTuple):
-    """One rung: its architecture, and its numbers of steps in ascending order."""
+    """One rung: its architecture, its numbers of steps in ascending order, and the warm-up steps of all its runs."""
 
     name: str
     model: dict[str, int]
     steps: tuple[int, ...]
+    warmup: int
 
 
 def shapes(target: Mapping[str, int], count: int) -> list[dict[str, int]]:
@@ -44,15 +46,20 @@ def shapes(target: Mapping[str, int], count: int) -> list[dict[str, int]]:
     return result[:count]
 
 
-def budgets(tokens: float, tokens_per_step: int, count: int, warmup: int) -> tuple[int, ...]:
+def budgets(tokens: float, tokens_per_step: int, count: int) -> tuple[int, ...]:
     """Numbers of steps for `tokens` tokens and for halves of them, ascending. Raises BadParams if they are too few."""
     steps = sorted(round(tokens / tokens_per_step / 2**i) for i in range(count))
-    if steps[0] < max(MIN_STEPS, 2 * warmup):
+    if steps[0] < MIN_STEPS:
         raise BadParams(
-            f"the shortest run of a rung would have {steps[0]} steps, but at least {max(MIN_STEPS, 2 * warmup)} are "
-            "needed. Choose a larger target, fewer --budgets, or a smaller global_batch_size or warmup_steps."
+            f"the shortest run of a rung would have {steps[0]} steps, but at least {MIN_STEPS} are needed. Choose a "
+            "larger target, fewer --budgets, or a smaller global_batch_size."
         )
     return tuple(steps)
+
+
+def warmup(target: int, steps: tuple[int, ...]) -> int:
+    """The warm-up steps of the runs of a rung: those of the target, or fewer in a short rung."""
+    return min(target, int(MAX_WARMUP_SHARE * steps[0]))
 
 
 def last_stable_step(steps: int, warmup: int) -> int:

@@ -31,16 +31,12 @@ def plan(target: Mapping[str, Any], weights: Mapping[str, float], count: int, bu
     Each rung sees as many tokens per weight as the target, and halves of that. Raises BadParams.
     """
     per_weight = target["tokens"] / weights["target"]
-    return [
-        rungs.Rung(
-            rungs.name(shape),
-            shape,
-            rungs.budgets(
-                per_weight * weights[rungs.name(shape)], target["tokens_per_step"], budgets, target["warmup_steps"]
-            ),
-        )
-        for shape in rungs.shapes(target["model"], count)
-    ]
+    plan = list[rungs.Rung]()
+    for shape in rungs.shapes(target["model"], count):
+        name = rungs.name(shape)
+        steps = rungs.budgets(per_weight * weights[name], target["tokens_per_step"], budgets)
+        plan.append(rungs.Rung(name, shape, steps, rungs.warmup(target["warmup_steps"], steps)))
+    return plan
 
 
 def shapes(model: Mapping[str, int], count: int) -> dict[str, dict[str, int]]:

@@ -21,9 +21,14 @@ def test_rungs_are_smaller_shapes_with_heads_that_divide_the_width() -> None:
 
 
 def test_budgets_are_halves_and_long_enough() -> None:
-    assert rungs.budgets(32_000, 100, 3, warmup=10) == (80, 160, 320)
+    assert rungs.budgets(32_000, 100, 3) == (80, 160, 320)
     with pytest.raises(BadParams, match="the shortest run of a rung would have 10 steps"):
-        rungs.budgets(4_000, 100, 3, warmup=4)
+        rungs.budgets(4_000, 100, 3)
+
+
+def test_a_short_rung_has_a_shorter_warm_up() -> None:
+    assert rungs.warmup(24, (200, 400)) == 24
+    assert rungs.warmup(24, (45, 90, 180)) == 11
 
 
 def test_runs_of_different_length_are_equal_until_the_shorter_one_decays() -> None:
@@ -42,6 +47,7 @@ def test_each_rung_sees_as_many_tokens_per_weight_as_the_target() -> None:
     weights = {"target": 1e6, "l6-w352": 5e5, "l4-w288": 2.5e5}
     plan = tasks.plan({**target, "warmup_steps": 10}, weights, 2, 2)
     assert [(rung.name, rung.steps) for rung in plan] == [("l6-w352", (25_000, 50_000)), ("l4-w288", (12_500, 25_000))]
+    assert [rung.warmup for rung in plan] == [10, 10]
 
 
 def test_a_registered_forecast_is_compared_with_the_result(tmp_path: Path) -> None:
