@@ -35,6 +35,7 @@ from tasks.ladder import tasks as ladders
 from tasks.ladder.fit import Run
 
 WORK = Path(".bench/ladder/project")
+STEPS = 600  # of the model below which the rungs are: the 300 of the default run are too few for the smallest rung
 TIMES = 10  # the compute of the target, in that of the top rung
 SHAPE = {"width": 192, "num_heads": 3}  # of the target: about three times the weights of the top rung
 FILE = Path("../shared/data/olmo_ladder/runs.csv.gz")
@@ -103,7 +104,7 @@ def own(root: Path) -> dict[str, Any]:
     section = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["pretrain"]
     call(root, "flows.pipeline", "--to", "tokenization")
     if not (root / "data" / ladders.FILE).is_file():
-        call(root, "flows.ladder")
+        call(root, "flows.ladder", "--target", f"steps={STEPS}")
     rungs = [Run(**rung) for rung in read_json(root / "data" / ladders.FILE)["rungs"]]
     flops = TIMES * max(forecast.compute(run.weights, run.tokens) for run in rungs)
     target = {**section, "model": {**section["model"], **SHAPE}}

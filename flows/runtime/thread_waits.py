@@ -71,7 +71,8 @@ class Held:
             thread.start()
 
     def _hold(self, torch: Any, num_threads: int) -> None:
-        torch.zeros(num_threads * MIN_ELEMENTS).add_(1)  # makes the team of this thread, which lives as long as it
+        # This makes the team of this thread, which lives as long as the thread.
+        torch.zeros(num_threads * MIN_ELEMENTS, device="cpu").add_(1)
         self._end.wait()
 
     def release(self) -> None:
@@ -89,8 +90,8 @@ def _watch() -> None:
         waited, now = _waited(), time.monotonic()
         share = (waited - before) / (now - time_before)
         before, time_before = waited, now
-        torch = sys.modules.get("torch")
-        if not hasattr(torch, "zeros"):  # not imported, or not completely
+        torch = _torch()
+        if torch is None:
             continue
         is_held = throttle.update(share)
         if is_held and held is None:
@@ -98,6 +99,12 @@ def _watch() -> None:
         elif not is_held and held is not None:
             held.release()
             held = None
+
+
+def _torch() -> Any:
+    """The module torch; None before it is imported, and during its import, when an operation of it would crash."""
+    torch = sys.modules.get("torch")
+    return None if torch is None or torch.__spec__ is None or torch.__spec__._initializing else torch  # type: ignore[attr-defined]
 
 
 def _waited() -> float:

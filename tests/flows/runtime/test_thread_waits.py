@@ -11,6 +11,13 @@ from flows.runtime.thread_waits import BUSY, MIN_CALM, Throttle
 
 CALM_LOOK, BUSY_LOOK = 0.0, BUSY + 0.1
 
+DURING_IMPORT = """
+from flows.runtime import thread_waits
+thread_waits.BUSY, thread_waits.CALM, thread_waits.SECONDS = -1.0, -2.0, 0.001  # every look is a busy one
+import flows
+import torch
+torch.zeros(1 << 20).add_(1)
+"""
 COUNTS = """
 import os
 import torch
@@ -75,6 +82,12 @@ def test_held_threads_have_teams_and_end() -> None:
     result = subprocess.run([sys.executable, "-c", COUNTS], capture_output=True, text=True, env=environment, check=True)
     assert result.stdout.split() == ["8", "0"]
     assert thread_waits.default() == thread_waits.ACTIVE
+
+
+@pytest.mark.skipif(not thread_waits.SUPPORT.is_file(), reason="the system does not say how long threads wait")
+def test_nothing_is_done_while_torch_is_imported() -> None:
+    environment = {"PATH": "", "OMP_NUM_THREADS": "4"}
+    assert subprocess.run([sys.executable, "-c", DURING_IMPORT], env=environment, check=False).returncode == 0
 
 
 def test_where_other_work_is_not_noticed_threads_wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
