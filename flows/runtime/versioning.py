@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from flows.runtime import artifact_checks, previous_outputs
+from flows.runtime import artifact_checks
+from flows.versions import previous_outputs
 from tasks import catalog
 from tasks.errors import BadInput, BadParams
 

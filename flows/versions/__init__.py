@@ -1,1 +1,1 @@
-"""Names of runs and models as folders of reports, and the aliases of promotion in MLflow."""
+"""Names of runs and models as folders of reports, the aliases of promotion in MLflow, and outputs of previous runs."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.runtime import previous_outputs
+from flows.versions import previous_outputs
 from tasks.errors import GateFailed
 
 
