@@ -151,15 +151,16 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
 
 
 def check_params(to: str | None, stale: list[str]) -> None:
-    """Raise BadParams or BadInput for what would fail later: wrong params, and files that ingestion would not find."""
+    """Raise BadParams or BadInput for what would fail later: wrong params, and files that cannot be found or read."""
     from tasks import compiled  # imports numba
 
     with compiled.deferred():
         checked = params.load_all(versioning.stages(to))
     if EVALUATION in checked:
         params.load("promotion")
-    if INGESTION in stale:
-        params.check_files(checked[INGESTION])
+    for stage in (INGESTION, EVALUATION):
+        if stage in stale:
+            params.check_files(stage, checked[stage])
 
 
 def _tags(session: spool.Session) -> dict[str, str]:

@@ -137,11 +137,19 @@ def _missing_block(stage: str, file: Path) -> str:
     )
 
 
-def check_files(ingestion: Any, file: Path = FILE) -> None:
-    """Raise BadInput for the files of `ingestion`, the Params of that stage, that do not exist."""
+def check_files(stage: str, params: Any, file: Path = FILE) -> None:
+    """Raise BadInput for files of `stage` that do not exist, and for test sets of evaluation that cannot be read.
+
+    Without this check, evaluation would stop for them after hours of training.
+    """
+    locations: list[tuple[Location, str]] = []
+    if stage == "ingestion":
+        missing = importlib.import_module("tasks.ingestion.tasks").missing_files(params)
+        locations = [((stage, "sources", name, "paths"), problem) for name, problem in missing]
+    elif stage == "evaluation":
+        _, problems = importlib.import_module("tasks.evaluation.tasks").read_benchmarks(params)
+        locations = [((stage, "benchmarks", name), problem) for name, problem in problems.items()]
     _, root = _parse(file)
-    missing = importlib.import_module("tasks.ingestion.tasks").missing_files(ingestion)
-    locations = [(("ingestion", "sources", name, "paths"), problem) for name, problem in missing]
     if locations:
         raise BadInput("\n".join(f"{_where(file, root, location)}: {problem}" for location, problem in locations))
 

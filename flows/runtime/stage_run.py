@@ -39,9 +39,7 @@ def run_alone(stage: str, flow: Any) -> None:
                 record.write("finished")  # `dvc repro` commits after the end of this process
 
         def check() -> None:
-            checked = params.load(stage)
-            if stage == "ingestion":
-                params.check_files(checked)
+            params.check_files(stage, params.load(stage))
 
         if with_server:
             embedded.flow_run(check, work)

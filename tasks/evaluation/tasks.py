@@ -99,9 +99,23 @@ def open_inputs(params: Params, data: Path, stages: Sequence[PipelineStage]) -> 
 @task(cache_policy=NO_CACHE)
 def load_benchmarks(params: Params) -> dict[str, Any]:
     """Read the examples of all test sets before anything is measured. Raises BadInput."""
+    loaded, problems = read_benchmarks(params)
+    if problems:
+        raise BadInput("\n".join(f"evaluation.benchmarks.{name}: {text}" for name, text in problems.items()))
+    return loaded
+
+
+def read_benchmarks(params: Params) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the examples of each test set that can be read, and for each other one what is wrong with it."""
     from tasks.evaluation.benchmarks import examples
 
-    return {name: examples.load(name, own) for name, own in params.benchmarks.items()}
+    loaded, problems = dict[str, Any](), dict[str, str]()
+    for name, own in params.benchmarks.items():
+        try:
+            loaded[name] = examples.load(own)
+        except BadInput as error:
+            problems[name] = str(error)
+    return loaded, problems
 
 
 @task(cache_policy=NO_CACHE, task_run_name="benchmark {name}")
