@@ -181,7 +181,7 @@ def common_metrics(a: Subject, b: Subject) -> list[tuple[str, str, Items, Items]
 
 
 def _metric(score_name: str, model: str, partner: str) -> str:
-    return f"{score_name}.{model}" if model == partner else f"{score_name}.{model}|{partner}"
+    return f"{score_name}.{model}" if model == partner else score_name
 
 
 def _of_pattern(subject: Subject, pattern: str) -> tuple[Items | None, str]:

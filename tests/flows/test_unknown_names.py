@@ -43,7 +43,9 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], c
     [
         (lineage, "ppo", "there is no run in MLflow"),
         (lineage, "ppo/3", "there is no run in MLflow"),
-        (lineage, "ppo/x", "expected NAME or NAME/VERSION"),
+        (lineage, "champion", "there is no run in MLflow"),
+        (lineage, "ppo@champion", "there is no run in MLflow"),
+        (lineage, "ppo/x", "expected NAME, NAME/VERSION or NAME@ALIAS"),
         (comparison, "no one", "'no' is neither a run nor a model"),
         (comparison, "1 champion", "'1' is neither a run nor a model"),
         (comparison, "empty empty", "empty contains neither evaluation.json nor a model"),
