@@ -138,7 +138,7 @@ def _missing_block(stage: str, file: Path) -> str:
 
 
 def check_files(stage: str, params: Any, file: Path = FILE) -> None:
-    """Raise BadInput for files of `stage` that do not exist, and for test sets of evaluation that cannot be read.
+    """Raise BadInput for files of `stage` that do not exist, and for what evaluation reads besides the data.
 
     Without this check, evaluation would stop for them after hours of training.
     """
@@ -147,8 +147,13 @@ def check_files(stage: str, params: Any, file: Path = FILE) -> None:
         missing = importlib.import_module("tasks.ingestion.tasks").missing_files(params)
         locations = [((stage, "sources", name, "paths"), problem) for name, problem in missing]
     elif stage == "evaluation":
-        _, problems = importlib.import_module("tasks.evaluation.tasks").read_benchmarks(params)
+        evaluation = importlib.import_module("tasks.evaluation.tasks")
+        _, problems = evaluation.read_benchmarks(params)
         locations = [((stage, "benchmarks", name), problem) for name, problem in problems.items()]
+        try:
+            evaluation.read_champion.fn(params)
+        except BadInput as error:
+            locations.append(((stage, "champion_report"), str(error)))
     _, root = _parse(file)
     if locations:
         raise BadInput("\n".join(f"{_where(file, root, location)}: {problem}" for location, problem in locations))

@@ -57,7 +57,9 @@ class Params(SamplingParams, frozen=True):
         description="Test sets of your own: name -> where its rows are, what its fields mean, and how it is scored.",
     )
     champion_report: Path | None = Field(
-        None, description="evaluation.json of the model that is in use, for gates that compare with it; null: none."
+        None,
+        description="evaluation.json of the model that is in use, for gates that compare with it; null: none. That of "
+        "the champion is data/models/champion/../reports/evaluation.json, also while there is no champion yet.",
     )
     gates: Gates = Field(default_factory=Gates, description="Conditions that the scores must meet.")
 
@@ -230,14 +232,14 @@ def read_champion(params: Params) -> dict[str, Any] | None:
     """The report of the champion, if there is one, before anything is measured. Raises BadInput for a missing file."""
     from tasks import reports
 
-    if params.champion_report is None:
+    path = params.champion_report
+    if path is None:
         return None
-    if not params.champion_report.is_file():
-        raise BadInput(
-            f"there is no {params.champion_report} (evaluation.champion_report). Name the evaluation.json of the model "
-            "in use, or remove the key."
-        )
-    return reports.read(params.champion_report)
+    if not path.is_file():
+        if any(parent.name == "champion" and not parent.exists() for parent in path.parents):
+            return None  # no model was promoted yet
+        raise BadInput(f"there is no {path}. Name the evaluation.json of the model in use, or remove the key.")
+    return reports.read(path)
 
 
 def _notes_on_unmeasured(unmeasured: Mapping[str, str]) -> Iterator[str]:

@@ -106,6 +106,13 @@ def test_damaged_promotions(name: str, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert name in fails(monkeypatch, capsys, comparison, "1 sft")
 
 
+def test_a_refused_export_leaves_no_folder() -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text("{}", encoding="utf-8")
+    assert export.main(["model", "--to", "gguf"]) == 5
+    assert not Path("data/exports/model-gguf").exists()
+
+
 def test_a_damaged_database_of_mlflow(
     database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,13 +150,17 @@ def test_test_sets_that_cannot_be_read_are_reported_with_their_lines(tmp_path: P
         f"{{type: minimal_pairs, paths: {rows}, fields: {{good: good, bad: bad}}}}",
     ]
     lines = [f"    set{number}: {body}" for number, body in enumerate(sets)]
-    file.write_text("\n".join(["evaluation:", "  benchmarks:", *lines]), encoding="utf-8")
+    champion = "  champion_report: no/evaluation.json"
+    file.write_text("\n".join(["evaluation:", "  benchmarks:", *lines, champion]), encoding="utf-8")
     with pytest.raises(BadInput) as raised:
         params.check_files("evaluation", params.load("evaluation", file), file)
     assert "line 3: evaluation.benchmarks.set0: no.jsonl does not exist" in str(raised.value)
     assert "line 4: evaluation.benchmarks.set1: 1 of 1 items are unusable" in str(raised.value)
     assert "there is no `god`; available: bad, good (first: " in str(raised.value)
     assert "set2" not in str(raised.value)
+    assert "line 6: evaluation.champion_report: there is no no/evaluation.json" in str(raised.value)
+    file.write_text("evaluation: { champion_report: models/champion/../evaluation.json }", encoding="utf-8")
+    params.check_files("evaluation", params.load("evaluation", file), file)  # no model was promoted yet
 
 
 @pytest.mark.parametrize(
