@@ -1,6 +1,6 @@
 """Evaluation as Prefect tasks: every metric reads the same inputs; the report, the page and the gates follow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,10 +77,10 @@ class Params(SamplingParams, frozen=True):
         names |= {f"benchmarks.{name}": own.score_names(name) for name, own in self.benchmarks.items()}
         return {name: score_gates.expand(own, models) for name, own in names.items()}
 
-    def unknown_gates(self, models: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Yield each key of `gates.scores` that no score can have, and what is wrong with it."""
+    def unknown_scores(self, patterns: Iterable[str], models: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield each of `patterns`, such as the keys of gates, that no score can have, and what is wrong with it."""
         names = [name for own in self.score_names(models or ["*"]).values() for name in own]
-        for pattern in self.gates.scores:
+        for pattern in patterns:
             if not score_gates.may_match(pattern, names):
                 yield (
                     pattern,

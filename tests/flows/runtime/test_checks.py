@@ -119,6 +119,14 @@ def test_params_that_a_user_may_write(tmp_path: Path, changes: dict[str, Any]) -
     assert problem(tmp_path, changes) == ""
 
 
+def test_primary_metrics_must_be_measured(tmp_path: Path) -> None:
+    own, stages = {"evaluation.benchmarks": {"quiz": QUIZ}}, ("promotion",)
+    right = ["benchmarks.quiz.accuracy.MODEL", "gold.MODEL", "bits_per_byte"]
+    assert problem(tmp_path, {**own, "promotion.primary": right}, stages) == ""
+    text = problem(tmp_path, {**own, "promotion.primary": [*right, "benchmarks.quizz.accuracy.MODEL"]}, stages)
+    assert "promotion.primary.3: no metric or test set that is measured has this score; did you mean 'bench" in text
+
+
 def test_problems_of_all_sections_are_reported_together(tmp_path: Path) -> None:
     assert len(problem(tmp_path, {"sft.warmup_steps": 9_000, "dpo.loss": "dpo", "reward.steps": 0}).splitlines()) == 3
 
