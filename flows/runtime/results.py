@@ -31,7 +31,6 @@ MAX_WARNINGS = 10  # of a stage below the table
 KEY_SCORES = (
     "perplexity", "bigram_perplexity", "unigram_perplexity", "exact_match", "gold", "kl", "reward_accuracy",
 )  # fmt: skip
-MAIN_SCORES = ("accuracy", "exact_match", "bits_per_byte")  # of a test set of the user, unless its params name another
 
 
 def record(stage: str, seconds: float, work_seconds: float, peak_bytes: int) -> None:
@@ -120,8 +119,7 @@ def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, da
     evaluation = reports.read(path) if path.is_file() else {}
     scores = {name: evaluation[name] for name in KEY_SCORES if isinstance(evaluation.get(name), dict)}
     for name, own in evaluation.get("benchmarks", {}).items():
-        metrics = own.get("about", {}).get("params", {}).get("metrics", ())
-        if main := next((one for one in (*metrics, *MAIN_SCORES) if one in own), None):
+        if main := reports.main_score(own):
             scores[f"{name}.{main}"] = own[main]
     return {"seconds": seconds, "stages": rows, "scores": scores, "notes": evaluation.get("notes", [])}
 

@@ -176,12 +176,8 @@ def common_metrics(a: Subject, b: Subject) -> list[tuple[str, str, Items, Items]
         partner = b.model if a.model is not None and b.model is not None else model
         second = b.items.get((score_name, partner))
         if second is not None:
-            result.append((_metric(score_name, model, partner), score_name, first, second))
+            result.append((f"{score_name}.{model}", score_name, first, second))
     return result
-
-
-def _metric(score_name: str, model: str, partner: str) -> str:
-    return f"{score_name}.{model}" if model == partner else score_name
 
 
 def _of_pattern(subject: Subject, pattern: str) -> tuple[Items | None, str]:
