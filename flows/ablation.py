@@ -231,12 +231,19 @@ def run(parsed: argparse.Namespace) -> None:
     loaded: Any = settings.load("promotion")
     margin = loaded.margin if parsed.margin is None else parsed.margin
     result: dict[str, Any] = embedded.flow_run(
-        lambda: arms_of(parsed.keys, changes.read_sections()),
+        lambda: _check(parsed.keys),
         lambda: ablation(
             parsed.keys, parsed.seeds, parsed.to, 0 if parsed.full_size else parsed.rungs, parsed.max_test, margin
         ),
     )
     print(json.dumps(result, ensure_ascii=False) if parsed.json else comparison.effects_markdown(result))
+
+
+def _check(keys: Sequence[str]) -> None:
+    """Raise BadParams for changes that are none, and BadInput for test sets that the measurement could not read."""
+    arms_of(keys, baseline := changes.read_sections())
+    if "evaluation" in baseline:
+        settings.check_files("evaluation", settings.load("evaluation"))
 
 
 def main(argv: list[str] | None = None) -> int:
