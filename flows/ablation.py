@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,10 @@ def _setup(own: Mapping[str, Sections], baseline: Sections, to: str | None, rung
         )
     metrics = {"perplexity": {"model": last, "max_tokens": 1_000_000_000, "max_baseline_tokens": 1000},
                "multiple_choice": {"num_questions": 400}}  # fmt: skip
+    setup = arms.Settings(last, tuple(needed), rungs, max_test, metrics, baseline, {})
+    arms.check_proxy(setup)
     code = arms.code_hashes([*arms.DATA_STAGES, *needed, "evaluation"])
-    return arms.Settings(last, tuple(needed), rungs, max_test, metrics, baseline, code)
+    return replace(setup, code=code)
 
 
 def _measure(label: str, sections: Sections, setup: arms.Settings, seed: int, session: spool.Session) -> Measured:

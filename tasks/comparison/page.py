@@ -62,7 +62,7 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
     for section in sections:
         body.append(f"<h2>{escape(section.a)} and {escape(section.b)}</h2>")
         body.append(f"<p><strong>{escape(headline(section))}</strong></p>")
-        body.append(_table(columns(section), [row(verdict) for verdict in section.verdicts]))
+        body.append(_table(columns(section), [row(verdict) for verdict in section.verdicts], "dense"))
         for title, rows in section.examples.items():
             body.append(
                 f"<h3>{escape(title.capitalize())} of {escape(section.a)} ({escape(section.primary.metric)})</h3>"
@@ -133,7 +133,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ... ({len(text):,} characters)"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in rows)
-    return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
+    return f"<div class='scroll'><table class='{style}'><tr>{head}</tr>{body}</table></div>"

@@ -62,7 +62,11 @@ def compare(a: Subject, *others: Subject, settings: Settings = Settings()) -> li
     ]
     p_values = [verdict.test.p_value for own in verdicts for verdict in own if verdict.test]
     adjusted = iter(paired.holm(p_values))
-    return [[corrected(verdict, next(adjusted) if verdict.test else None) for verdict in own] for own in verdicts]
+    result = [[corrected(verdict, next(adjusted) if verdict.test else None) for verdict in own] for own in verdicts]
+    for other, own in zip(others, result, strict=True):
+        if (known := same_bytes_or_problem(a, other)) and known[0] == "equivalent":
+            own[:] = [replace(verdict, outcome="equivalent", reason=known[1]) for verdict in own]
+    return result
 
 
 def corrected(verdict: Verdict, p_adjusted: float | None) -> Verdict:
