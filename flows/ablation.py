@@ -130,9 +130,15 @@ def _measure(label: str, sections: Sections, setup: arms.Settings, seed: int, se
     record = session.new_record(ARM, {"change": label, "seed": seed}, {"arm": label}, folder / "checkpoints/steps.csv")
     record.copy_results(folder)
     record.write("finished")
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    print(f"{label}, seed {seed}: {shown}, {cost['seconds']:.0f} s", file=sys.stderr, flush=True)
+    print(f"{label}, seed {seed}: {_brief(means)}, {cost['seconds']:.0f} s", file=sys.stderr, flush=True)
     return subject, cost
+
+
+def _brief(means: Mapping[str, float]) -> str:
+    """The primary scores in words, and how many there are besides."""
+    shown = [name for name in PRIMARY if name in means] or list(means)[:1]
+    others = [f"{len(means) - len(shown)} other scores"] if len(means) > len(shown) else []
+    return ", ".join([*(f"{name} {means[name]:.4f}" for name in shown), *others])
 
 
 def summarize(

@@ -89,6 +89,12 @@ def test_test_sets_are_read_before_anything_is_trained(tmp_path: Path) -> None:
         command._check(["curation.filters.spam"])
 
 
+def test_the_line_of_a_run_is_short() -> None:
+    means = {"accuracy.a": 0.5, "bits_per_byte": 1.25, "accuracy.b": 0.75}
+    assert command._brief(means) == "bits_per_byte 1.2500, 2 other scores"
+    assert command._brief({"accuracy.a": 0.5}) == "accuracy.a 0.5000"
+
+
 def test_work_is_done_once_and_by_one_process(tmp_path: Path) -> None:
     calls: list[int] = []
 
