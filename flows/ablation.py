@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,10 @@ def _setup(own: Mapping[str, Sections], baseline: Sections, to: str | None, rung
         )
     metrics = {"perplexity": {"model": last, "max_tokens": 1_000_000_000, "max_baseline_tokens": 1000},
                "multiple_choice": {"num_questions": 400}}  # fmt: skip
+    setup = arms.Settings(last, tuple(needed), rungs, max_test, metrics, baseline, {})
+    arms.check_proxy(setup)
     code = arms.code_hashes([*arms.DATA_STAGES, *needed, "evaluation"])
-    return arms.Settings(last, tuple(needed), rungs, max_test, metrics, baseline, code)
+    return replace(setup, code=code)
 
 
 def _measure(label: str, sections: Sections, setup: arms.Settings, seed: int, session: spool.Session) -> Measured:
@@ -127,9 +130,15 @@ def _measure(label: str, sections: Sections, setup: arms.Settings, seed: int, se
     record = session.new_record(ARM, {"change": label, "seed": seed}, {"arm": label}, folder / "checkpoints/steps.csv")
     record.copy_results(folder)
     record.write("finished")
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    print(f"{label}, seed {seed}: {shown}, {cost['seconds']:.0f} s", file=sys.stderr, flush=True)
+    print(f"{label}, seed {seed}: {_brief(means)}, {cost['seconds']:.0f} s", file=sys.stderr, flush=True)
     return subject, cost
+
+
+def _brief(means: Mapping[str, float]) -> str:
+    """The primary scores in words, and how many there are besides."""
+    shown = [name for name in PRIMARY if name in means] or list(means)[:1]
+    others = [f"{len(means) - len(shown)} other scores"] if len(means) > len(shown) else []
+    return ", ".join([*(f"{name} {means[name]:.4f}" for name in shown), *others])
 
 
 def summarize(
@@ -231,12 +240,19 @@ def run(parsed: argparse.Namespace) -> None:
     loaded: Any = settings.load("promotion")
     margin = loaded.margin if parsed.margin is None else parsed.margin
     result: dict[str, Any] = embedded.flow_run(
-        lambda: arms_of(parsed.keys, changes.read_sections()),
+        lambda: _check(parsed.keys),
         lambda: ablation(
             parsed.keys, parsed.seeds, parsed.to, 0 if parsed.full_size else parsed.rungs, parsed.max_test, margin
         ),
     )
     print(json.dumps(result, ensure_ascii=False) if parsed.json else comparison.effects_markdown(result))
+
+
+def _check(keys: Sequence[str]) -> None:
+    """Raise BadParams for changes that are none, and BadInput for test sets that the measurement could not read."""
+    arms_of(keys, baseline := changes.read_sections())
+    if "evaluation" in baseline:
+        settings.check_files("evaluation", settings.load("evaluation"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -188,7 +188,7 @@ def open_chat(args: argparse.Namespace, folder: str | Path) -> Chat:
 
 
 def find_model(name: str | None, data: Path) -> str | Path:
-    """The folder or hub name of the model `name`: a stage, a folder or a name on the Hugging Face Hub.
+    """The folder or hub name of the model `name`: a stage, champion, a version of promotion, a folder or a hub name.
 
     Without a name, the trained stage with the longest chain of stages before it: ppo, which needs a reward model, comes
     after dpo and sft. Raises BadModel if there is none, and BadArgument for an unknown name.
@@ -204,6 +204,9 @@ def find_model(name: str | None, data: Path) -> str | Path:
         return data / "models" / available[0]
     if name and (data / "models" / name).is_dir():
         return data / "models" / name
+    version = data / "promotion" / "versions" / name / "model"
+    if name.isdecimal() and version.is_dir():
+        return version
     owner, _, rest = name.partition("/")
     if (name and Path(name).is_dir()) or (rest and HUB_NAME.fullmatch(name) and not Path(owner).exists()):
         return name

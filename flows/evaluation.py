@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks import pipeline_stages
 from tasks.evaluation import tasks
+from tasks.progress import Progress
 from tasks.reports import Timings
 
 
@@ -20,9 +21,15 @@ def measure_all(params: tasks.Params, data: Path, timings: Timings) -> list[str]
     stages = pipeline_stages.read_stages()
     benchmarks, champion = tasks.load_benchmarks(params), tasks.read_champion(params)
     inputs = tasks.open_inputs(params, data, stages)
-    metrics = params.active_metrics()
-    results = [tasks.measure(name, metric_params, inputs, timings) for name, metric_params in metrics]
-    results += [tasks.measure_benchmark(name, params, inputs, benchmarks[name], timings) for name in benchmarks]
+    results = []
+    metrics = list(params.active_metrics())
+    with Progress("evaluation", len(metrics) + len(benchmarks), "metrics") as progress:
+        for name, metric_params in metrics:
+            results.append(tasks.measure(name, metric_params, inputs, timings))
+            progress.advance(note=f"measured {name}")
+        for name, loaded in benchmarks.items():
+            results.append(tasks.measure_benchmark(name, params, inputs, loaded, timings))
+            progress.advance(note=f"measured {name}")
     return tasks.write_report(results, inputs, params, data, stages, timings, champion)
 
 

@@ -1,7 +1,8 @@
 """Export a model for other programs: GGUF for llama.cpp and Ollama, or a model folder for transformers and vLLM.
 
-MODEL is a stage such as dpo, champion, a model folder, a folder with a PEFT adapter (it is merged into its base) or a
-hub name. The files are read back, and the largest difference between a stored weight and the model's is stated.
+MODEL is a stage such as dpo, champion, a version of `python -m flows.promotion status`, a model folder, a folder with a
+PEFT adapter (it is merged into its base) or a hub name. The files are read back, and the largest difference between a
+stored weight and the model's is stated.
 Example:
 
   python -m flows.export champion --to gguf-fp16
@@ -26,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
 
     parser = arguments.parser("flows.export", __doc__)
     parser.add_argument(
-        "model", metavar="MODEL", help="a stage, champion, a model folder, a folder with an adapter, or a hub name"
+        "model",
+        metavar="MODEL",
+        help="a stage, champion, a version, a model folder, a folder with an adapter, or a hub name",
     )
     parser.add_argument("--to", required=True, choices=get_args(tasks.Format), help="gguf alone keeps the precision")
     parser.add_argument(
@@ -41,8 +44,13 @@ def main(argv: list[str] | None = None) -> int:
         model = str(find_model(parsed.model, Path("data")))
         if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in CONFIGS):
             raise BadArgument(f"{model} is no model folder: it contains neither of {', '.join(CONFIGS)}")
+        is_new = not folder.exists()
         arguments.make_folder(folder)
-        report = tasks.export(model, parsed.to, folder, parsed.pre_tokenizer)
+        try:
+            report = tasks.export(model, parsed.to, folder, parsed.pre_tokenizer)
+        finally:
+            if is_new and not any(folder.iterdir()):  # the model was refused
+                folder.rmdir()
         print(json.dumps(report, ensure_ascii=False, indent=1) if parsed.json else "\n".join(_lines(report, folder)))
 
     return command.guarded(run)

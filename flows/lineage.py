@@ -8,12 +8,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from flows.runtime import arguments, command, tracked_runs
+from flows.runtime import arguments, command, params, tracked_runs
 from flows.runtime.environment import home
 from flows.runtime.tracked_runs import StageRun
 from flows.versions import contents
+from tasks import promotion
 from tasks.errors import BadParams
+
+FORMS = "NAME, NAME/VERSION or NAME@ALIAS of a registered model, such as ppo/3, or champion or candidate"
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,15 @@ class Lineage:
 
 
 def trace(model: str) -> Lineage:
-    """The lineage of `model`: NAME or NAME/VERSION. Raises BadInput, BadParams."""
+    """The lineage of `model` as FORMS describes it. Raises BadInput, BadParams."""
+    if model in (promotion.CHAMPION, promotion.CANDIDATE):
+        promoted: Any = params.load("promotion")
+        model = f"{promoted.name}@{model}"
     name, _, version = model.removeprefix("models:/").partition("/")
-    if version and not version.isdigit():
-        raise BadParams(f"expected NAME or NAME/VERSION, such as ppo/3, received {model!r}")
-    run = tracked_runs.run_of_model(name, version or None)
+    name, _, alias = name.partition("@")
+    if version and (alias or not version.isdigit()):
+        raise BadParams(f"expected {FORMS}, received {model!r}")
+    run = tracked_runs.run_of_model(name, tracked_runs.version_of_alias(name, alias) if alias else version or None)
     folder = f"data/models/{run.stage}"
     commit = run.tags.get("dvc.experiment") or contents.commit_with(run.tags[f"dvc.out.{folder}"])
     copy = f"../{home().name}-{commit[:8]}"
@@ -130,7 +138,7 @@ def show(lineage: Lineage) -> None:
 def main() -> int:
     """Run the command and return its exit code."""
     parser = arguments.parser("flows.lineage", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="a registered model: NAME or NAME/VERSION, such as ppo or ppo/3")
+    parser.add_argument("model", metavar="MODEL", help=FORMS)
     arguments.add_json(parser)
     args = parser.parse_args()
 

@@ -132,7 +132,7 @@ def stage_flow(stage: str) -> Any:
 
 def run_if_stale(to: str | None, as_json: bool = False) -> None:
     """Run the pipeline if a stage is stale, then print the results. Raises what a stage raises."""
-    start = time.perf_counter()
+    start, start_time = time.perf_counter(), time.time()
     params.check_names()
     params.check_blocks([stage.name for stage in pipeline_stages.read_stages()])
     states: dict[str, str] = {}
@@ -142,8 +142,10 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
             results.record_pipeline(states)
         elif not as_json:
             print("Everything is up to date.")
-    except GateFailed:
-        results.show(versioning.stages(to), {}, time.perf_counter() - start, as_json)
+    except GateFailed:  # after the report was written
+        stages = versioning.stages(to)
+        states = results.ran_since(start_time, stages) | {EVALUATION: "run"}
+        results.show(stages, states, time.perf_counter() - start, as_json)
         raise
     results.show(versioning.stages(to), states, time.perf_counter() - start, as_json)
     if not as_json:
@@ -151,15 +153,16 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
 
 
 def check_params(to: str | None, stale: list[str]) -> None:
-    """Raise BadParams or BadInput for what would fail later: wrong params, and files that ingestion would not find."""
+    """Raise BadParams or BadInput for what would fail later: wrong params, and files that cannot be found or read."""
     from tasks import compiled  # imports numba
 
     with compiled.deferred():
         checked = params.load_all(versioning.stages(to))
     if EVALUATION in checked:
         params.load("promotion")
-    if INGESTION in stale:
-        params.check_files(checked[INGESTION])
+    for stage in (INGESTION, EVALUATION):
+        if stage in stale:
+            params.check_files(stage, checked[stage])
 
 
 def _tags(session: spool.Session) -> dict[str, str]:

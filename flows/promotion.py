@@ -89,6 +89,11 @@ def describe(outcome: Outcome) -> str:
     if decision.problems:
         return f"promotion: not registered, because {decision.reason}"
     notes = "".join(f"; {note}" for note in outcome.notes)
+    if not outcome.promoted and decision.promotes:
+        return (
+            f"promotion: {version} is no new champion, because {'; '.join(outcome.notes)}. It is better on "
+            f"{decision.verdict.metric}: {decision.reason}"
+        )
     if outcome.promoted:
         return f"promotion: {version} is the champion; {decision.verdict.metric}: {decision.reason}{notes}"
     return (

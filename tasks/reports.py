@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TIMINGS = Path(".run/timings")
 ALPHA = 0.05  # all intervals are two-sided 95 % intervals
+MAIN_SCORES = ("accuracy", "exact_match", "bits_per_byte")  # of a test set of the user, unless its params name another
 NULL_SHARE = 0.9  # of the answers of a null model, at least so many are equal
 MAX_OTHER_SHARE = 0.5  # where more of the answers of the other model are equal, perhaps most of the right ones are
 
@@ -159,6 +160,12 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def main_score(test_set: Mapping[str, Any]) -> str | None:
+    """The name of the main score of a test set of the user, from its part of the report of evaluation."""
+    metrics = test_set.get("about", {}).get("params", {}).get("metrics", ())
+    return next((name for name in (*metrics, *MAIN_SCORES) if name in test_set), None)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -106,6 +106,12 @@ def proxy(arm: Sections, settings: Settings, seed: int, data: Path) -> dict[str,
     return result
 
 
+def check_proxy(settings: Settings) -> None:
+    """Raise BadParams if the model of params.yaml has no proxy, before data are made, if the vocabulary is known."""
+    if (DATA / "tokens" / MANIFEST).is_file():
+        proxy(settings.baseline, settings, 0, DATA)
+
+
 def _smallest_rung(body: Sections, place: str, data: Path, rungs: int) -> Any:
     try:
         return runs.plan(body, place, data, rungs, 1).rungs[-1]

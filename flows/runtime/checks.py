@@ -1,5 +1,6 @@
 """Checks across the sections of params.yaml: what each section alone cannot know. They run before any stage does."""
 
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -293,11 +294,24 @@ def _evaluation(section: Section) -> Problems:
     for name, own in section.params.benchmarks.items():
         named += [(("benchmarks", name, "models", i), model) for i, model in enumerate(own.models)]
     is_whole_file = len(section.kinds) > 1  # a file with this section alone names no stage
-    for pattern, text in section.params.unknown_gates(trained if is_whole_file else ()):
+    for pattern, text in section.params.unknown_scores(section.params.gates.scores, trained if is_whole_file else ()):
         yield Problem(("gates", "scores", pattern), text)
     for location, stage in named:
         if stage not in trained and is_whole_file:
             yield Problem(location, f"no stage {stage!r} trains a model; {catalog.suggest(stage, trained)}")
+
+
+def _promotion(section: Section) -> Problems:
+    """The names of primary metrics, by the section of evaluation; what is wrong with that one is reported there."""
+    try:
+        evaluation = importlib.import_module("tasks.evaluation.tasks").Params.model_validate(
+            data_kinds.mapping(section.body, "evaluation")
+        )
+    except ValueError:
+        return
+    patterns = {pattern.replace("MODEL", "*"): pattern for pattern in section.written.get("primary", ())}
+    for pattern, text in evaluation.unknown_scores(patterns, section.trained):
+        yield Problem(("primary", section.params.primary.index(patterns[pattern])), text)
 
 
 CHECKS: dict[str, Sequence[Callable[[Section], Problems]]] = {
@@ -307,6 +321,7 @@ CHECKS: dict[str, Sequence[Callable[[Section], Problems]]] = {
     "ppo": (_prompt_sources,),
     "dpo": (_prompt_sources,),
     "evaluation": (_evaluation,),
+    "promotion": (_promotion,),
 }
 
 

@@ -137,11 +137,24 @@ def _missing_block(stage: str, file: Path) -> str:
     )
 
 
-def check_files(ingestion: Any, file: Path = FILE) -> None:
-    """Raise BadInput for the files of `ingestion`, the Params of that stage, that do not exist."""
+def check_files(stage: str, params: Any, file: Path = FILE) -> None:
+    """Raise BadInput for files of `stage` that do not exist, and for what evaluation reads besides the data.
+
+    Without this check, evaluation would stop for them after hours of training.
+    """
+    locations: list[tuple[Location, str]] = []
+    if stage == "ingestion":
+        missing = importlib.import_module("tasks.ingestion.tasks").missing_files(params)
+        locations = [((stage, "sources", name, "paths"), problem) for name, problem in missing]
+    elif stage == "evaluation":
+        evaluation = importlib.import_module("tasks.evaluation.tasks")
+        _, problems = evaluation.read_benchmarks(params)
+        locations = [((stage, "benchmarks", name), problem) for name, problem in problems.items()]
+        try:
+            evaluation.read_champion.fn(params)
+        except BadInput as error:
+            locations.append(((stage, "champion_report"), str(error)))
     _, root = _parse(file)
-    missing = importlib.import_module("tasks.ingestion.tasks").missing_files(ingestion)
-    locations = [(("ingestion", "sources", name, "paths"), problem) for name, problem in missing]
     if locations:
         raise BadInput("\n".join(f"{_where(file, root, location)}: {problem}" for location, problem in locations))
 

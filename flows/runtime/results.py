@@ -93,6 +93,12 @@ def show(
         _print_scores(results)
 
 
+def ran_since(start_time: float, stages: Iterable[str]) -> dict[str, str]:
+    """Return the states of those of `stages` that ran to their end after a time in seconds since 1970."""
+    paths = {stage: SECONDS / f"{stage}.json" for stage in stages}
+    return {stage: "run" for stage, path in paths.items() if path.is_file() and path.stat().st_mtime >= start_time}
+
+
 def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, data: Path) -> dict[str, Any]:
     """Return the results of `stages`: state, seconds, peak memory, counts and scores of each, and the key scores."""
     rows = {}
@@ -112,6 +118,9 @@ def collect(stages: Iterable[str], states: Mapping[str, str], seconds: float, da
     path = data / "reports" / "evaluation.json"
     evaluation = reports.read(path) if path.is_file() else {}
     scores = {name: evaluation[name] for name in KEY_SCORES if isinstance(evaluation.get(name), dict)}
+    for name, own in evaluation.get("benchmarks", {}).items():
+        if main := reports.main_score(own):
+            scores[f"{name}.{main}"] = own[main]
     return {"seconds": seconds, "stages": rows, "scores": scores, "notes": evaluation.get("notes", [])}
 
 
@@ -179,7 +188,7 @@ def _brief_values(row: Mapping[str, Any]) -> list[str]:
 
 def _print_scores(results: Mapping[str, Any]) -> None:
     for name, score in results["scores"].items():
-        print(f"{name:<21}{_format_score(score)}")
+        print(f"{name:<20} {_format_score(score)}")
     notes = [f"{stage}: {note}" for stage, row in results["stages"].items() for note in row.get("notes", [])]
     for note in notes:
         print(f"  ! {note}")

@@ -39,9 +39,7 @@ def run_alone(stage: str, flow: Any) -> None:
                 record.write("finished")  # `dvc repro` commits after the end of this process
 
         def check() -> None:
-            checked = params.load(stage)
-            if stage == "ingestion":
-                params.check_files(checked)
+            params.check_files(stage, params.load(stage))
 
         if with_server:
             embedded.flow_run(check, work)
@@ -173,16 +171,15 @@ def _is_newer(file: Path, start_time: float) -> bool:
 
 
 def _warn_of_untracked_paths(versions: versioning.Versions, stage_params: BaseModel) -> None:
-    """Warn of each path in the params that is not a dependency of the stage in dvc.yaml."""
+    """Warn of the paths in the params that are no dependencies of the stage in dvc.yaml."""
     leaves = params.flatten(stage_params).values()
     values = [value for leaf in leaves for value in (leaf if isinstance(leaf, list) else [leaf])]
-    for path in values:
-        if isinstance(path, str) and "/" in path and versions.is_untracked(path):
-            print(
-                f"warning: {versions.stage} reads {path}, but DVC does not notice when that file changes. "
-                f"Add this line under stages.{versions.stage}.deps in dvc.yaml: {path}",
-                file=sys.stderr,
-            )
+    if paths := versions.untracked(path for path in values if isinstance(path, str) and "/" in path):
+        print(
+            f"warning: {versions.stage} reads files of which DVC does not notice changes. Add under "
+            f"stages.{versions.stage}.deps in dvc.yaml: {', '.join(paths)}",
+            file=sys.stderr,
+        )
 
 
 def _checkpoint_folder(stage: str, key: str) -> Path:

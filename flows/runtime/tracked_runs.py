@@ -149,6 +149,7 @@ def _client() -> Any:
             "`python -m flows.runtime.tracking` does if runs wait to be sent."
         )
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own default takes minutes
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         client = MlflowClient()
         client.search_experiments(max_results=1)
@@ -183,12 +184,18 @@ def is_registered(name: str) -> bool:
 
 def run_of_version(name: str, version: str | None, alias: str | None) -> str:
     """Return the id of the run that made a version of a registered model. Raises BadInput."""
-    from mlflow.exceptions import MlflowException
 
     if alias is None:
         return run_of_model(name, version).run_id
+    return run_of_model(name, version_of_alias(name, alias)).run_id
+
+
+def version_of_alias(name: str, alias: str) -> str:
+    """Return the version of a registered model that has an alias. Raises BadInput."""
+    from mlflow.exceptions import MlflowException
+
     try:
-        return str(_client().get_model_version_by_alias(name, alias).run_id or "")
+        return str(_client().get_model_version_by_alias(name, alias).version)
     except MlflowException as error:
         raise BadInput(f"the model {name!r} in MLflow at {uri()} has no alias {alias!r}: {error.message}") from error
 

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,15 @@ class Versions:
         body = json.dumps([self._stage.cmd, self.deps], sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
-    def is_untracked(self, path: str) -> bool:
-        """Whether `path` (a file, folder or glob) exists, but no dep or out of the stage contains it."""
-        fixed_part = re.split(r"[*?\[]", path)[0]
+    def untracked(self, paths: Iterable[str]) -> list[str]:
+        """The files and folders behind `paths` that exist and that no dep or out of the stage contains.
+
+        Of a glob it is the folder, because DVC knows no globs.
+        """
         tracked = {*self.deps, *(out.def_path for out in self._stage.outs)}
-        relative = Path(os.path.relpath(fixed_part))
-        return Path(fixed_part).exists() and not any(str(part) in tracked for part in (relative, *relative.parents))
+        fixed_parts = dict.fromkeys(re.split(r"/[^/]*[*?\[]", path)[0] for path in paths)
+        existing = {path: Path(os.path.relpath(path)) for path in fixed_parts if Path(path).exists()}
+        return [path for path, own in existing.items() if not any(str(part) in tracked for part in (own, *own.parents))]
 
     def verify_inputs(self) -> None:
         """Compare the data that the stage reads with dvc.lock; restore damaged files. Raises BadInput if it cannot."""

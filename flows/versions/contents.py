@@ -137,6 +137,11 @@ def copy_of_revision(revision: str, paths: Sequence[str], target: Path) -> bool:
     except (RevError, SCMError):
         return False
     except (DvcException, OSError) as error:
+        if not files.exists("dvc.lock"):
+            raise BadInput(
+                f"the commit {revision} has no dvc.lock, so that it names no results. Commit dvc.lock after a run, or "
+                "name the run as `dvc exp list --all` does."
+            ) from error
         raise BadInput(
             f"the revision {revision} cannot be read: {' '.join(str(error).split())}. If DVC's cache lacks its files, "
             f"`dvc fetch --all-commits` gets them from a remote."

@@ -81,7 +81,7 @@ def as_bad_model(name: str | Path) -> Iterator[None]:
             advice = MERGE
         if not Path(name).is_dir():
             advice = f" There is no folder {name} either: name a folder or a hub model."
-        raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {cause}.{advice}") from error
+        raise BadModel(f"{name} cannot be loaded as a model or tokenizer: {cause.rstrip('.')}.{advice}") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tasks.pages.markdown import cell, table
 MAX_POINTS = 400  # of a curve that is drawn; longer ones are thinned evenly
 MAX_CHARACTERS = 300  # of a prompt or answer
 CURVES = ("loss", "validation_loss", "validation_gold", "validation_accuracy", "kl", "score")
-COLUMNS = ("metric", "verdict", "a", "b", "difference", "95 % interval", "p", "p (Holm)", "n", "items needed", "why")
+OF_A_CORPUS = {"bleu", "chrf"}  # reports state them of all answers together; items have those of single answers
 
 Points = Sequence[tuple[float, float]]
 Curves = Mapping[tuple[str, str], Points]  # (stage, column) -> points
@@ -42,7 +42,7 @@ def markdown(sections: Sequence[Section], curves: Mapping[str, Curves] | None = 
     lines = ["# Comparison", ""]
     for section in sections:
         lines += [f"## {section.a} and {section.b}", "", f"**{headline(section)}**", ""]
-        lines += table(COLUMNS, [row(verdict) for verdict in section.verdicts])
+        lines += table(columns(section), [row(verdict) for verdict in section.verdicts])
         for title, rows in section.examples.items():
             lines += ["", f"### {title.capitalize()} of {section.a} ({section.primary.metric})", ""]
             lines += [
@@ -62,7 +62,7 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
     for section in sections:
         body.append(f"<h2>{escape(section.a)} and {escape(section.b)}</h2>")
         body.append(f"<p><strong>{escape(headline(section))}</strong></p>")
-        body.append(_table(COLUMNS, [row(verdict) for verdict in section.verdicts]))
+        body.append(_table(columns(section), [row(verdict) for verdict in section.verdicts], "dense"))
         for title, rows in section.examples.items():
             body.append(
                 f"<h3>{escape(title.capitalize())} of {escape(section.a)} ({escape(section.primary.metric)})</h3>"
@@ -79,16 +79,25 @@ def html(sections: Sequence[Section], curves: Mapping[str, Curves]) -> str:
     return document("Comparison", "\n".join(body), "Two runs on the same test items, metric by metric.")
 
 
+def columns(section: Section) -> tuple[str, ...]:
+    """The names of the columns of the metrics."""
+    return (
+        "metric", "verdict", section.a, section.b, "difference", "95 % interval", "p", "p (Holm)", "n", "items needed",
+        "why",
+    )  # fmt: skip
+
+
 def row(verdict: Verdict) -> tuple[str, ...]:
-    """The cells of one metric, in the order of COLUMNS."""
+    """The cells of one metric, in the order of `columns`."""
     test = verdict.test
     if test is None:
         return (verdict.metric, verdict.outcome, *[""] * 8, verdict.reason)
+    method = test.method + ("; means of single answers" if OF_A_CORPUS & set(verdict.metric.split(".")) else "")
     adjusted = "" if verdict.p_adjusted is None else f"{verdict.p_adjusted:.3g}"
     return (
         verdict.metric, verdict.outcome, f"{test.mean_a:.4g}", f"{test.mean_b:.4g}", f"{test.difference:+.4g}",
         f"{test.low:.4g} to {test.high:.4g}", f"{test.p_value:.3g}", adjusted, f"{test.n:,}",
-        f"{test.items_needed:,}" if test.items_needed else "", test.method,
+        f"{test.items_needed:,}" if test.items_needed else "", method,
     )  # fmt: skip
 
 
@@ -124,7 +133,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ... ({len(text):,} characters)"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in rows)
-    return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
+    return f"<div class='scroll'><table class='{style}'><tr>{head}</tr>{body}</table></div>"

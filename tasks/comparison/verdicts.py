@@ -62,7 +62,11 @@ def compare(a: Subject, *others: Subject, settings: Settings = Settings()) -> li
     ]
     p_values = [verdict.test.p_value for own in verdicts for verdict in own if verdict.test]
     adjusted = iter(paired.holm(p_values))
-    return [[corrected(verdict, next(adjusted) if verdict.test else None) for verdict in own] for own in verdicts]
+    result = [[corrected(verdict, next(adjusted) if verdict.test else None) for verdict in own] for own in verdicts]
+    for other, own in zip(others, result, strict=True):
+        if (known := same_bytes_or_problem(a, other)) and known[0] == "equivalent":
+            own[:] = [replace(verdict, outcome="equivalent", reason=known[1]) for verdict in own]
+    return result
 
 
 def corrected(verdict: Verdict, p_adjusted: float | None) -> Verdict:
@@ -176,12 +180,8 @@ def common_metrics(a: Subject, b: Subject) -> list[tuple[str, str, Items, Items]
         partner = b.model if a.model is not None and b.model is not None else model
         second = b.items.get((score_name, partner))
         if second is not None:
-            result.append((_metric(score_name, model, partner), score_name, first, second))
+            result.append((f"{score_name}.{model}", score_name, first, second))
     return result
-
-
-def _metric(score_name: str, model: str, partner: str) -> str:
-    return f"{score_name}.{model}" if model == partner else f"{score_name}.{model}|{partner}"
 
 
 def _of_pattern(subject: Subject, pattern: str) -> tuple[Items | None, str]:

@@ -13,8 +13,8 @@ from tasks.evaluation.score_gates import is_lower_better
 from tasks.evaluation.score_table import flat_numbers, is_score
 from tasks.pages import charts, style
 from tasks.pipeline_stages import PipelineStage
+from tasks.reports import main_score, read_csv
 from tasks.reports import read as read_report
-from tasks.reports import read_csv
 
 TEMPLATE = "report.html"
 EVALUATION = "evaluation"  # the stage that writes the page; its own results fill the upper half
@@ -104,6 +104,7 @@ def write(
         result=body,
         reference=reference,
         sections=[stage_section(reports, stage) for stage in stages if _has_section(reports, stage)],
+        own_sets=list(own_sets(body, _by_depth(stages))),
         assistant=assistant_scores(body, _by_depth(stages)),
         wrong_answers=read_csv(reports / EVALUATION / "wrong_answers.csv"),
         comparisons=list(comparisons(body, [stage.name for stage in stages], reference)),
@@ -125,7 +126,7 @@ def score_rows(
 ) -> list[score_table.Row]:
     """The scores of a report with their baselines and, if there is a verdict, those of the champion."""
     beside_champion = verdict.rows if verdict else ()
-    champion = {metric.split("|")[0]: (score, outcome) for metric, _, score, outcome, _ in beside_champion}
+    champion = {metric: (score, outcome) for metric, _, score, outcome, _ in beside_champion}
     return score_table.rows(body, _by_depth(stages), reference, champion)
 
 
@@ -199,6 +200,27 @@ def assistant_scores(body: Mapping[str, Any], order: Sequence[str]) -> Assistant
     return AssistantScores(model, skills[0], skills[-1], charts_by_group)
 
 
+def own_sets(body: Mapping[str, Any], order: Sequence[str]) -> Iterator[tuple[str, ScoreBody, str]]:
+    """Title, main score of the last model of `order`, and description of each test set of the user."""
+    for name, scores in body.get("benchmarks", {}).items():
+        main = main_score(scores)
+        models = [model for model in order if main and model in scores[main]]
+        if main and models:
+            score = scores[main][models[-1]]
+            baseline = ""
+            if score.get("baseline") is not None:
+                baseline = f"; {charts.format_number(score['baseline'])} for {score['baseline_name']}"
+            yield f"{name}: {words(main)} of {models[-1]}", score, f"{_size(scores['about'])}{baseline}"
+
+
+def _size(about: Mapping[str, Any]) -> str:
+    """The number of items of a test set, and how many `max_items` leaves out."""
+    items, unused = about["items"], about.get("items_not_used", 0)
+    if unused:
+        return f"{items:,} of {items + unused:,} items"
+    return f"{items:,} item{'s' if items != 1 else ''}"
+
+
 def comparisons(body: Mapping[str, Any], order: Sequence[str], reference: str) -> Iterator[Comparison]:
     """The charts that compare models; `order` lists the models from left to right of the pipeline."""
     for title, description, by_model, mark, mark_label in _comparison_data(body, reference):
@@ -232,7 +254,7 @@ def _comparison_data(
             mark = next((one.get("baseline") for one in of_score.values()), None)
             label = next((one.get("baseline_name", "") for one in of_score.values()), "")
             direction = LOWER if is_lower_better(score_name) else HIGHER
-            description = f"Test set of your own, {scores['about']['items']} items. {direction}"
+            description = f"Test set of your own, {_size(scores['about'])}. {direction}"
             yield f"{name}: {words(score_name)}", description, of_score, mark, label
     for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
         by_model_and_direction = body.get(metric, {})
@@ -263,7 +285,7 @@ def numeric_columns(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[tupl
 
 def words(name: str) -> str:
     """A key as words: "gold_gain.ppo" becomes "gold gain · ppo"."""
-    return name.replace("_", " ").replace(".", " · ")
+    return name.removeprefix(score_table.OWN_SETS).replace("_", " ").replace(".", " · ")
 
 
 def _is_number(text: str | None) -> bool:

@@ -9,6 +9,7 @@ from tasks.reports import Score
 # Where a report states no baseline: differences of models, distances from the reference, and choices of two sides.
 DIFFERENCES, DISTANCES, SHARES_OF_TWO = ("_gain",), ("kl", "kl_k1"), ("reward_accuracy", "win_rate")
 NO_SHARE_OF_TWO = "ties"
+OWN_SETS = "benchmarks."  # the beginning of the names of scores of test sets of the user
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ def rows(
             number = Score(float(value), float(value), float(value), 1)
             result.append(Row(name, number, of_champion, outcome, has_interval=False))
             continue
-        parts = name.split(".")
+        parts = name.removeprefix(OWN_SETS).split(".")
         score = _with_baseline(name, Score(**value), numbers, measured, reference)
-        is_main = "_by_" not in parts[0] and len(parts) < 4 and not set(parts) & set(measured[:-1])
+        is_of_group = any("_by_" in part for part in parts)
+        is_main = not is_of_group and len(parts) < 4 and not set(parts) & set(measured[:-1])
         result.append(Row(name, score, of_champion, outcome, is_main))
     return sorted(result, key=lambda row: not row.is_main)
 

@@ -1,6 +1,6 @@
 """Evaluation as Prefect tasks: every metric reads the same inputs; the report, the page and the gates follow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +57,9 @@ class Params(SamplingParams, frozen=True):
         description="Test sets of your own: name -> where its rows are, what its fields mean, and how it is scored.",
     )
     champion_report: Path | None = Field(
-        None, description="evaluation.json of the model that is in use, for gates that compare with it; null: none."
+        None,
+        description="evaluation.json of the model that is in use, for gates that compare with it; null: none. That of "
+        "the champion is data/models/champion/../reports/evaluation.json, also while there is no champion yet.",
     )
     gates: Gates = Field(default_factory=Gates, description="Conditions that the scores must meet.")
 
@@ -75,10 +77,10 @@ class Params(SamplingParams, frozen=True):
         names |= {f"benchmarks.{name}": own.score_names(name) for name, own in self.benchmarks.items()}
         return {name: score_gates.expand(own, models) for name, own in names.items()}
 
-    def unknown_gates(self, models: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Yield each key of `gates.scores` that no score can have, and what is wrong with it."""
+    def unknown_scores(self, patterns: Iterable[str], models: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield each of `patterns`, such as the keys of gates, that no score can have, and what is wrong with it."""
         names = [name for own in self.score_names(models or ["*"]).values() for name in own]
-        for pattern in self.gates.scores:
+        for pattern in patterns:
             if not score_gates.may_match(pattern, names):
                 yield (
                     pattern,
@@ -99,9 +101,23 @@ def open_inputs(params: Params, data: Path, stages: Sequence[PipelineStage]) -> 
 @task(cache_policy=NO_CACHE)
 def load_benchmarks(params: Params) -> dict[str, Any]:
     """Read the examples of all test sets before anything is measured. Raises BadInput."""
+    loaded, problems = read_benchmarks(params)
+    if problems:
+        raise BadInput("\n".join(f"evaluation.benchmarks.{name}: {text}" for name, text in problems.items()))
+    return loaded
+
+
+def read_benchmarks(params: Params) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the examples of each test set that can be read, and for each other one what is wrong with it."""
     from tasks.evaluation.benchmarks import examples
 
-    return {name: examples.load(name, own) for name, own in params.benchmarks.items()}
+    loaded, problems = dict[str, Any](), dict[str, str]()
+    for name, own in params.benchmarks.items():
+        try:
+            loaded[name] = examples.load(own)
+        except BadInput as error:
+            problems[name] = str(error)
+    return loaded, problems
 
 
 @task(cache_policy=NO_CACHE, task_run_name="benchmark {name}")
@@ -216,14 +232,14 @@ def read_champion(params: Params) -> dict[str, Any] | None:
     """The report of the champion, if there is one, before anything is measured. Raises BadInput for a missing file."""
     from tasks import reports
 
-    if params.champion_report is None:
+    path = params.champion_report
+    if path is None:
         return None
-    if not params.champion_report.is_file():
-        raise BadInput(
-            f"there is no {params.champion_report} (evaluation.champion_report). Name the evaluation.json of the model "
-            "in use, or remove the key."
-        )
-    return reports.read(params.champion_report)
+    if not path.is_file():
+        if any(parent.name == "champion" and not parent.exists() for parent in path.parents):
+            return None  # no model was promoted yet
+        raise BadInput(f"there is no {path}. Name the evaluation.json of the model in use, or remove the key.")
+    return reports.read(path)
 
 
 def _notes_on_unmeasured(unmeasured: Mapping[str, str]) -> Iterator[str]:

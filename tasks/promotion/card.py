@@ -187,7 +187,8 @@ def _training(
         path = folder / f"{stage}.json"
         report = reports.read(path) if path.is_file() else {}
         counts, params = report.get("counts", {}), origin.get("params") or {}
-        tokens, weights = counts.get("num_tokens"), counts.get("num_parameters")
+        tokens = counts.get("num_tokens")
+        weights = counts.get("num_parameters", counts.get("num_trainable_parameters"))  # without an adapter, all are
         flops = f"{FLOPS_PER_WEIGHT_AND_TOKEN * tokens * weights:.3g}" if tokens and weights else NOT_RECORDED
         rows.append(
             (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tasks.comparison import Settings, Subject, Verdict, primary, verdicts
 
 # A champion that another one must beat does not exist before the first promotion.
-FIRST = "there is no champion yet"
+FIRST = "there was no champion before it"
 DEFAULTS = Settings()
 
 

@@ -170,7 +170,9 @@ def _champion(data: Path, current: State) -> Subject | None:
 
 def _registered(root: Path, current: State, number: int) -> Version:
     if number not in current.versions:
-        raise BadInput(f"there is no version {number}; there are: {sorted(current.versions) or 'none'}")
+        raise BadInput(
+            f"there is no version {number}; there are: {', '.join(map(str, sorted(current.versions))) or 'none'}"
+        )
     version = versions.read(root, number)
     if not versions.has_model(root, number):
         raise BadInput(

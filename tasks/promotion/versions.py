@@ -82,7 +82,9 @@ def read(root: Path, number: int) -> Version:
     path = folder_of(root, number) / ABOUT
     if not path.is_file():
         numbers = sorted(int(one.name) for one in (root / VERSIONS).glob("*") if one.name.isdigit())
-        raise BadInput(f"there is no version {number} in {root / VERSIONS}; there are: {numbers or 'none'}")
+        raise BadInput(
+            f"there is no version {number} in {root / VERSIONS}; there are: {', '.join(map(str, numbers)) or 'none'}"
+        )
     try:
         return Version(**read_json(path))
     except TypeError as error:

@@ -105,6 +105,7 @@ def test_the_same_bytes_are_equivalent(tmp_path: Path, base: "np.ndarray[Any, An
     measured = {"models": {"ppo": "abc"}}
     a, b = (make_subject(tmp_path / name, base, measured=measured) for name in ("a", "b"))
     assert "byte by byte" in verdicts.primary(a, b).reason
+    assert {verdict.outcome for verdict in verdicts.compare(a, b)[0]} == {"equivalent"}
 
 
 def test_holm_takes_back_a_difference_that_many_metrics_explain(tmp_path: Path) -> None:

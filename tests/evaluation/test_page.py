@@ -229,6 +229,31 @@ def test_the_scores_have_baselines_and_the_champion_beside_them() -> None:
     assert [row.name for row in rows if row.is_main] == ["perplexity", "gold.ppo", "gold_gain.ppo", "kl_k1.ppo"]
 
 
+def test_own_test_sets_are_among_the_first_numbers(reports: Path) -> None:
+    score = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 40, "baseline": 0.5, "baseline_name": "majority"}
+    other = {**score, "value": 0.75}
+    about = {"items": 40, "items_not_used": 3_000, "params": {"type": "multiple_choice"}}
+    by_group = {"sft": {"初中": score}, "ppo": {"初中": score}}
+    quiz = {"accuracy": {"sft": other, "ppo": score}, "accuracy_by_group": by_group, "about": about}
+    body = {"benchmarks": {"语文 quiz": quiz}, "gates_checked": 0, "gates_failed": 0, "notes": list("abcdefg")}
+    write_json(reports / "evaluation.json", with_version("report", body))
+    page.write(reports, reports / "page.html", STAGES)
+    text = (reports / "page.html").read_text(encoding="utf-8")
+    assert "<span>语文 quiz: accuracy of ppo</span><strong>0.250</strong>" in text
+    assert "<p>40 of 3,040 items; 0.500 for majority</p>" in text
+    assert "<tr><td>语文 quiz · accuracy · ppo<td><b>0.250</b>" in text
+    assert "3 more notes" in text
+    rows = page.score_rows(body, STAGES, "sft")
+    assert [row.name for row in rows if row.is_main] == ["benchmarks.语文 quiz.accuracy.ppo"]
+
+
+def test_long_answers_are_folded(reports: Path) -> None:
+    write_csv(reports / "evaluation/samples.csv", [{"prompt": "Why?", "sft": "x" * 250 + "y" * 60}])
+    page.write(reports, reports / "page.html", STAGES)
+    text = (reports / "page.html").read_text(encoding="utf-8")
+    assert f"{'x' * 250} <details><summary>60 more characters</summary>{'y' * 60}</details>" in text
+
+
 def test_flat_numbers_and_scores() -> None:
     score = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 3}
     body = {"gold": {"sft": score}, "counts": {"read": 3}, "loss": 0.5, "notes": ["x"], "word": "y"}

@@ -81,6 +81,20 @@ def test_mistakes_are_explained(key: str, message: str) -> None:
         arms_of(key)
 
 
+def test_test_sets_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+    quiz = {"type": "cloze", "paths": "no.jsonl", "fields": {"continuation": "text"}}
+    own = {"benchmarks": {"quiz": quiz}, "reward_model": "sft", "metrics": {"perplexity": {}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(BODY | {"evaluation": own}), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"evaluation.benchmarks.quiz: no.jsonl does not exist"):
+        command._check(["curation.filters.spam"])
+
+
+def test_the_line_of_a_run_is_short() -> None:
+    means = {"accuracy.a": 0.5, "bits_per_byte": 1.25, "accuracy.b": 0.75}
+    assert command._brief(means) == "bits_per_byte 1.2500, 2 other scores"
+    assert command._brief({"accuracy.a": 0.5}) == "accuracy.a 0.5000"
+
+
 def test_work_is_done_once_and_by_one_process(tmp_path: Path) -> None:
     calls: list[int] = []
 

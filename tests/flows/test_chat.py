@@ -29,6 +29,8 @@ def test_the_last_trained_stage_is_the_default(data: Path, tmp_path: Path) -> No
     assert chat.find_model(None, data) == data / "models/ppo"
     assert chat.find_model("sft", data) == data / "models/sft"
     assert Path(chat.find_model(str(tmp_path), data)) == tmp_path
+    (version := tmp_path / "promotion/versions/2/model").mkdir(parents=True)
+    assert chat.find_model("2", tmp_path) == version
     (tmp_path / "models/sft").mkdir(parents=True)
     (tmp_path / "models/sft/config.json").touch()
     assert chat.find_model(None, tmp_path) == tmp_path / "models/sft"

@@ -43,7 +43,9 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], c
     [
         (lineage, "ppo", "there is no run in MLflow"),
         (lineage, "ppo/3", "there is no run in MLflow"),
-        (lineage, "ppo/x", "expected NAME or NAME/VERSION"),
+        (lineage, "champion", "there is no run in MLflow"),
+        (lineage, "ppo@champion", "there is no run in MLflow"),
+        (lineage, "ppo/x", "expected NAME, NAME/VERSION or NAME@ALIAS"),
         (comparison, "no one", "'no' is neither a run nor a model"),
         (comparison, "1 champion", "'1' is neither a run nor a model"),
         (comparison, "empty empty", "empty contains neither evaluation.json nor a model"),
@@ -102,6 +104,13 @@ def test_damaged_promotions(name: str, monkeypatch: pytest.MonkeyPatch, capsys: 
     Path("data/promotion", name).write_text("[]\n", encoding="utf-8")
     assert name in fails(monkeypatch, capsys, promotion, "promote 1")
     assert name in fails(monkeypatch, capsys, comparison, "1 sft")
+
+
+def test_a_refused_export_leaves_no_folder() -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text("{}", encoding="utf-8")
+    assert export.main(["model", "--to", "gguf"]) == 5
+    assert not Path("data/exports/model-gguf").exists()
 
 
 def test_a_damaged_database_of_mlflow(

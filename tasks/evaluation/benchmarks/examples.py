@@ -70,20 +70,23 @@ class Loaded:
         return [f"{count:,} × {reason} (first: {self.first[reason]})" for reason, count in self.unusable.most_common()]
 
 
-def load(name: str, params: BenchmarkSet) -> Loaded:
-    """The examples of the set `name`, with their few-shot examples. Raises BadInput."""
-    loaded = _load(name, params, params)
+def load(params: BenchmarkSet) -> Loaded:
+    """The examples of a set, with their few-shot examples. Raises BadInput."""
+    loaded = _load(params, params)
     examples = loaded.examples
     loaded.examples = evenly_spaced(examples, params.max_items) if params.max_items else examples
     if params.few_shot:
         shots = examples
         if params.few_shot.rows is not None:
-            shots = _load(f"{name}, few_shot", params, params.few_shot.rows).examples
-        loaded.examples = [replace(one, shots=_shots(one, shots, params.few_shot, name)) for one in loaded.examples]
+            try:
+                shots = _load(params, params.few_shot.rows).examples
+            except BadInput as error:
+                raise BadInput(f"few_shot: {error}") from None
+        loaded.examples = [replace(one, shots=_shots(one, shots, params.few_shot)) for one in loaded.examples]
     return loaded
 
 
-def _load(name: str, params: BenchmarkSet, place: Rows) -> Loaded:
+def _load(params: BenchmarkSet, place: Rows) -> Loaded:
     loaded, ids = Loaded(), Counter[str]()
     for row in rows.read(place):
         loaded.num_rows += 1
@@ -111,9 +114,8 @@ def _load(name: str, params: BenchmarkSet, place: Rows) -> Loaded:
     if num_unusable > params.max_bad_rows * (num_unusable + loaded.num_examples) or not loaded.examples:
         lines = "".join(f"\n  {line}" for line in loaded.descriptions()[:MAX_REASONS])
         raise BadInput(
-            f"evaluation.benchmarks.{name}: {num_unusable:,} of {num_unusable + loaded.num_examples:,} items are "
-            f"unusable, more than max_bad_rows ({params.max_bad_rows:g}) allows:{lines}\nCorrect `fields` in "
-            "params.yaml, or the file."
+            f"{num_unusable:,} of {num_unusable + loaded.num_examples:,} items are unusable, more than max_bad_rows "
+            f"({params.max_bad_rows:g}) allows:{lines}\n  Correct `fields` in params.yaml, or the file."
         )
     return loaded
 
@@ -190,6 +192,11 @@ def _text(params: BenchmarkSet, named: Mapping[str, Any], values: Mapping[str, A
 
 def _generation(params: BenchmarkSet, named: Mapping[str, Any], values: Mapping[str, Any]) -> Example:
     references = named["references"]
+    if (written := gold.written_list(references)) and all(isinstance(one, str) for one in written):
+        raise FieldProblem(
+            "references may be one text or a list that is written as JSON; set it to `= COLUMN | from_json` for the "
+            "list, or to `= [COLUMN]` for the text", references,
+        )  # fmt: skip
     texts = gold.texts("references", references) if isinstance(references, list | tuple) else [str(references)]
     if params.extract_reference:
         from tasks.evaluation.text_scores import extract
@@ -230,16 +237,14 @@ def _is_wide(character: str) -> bool:
     return "\u2e80" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef"
 
 
-def _shots(
-    example: Example, candidates: Sequence[Example], few_shot: FewShot, name: str
-) -> tuple[tuple[str, str], ...]:
+def _shots(example: Example, candidates: Sequence[Example], few_shot: FewShot) -> tuple[tuple[str, str], ...]:
     """(prompt, answer) of the solved examples in front of `example`, which is never one of them."""
     usable = [one for one in candidates if one.contexts != example.contexts or one.answer != example.answer]
     if few_shot.order == "random":
         usable = random.Random(f"{few_shot.seed}/{example.id}").sample(usable, min(few_shot.num, len(usable)))
     if len(usable) < few_shot.num:
         raise BadInput(
-            f"evaluation.benchmarks.{name}: there are {len(usable)} few-shot examples that differ from the question, "
+            f"there are {len(usable)} few-shot examples that differ from the question, "
             f"but `few_shot.num` is {few_shot.num}. Decrease it, or name more rows in `few_shot.rows`."
         )
     return tuple((one.contexts[min(one.gold, len(one.contexts) - 1)], one.answer) for one in usable[: few_shot.num])

@@ -1,6 +1,7 @@
 """Values of fields: paths of columns, templates, expressions, and lists of these."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,11 +23,29 @@ def evaluate(name: str, place: Any, values: Mapping[str, Any]) -> Any:
         return [evaluate(name, part, values) for part in place]
     if not isinstance(place, str) or not place:
         return place  # a constant
-    if place.startswith("="):
-        return _computed(name, place[1:], values, as_template=False)
-    if "{{" in place or "{%" in place:
-        return _computed(name, place, values, as_template=True)
+    if (kind := _kind(place)) is not None:
+        return _computed(name, place.removeprefix("=") if kind == "expression" else place, values, kind == "template")
     return _at_path(name, place, values)
+
+
+def syntax_problems(place: Any) -> Iterator[str]:
+    """Yield what is wrong with the templates and expressions in `place`, before there is any row."""
+    import jinja2
+
+    for part in place if isinstance(place, list) else [place]:
+        if isinstance(part, list):
+            yield from syntax_problems(part)
+        elif isinstance(part, str) and (kind := _kind(part)) is not None:
+            try:
+                _compiled(part.removeprefix("=") if kind == "expression" else part, kind == "template")
+            except jinja2.TemplateError as error:
+                yield f"the {kind} `{part}` cannot be read: {error}"
+
+
+def _kind(place: str) -> str | None:
+    if place.startswith("="):
+        return "expression"
+    return "template" if "{{" in place or "{%" in place else None
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -52,6 +71,8 @@ def _computed(name: str, text: str, values: Mapping[str, Any], as_template: bool
     try:
         compiled = _compiled(text, as_template)
         value = compiled.render(values) if as_template else compiled(**values)
+    except jinja2.UndefinedError as error:
+        raise FieldProblem(f"{name} cannot be computed from `{text}`: {error}; {_available(values)}") from error
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise FieldProblem(f"{name} cannot be computed from `{text}`: {error}") from error
     if value is None or isinstance(value, jinja2.Undefined):
@@ -65,6 +86,7 @@ def _compiled(text: str, as_template: bool) -> Any:
     from jinja2.sandbox import SandboxedEnvironment
 
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["from_json"] = json.loads
     if as_template:
         return environment.from_string(text)
     return environment.compile_expression(text, undefined_to_none=False)
@@ -94,7 +116,14 @@ def _not_null(name: str, path: str, value: Any) -> Any:
 
 def _available(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "available: " + ", ".join(sorted(str(key) for key in value if key not in ("row", "item", "file")))
+        names = sorted(str(key) for key in value if key not in ("row", "item", "file", "letters"))
+        lists = [name for name in names if _is_list_of_mappings(value.get(name))]
+        hint = f" (`explode: {lists[0]}` reads the elements of this list)" if len(lists) == 1 else ""
+        return f"available: {', '.join(names)}{hint}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"the list has {len(value)} elements"
     return f"received {type(value).__name__}"
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and isinstance(value[0], Mapping)

@@ -1,6 +1,9 @@
 """Which choice is the right one, as test sets state it: an index, a letter, or the text of the choice."""
 
+import ast
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tasks.evaluation.benchmarks.fields import FieldProblem
@@ -9,7 +12,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def texts(name: str, value: Any) -> list[str]:
-    """A list of texts, such as the choices. Raises FieldProblem."""
+    """A list of texts, such as the choices; a cell of a CSV file may contain it as JSON. Raises FieldProblem."""
+    value = written_list(value) or value
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise FieldProblem(
             f"{name} is not a list; expected a list, or an expression such as `= {name}.split(';')`", value
@@ -17,9 +21,23 @@ def texts(name: str, value: Any) -> list[str]:
     return [text(name, one) for one in value]
 
 
+def written_list(value: Any) -> list[Any] | None:
+    """The list that a text spells in JSON or Python, such as '["a", "b"]'; None for every other value."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        for parse in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                parsed = parse(value.strip())
+                return parsed if isinstance(parsed, list) else None
+    return None
+
+
 def text(name: str, value: Any) -> str:
     """A text that is not empty; numbers become texts. Raises FieldProblem."""
-    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str)):
+    if isinstance(value, Mapping):
+        raise FieldProblem(
+            f"{name} has keys; name the one with the text, `KEY.text` or `= KEY | map(attribute='text') | list`", value
+        )
+    if isinstance(value, Sequence) and not isinstance(value, str):
         raise FieldProblem(f"{name} is not a text", value)
     if not str(value).strip():
         raise FieldProblem(f"{name} is empty")

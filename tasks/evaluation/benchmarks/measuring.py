@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.evaluation.benchmarks import choices, generations, texts
-from tasks.evaluation.benchmarks.examples import Loaded, load
+from tasks.evaluation.benchmarks.examples import Loaded
 from tasks.evaluation.benchmarks.params import BenchmarkSet
 from tasks.evaluation.benchmarks.rows import files
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
@@ -17,13 +17,12 @@ TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def measure(name: str, params: BenchmarkSet, inputs: EvaluationInputs, loaded: Loaded | None = None) -> MetricResult:
+def measure(name: str, params: BenchmarkSet, inputs: EvaluationInputs, loaded: Loaded) -> MetricResult:
     """benchmarks.<name>: each score by model, and `about`: how the set was read and asked.
 
-    loaded: the examples, if they are loaded already. Raises BadInput, or NotMeasured if there is no causal model.
+    Raises NotMeasured if there is no causal model.
     """
     models = causal_models(params.models, inputs)
-    loaded = load(name, params) if loaded is None else loaded
     result = MetricResult()
     scores: dict[str, Any] = {}
     signatures: dict[str, str] = {}

@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
+from tasks import catalog
+from tasks.evaluation.benchmarks import fields
+
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Type = Literal["multiple_choice", "cloze", "generation", "minimal_pairs", "perplexity"]
 GenerationMetric = Literal["exact_match", "f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL"]
@@ -17,6 +20,13 @@ REQUIRED: dict[str, tuple[tuple[str, ...], ...]] = {  # type -> sets of fields, 
     "generation": (("references",),),
     "minimal_pairs": (("good", "bad"),),
     "perplexity": (("text",),),
+}
+OPTIONAL: dict[str, tuple[str, ...]] = {  # type -> fields that a set may have; each may have id and group
+    "multiple_choice": ("question",),
+    "cloze": ("context",),
+    "generation": ("prompt", "messages"),
+    "minimal_pairs": (),
+    "perplexity": (),
 }
 
 
@@ -145,6 +155,25 @@ class BenchmarkSet(Rows, frozen=True):
         except re.error as error:
             raise ValueError(f"expected a regular expression: {error}") from error
         return value
+
+    @field_validator("fields", "prompt", "answer", "explode")
+    @classmethod
+    def _valid_templates(cls, value: Any) -> Any:
+        places = list(value.values()) if isinstance(value, dict) else [value]
+        if problems := list(fields.syntax_problems(places)):
+            raise ValueError("; ".join(problems))
+        return value
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> "BenchmarkSet":
+        """A field that the type does not have must be a name in a template; otherwise it is a mistake in writing."""
+        known = [*dict.fromkeys(name for needed in REQUIRED[self.type] for name in needed), *OPTIONAL[self.type]]
+        known += ["id", "group"]
+        for name in self.fields:
+            if name not in known and not re.search(rf"\b{re.escape(name)}\b", f"{self.prompt} {self.answer}"):
+                hint = catalog.suggest(name, known)
+                raise ValueError(f"the type {self.type} has no field {name!r}, and no template uses it; {hint}")
+        return self
 
     @model_validator(mode="after")
     def _needed_fields(self) -> "BenchmarkSet":

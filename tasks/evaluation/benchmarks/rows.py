@@ -14,6 +14,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
     ".zst": lambda content: _zstd(content),
 }
+DELIMITERS = ",;\t|"  # of .csv files
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, ValueError)
 
@@ -58,7 +60,8 @@ def read(place: Rows) -> Iterator[Row]:
                 yield row
         if not num_rows:
             raise BadInput(
-                f"{path} contains no row{'' if place.members == '*' else f' in members that match {place.members!r}'}."
+                f"{path} contains no row{'' if place.members == '*' else f' in members that match {place.members!r}'}. "
+                "Replace the file, or leave it out of `paths`."
             )
 
 
@@ -157,7 +160,7 @@ def _parse(name: str, content: bytes, columns: tuple[str, ...]) -> Iterator[Row]
     if ending == ".parquet":
         yield from _parse_parquet(name, content, stem)
     elif ending in (".csv", ".tsv"):
-        yield from _parse_csv(name, _decode(name, content), stem, columns, "\t" if ending == ".tsv" else ",")
+        yield from _parse_csv(name, _decode(name, content), stem, columns, "\t" if ending == ".tsv" else "")
     elif ending == ".txt":
         yield Row({"text": _decode(name, content)}, name, stem)
     elif ending in (".jsonl", ".ndjson", ".json"):
@@ -202,6 +205,8 @@ def _parse_json(name: str, text: str, stem: str) -> Iterator[Row]:
 
 
 def _parse_csv(name: str, text: str, stem: str, columns: tuple[str, ...], delimiter: str) -> Iterator[Row]:
+    """The rows below the header, or all of them if `columns` names the cells; an empty delimiter is recognized."""
+    delimiter = delimiter or _delimiter(text, len(columns))
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header = list(columns)
     while True:
@@ -214,7 +219,8 @@ def _parse_csv(name: str, text: str, stem: str, columns: tuple[str, ...], delimi
         if not cells:
             continue
         if not header:
-            header = cells
+            header = [cell.strip() for cell in cells]
+            _refuse_repeated_columns(name, header)
             continue
         place = f"{name}:{lines.line_num}"
         if len(cells) == len(header):
@@ -222,6 +228,27 @@ def _parse_csv(name: str, text: str, stem: str, columns: tuple[str, ...], delimi
         else:
             problem = f"the line has another number of cells than the header ({len(header)})"
             yield Row(None, place, stem, problem)
+
+
+def _delimiter(text: str, num_columns: int) -> str:
+    """What separates the cells of the first line: of comma, semicolon, tab and bar the one that gives most of them.
+
+    Where the number of columns is known, the one that gives as many.
+    """
+
+    def num_cells(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    return max(DELIMITERS, key=lambda one: (num_columns > 0 and num_cells(one) == num_columns, num_cells(one)))
+
+
+def _refuse_repeated_columns(name: str, header: list[str]) -> None:
+    repeated = [column for column, count in Counter(filter(None, header)).items() if count > 1]
+    if repeated:
+        raise BadInput(f"{name}:1: several columns have the name {', '.join(repeated)}. Give each one its own name.")
 
 
 def _parse_parquet(name: str, content: bytes, stem: str) -> Iterator[Row]:

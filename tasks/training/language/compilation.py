@@ -10,14 +10,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
 from torch import nn
 
 from tasks.errors import BadParams
 
-Mode = Literal["off", "on", "auto"]
+
+def _on_or_off(value: Any) -> Any:
+    """YAML reads `off` and `on` without quotes as false and true."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Mode = Annotated[Literal["off", "on", "auto"], BeforeValidator(_on_or_off)]
 
 CACHE = Path(".run/compiled")
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"

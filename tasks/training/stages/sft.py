@@ -74,7 +74,8 @@ def train(params: Params, data: Path, checkpoints: Path, timings: Timings, name:
     work = NextToken(model, all_rows, validation_rows, params.validation_rows)
     with timings.measure("steps"), attention.packed(model), accelerated(model, params):
         log = run(work, params, checkpoints, name, timings)
-    counts = adapters.parameter_counts(model)
+    num_tokens = params.steps * params.global_batch_size * train_rows.length  # of rows, with their padding
+    counts = adapters.parameter_counts(model) | {"num_tokens": num_tokens}
     report = stage_files.finish(name, params, model, tokenizer, log, data, timings, base, counts, notes + work.notes)
     num_cut = read_json(tokens / MANIFEST).get("conversations", {}).get("train", {}).get("num_truncated", 0)
     use = data_use.DataUse("rows", train_rows.count, replay.data_rows_per_step(params), num_cut=num_cut)

@@ -28,7 +28,7 @@ def write(path: Path, rows: list[Any]) -> str:
 
 
 def read(**settings: Any) -> Loaded:
-    return load("quiz", BenchmarkSet.model_validate({"type": "multiple_choice", "fields": FIELDS, **settings}))
+    return load(BenchmarkSet.model_validate({"type": "multiple_choice", "fields": FIELDS, **settings}))
 
 
 def first(**settings: Any) -> Example:
@@ -127,9 +127,7 @@ def test_bad_rows_are_counted_by_reason_with_file_line_and_field(tmp_path: Path)
         in text
     )
     assert f"choices is missing: there is no `options`; available: q, right (first: {path}:11)" in text
-    with pytest.raises(
-        BadInput, match=r"evaluation.benchmarks.quiz: 3 of 11 items are unusable, more than max_bad_rows"
-    ):
+    with pytest.raises(BadInput, match=r"^3 of 11 items are unusable, more than max_bad_rows"):
         read(paths=path)
 
 
@@ -143,6 +141,47 @@ def test_ragged_lines_and_wrong_encodings_are_named(tmp_path: Path) -> None:
         read(paths=str(tmp_path / "b.csv"))
     with pytest.raises(BadInput, match=r"nothing.jsonl does not exist"):
         read(paths=str(tmp_path / "nothing.jsonl"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_csv_is_recognized(tmp_path: Path, delimiter: str) -> None:
+    cells = [[" 题目", "选项A ", "选项B", "答案"], ['"二加二, 等于?"', "三", "四", "B"]]
+    path = write(tmp_path / "a.csv", [delimiter.join(line) for line in cells])
+    fields = {"question": "题目", "choices": ["选项A", "选项B"], "gold": "答案"}
+    assert first(paths=path, fields=fields).contexts[0] == "二加二, 等于?"
+    path = write(tmp_path / "b.csv", [delimiter.join(cells[1])])
+    assert first(paths=path, fields=fields, columns=["题目", "选项A", "选项B", "答案"]).choices == ("三", "四")
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ["q,A,A,,,right", "Why?,yes,no,,,A"])
+    with pytest.raises(BadInput, match=r"a.csv:1: several columns have the name A"):
+        read(paths=path)
+
+
+def test_messages_name_what_could_be_used_instead(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"version": 1, "data": [QUESTION]}), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"available: data, version \(`explode: data` reads the elements of this list\)"):
+        read(paths=str(tmp_path / "a.json"))
+    with pytest.raises(BadInput, match=r"'frage' is undefined; available: choices, gold, options, q, question, right"):
+        read(paths=write(tmp_path / "b.jsonl", [QUESTION]), prompt="{{ frage }}")
+    with pytest.raises(BadInput, match=r"choices has keys; .* map\(attribute='text'\)"):
+        read(paths=write(tmp_path / "c.jsonl", [{**QUESTION, "options": [{"text": "three"}, {"text": "four"}]}]))
+
+
+def test_a_cell_may_contain_a_list(tmp_path: Path) -> None:
+    """As JSON, or as Python writes it, which pandas does."""
+    lines = ["q,options,right", 'Why?,"[""a, b"", ""c""]",1', "How?,\"['a', 'c']\",1"]
+    assert [one.choices for one in read(paths=write(tmp_path / "a.csv", lines)).examples] == [("a, b", "c"), ("a", "c")]
+
+
+def test_references_that_look_like_a_list_are_not_guessed(tmp_path: Path) -> None:
+    generation = {"type": "generation", "paths": write(tmp_path / "a.csv", ["q,a", 'Who?,"[""A"", ""B""]"'])}
+    with pytest.raises(BadInput, match="from_json"):
+        first(**generation, fields={"prompt": "q", "references": "a"})
+    listed = first(**generation, fields={"prompt": "q", "references": "= a | from_json"})
+    assert listed.references == ("A", "B")
+    assert first(**generation, fields={"prompt": "q", "references": "= [a]"}).references == ('["A", "B"]',)
 
 
 def test_few_shot_examples_come_from_the_stated_split_and_never_are_the_question(tmp_path: Path) -> None:
@@ -176,6 +215,9 @@ def test_references_of_a_generation_may_be_several_and_extracted(tmp_path: Path)
         ({"type": "guess"}, "multiple_choice"),
         ({"extract": "("}, "regular expression"),
         ({"fields": {"choices": "c", "gold": "g"}}, "needs question"),
+        ({"fields": {**FIELDS, "groups": "g"}}, "no field 'groups', and no template uses it; did you mean 'group'"),
+        ({"prompt": "{{ question "}, "the template `{{ question ` cannot be read"),
+        ({"fields": {**FIELDS, "choices": "= options | lst"}}, "the expression `= options | lst` cannot be read"),
     ],
 )
 def test_mistakes_in_params_are_named(settings: dict[str, Any], problem: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tasks.evaluation.benchmarks import choices, texts
+from tasks.evaluation.benchmarks.examples import load
 from tasks.evaluation.benchmarks.measuring import measure
 from tasks.evaluation.benchmarks.params import BenchmarkSet
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, SamplingParams
@@ -28,7 +29,7 @@ def run(
     path = folder / "rows.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     params = BenchmarkSet.model_validate({"paths": str(path), "models": ["sft"], **settings})
-    result = measure("quiz", params, inputs)
+    result = measure("quiz", params, inputs, load(params))
     return result.scores["benchmarks"]["quiz"], result
 
 

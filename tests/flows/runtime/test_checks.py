@@ -81,7 +81,7 @@ def problem(tmp_path: Path, changes: dict[str, Any], stages: tuple[str, ...] = (
         ),
         ({"pretrain.mixture": {"environment": 1, "skills": 1}}, "pretrain.mixture.skills: 'skills' has no documents"),
         ({"sft.learning_rate": float("inf")}, "sft.learning_rate: expected a finite number, not inf"),
-        ({"sft.compile": True}, "sft.compile: expected 'off', 'on' or 'auto' (YAML reads on, off, yes and no as tr"),
+        ({"dpo.loss": True}, "dpo.loss: expected 'sigmoid', 'ipo' or 'kto' (YAML reads on, off, yes and no as tr"),
         ({"ingestion.sources": {2024: TEXTS["texts"]}}, "the name 2024 is not text in YAML; write it in quotes"),
         ({"ppo.prompt_sources": "numbers"}, "ppo.prompt_sources: expected a list (`[a, b]`), not 'numbers'"),
         (
@@ -119,6 +119,14 @@ def test_params_that_a_user_may_write(tmp_path: Path, changes: dict[str, Any]) -
     assert problem(tmp_path, changes) == ""
 
 
+def test_primary_metrics_must_be_measured(tmp_path: Path) -> None:
+    own, stages = {"evaluation.benchmarks": {"quiz": QUIZ}}, ("promotion",)
+    right = ["benchmarks.quiz.accuracy.MODEL", "gold.MODEL", "bits_per_byte"]
+    assert problem(tmp_path, {**own, "promotion.primary": right}, stages) == ""
+    text = problem(tmp_path, {**own, "promotion.primary": [*right, "benchmarks.quizz.accuracy.MODEL"]}, stages)
+    assert "promotion.primary.3: no metric or test set that is measured has this score; did you mean 'bench" in text
+
+
 def test_problems_of_all_sections_are_reported_together(tmp_path: Path) -> None:
     assert len(problem(tmp_path, {"sft.warmup_steps": 9_000, "dpo.loss": "dpo", "reward.steps": 0}).splitlines()) == 3
 
@@ -138,7 +146,29 @@ def test_files_that_do_not_exist_are_reported_with_their_line(tmp_path: Path) ->
     file = tmp_path / "params.yaml"
     file.write_text("ingestion:\n  sources:\n    a:\n      source: text\n      paths: [no/such.txt, s3://bucket/x]\n")
     with pytest.raises(BadInput, match=r"line 5: ingestion.sources.a.paths: no/such.txt does not exist"):
-        params.check_files(params.load("ingestion", file), file)
+        params.check_files("ingestion", params.load("ingestion", file), file)
+
+
+def test_test_sets_that_cannot_be_read_are_reported_with_their_lines(tmp_path: Path) -> None:
+    file, rows = tmp_path / "params.yaml", tmp_path / "rows.jsonl"
+    rows.write_text('{"good": "A man sings.", "bad": "A man sing."}\n', encoding="utf-8")
+    sets = [
+        "{type: minimal_pairs, paths: no.jsonl, fields: {good: good, bad: bad}}",
+        f"{{type: minimal_pairs, paths: {rows}, fields: {{good: god, bad: bad}}}}",
+        f"{{type: minimal_pairs, paths: {rows}, fields: {{good: good, bad: bad}}}}",
+    ]
+    lines = [f"    set{number}: {body}" for number, body in enumerate(sets)]
+    champion = "  champion_report: no/evaluation.json"
+    file.write_text("\n".join(["evaluation:", "  benchmarks:", *lines, champion]), encoding="utf-8")
+    with pytest.raises(BadInput) as raised:
+        params.check_files("evaluation", params.load("evaluation", file), file)
+    assert "line 3: evaluation.benchmarks.set0: no.jsonl does not exist" in str(raised.value)
+    assert "line 4: evaluation.benchmarks.set1: 1 of 1 items are unusable" in str(raised.value)
+    assert "there is no `god`; available: bad, good (first: " in str(raised.value)
+    assert "set2" not in str(raised.value)
+    assert "line 6: evaluation.champion_report: there is no no/evaluation.json" in str(raised.value)
+    file.write_text("evaluation: { champion_report: models/champion/../evaluation.json }", encoding="utf-8")
+    params.check_files("evaluation", params.load("evaluation", file), file)  # no model was promoted yet
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,19 @@ def test_the_table_names_slow_stages_that_have_run(
     results.show(("pretrain", "sft"), {"pretrain": "run", "sft": "restored"}, 200.0, False, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "peak of" in line] == [f"pretrain: {results.describe_low_speed(TIMINGS)}"]
+
+
+def test_own_test_sets_are_among_the_printed_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+    sets = {"handbook": {"accuracy": {"sft": score}, "bits_per_byte": {"sft": score}, "about": {"rows": 40}}}
+    files.write_json(tmp_path / "reports/evaluation.json", {"schema_version": 1, "benchmarks": sets})
+    results.show(("evaluation",), {"evaluation": "run"}, 1.0, False, tmp_path)
+    assert "handbook.accuracy    sft 0.5 [0.4, 0.6] n=40" in capsys.readouterr().out.splitlines()
+
+
+def test_the_stages_that_ran_before_a_failed_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "SECONDS", tmp_path)
+    results.record("sft", 1.0, 1.0, 1)
+    written = (tmp_path / "sft.json").stat().st_mtime
+    assert results.ran_since(written, ("pretrain", "sft")) == {"sft": "run"}
+    assert results.ran_since(written + 1, ("pretrain", "sft")) == {}
