@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.runtime import arguments
+from flows.runtime import arguments, environment
 from flows.serving.guard import LOOPBACK
 from tasks.errors import BadModel, BadParams, UserError
 from tasks.files import read_json
@@ -89,6 +89,7 @@ def serve(args: argparse.Namespace) -> int:
     from flows.serving.delivery import Delivery, Limits
     from flows.serving.metrics import Metrics
     from flows.serving.registry import Registry
+    from flows.serving.signatures import Signer
     from flows.serving.state import State
     from tasks.serving import EngineParams
 
@@ -99,7 +100,8 @@ def serve(args: argparse.Namespace) -> int:
     registry.load_all()
     limits = Limits(max_new_tokens=args.max_new_tokens, seconds=args.timeout)
     answer_filter = filters.load(args.filter, args.filter_threshold) if args.filter else None
-    state = State(registry, delivery, Metrics(registry), limits, filter=answer_filter)
+    signer = Signer(environment.answers_key())
+    state = State(registry, delivery, Metrics(registry), limits, filter=answer_filter, signer=signer)
     application = app.build(state, key, allowed_hosts(args, key), args.watch, open_page(args, names))
     for served in registry.all():
         notes = "".join(f"; {note}" for note in served.notes)
