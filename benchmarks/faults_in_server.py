@@ -4,8 +4,9 @@
 
 A process of `python -m flows.serving` with a tiny random model is killed while 200 streams are open and 200 votes
 arrive; it starts again, and every vote is sent again, about the answers of the killed one. `lost` and `doubled` are
-votes that the server has acknowledged, or that are missing at the end. Then 1,000 malformed requests, and rounds of 32 slow clients and 100 that leave in the
-middle of a stream; `memory_growth_mb`: the memory of the process after the last round, less that after the first.
+votes that the server has acknowledged, or that are missing at the end. Then 1,000 malformed requests, and rounds of 32
+slow clients and 100 that leave in the middle of a stream; `memory_growth_mb`: the memory of the process after the last
+round, less that after the first.
 """
 
 import asyncio

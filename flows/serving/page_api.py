@@ -51,7 +51,7 @@ class PageMessage(_Part):
 
 
 class PageAnswer(_Part):
-    """An answer with the model that wrote it. log_probs: that of each token at temperature 1. signature: the server's."""
+    """An answer, its model, and the signature of the server. log_probs: that of each token at temperature 1."""
 
     text: Text
     model: str = Field(max_length=200)

@@ -1,6 +1,6 @@
 """Signatures by which a server recognizes its own answers in votes, also after a restart, and those of another process.
 
-Without them, whoever may use the page could send a text of his own as the better answer, and a model would learn it.
+Without them, everybody who may use the page could send an own text as the better answer, and a model would learn it.
 """
 
 import hmac

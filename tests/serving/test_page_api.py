@@ -125,7 +125,7 @@ def test_an_answer_that_no_model_gave_is_refused(
 ) -> None:
     """Also one of a skipped item, which would be shown to others, and one of another model or to another prompt."""
     client, folder = site
-    first, second = comparison["answers"]
+    first = comparison["answers"][0]
     of_action: dict[str, Any] = {
         "comparison": {}, "thumb": {"answers": [first], "order": [], "choice": "good"}, "skip": {"choice": None},
         "ranking": {"choice": None, "ranks": [0, 1]}, "undo": {"choice": None, "target": "vote-0000"},
@@ -190,9 +190,7 @@ def test_votes_hold_after_a_restart(data: Path, tmp_path: Path) -> None:
                 assert client.post("/page/feedback", json=again).json() == {"id": "older-vote", "is_new": False}
 
 
-def test_the_key_is_stored_once_and_only_this_user_can_read_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_is_stored_once_and_only_this_user_can_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     key = environment.answers_key()
     assert environment.answers_key() == key
