@@ -66,7 +66,7 @@ class Annotator:
         """The log-odds that a vote is right; negative for an annotator whom others contradict more often than not."""
         n = self.agreement.n if self.agreement is not None else 0
         num_agreed = self.agreement.value * n if self.agreement is not None else 0.0
-        return float(log_odds(np.float64(num_agreed), np.float64(n)))
+        return float(log_odds(np.array(num_agreed), np.array(float(n))))
 
     @property
     def weight(self) -> float:
@@ -110,20 +110,22 @@ class _Table:
         number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
         self.who = np.array([place[vote.row.annotator] for vote in votes], np.int64)
         self.key = np.array([number[key] for key in keys], np.int64)
-        self.sign = np.array([1 if vote.chosen == min(key[1]) else -1 for vote, key in zip(votes, keys, strict=True)])
-        self.votes_of = [np.flatnonzero(self.who == n) for n in range(len(annotators))]
+        is_first = [vote.chosen == min(key[1]) for vote, key in zip(votes, keys, strict=True)]
+        self.sign = np.where(is_first, 1.0, -1.0)
+        self.votes_of: list[list[int]] = [np.flatnonzero(self.who == n).tolist() for n in range(len(annotators))]
 
     def balance_of_others(self, is_used: NDArray[np.bool_]) -> Floats:
         """For each vote, the weights of the others whose votes are used and who agree, less those who do not."""
         weights = self._reliability(is_used)
         pairs = self.key * len(is_used) + self.who
-        own = np.bincount(np.unique(pairs, return_inverse=True)[1], weights[self.who] * self.sign)
-        of_own = own[np.unique(pairs, return_inverse=True)[1]]
-        return self.sign * (self._balance(weights) - of_own)
+        places = np.unique(pairs, return_inverse=True)[1]
+        own: Floats = np.bincount(places, weights[self.who] * self.sign)[places]
+        return self.sign * (self._balance(weights) - own)
 
     def _balance(self, weights: Floats) -> Floats:
         """For each vote, the weights for the first text of what it is about, less those for the second one."""
-        return np.bincount(self.key, weights[self.who] * self.sign)[self.key]
+        balance: Floats = np.bincount(self.key, weights[self.who] * self.sign)[self.key]
+        return balance
 
     def _reliability(self, is_used: NDArray[np.bool_]) -> Floats:
         """What a vote of each annotator counts, by expectation and maximization (Dawid and Skene 1979).
@@ -135,13 +137,13 @@ class _Table:
         """
         judges = np.unique(np.stack([self.key, self.who])[:, is_used[self.who]], axis=1)[0]
         is_shared = is_used[self.who] & (np.bincount(judges, minlength=self.key.max(initial=0) + 1)[self.key] > 1)
-        num_votes = np.bincount(self.who[is_shared], minlength=len(is_used))
-        known = is_used * np.minimum(num_votes / FULL_VOTES, 1.0)
+        num_votes = np.bincount(self.who[is_shared], minlength=len(is_used)).astype(np.float64)
+        known: Floats = is_used * np.minimum(num_votes / FULL_VOTES, 1.0)
         weights = known * log_odds(0 * known, 0 * known)
         for _ in range(NUM_ROUNDS):
             balance = self.sign * self._balance(weights)
             is_right = 1 / (1 + np.exp(-balance[is_shared]))
-            num_right = np.bincount(self.who[is_shared], is_right, minlength=len(is_used))
+            num_right: Floats = np.bincount(self.who[is_shared], is_right, minlength=len(is_used))
             weights = known * np.maximum(log_odds(num_right, num_votes), 0)
         return weights
 
@@ -150,7 +152,8 @@ def log_odds(num_right: Floats, num_votes: Floats) -> Floats:
     """The log-odds that a vote is right, of annotators with so many right votes; little is known about a new one."""
     share = (num_right + PRIOR_AGREEMENT * PRIOR_VOTES) / (num_votes + PRIOR_VOTES)
     share = np.clip(share, 1 - MAX_AGREEMENT, MAX_AGREEMENT)
-    return np.log(share / (1 - share))
+    odds: Floats = np.log(share / (1 - share))
+    return odds
 
 
 def _judge_one(name: str, own: Sequence[Vote], by_others: Floats, params: AnnotatorParams) -> Annotator:
