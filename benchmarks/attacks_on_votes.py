@@ -227,7 +227,7 @@ def forged_answers() -> Iterator[Attack]:
             )
 
     def is_signed(field: str) -> bool:
-        return ChatRequest.model_construct({field, "model", "messages"}).is_unbiased
+        return ChatRequest.model_construct({field}, model="sft", messages=[]).is_unbiased
 
     for field in sorted(ChatRequest.model_fields.keys() - UNBIASED):  # such as logit_bias, which can force any text
         yield Attack("forged answers", f"steered by {field}", "verdicts_flipped", partial(is_signed, field))

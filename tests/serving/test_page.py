@@ -188,7 +188,7 @@ def test_a_vote_waits_until_the_server_answers(tab: Browser, site: tuple[str, St
 def test_a_vote_that_is_refused_does_not_hold_up_the_next_one(tab: Browser, site: tuple[str, State, Path]) -> None:
     start(tab, site[0])
     before = len(records(site[2]))
-    refused = {"id": "b" * 32, "action": "thumb", "choice": "good"}
+    refused: dict[str, Any] = {"id": "b" * 32, "action": "thumb", "choice": "good"}
     vote = {**refused, "id": "c" * 32, "prompt": PROMPT, "answers": two_answers(site[0], "sft")[:1]}
     forged = {**vote, "id": "d" * 32, "answers": [{**vote["answers"][0], "text": "an own text"}]}
     tab.run(f"localStorage.setItem('outbox', JSON.stringify({json.dumps([refused, forged, vote])}))")

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,18 @@ def test_a_large_body(running: tuple[str, State]) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 
+def slow_round(state: State) -> None:
+    state.delivery.flush()
+    time.sleep(0.05)
+
+
 def test_a_server_that_is_ended_ends_its_answers_in_order(
     data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A stream that is not complete in time ends with an error of the protocol, and nothing is cut."""
     monkeypatch.setattr(ending, "ANSWER_SECONDS", 0.1)
     with server(data, limits=Limits(max_new_tokens=200)) as (_, state):
-        state.registry.all()[0].engine._on_round = lambda: (state.delivery.flush(), time.sleep(0.05))  # a slow model
+        monkeypatch.setattr(state.registry.all()[0].engine, "_on_round", partial(slow_round, state))
         application = app.build(state, None, LOOPBACK)
         running = ending.Server(application, state.registry.close, port=0, log_level="warning", lifespan="off")
         thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)

@@ -119,13 +119,12 @@ class _Table:
         weights = self._reliability(is_used)
         pairs = self.key * len(is_used) + self.who
         places = np.unique(pairs, return_inverse=True)[1]
-        own: Floats = np.bincount(places, weights[self.who] * self.sign)[places]
+        own = np.bincount(places, weights[self.who] * self.sign).astype(np.float64)[places]
         return self.sign * (self._balance(weights) - own)
 
     def _balance(self, weights: Floats) -> Floats:
         """For each vote, the weights for the first text of what it is about, less those for the second one."""
-        balance: Floats = np.bincount(self.key, weights[self.who] * self.sign)[self.key]
-        return balance
+        return np.bincount(self.key, weights[self.who] * self.sign).astype(np.float64)[self.key]
 
     def _reliability(self, is_used: NDArray[np.bool_]) -> Floats:
         """What a vote of each annotator counts, by expectation and maximization (Dawid and Skene 1979).
@@ -138,12 +137,12 @@ class _Table:
         judges = np.unique(np.stack([self.key, self.who])[:, is_used[self.who]], axis=1)[0]
         is_shared = is_used[self.who] & (np.bincount(judges, minlength=self.key.max(initial=0) + 1)[self.key] > 1)
         num_votes = np.bincount(self.who[is_shared], minlength=len(is_used)).astype(np.float64)
-        known: Floats = is_used * np.minimum(num_votes / FULL_VOTES, 1.0)
+        known = np.where(is_used, np.minimum(num_votes / FULL_VOTES, 1.0), 0.0)
         weights = known * log_odds(0 * known, 0 * known)
         for _ in range(NUM_ROUNDS):
             balance = self.sign * self._balance(weights)
             is_right = 1 / (1 + np.exp(-balance[is_shared]))
-            num_right: Floats = np.bincount(self.who[is_shared], is_right, minlength=len(is_used))
+            num_right = np.bincount(self.who[is_shared], is_right, minlength=len(is_used)).astype(np.float64)
             weights = known * np.maximum(log_odds(num_right, num_votes), 0)
         return weights
 
