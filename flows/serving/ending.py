@@ -16,18 +16,24 @@ EXIT_SECONDS = 30.0  # after which the process ends, whatever it does
 
 
 class Server(uvicorn.Server):
-    """A server of uvicorn. end_answers: ends the answers that are not complete, in a thread."""
+    """A server of uvicorn. end_answers: ends the answers that are not complete, in a thread.
 
-    def __init__(self, app: Any, end_answers: Callable[[], object], **settings: Any) -> None:
+    is_process: whether the process ends with the server, at most EXIT_SECONDS after its end has begun.
+    """
+
+    def __init__(
+        self, app: Any, end_answers: Callable[[], object], *, is_process: bool = False, **settings: Any
+    ) -> None:
         super().__init__(uvicorn.Config(app, timeout_graceful_shutdown=CONNECTION_SECONDS, **settings))
-        self._end_answers = end_answers
+        self._end_answers, self._is_process = end_answers, is_process
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, and end those that are open."""
-        # Every vote is on disk before it is acknowledged, so that nothing is lost by an abrupt end.
-        exit_timer = threading.Timer(EXIT_SECONDS, _exit)
-        exit_timer.daemon = True
-        exit_timer.start()
+        if self._is_process:
+            # Every vote is on disk before it is acknowledged, so that nothing is lost by an abrupt end.
+            timer = threading.Timer(EXIT_SECONDS, _exit)
+            timer.daemon = True
+            timer.start()
         ending = asyncio.ensure_future(self._end_later())
         await super().shutdown(sockets)
         ending.cancel()
