@@ -142,8 +142,8 @@ def listen(application: Any, args: argparse.Namespace, end_answers: Callable[[],
 
     print(f"http://{args.host}:{args.port}/ (Ctrl-C ends the server)", file=sys.stderr, flush=True)
     server = Server(
-        application, end_answers, is_process=True, host=args.host, port=args.port, log_level="warning", access_log=False,
-        server_header=False, timeout_keep_alive=75, lifespan="on",
+        application, end_answers, is_process=True, host=args.host, port=args.port, log_level="warning",
+        access_log=False, server_header=False, timeout_keep_alive=75, lifespan="on",
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         # After an orderly end, uvicorn raises the signal again, for the handler that was there before.
