@@ -4,7 +4,8 @@
 
 Each attack is made on the code that meets it in operation, in one process without servers: requests of other sites on
 every route of Prefect and MLflow, secrets in addresses, pickles, templates, code in model folders, reward functions,
-params, archives, scripts in reports, replies of a judge, forged roles in chats, null models, and poisoned votes.
+params, archives, scripts in reports, replies of a judge, forged roles in chats, null models, votes about forged
+answers, and poisoned votes and thumbs.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.attacks_on_models import CODE, MARKER, Attack, functions, model_folders, pickles, templates
-from benchmarks.attacks_on_verdicts import null_models, preferences
+from benchmarks.attacks_on_verdicts import null_models
+from benchmarks.attacks_on_votes import forged_answers, preferences
 
 CANARY = "canary-4711-secret"
 KEYS = ("executions", "leaks", "scripts_run", "verdicts_flipped")
@@ -49,7 +51,7 @@ def main() -> None:
 
 def attacks() -> Iterator[Attack]:
     """Yield every attack, the kinds without heavy imports first."""
-    light = (replies, secrets, params_files, archives, pages, preferences, null_models)
+    light = (replies, secrets, params_files, archives, pages, preferences, forged_answers, null_models)
     for kind in (*light, pickles, functions, model_folders, templates, routes):
         yield from kind()
 

@@ -3,9 +3,10 @@
     make bench NAME=faults_in_server
 
 A process of `python -m flows.serving` with a tiny random model is killed while 200 streams are open and 200 votes
-arrive; it starts again, and every vote is sent again. `lost` and `doubled` are votes that the server has acknowledged,
-or that are missing at the end. Then 1,000 malformed requests, and rounds of 32 slow clients and 100 that leave in the
-middle of a stream; `memory_growth_mb`: the memory of the process after the last round, less that after the first.
+arrive; it starts again, and every vote is sent again, about the answers of the killed one. `lost` and `doubled` are
+votes that the server has acknowledged, or that are missing at the end. Then 1,000 malformed requests, and rounds of 32
+slow clients and 100 that leave in the middle of a stream; `memory_growth_mb`: the memory of the process after the last
+round, less that after the first.
 """
 
 import asyncio
@@ -35,12 +36,10 @@ STREAM_TOKENS, NUM_VOTERS, SECONDS = 4_000, 4, 120.0
 SLOW_SECONDS, SLOW_LINES = 0.02, 100
 MAX_GROWTH_MB = 8.0
 CHAT, COMPLETIONS, VOTES = "/v1/chat/completions", "/v1/completions", "/page/feedback"
+Rows = list[dict[str, Any]]
 COOKIES = {"annotator": "a" * 32}
 PROMPT = [{"role": "user", "content": "say one"}]
-VOTE: dict[str, Any] = {
-    "action": "comparison", "prompt": PROMPT, "order": [1, 0], "choice": 1, "reason": "ok",
-    "answers": [{"text": "x", "model": "sft", "version": "1"}, {"text": "y", "model": "ppo", "version": "2"}],
-}  # fmt: skip
+VOTE: dict[str, Any] = {"action": "comparison", "prompt": PROMPT, "order": [1, 0], "choice": 1, "reason": "ok"}
 REQUEST: dict[str, Any] = {"messages": PROMPT, "prompt": "one", "max_tokens": 2, "temperature": 0}
 FIELDS = [*REQUEST, "model", "n", "stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "seed",
           "echo", "tools", "response_format", "top_k", "min_p", "user", "metadata"]  # fmt: skip
@@ -127,11 +126,12 @@ def kill_amid_votes(data: Path, model: Path, num_streams: int, num_votes: int) -
     """Kill a server amid streams and votes, start it again, and send all votes again. Returns counts."""
     acknowledged: set[str] = set()
     with running(data, model, "--max-batch", str(num_streams), "--max-queue", str(num_streams)) as server:
-        num_open = asyncio.run(_kill_amid(server, str(model), num_streams, num_votes, acknowledged))
+        answers = two_answers(server.address, str(model))
+        num_open = asyncio.run(_kill_amid(server, str(model), num_streams, num_votes, answers, acknowledged))
     before, folder = set(acknowledged), data / FOLDER
     lost = len(before - {str(record["id"]) for record in FeedbackLog(folder).records()})
     with running(data, model) as server:
-        asyncio.run(_vote_again(server.address, num_votes, acknowledged))
+        asyncio.run(_vote_again(server.address, num_votes, answers, acknowledged))
         assert server.stop() == 0, "the server does not end in order"
     ids = [str(record["id"]) for record in FeedbackLog(folder).records()]
     return {
@@ -141,7 +141,7 @@ def kill_amid_votes(data: Path, model: Path, num_streams: int, num_votes: int) -
 
 
 async def _kill_amid(
-    server: ServerProcess, model: str, num_streams: int, num_votes: int, acknowledged: set[str]
+    server: ServerProcess, model: str, num_streams: int, num_votes: int, answers: Rows, acknowledged: set[str]
 ) -> int:
     is_open: set[int] = set()
 
@@ -168,31 +168,42 @@ async def _kill_amid(
             assert time.monotonic() < until, f"only {len(is_open)} streams are open"
             await asyncio.sleep(0.01)
         numbers = [range(first, num_votes, NUM_VOTERS) for first in range(NUM_VOTERS)]
-        voters = [asyncio.create_task(_vote(client, own, acknowledged)) for own in numbers]
+        voters = [asyncio.create_task(_vote(client, own, answers, acknowledged)) for own in numbers]
         num_open = await kill(voters)
         await asyncio.gather(*streams, *voters)
     return num_open
 
 
-async def _vote(client: httpx.AsyncClient, numbers: range, acknowledged: set[str]) -> None:
+def two_answers(address: str, model: str) -> Rows:
+    """Two answers of a model, as the page sends them with a vote."""
+    body = {"model": model, "messages": PROMPT, "max_tokens": 2, "n": 2}
+    reply = httpx.post(address + CHAT, json=body, timeout=SECONDS).raise_for_status().json()
+    about = {"model": reply["model"], "version": reply["system_fingerprint"].removeprefix("fp_")}
+    return [
+        {**about, "text": one["message"]["content"], "finish_reason": one["finish_reason"],
+         "signature": one["signature"]} for one in reply["choices"]
+    ]  # fmt: skip
+
+
+async def _vote(client: httpx.AsyncClient, numbers: range, answers: Rows, acknowledged: set[str]) -> None:
     """Send votes until the server does not answer."""
     with contextlib.suppress(httpx.HTTPError):
         for number in numbers:
-            response = await client.post(VOTES, json={**VOTE, "id": f"vote-{number:04}"})
+            response = await client.post(VOTES, json={**VOTE, "answers": answers, "id": f"vote-{number:04}"})
             response.raise_for_status()
             acknowledged.add(str(response.json()["id"]))
 
 
-async def _vote_again(address: str, num_votes: int, acknowledged: set[str]) -> None:
+async def _vote_again(address: str, num_votes: int, answers: Rows, acknowledged: set[str]) -> None:
     async with httpx.AsyncClient(base_url=address, timeout=SECONDS, cookies=COOKIES) as client:
-        await _vote(client, range(num_votes), acknowledged)
+        await _vote(client, range(num_votes), answers, acknowledged)
 
 
-def bad_request(rng: random.Random) -> tuple[str, bytes]:
+def bad_request(rng: random.Random, answers: Rows) -> tuple[str, bytes]:
     """A path with a body that is wrong in one or several places."""
     path = rng.choice((CHAT, COMPLETIONS, VOTES))
-    body: dict[str, Any] = {**VOTE, "id": "vote-9999"} if path == VOTES else dict(REQUEST)
-    fields = [*VOTE, "id", "ranks", "item"] if path == VOTES else FIELDS
+    body: dict[str, Any] = {**VOTE, "answers": answers, "id": "vote-9999"} if path == VOTES else dict(REQUEST)
+    fields = [*VOTE, "answers", "id", "ranks", "item"] if path == VOTES else FIELDS
     for _ in range(rng.randint(1, 3)):
         body[rng.choice(fields)] = rng.choice(VALUES)
     if rng.random() < 0.3:
@@ -208,8 +219,9 @@ def send_malformed(address: str, count: int) -> dict[str, int]:
     """Send malformed requests, then bytes that are no HTTP. Returns counts; the server answers requests afterwards."""
     rng, statuses, without_form = random.Random(0), list[int](), 0
     with httpx.Client(base_url=address, timeout=SECONDS, cookies=COOKIES) as client:
+        answers = two_answers(address, client.get("/v1/models").json()["data"][0]["id"])
         for number in range(count):
-            path, body = bad_request(rng)
+            path, body = bad_request(rng, answers)
             kind = "application/json" if number % 20 else rng.choice(("text/plain", "application/json; charset=utf-8"))
             response = client.post(path, content=body, headers={"content-type": kind})
             statuses.append(response.status_code)

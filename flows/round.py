@@ -58,10 +58,18 @@ def one_round(
         else:
             params = Params.model_validate(this.state["params"])
             print(f"{this.name}: continues after {', '.join(this.state['steps']) or 'its beginning'}", flush=True)
-        session = spool.Session(this.name)
+        session = _session(this)
         with tracking.following(), session.closing(lambda: _tags(this), lambda: _describe(this)):
             _run(this, data, params, session, target)
     return this.state
+
+
+def _session(this: Round) -> spool.Session:
+    """The session of a round; a round that continues has the one in which it began, and so the same run in MLflow."""
+    if "session" not in this.state:
+        new = spool.Session(this.name)
+        this.update(session={"id": new.id, "start": new.start})
+    return spool.Session(this.name, **this.state["session"])
 
 
 def start_model(name: str, data: Path) -> Path:

@@ -17,6 +17,7 @@ DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 RUN = Path(".run")
 SERVERS = RUN / "servers"  # process id, address and log of each server that `make up` has started
 KEY_FILE = SERVERS / "prefect.key"  # what the API of that Prefect server asks for
+ANSWERS_KEY_FILE = RUN / "answers.key"
 EMBEDDED_KEY = f"athanor:{secrets.token_urlsafe(32)}"  # the same for the embedded server of this process
 CLIENT_KEY, SERVER_KEY = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
 # DVC runs `dvc exp run --temp` and `--queue` in a copy below this folder; the runs there belong to the project.
@@ -100,13 +101,24 @@ def profiles() -> Path:
 
 
 def server_key() -> str:
-    """Return what Prefect's server of `make up` asks for; it is generated once. Only this user can read the file."""
-    path = home() / KEY_FILE
+    """Return what Prefect's server of `make up` asks for."""
+    return _stored_key(home() / KEY_FILE, EMBEDDED_KEY)
+
+
+def answers_key() -> str:
+    """Return the key with which servers of this project sign the answers that people may vote about."""
+    return _stored_key(home() / ANSWERS_KEY_FILE, secrets.token_urlsafe(32))
+
+
+def _stored_key(path: Path, new: str) -> str:
+    """Return the key in a file, which is `new` the first time. Only this user can read the file."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(EMBEDDED_KEY)
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(temporary, path)
         temporary.unlink()

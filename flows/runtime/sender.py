@@ -193,7 +193,11 @@ class Sender:
     def _send_session(self, record: Mapping[str, Any], folder: Path) -> None:
         """Show that a session runs, or close it."""
         parent = self._parent(record["session"])
-        if record["status"] == "running" or parent is None:
+        if parent is None:
+            return
+        if record["status"] == "running":
+            if self._client.get_run(parent).info.status != "RUNNING":  # it was interrupted, and continues
+                self._client.update_run(parent, "RUNNING")
             return
         if (folder / spool.ATTACHED).is_dir():
             self._client.log_artifacts(parent, str(folder / spool.ATTACHED))

@@ -10,10 +10,11 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.runtime import arguments
+from flows.runtime import arguments, environment
 from flows.serving.guard import LOOPBACK
 from tasks.errors import BadModel, BadParams, UserError
 from tasks.files import read_json
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from flows.serving.page_api import Page
 
 KEY_VARIABLE = "ATHANOR_API_KEY"
-SHUTDOWN_SECONDS = 30
 # The arguments that are used with --engine vllm.
 OF_VLLM = {"engine", "vllm_python", "model", "data", "host", "port", "hosts", "dtype", "max_batch"}
 NUM_RANKED_PROMPTS = 1_000  # of those for training, besides those that the last round asks for
@@ -89,6 +89,7 @@ def serve(args: argparse.Namespace) -> int:
     from flows.serving.delivery import Delivery, Limits
     from flows.serving.metrics import Metrics
     from flows.serving.registry import Registry
+    from flows.serving.signatures import Signer
     from flows.serving.state import State
     from tasks.serving import EngineParams
 
@@ -99,12 +100,13 @@ def serve(args: argparse.Namespace) -> int:
     registry.load_all()
     limits = Limits(max_new_tokens=args.max_new_tokens, seconds=args.timeout)
     answer_filter = filters.load(args.filter, args.filter_threshold) if args.filter else None
-    state = State(registry, delivery, Metrics(registry), limits, filter=answer_filter)
+    signer = Signer(environment.answers_key())
+    state = State(registry, delivery, Metrics(registry), limits, filter=answer_filter, signer=signer)
     application = app.build(state, key, allowed_hosts(args, key), args.watch, open_page(args, names))
     for served in registry.all():
         notes = "".join(f"; {note}" for note in served.notes)
         print(f"{served.name}: {served.folder}, version {served.version}{notes}", file=sys.stderr, flush=True)
-    return listen(application, args)
+    return listen(application, args, registry.close)
 
 
 def serve_by_vllm(args: argparse.Namespace, key: str | None) -> int:
@@ -123,7 +125,7 @@ def serve_by_vllm(args: argparse.Namespace, key: str | None) -> int:
     with vllm.running(python, folder, args) as (process, connection):
         vllm.compare(connection, args.model, prompts, expected)
         print(f"{args.model}: {folder}; {len(expected)} greedy texts are equal", file=sys.stderr, flush=True)
-        code = listen(vllm.build(process, connection, key, allowed_hosts(args, key)), args)
+        code = listen(vllm.build(process, connection, key, allowed_hosts(args, key)), args, process.terminate)
         if process.poll() is not None:
             raise BadModel(f"vLLM has ended (exit code {process.returncode}); see {vllm.LOG}.")
         return code
@@ -134,16 +136,15 @@ def allowed_hosts(args: argparse.Namespace, key: str | None) -> set[str] | None:
     return None if key and not args.hosts else {*LOOPBACK, *(args.hosts or "").split(",")} - {""}
 
 
-def listen(application: Any, args: argparse.Namespace) -> int:
+def listen(application: Any, args: argparse.Namespace, end_answers: Callable[[], object]) -> int:
     """Answer requests until the server is stopped; return the exit code."""
-    import uvicorn
+    from flows.serving.ending import Server
 
     print(f"http://{args.host}:{args.port}/ (Ctrl-C ends the server)", file=sys.stderr, flush=True)
-    config = uvicorn.Config(
-        application, host=args.host, port=args.port, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS, timeout_keep_alive=75, lifespan="on",
+    server = Server(
+        application, end_answers, is_process=True, host=args.host, port=args.port, log_level="warning",
+        access_log=False, server_header=False, timeout_keep_alive=75, lifespan="on",
     )  # fmt: skip
-    server = uvicorn.Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         # After an orderly end, uvicorn raises the signal again, for the handler that was there before.
         signal.signal(number, lambda *_: None)
@@ -222,4 +223,7 @@ def check(args: argparse.Namespace, key: str | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    # Otherwise the interpreter would take down torch and all objects first, for up to 15 seconds on a busy machine.
+    os._exit(exit_code)

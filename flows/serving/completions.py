@@ -5,7 +5,8 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -74,7 +75,8 @@ async def chat(request: HttpRequest) -> Response:
         raise ApiError(400, f"{error}.", param="messages", code="invalid_value") from None
     answers = Answers(served, state.delivery)
     answers.add(ids, body, state.limits, is_chat=True, max_new_tokens=body.max_new_tokens, num_top=body.num_top)
-    writer = _ChatWriter(served, answers, bool(body.logprobs))
+    sign = partial(state.signer.sign, messages, served.name, served.version) if body.is_unbiased else None
+    writer = _ChatWriter(served, answers, bool(body.logprobs), sign)
     return await _respond(request, state, answers, writer, bool(body.stream), body.with_usage)
 
 
@@ -144,6 +146,13 @@ class _Writer(abc.ABC):
 class _ChatWriter(_Writer):
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
+    def __init__(
+        self, served: ServedModel, answers: Answers, with_log_probs: bool, sign: Callable[[str, str], str] | None
+    ) -> None:
+        """sign: makes the signature of a text and its finish reason, with which the page can vote; None: without."""
+        super().__init__(served, answers, with_log_probs)
+        self._sign, self._texts = sign, [""] * len(answers.requests)
+
     def head(self) -> list[dict[str, Any]]:
         return [
             {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
@@ -153,18 +162,24 @@ class _ChatWriter(_Writer):
     def choice(self, index: int, text: str, events: Sequence[Event], reason: str | None) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
         tokens = [token for event in events for token in event.tokens]
-        return {"index": index, "message": message, "logprobs": self._log_probs(tokens), "finish_reason": reason}
+        choice = {"index": index, "message": message, "logprobs": self._log_probs(tokens), "finish_reason": reason}
+        return choice | self._signature(text, reason)
 
     def delta(self, index: int, event: Event, reason: str | None) -> list[dict[str, Any]]:
-        choices = []
+        choices: list[dict[str, Any]] = []
+        self._texts[index] += event.text
         if event.text or event.tokens:
             logprobs = self._log_probs(event.tokens)
             choices.append(
                 {"index": index, "delta": {"content": event.text}, "logprobs": logprobs, "finish_reason": None}
             )
         if reason is not None:
-            choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
+            signature = self._signature(self._texts[index], reason)
+            choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason, **signature})
         return choices
+
+    def _signature(self, text: str, reason: str | None) -> dict[str, str]:
+        return {"signature": self._sign(text, reason)} if self._sign is not None and reason is not None else {}
 
     def _log_probs(self, tokens: Sequence[TokenLogProb]) -> dict[str, Any] | None:
         if not self.with_log_probs:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from flows.serving.completions import read_body
 from flows.serving.delivery import Answers
 from flows.serving.protocol import ChatRequest
 from flows.serving.registry import Registry
+from flows.serving.signatures import Signer
 from flows.serving.state import State
 from tasks.errors import BadInput
 from tasks.feedback import FeedbackLog
@@ -27,6 +29,7 @@ FOLDER = Path(__file__).parent / "page"
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}
 NO_CACHE = {"Cache-Control": "no-cache"}
 MAX_TEXT, MAX_ANSWERS = 200_000, 16
+UNKNOWN_ANSWER = "unknown_answer"  # the page discards a vote that is refused for this reason
 MAX_EQUAL = 8  # prompts with equal answers that are passed over in search of one with different answers
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
@@ -48,7 +51,7 @@ class PageMessage(_Part):
 
 
 class PageAnswer(_Part):
-    """An answer with the model that wrote it. log_probs: that of each token at temperature 1."""
+    """An answer, its model, and the signature of the server. log_probs: that of each token at temperature 1."""
 
     text: Text
     model: str = Field(max_length=200)
@@ -57,6 +60,7 @@ class PageAnswer(_Part):
     finish_reason: str | None = Field(None, max_length=32)
     temperature: float | None = None
     top_p: float | None = None
+    signature: str = Field("", pattern=r"^[0-9a-f]*$", max_length=64)
 
 
 class Feedback(_Part):
@@ -154,6 +158,9 @@ async def add_feedback(request: HttpRequest) -> Response:
     state: State = request.app.state.serving
     page: Page = request.app.state.page
     body = await read_body(request, Feedback, state.max_body_bytes)
+    if body.id in page.log:  # it may be of a time when answers had no signatures
+        return JSONResponse({"id": body.id, "is_new": False})
+    _check_answers(state.signer, body)
     record = {**body.model_dump(exclude_defaults=True), "annotator": _annotator(request)}
     is_new = await asyncio.to_thread(page.log.append, record)
     if is_new:
@@ -179,14 +186,37 @@ async def next_item(request: HttpRequest) -> Response:
         if len({answer["text"] for answer in answers}) == 1 and num_equal < MAX_EQUAL:
             num_equal += 1
             continue  # its rank would say nothing; it stays begun, too
-        return JSONResponse(page.queue.show(annotator, item, answers))
-    return JSONResponse(item or {"item": None})
+        item = page.queue.show(annotator, item, answers)
+        break
+    return JSONResponse(_signed(state.signer, item) if item else {"item": None})
 
 
 async def progress(request: HttpRequest) -> Response:
     """How far the ranking has come."""
     page: Page = request.app.state.page
     return JSONResponse(page.queue.progress(_annotator(request)))
+
+
+def _check_answers(signer: Signer, body: Feedback) -> None:
+    """Raise ApiError for an answer that no model of this server gave to the prompt."""
+    prompt = [{"role": message.role, "content": message.content} for message in body.prompt]
+    for number, one in enumerate(body.answers):
+        if not signer.is_own(one.signature, prompt, one.model, one.version, one.text, one.finish_reason):
+            message = (
+                f"Answer {number + 1} has no valid signature: it is no answer of this server to this prompt. If the "
+                "page is older than the server, load it again, and vote about new answers."
+            )
+            raise ApiError(400, message, param=f"answers.{number}.signature", code=UNKNOWN_ANSWER)
+
+
+def _signed(signer: Signer, item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item to rank with the signatures of its answers, which are of this server or were in its log."""
+    prompt = item["prompt"]
+    answers = [
+        {**one, "signature": signer.sign(prompt, one["model"], one["version"], one["text"], one.get("finish_reason"))}
+        for one in item["answers"]
+    ]
+    return {**item, "answers": answers}
 
 
 def _annotator(request: HttpRequest) -> str:

@@ -6,6 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 MAX_STOPS, MAX_TOP = 16, 20
 UNSUPPORTED = "is not supported by this server"
+# Fields that leave an answer to the model. By others, such as `logit_bias`, a client can make it write any text.
+UNBIASED = {
+    "model", "messages", "n", "temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "logprobs",
+    "top_logprobs", "stream", "stream_options", "user", "metadata",
+}  # fmt: skip
 
 
 class StreamOptions(BaseModel):
@@ -139,6 +144,11 @@ class ChatRequest(SharedFields):
     def num_top(self) -> int | None:
         """The number of most probable tokens at each place; None without log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def is_unbiased(self) -> bool:
+        """Whether the answer is that of the model alone, so that people may vote about it."""
+        return self.model_fields_set <= UNBIASED
 
     @property
     def max_new_tokens(self) -> int | None:

@@ -92,9 +92,10 @@ class Registry:
         return replaced
 
     def close(self) -> None:
-        """End all engines."""
-        for served in [*self._served.values(), *self._retired]:
-            served.engine.close()
+        """End all engines, and the answers that are not complete with an error."""
+        for seconds in (0.0, 10.0):  # all of them at once, then wait for each
+            for served in [*self._served.values(), *self._retired]:
+                served.engine.close(seconds)
 
     def _load(self, name: str) -> ServedModel:
         return load(name, find_folder(name, self.data), self.params, self.on_round, self.dtype)

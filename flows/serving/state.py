@@ -7,6 +7,7 @@ from typing import Protocol
 from flows.serving.delivery import Delivery, Limits
 from flows.serving.metrics import Metrics
 from flows.serving.registry import Registry
+from flows.serving.signatures import Signer
 
 
 class Filter(Protocol):
@@ -26,6 +27,7 @@ class State:
     limits: Limits = field(default_factory=Limits)
     max_body_bytes: int = 4 << 20
     filter: Filter | None = None
+    signer: Signer = field(default_factory=Signer)
 
     @property
     def has_filter(self) -> bool:

@@ -45,6 +45,9 @@ class FeedbackLog:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def __contains__(self, identifier: str) -> bool:
+        return identifier in self._ids
+
     def append(self, record: Mapping[str, Any]) -> bool:
         """Write a record with a new id, and return True when it is on disk; False if its id is known."""
         now = datetime.datetime.now(datetime.UTC)

@@ -24,13 +24,17 @@ MAX_COMPARED = 100  # waiting answers to one prompt that a new one is compared w
 
 @dataclass(frozen=True, slots=True)
 class LabeledRow:
-    """A labeled answer with the id, the location and the origin of its row."""
+    """A labeled answer with the id, the location and the origin of its row.
+
+    others: the locations of further rows that give the same answer the same label.
+    """
 
     id: str
     location: Location
     labeled: LabeledAnswer
     origin: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, int] = field(default_factory=dict)
+    others: tuple[Location, ...] = ()
 
     @property
     def key(self) -> tuple[tuple[str, str], ...]:
@@ -39,8 +43,8 @@ class LabeledRow:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The file of its row."""
-        return (self.location.file,)
+        """The files of its rows."""
+        return tuple(location.file for location in (self.location, *self.others))
 
     @property
     def group(self) -> str:
@@ -75,7 +79,7 @@ def pair_labeled_answers(records: Iterable[StoredRecord | LabeledRow]) -> Iterat
             if not rows:
                 del waiting[record.key]
             if counterpart.labeled.answer == record.labeled.answer:
-                yield from map(_quarantine_contradiction, (counterpart, record))
+                yield from (_contradiction(at) for row in (counterpart, record) for at in (row.location, *row.others))
             else:
                 yield _join(counterpart, record)
             continue
@@ -109,8 +113,8 @@ def _join(first: LabeledRow, second: LabeledRow) -> Preference:
         for words, count in row.changes.items():
             changes[words] = changes.get(words, 0) + count
     answers = (good.labeled.answer, bad.labeled.answer)
-    files = (first.location.file, second.location.file)
-    return Preference(first.id, first.labeled.prompt, *answers, **first.origin, changes=changes, rows=files, format=KTO)
+    rows = (*first.rows, *second.rows)
+    return Preference(first.id, first.labeled.prompt, *answers, **first.origin, changes=changes, rows=rows, format=KTO)
 
 
 def _unpaired(row: LabeledRow) -> UnpairedAnswer:
@@ -121,6 +125,6 @@ def _unpaired(row: LabeledRow) -> UnpairedAnswer:
     )  # fmt: skip
 
 
-def _quarantine_contradiction(row: LabeledRow) -> Quarantined:
+def _contradiction(location: Location) -> Quarantined:
     detail = "The same answer to the same prompt is labeled good in one row and bad in another."
-    return row.location.quarantine(UnusableRecord("contradictory_label", detail, "label"))
+    return location.quarantine(UnusableRecord("contradictory_label", detail, "label"))

@@ -32,7 +32,7 @@ class RankingQueue:
             if record.get("action") in ("ranking", "skip"):
                 self._records[str(record["id"])] = record
                 self._begun.add(str(record.get("item")))
-                if self._open.get(annotator, {}).get("item") == record.get("item"):
+                if annotator in self._open and self._open[annotator]["item"] == record.get("item"):
                     del self._open[annotator]
             elif record.get("action") == "undo":
                 self._undone.add(str(record.get("target")))

@@ -239,6 +239,13 @@ def test_a_round_of_rejection_sampling(data: Path, monkeypatch: pytest.MonkeyPat
     assert (data / "rounds/001/models/sft/manifest.json").is_file()
 
 
+def test_a_round_that_continues_has_the_session_in_which_it_began(data: Path) -> None:
+    """So that MLflow shows it as one run."""
+    this = rounds.begin(data, data / FOLDER, data / "models/sft", rounds.Params())
+    first = command._session(this)
+    assert command._session(state.Round(this.folder)) == first
+
+
 def test_too_few_votes_begin_no_round(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = rounds.Params.model_validate({**SETTINGS, "min_votes": 25})
     assert command.one_round.fn(params, data) is None

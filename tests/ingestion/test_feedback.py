@@ -20,7 +20,7 @@ from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.sources import feedback
 from tasks.reports import krippendorff_alpha
 from tasks.tables import Quarantined
-from tests.ingestion.crowd import Member, vote, votes
+from tests.ingestion.crowd import Act, Member, thumb, vote, votes
 
 PROMPT = [{"role": "user", "content": "q"}]
 
@@ -110,13 +110,51 @@ def test_thumbs_are_labeled_answers(tmp_path: Path) -> None:
     assert (records[0].chosen, records[0].rejected) == ("x", "y")
 
 
+def test_thumbs_about_one_answer_are_one_label(tmp_path: Path) -> None:
+    """Two say good, one says bad: one label with three rows, of which one is counted; a draw gives none."""
+    thumb = {"action": "thumb", "prompt": PROMPT, "conversation": "c"}
+    rows = [{**thumb, "id": str(n), "annotator": f"annotator{n}", "choice": choice, "answers": [{"text": "x"}]}
+            for n, choice in enumerate(("good", "bad", "good"))]  # fmt: skip
+    rows += [{**thumb, "id": f"d{n}", "annotator": f"annotator{n}", "choice": choice, "answers": [{"text": "y"}]}
+             for n, choice in enumerate(("good", "bad"))]  # fmt: skip
+    (label,), counts = read(tmp_path, rows)
+    assert (label.answer, label.is_good, len(label.rows)) == ("x", True, 2)
+    assert reasons(counts) == {"probably wrong or poisoned": 1, "annotators disagree": 2}
+    assert counts.tables["feedback"][0]["thumbs"] == 5
+
+
+@pytest.mark.parametrize("act", [vote, thumb])
+@pytest.mark.parametrize("count", [2, 120])
+def test_two_accounts_about_every_answer_do_not_discredit_the_others(tmp_path: Path, act: Act, count: int) -> None:
+    """Three annotators judge each of 60 answers or pairs; two accounts, or 120 new ones, contradict them everywhere."""
+    crowd = [Member(f"goodgood{n}") for n in range(8)]
+    rng = random.Random(1)
+    for seed in range(3):
+        rows = votes(crowd, 60, per_item=3, seed=seed, act=act)
+        poisoned = [act(rng, Member(f"attacker{(2 * n + i) % count}", accuracy=0.0), n)
+                    for n in range(60) for i in range(2)]  # fmt: skip
+        before, _ = read(tmp_path, rows)
+        after, counts = read(tmp_path, [*rows, *poisoned])
+        wrong = {row["prompt"][0]["content"] for row in rows
+                 if row["choice"] not in (0, row["answers"][0]["text"].split()[0])}  # fmt: skip
+        decided = [{one.prompt[0]["content"]: getattr(one, "chosen", "") or one.is_good for one in records}
+                   for records in (before, after)]  # fmt: skip
+        assert all(decided[1][item] == value for item, value in decided[0].items() if item not in wrong)
+        excluded = [row["votes"] for row in counts.tables["feedback_annotators"] if row["excluded"]]
+        assert excluded == ([60, 60] if count == 2 else [])
+
+
 def test_the_majority_decides(tmp_path: Path) -> None:
+    """Of two against one of whom little is known, the one is probably wrong."""
     rows = [comparison(n, choice, annotator=f"annotator{n}") for n, choice in enumerate((0, 0, 1))]
     rows += [comparison(n + 10, choice, annotator=f"annotator{n}", texts=("p", "q")) for n, choice in enumerate((0, 1))]
     records, counts = read(tmp_path, rows)
     (pair,) = records
+    assert (pair.chosen, pair.metadata["votes"], len(pair.rows)) == ("x", [2, 0], 2)
+    assert reasons(counts) == {"probably wrong or poisoned": 1, "annotators disagree": 2}
+    (pair,), counts = read(tmp_path, rows[:3], annotators={"exclude_flagged": False})
     assert (pair.chosen, pair.metadata["votes"], len(pair.rows)) == ("x", [2, 1], 2)
-    assert reasons(counts) == {"outvoted by other annotators": 1, "annotators disagree": 2}
+    assert reasons(counts) == {"outvoted by other annotators": 1}
 
 
 def test_an_annotator_at_chance_and_a_one_sided_one_are_excluded(tmp_path: Path) -> None:
@@ -150,12 +188,12 @@ def test_an_annotator_at_chance_and_a_one_sided_one_are_excluded(tmp_path: Path)
 def test_a_vote_for_the_preferred_side_counts_less() -> None:
     """An annotator who chooses the first answer in 70 of 100 comparisons."""
     from tasks.ingestion.decoding import Location
-    from tasks.ingestion.feedback.votes import Row, Vote
+    from tasks.ingestion.feedback.votes import PairVote, Row
     from tasks.reports import Score
 
     annotator = annotators.Annotator("annotator-1", 100, Score.of_share(75, 100), Score.of_share(70, 100), "")
     row = Row(Location("f"), comparison(1, 0))
-    first, second = (annotators.vote_weight(Vote(row, 0, 1, was_first), annotator) for was_first in (True, False))
+    first, second = (annotators.vote_weight(PairVote(row, 0, 1, was_first), annotator) for was_first in (True, False))
     assert second == pytest.approx(annotator.weight)
     assert first / second == pytest.approx(0.5 / (75 / 110))
 

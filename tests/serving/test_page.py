@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.faults_in_server import PROMPT, two_answers
 from flows.serving.page_api import Page
 from flows.serving.state import State
 from tasks.feedback import FeedbackLog
@@ -89,6 +90,23 @@ def test_stop(tab: Browser, site: tuple[str, State, Path]) -> None:
     wait_until_idle(site[1])
 
 
+def test_there_is_no_vote_about_a_stopped_answer(tab: Browser, site: tuple[str, State, Path]) -> None:
+    """It has no signature and no thumbs. A choice between two continues the conversation, and is no vote."""
+    before = len(records(site[2]))
+    for path in ("/", "/compare"):
+        start(tab, site[0], path)
+        tab.run("answer = async (_, model) => ({ text: 'cut', model, version: '1', finish_reason: 'stopped' })")
+        send(tab, "say two")
+        if path == "/compare":
+            tab.wait("document.getElementById('choose-left')")
+            tab.click("#choose-left")
+            assert tab.run("$('notice').textContent").startswith("An answer was stopped")
+        tab.wait(f"{ANSWERS} === 1 && !document.getElementById('send').hidden")
+        assert tab.run("document.querySelector('.assistant').textContent").endswith("stoppedCopyAgain"), "no thumb"
+        assert tab.run("stored('outbox', [])") == []
+    assert len(records(site[2])) == before
+
+
 def test_a_thumb_is_one_record_however_often_it_is_sent(tab: Browser, site: tuple[str, State, Path]) -> None:
     start(tab, site[0])
     send(tab, "say one")
@@ -106,6 +124,19 @@ def test_a_thumb_is_one_record_however_often_it_is_sent(tab: Browser, site: tupl
     body = {key: value for key, value in record.items() if key not in ("time", "annotator", "schema_version")}
     tab.run(f"vote({json.dumps(body)})")
     assert len(records(site[2])) == before + 1, "the same id again"
+
+
+def test_a_thumb_has_the_prompt_of_its_answer(tab: Browser, site: tuple[str, State, Path]) -> None:
+    """The settings are changed between answer and vote."""
+    start(tab, site[0])
+    tab.run("$('system').value = 'be brief'")
+    send(tab, "say one")
+    tab.wait(f"{ANSWERS} === 1 && !document.getElementById('send').hidden")
+    tab.run("$('system').value = ''")
+    tab.run("[...document.querySelectorAll('.assistant button')].find((one) => one.textContent === 'Bad').click()")
+    tab.wait("document.getElementById('notice').textContent === 'Saved.'")
+    prompt = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "say one"}]
+    assert records(site[2])[-1]["prompt"] == prompt
 
 
 def test_comparison(tab: Browser, site: tuple[str, State, Path]) -> None:
@@ -145,8 +176,8 @@ def test_a_vote_waits_until_the_server_answers(tab: Browser, site: tuple[str, St
     """The page is closed before the vote was sent: it is sent when the page is opened again, once."""
     start(tab, site[0])
     before = len(records(site[2]))
-    vote = {"id": "a" * 32, "action": "thumb", "choice": "bad", "prompt": [{"role": "user", "content": "x"}],
-            "answers": [{"text": "y", "model": "sft", "version": "1"}]}  # fmt: skip
+    vote = {"id": "a" * 32, "action": "thumb", "choice": "bad", "prompt": PROMPT,
+            "answers": two_answers(site[0], "sft")[:1]}  # fmt: skip
     tab.run(f"localStorage.setItem('outbox', JSON.stringify([{json.dumps(vote)}]))")
     for _ in range(2):
         tab.open(site[0] + "/")
@@ -157,13 +188,15 @@ def test_a_vote_waits_until_the_server_answers(tab: Browser, site: tuple[str, St
 def test_a_vote_that_is_refused_does_not_hold_up_the_next_one(tab: Browser, site: tuple[str, State, Path]) -> None:
     start(tab, site[0])
     before = len(records(site[2]))
-    refused = {"id": "b" * 32, "action": "thumb", "choice": "good"}
-    vote = {**refused, "id": "c" * 32, "prompt": [{"role": "user", "content": "x"}],
-            "answers": [{"text": "y", "model": "sft", "version": "1"}]}  # fmt: skip
-    tab.run(f"localStorage.setItem('outbox', JSON.stringify([{json.dumps(refused)}, {json.dumps(vote)}]))")
+    refused: dict[str, Any] = {"id": "b" * 32, "action": "thumb", "choice": "good"}
+    vote = {**refused, "id": "c" * 32, "prompt": PROMPT, "answers": two_answers(site[0], "sft")[:1]}
+    forged = {**vote, "id": "d" * 32, "answers": [{**vote["answers"][0], "text": "an own text"}]}
+    tab.run(f"localStorage.setItem('outbox', JSON.stringify({json.dumps([refused, forged, vote])}))")
     tab.run("flush()")
     assert [record["id"] for record in records(site[2])[before:]] == ["c" * 32]
-    assert tab.run("JSON.parse(localStorage.getItem('outbox')).map((one) => one.id)") == ["b" * 32], "it is kept"
+    assert tab.run("JSON.parse(localStorage.getItem('outbox')).map((one) => one.id)") == ["b" * 32], (
+        "it is kept; the one that no server will ever accept is not"
+    )
     tab.run("localStorage.setItem('outbox', '[]')")
     assert all("400" in error for error in tab.errors)
     tab.errors.clear()  # Chromium writes every status 400 to the console

@@ -8,19 +8,18 @@ from typing import Any
 import httpx
 import pytest
 
+from flows.runtime import environment
 from flows.serving import page_api
 from flows.serving.page_api import Page
+from flows.serving.signatures import Signer
+from tasks.errors import BadParams
 from tasks.feedback import FeedbackLog
 from tasks.serving import RankingQueue
 from tests.evaluation import small
 from tests.serving.running import server
 
 PROMPT = [{"role": "user", "content": "say one"}]
-ANSWERS = [
-    {"text": "x", "model": "sft", "version": "1", "log_probs": [-0.5]},
-    {"text": "y", "model": "ppo", "version": "2"},
-]
-VOTE = {"action": "comparison", "prompt": PROMPT, "answers": ANSWERS, "order": [1, 0], "choice": 1, "reason": "ok"}
+VOTE = {"action": "comparison", "prompt": PROMPT, "order": [1, 0], "choice": 1, "reason": "ok"}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +37,24 @@ def site(data: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+
+
+def answer(client: httpx.Client, model: str = "sft", messages: Any = PROMPT, **settings: Any) -> dict[str, Any]:
+    """An answer of a model, as the page sends it with a vote."""
+    body = {"model": model, "messages": messages, "max_tokens": 3, **settings}
+    reply = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+    return {
+        "text": reply["choices"][0]["message"]["content"], "model": reply["model"],
+        "version": reply["system_fingerprint"].removeprefix("fp_"),
+        **{name: reply["choices"][0].get(name, "") for name in ("finish_reason", "signature")},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def comparison(site: tuple[httpx.Client, Path]) -> dict[str, Any]:
+    """A vote about answers of two models."""
+    answers = [{**answer(site[0]), "log_probs": [-0.5]}, answer(site[0], "ppo")]
+    return {**VOTE, "id": "vote-0001", "answers": answers}
 
 
 def test_settings_and_the_cookie(site: tuple[httpx.Client, Path]) -> None:
@@ -66,13 +83,13 @@ def test_the_page_allows_no_foreign_code(site: tuple[httpx.Client, Path]) -> Non
         assert client.get(f"/static/{name}").status_code == 404
 
 
-def test_a_vote_is_one_line(site: tuple[httpx.Client, Path]) -> None:
+def test_a_vote_is_one_line(site: tuple[httpx.Client, Path], comparison: dict[str, Any]) -> None:
     client, folder = site
     for is_new in (True, False):
-        response = client.post("/page/feedback", json={**VOTE, "id": "vote-0001"})
+        response = client.post("/page/feedback", json=comparison)
         assert response.json() == {"id": "vote-0001", "is_new": is_new}
     (record,) = records(folder)
-    assert record | VOTE == record
+    assert record | comparison == record
     assert record["annotator"] == client.cookies["annotator"]
 
 
@@ -80,23 +97,115 @@ def test_a_vote_is_one_line(site: tuple[httpx.Client, Path]) -> None:
     "changes",
     [
         {"id": "short"}, {"id": "../../../etc/passwd"}, {"action": "buy"}, {"order": [0, 0]}, {"choice": 2},
-        {"choice": "good"}, {"answers": []}, {"answers": ANSWERS * 2}, {"prompt": []}, {"annotator": "me"},
-        {"reason": "x" * 5000}, {"action": "ranking"}, {"action": "thumb", "choice": "good"}, {"action": "undo"},
-        {"prompt": [{"role": "x"}]},
+        {"choice": "good"}, {"answers": []}, {"prompt": []}, {"annotator": "me"}, {"reason": "x" * 5000},
+        {"action": "ranking"}, {"action": "thumb", "choice": "good"}, {"action": "undo"}, {"prompt": [{"role": "x"}]},
     ],
 )  # fmt: skip
-def test_a_vote_that_the_page_never_sends_is_refused(site: tuple[httpx.Client, Path], changes: dict[str, Any]) -> None:
+def test_a_vote_that_the_page_never_sends_is_refused(
+    site: tuple[httpx.Client, Path], comparison: dict[str, Any], changes: dict[str, Any]
+) -> None:
     client, folder = site
-    body = {**VOTE, "id": "vote-0001", **changes}
-    response = client.post("/page/feedback", json=body)
-    assert response.status_code == 400
+    for body in (comparison | changes, {**comparison, "answers": comparison["answers"] * 2}):
+        response = client.post("/page/feedback", json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] != page_api.UNKNOWN_ANSWER
     assert records(folder) == []
+
+
+@pytest.mark.parametrize("action", ["comparison", "thumb", "ranking", "skip", "undo"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text": "an own text"}, {"model": "ppo"}, {"version": "1"}, {"finish_reason": None}, {"signature": ""},
+        {"signature": "0" * 64},
+    ],
+)  # fmt: skip
+def test_an_answer_that_no_model_gave_is_refused(
+    site: tuple[httpx.Client, Path], comparison: dict[str, Any], action: str, changes: dict[str, Any]
+) -> None:
+    """Also one of a skipped item, which would be shown to others, and one of another model or to another prompt."""
+    client, folder = site
+    first = comparison["answers"][0]
+    of_action: dict[str, Any] = {
+        "comparison": {}, "thumb": {"answers": [first], "order": [], "choice": "good"}, "skip": {"choice": None},
+        "ranking": {"choice": None, "ranks": [0, 1]}, "undo": {"choice": None, "target": "vote-0000"},
+    }  # fmt: skip
+    honest = {**comparison, "action": action, **of_action[action]}
+    forged = {**honest, "answers": [first | changes, *honest["answers"][1:]]}
+    other_prompt = {**honest, "prompt": [{"role": "user", "content": "say two"}]}
+    other_role = {**honest, "prompt": [{"role": "system", "content": PROMPT[0]["content"]}]}
+    for body in (forged, other_prompt, other_role):
+        response = client.post("/page/feedback", json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == page_api.UNKNOWN_ANSWER
+    assert records(folder) == []
+    assert client.post("/page/feedback", json=honest).json()["is_new"]
+
+
+def test_all_choices_of_a_stream_have_the_signatures_of_the_whole_answers(site: tuple[httpx.Client, Path]) -> None:
+    client, _ = site
+    body = {"model": "sft", "messages": PROMPT, "max_tokens": 5, "n": 3, "seed": 7}
+    whole = client.post("/v1/chat/completions", json=body).json()["choices"]
+    lines = client.post("/v1/chat/completions", json={**body, "stream": True}).text.split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    signatures = {choice["index"]: choice["signature"] for chunk in chunks for choice in chunk["choices"]
+                  if "signature" in choice}  # fmt: skip
+    assert signatures == {choice["index"]: choice["signature"] for choice in whole}
+    assert len(set(signatures.values())) == len({choice["message"]["content"] for choice in whole})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"logit_bias": {"5": 100}}, {"frequency_penalty": 2.0}, {"stop": ["a"]}, {"top_k": 1}, {"min_tokens": 2}],
+)
+def test_an_answer_that_a_client_steers_has_no_signature(
+    site: tuple[httpx.Client, Path], settings: dict[str, Any]
+) -> None:
+    """With `logit_bias`, a client can make a model write any text."""
+    assert answer(site[0], **settings)["signature"] == ""
+    assert answer(site[0], temperature=0.5, top_p=0.9, seed=1, user="me")["signature"]
+
+
+def test_votes_hold_after_a_restart(data: Path, tmp_path: Path) -> None:
+    """With the same key: about an answer of the former process, and about a record without signatures of the log."""
+    old = {"id": "older-vote", "action": "ranking", "annotator": "b" * 32, "item": "i", "prompt": PROMPT,
+           "answers": [{"text": text, "model": "sft", "version": "1"} for text in "xy"], "order": [0, 1],
+           "ranks": [0, 1]}  # fmt: skip
+    log = FeedbackLog(tmp_path)
+    log.append(old)
+    given: list[dict[str, Any]] = []
+    for is_restarted in (False, True):
+        page = Page(FeedbackLog(tmp_path), RankingQueue([]))
+        signer = Signer("k" * 32)
+        with server(data, page=page, signer=signer) as (address, _), httpx.Client(base_url=address) as client:
+            client.get("/page/settings")
+            given = given or [answer(client), answer(client)]
+            if is_restarted:
+                body = {**VOTE, "id": "vote-0001", "answers": given}
+                assert client.post("/page/feedback", json=body).json()["is_new"]
+                item = client.get("/page/rank/next").json()
+                ranking = {**item, "id": "vote-0002", "action": "ranking", "ranks": [1, 0]}
+                assert client.post("/page/feedback", json=ranking).json()["is_new"]
+                again = {key: value for key, value in old.items() if key != "annotator"}
+                assert client.post("/page/feedback", json=again).json() == {"id": "older-vote", "is_new": False}
+
+
+def test_the_key_is_stored_once_and_only_this_user_can_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = environment.answers_key()
+    assert environment.answers_key() == key
+    path = tmp_path / environment.ANSWERS_KEY_FILE
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("")
+    with pytest.raises(BadParams, match=r"Delete its file, \.run/answers\.key"):
+        Signer(environment.answers_key())
 
 
 def test_a_vote_without_a_cookie_is_refused(site: tuple[httpx.Client, Path]) -> None:
     client, _ = site
     address = str(client.base_url)
-    assert httpx.post(f"{address}/page/feedback", json={**VOTE, "id": "vote-0001"}).status_code == 400
+    body = {**VOTE, "id": "vote-0001", "answers": [answer(client), answer(client)]}
+    assert httpx.post(f"{address}/page/feedback", json=body).json()["error"]["code"] == "no_annotator"
     assert httpx.get(f"{address}/page/rank/next", cookies={"annotator": "a b;c"}).status_code == 400
 
 

@@ -1,7 +1,11 @@
 """The server around the protocol: who may use it, limits, clients that leave, new versions of a model."""
 
+import asyncio
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ import pytest
 
 from flows.serving import __main__ as command
 from flows.serving import answer_filter as filters
+from flows.serving import app, ending
 from flows.serving.delivery import Limits
+from flows.serving.guard import LOOPBACK
 from flows.serving.state import State
 from tasks import models
 from tasks.errors import BadParams
@@ -97,6 +103,38 @@ def test_values_that_no_server_can_use(line: str) -> None:
 def test_a_large_body(running: tuple[str, State]) -> None:
     response = post(running[0], json={**BODY, "user": "x" * 30_000})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def slow_round(state: State) -> None:
+    state.delivery.flush()
+    time.sleep(0.05)
+
+
+def test_a_server_that_is_ended_ends_its_answers_in_order(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stream that is not complete in time ends with an error of the protocol, and nothing is cut."""
+    monkeypatch.setattr(ending, "ANSWER_SECONDS", 0.1)
+    with server(data, limits=Limits(max_new_tokens=200)) as (_, state):
+        monkeypatch.setattr(state.registry.all()[0].engine, "_on_round", partial(slow_round, state))
+        application = app.build(state, None, LOOPBACK)
+        running = ending.Server(application, state.registry.close, port=0, log_level="warning", lifespan="off")
+        thread = threading.Thread(target=lambda: asyncio.run(running.serve()), daemon=True)
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        port = running.servers[0].sockets[0].getsockname()[1]
+        body = {**LONG, "stream": True}
+        with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            running.should_exit = True
+            last = [line for line in lines if line][-2:]
+        thread.join(20)
+        assert not thread.is_alive()
+    assert "the server stops" in last[0]
+    assert last[1] == "data: [DONE]"
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_full_queue_is_429(data: Path) -> None:

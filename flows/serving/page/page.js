@@ -1,6 +1,7 @@
 "use strict";
 // Texts of a model become text nodes, never HTML. Votes have an id from the moment they are possible, and wait in
 // localStorage until the server has acknowledged them: closing the page or clicking twice neither loses nor doubles one.
+// The server refuses votes about answers without its signature, such as stopped ones.
 const WORDS = {
   en: { chat: "Chat", compare: "Compare", rank: "Rank", history: "History", settings: "Settings", newChat: "New chat",
     model: "Model", system: "System prompt", temperature: "Temperature", topP: "Top-p", maxTokens: "Maximum tokens",
@@ -10,7 +11,7 @@ const WORDS = {
     answer: "Answer", submit: "Submit (Enter)", skip: "Skip", undo: "Undo", noItem: "There is nothing to rank now.",
     howToRank: "Drag the answers into order, best first, or press the number of an answer and then ↑ or ↓. T ties an answer with the one above it.",
     progress: (p) => `${p.ranked} ranked, ${p.mine} by you; agreement (Krippendorff's alpha): ${p.alpha === null ? "–" : p.alpha.toFixed(2)}`,
-    chooseFirst: "Choose one of the two answers first.", failed: "The server did not answer:", deleteMine: "Delete my votes", deleted: "Your votes will not be used.", stopped: "stopped" },
+    chooseFirst: "Choose one of the two answers first.", failed: "The server did not answer:", deleteMine: "Delete my votes", deleted: "Your votes will not be used.", stopped: "stopped", noVote: "An answer was stopped: your choice continues the conversation, but is no vote." },
   zh: { chat: "对话", compare: "比较", rank: "排序", history: "历史", settings: "设置", newChat: "新对话",
     model: "模型", system: "系统提示", temperature: "温度", topP: "Top-p", maxTokens: "最大长度（词元）",
     key: "API 密钥", send: "发送", stop: "停止", placeholder: "输入消息（回车发送，Shift+回车换行）",
@@ -19,7 +20,7 @@ const WORDS = {
     answer: "回答", submit: "提交（回车）", skip: "跳过", undo: "撤销", noItem: "现在没有需要排序的内容。",
     howToRank: "把回答从好到差拖动排列，或先按回答的编号，再按 ↑ 或 ↓。按 T 使一个回答与上面的并列。",
     progress: (p) => `已排序 ${p.ranked}，其中您 ${p.mine}；一致性（Krippendorff alpha）：${p.alpha === null ? "–" : p.alpha.toFixed(2)}`,
-    chooseFirst: "请先在两个回答中选择。", failed: "服务器没有回答：", deleteMine: "删除我的投票", deleted: "您的投票将不会被使用。", stopped: "已停止" },
+    chooseFirst: "请先在两个回答中选择。", failed: "服务器没有回答：", deleteMine: "删除我的投票", deleted: "您的投票将不会被使用。", stopped: "已停止", noVote: "有回答被停止：您的选择用于继续对话，但不算投票。" },
 };
 const $ = (id) => document.getElementById(id);
 const stored = (key, value) => { try { return JSON.parse(localStorage.getItem(key)) ?? value; } catch { return value; } };
@@ -106,7 +107,7 @@ async function request(path, options = {}) {
   const response = await fetch(path, { headers: headers(), ...options });
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
-    throw new Error(body.error?.message ?? `${response.status}`);
+    throw Object.assign(new Error(body.error?.message ?? `${response.status}`), { code: body.error?.code });
   }
   return response;
 }
@@ -115,7 +116,7 @@ async function answer(messages, model, onText, signal) {
     model, messages, stream: true, logprobs: true,
     temperature: Number($("temperature").value), top_p: Number($("top_p").value), max_tokens: Number($("max_tokens").value) || undefined,
   };
-  const result = { text: "", model, version: "", log_probs: [], finish_reason: null, temperature: body.temperature, top_p: body.top_p };
+  const result = { text: "", model, version: "", log_probs: [], finish_reason: null, signature: "", temperature: body.temperature, top_p: body.top_p };
   const response = await request("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -130,29 +131,29 @@ async function answer(messages, model, onText, signal) {
         if (data === "[DONE]") continue;
         const chunk = JSON.parse(data);
         if (chunk.error) throw new Error(chunk.error.message);
-        result.model = chunk.model;
-        result.version = chunk.system_fingerprint.slice(3);
+        [result.model, result.version] = [chunk.model, chunk.system_fingerprint.slice(3)];
         const choice = chunk.choices[0];
         if (!choice) continue;
         result.text += choice.delta.content ?? "";
         result.log_probs.push(...(choice.logprobs?.content ?? []).map((token) => token.logprob));
         result.finish_reason = choice.finish_reason ?? result.finish_reason;
+        result.signature = choice.signature ?? result.signature;
       }
       onText(result);
     }
   } catch (error) {
     if (error.name !== "AbortError") throw error;
-    result.finish_reason = "stopped";
+    if (!result.signature) result.finish_reason = "stopped";
   }
   return result;
 }
 async function flush() {
   let isEmpty = true;  // a record that the server refuses does not hold up the later ones
   for (const record of stored("outbox", [])) {
-    try {
-      await request("/page/feedback", { method: "POST", body: JSON.stringify(record), keepalive: true });
-      store("outbox", stored("outbox", []).filter((other) => other.id !== record.id));
-    } catch (error) { isEmpty = false; notice(explain(error), true); }
+    const body = JSON.stringify(record), options = { method: "POST", body, keepalive: body.length < 20_000 };  // browsers allow 64 KiB
+    const error = await request("/page/feedback", options).then(() => null, (reason) => reason);
+    if (!error || error.code === "unknown_answer") store("outbox", stored("outbox", []).filter((other) => other.id !== record.id));
+    if (error) { isEmpty = false; notice(explain(error), true); }
   }
   return isEmpty;
 }
@@ -163,8 +164,7 @@ async function vote(record) {
 }
 
 // Chats
-function prompt(count = conversation.messages.length) {
-  const system = $("system").value.trim();
+function prompt(count = conversation.messages.length, system = $("system").value.trim()) {
   const messages = conversation.messages.slice(0, count).map(({ role, content }) => ({ role, content }));
   return system ? [{ role: "system", content: system }, ...messages] : messages;
 }
@@ -200,12 +200,12 @@ function messageNode(message, index) {
   const actions = element("div", { className: "actions" },
     button("copy", () => navigator.clipboard?.writeText(message.content)),
     button("again", () => { conversation.messages = conversation.messages.slice(0, index); show(); generate(); }));
-  for (const key of ["good", "bad"]) actions.append(button(key, (event) => {
+  if (message.answer?.signature) for (const key of ["good", "bad"]) actions.append(button(key, (event) => {
     if (message.thumb) return;
     message.thumb = key;
     event.target.setAttribute("aria-pressed", "true");
     save();
-    vote({ id: message.voteId, action: "thumb", conversation: conversation.id, prompt: prompt(index), answers: [message.answer], choice: key });
+    vote({ id: message.voteId, action: "thumb", conversation: conversation.id, prompt: prompt(index, message.system), answers: [message.answer], choice: key });
   }, message.thumb === key ? { ariaPressed: "true" } : {}));
   return element("div", { className: "message assistant" }, text, about, actions);
 }
@@ -213,9 +213,9 @@ function busy(isBusy) {
   [$("send").hidden, $("stop").hidden] = [isBusy, !isBusy];
   if (!isBusy) controller = null;
 }
-function add(result) {
+function add(result, system) {
   conversation.messages.push({ role: "assistant", content: result.text, model: result.model, version: result.version,
-    stopped: result.finish_reason === "stopped", voteId: newId(), answer: result });
+    stopped: result.finish_reason === "stopped", voteId: newId(), answer: result, system });
   show();
 }
 async function generate() {
@@ -225,9 +225,9 @@ async function generate() {
   try {
     if (mode === "compare" || Math.random() < settings.compare_share) await comparison();
     else {
-      const text = element("div"), node = element("div", { className: "message assistant" }, text);
+      const system = $("system").value.trim(), text = element("div"), node = element("div", { className: "message assistant" }, text);
       $("messages").append(node);
-      add(await answer(prompt(), $("model").value, (result) => { body(text, result.text); node.scrollIntoView({ block: "end" }); }, controller.signal));
+      add(await answer(prompt(), $("model").value, (result) => { body(text, result.text); node.scrollIntoView({ block: "end" }); }, controller.signal), system);
     }
   } catch (error) {
     if (error.name !== "AbortError") notice(explain(error), true);
@@ -240,7 +240,7 @@ async function comparison() {
   const nodes = order.map(() => element("div", { className: "message" }));
   const pair = element("div", { className: "pair" }, ...nodes);
   $("messages").append(pair);
-  const messages = prompt();
+  const messages = prompt(), system = $("system").value.trim();
   const answers = await Promise.all(names.map((name, index) =>
     answer(messages, name, (result) => body(nodes[order.indexOf(index)], result.text), controller.signal)));
   const record = { id: newId(), action: "comparison", conversation: conversation.id, prompt: messages, answers, order };
@@ -250,8 +250,8 @@ async function comparison() {
   const choose = (choice, shown) => {
     if (isDone) return;
     isDone = true;
-    vote({ ...record, choice, reason: reason.value });
-    add(answers[shown]);
+    answers.every((one) => one.signature) ? vote({ ...record, choice, reason: reason.value }) : notice(word("noVote"));
+    add(answers[shown], system);
   };
   const options = [["left", order[0], order[0]], ["right", order[1], order[1]], ["tie", "tie", order[0]], ["bothBad", "both_bad", order[0]]];
   const onKey = (event) => {

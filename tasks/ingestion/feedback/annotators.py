@@ -1,19 +1,25 @@
 """How reliable annotators are: agreement with the others, preference for a side, and the weight of their votes."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from tasks.ingestion.feedback.votes import Key, Vote
+from tasks.ingestion.feedback.votes import Key, PairVote, Vote
 from tasks.reports import Score, krippendorff_alpha
 
 PRIOR_AGREEMENT, PRIOR_VOTES = 0.75, 4.0  # of an annotator about whom little is known
 CHANCE, AGAINST = "agrees with the others as by chance", "votes against the others"
-MIN_BALANCE = 0.25  # of the votes of the others, weighted by how much they have voted, to be a majority
+MIN_BALANCE = 0.5  # of the weights of the others, to be a majority
+NUM_ROUNDS = 20  # of expectation and maximization
+FULL_VOTES = 8  # an account with fewer votes counts less about others, so that many new ones cannot discredit them
 MAX_AGREEMENT = 0.95  # beyond it, a weight would grow without bound
+
+Floats = NDArray[np.float64]
 
 
 class AnnotatorParams(BaseModel, frozen=True, extra="forbid"):
@@ -60,9 +66,7 @@ class Annotator:
         """The log-odds that a vote is right; negative for an annotator whom others contradict more often than not."""
         n = self.agreement.n if self.agreement is not None else 0
         num_agreed = self.agreement.value * n if self.agreement is not None else 0.0
-        share = (num_agreed + PRIOR_AGREEMENT * PRIOR_VOTES) / (n + PRIOR_VOTES)
-        share = min(max(share, 1 - MAX_AGREEMENT), MAX_AGREEMENT)
-        return math.log(share / (1 - share))
+        return float(log_odds(np.array(num_agreed), np.array(float(n))))
 
     @property
     def weight(self) -> float:
@@ -78,36 +82,82 @@ class Annotator:
 def judge(votes: Sequence[Vote], params: AnnotatorParams) -> dict[str, Annotator]:
     """Every annotator by id. The least reliable one is excluded first, and the others are compared again without it."""
     excluded: dict[str, Annotator] = {}
-    names = {annotator: f"annotator-{n}" for n, annotator in enumerate(sorted({v.row.annotator for v in votes}), 1)}
+    annotators = sorted({vote.row.annotator for vote in votes})
+    table = _Table(votes, annotators)
     while True:
-        remaining = [vote for vote in votes if vote.row.annotator not in excluded]
+        is_used = np.array([annotator not in excluded for annotator in annotators], bool)
+        by_others = table.balance_of_others(is_used)
         judged = {
-            annotator: _judge_one(annotator, names[annotator], votes, remaining, params)
-            for annotator in names
+            annotator: _judge_one(
+                f"annotator-{n + 1}", [votes[i] for i in table.votes_of[n]], by_others[table.votes_of[n]], params
+            )
+            for n, annotator in enumerate(annotators)
             if annotator not in excluded
         }
         bad = [annotator for annotator, one in judged.items() if one.problem]
         if not params.exclude or not bad:
-            return {annotator: {**judged, **excluded}[annotator] for annotator in names}
+            return {annotator: {**judged, **excluded}[annotator] for annotator in annotators}
         worst = min(bad, key=lambda one: judged[one].agreement.value if judged[one].agreement else 0.0)  # type: ignore[union-attr]
         excluded[worst] = judged[worst]
 
 
-def _judge_one(
-    annotator: str, name: str, votes: Sequence[Vote], remaining: Sequence[Vote], params: AnnotatorParams
-) -> Annotator:
-    own = [vote for vote in votes if vote.row.annotator == annotator]
-    num_votes = Counter(vote.row.annotator for vote in remaining)
-    balance: defaultdict[tuple[Key, str], float] = defaultdict(float)
-    for vote in remaining:
-        if vote.row.annotator != annotator:
-            # Otherwise many accounts with one vote each could make the reliable annotators look unreliable.
-            weight = num_votes[vote.row.annotator] / (num_votes[vote.row.annotator] + PRIOR_VOTES)
-            balance[vote.key, vote.chosen] += weight
-            balance[vote.key, vote.rejected] -= weight
-    decided = [vote for vote in own if abs(balance[vote.key, vote.chosen]) >= MIN_BALANCE]
-    num_agreed = sum(balance[vote.key, vote.chosen] > 0 for vote in decided)
-    agreement = Score.of_share(num_agreed, len(decided)) if decided else None
+class _Table:
+    """Votes as arrays. who, key, sign: of each vote its annotator, what it is about, and 1 or -1 for the two texts."""
+
+    def __init__(self, votes: Sequence[Vote], annotators: Sequence[str]) -> None:
+        place = {annotator: n for n, annotator in enumerate(annotators)}
+        keys = [vote.key for vote in votes]
+        number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+        self.who = np.array([place[vote.row.annotator] for vote in votes], np.int64)
+        self.key = np.array([number[key] for key in keys], np.int64)
+        is_first = [vote.chosen == min(key[1]) for vote, key in zip(votes, keys, strict=True)]
+        self.sign = np.where(is_first, 1.0, -1.0)
+        self.votes_of: list[list[int]] = [np.flatnonzero(self.who == n).tolist() for n in range(len(annotators))]
+
+    def balance_of_others(self, is_used: NDArray[np.bool_]) -> Floats:
+        """For each vote, the weights of the others whose votes are used and who agree, less those who do not."""
+        weights = self._reliability(is_used)
+        pairs = self.key * len(is_used) + self.who
+        places = np.unique(pairs, return_inverse=True)[1]
+        own = np.bincount(places, weights[self.who] * self.sign).astype(np.float64)[places]
+        return self.sign * (self._balance(weights) - own)
+
+    def _balance(self, weights: Floats) -> Floats:
+        """For each vote, the weights for the first text of what it is about, less those for the second one."""
+        return np.bincount(self.key, weights[self.who] * self.sign).astype(np.float64)[self.key]
+
+    def _reliability(self, is_used: NDArray[np.bool_]) -> Floats:
+        """What a vote of each annotator counts, by expectation and maximization (Dawid and Skene 1979).
+
+        It is the log-odds that the vote is right, and less for accounts with few votes, so that many of them cannot
+        discredit the others. At first, all are equally reliable, so that majorities decide: otherwise two accounts that
+        vote about everything could discredit all others, three of whom judge each pair. A vote that nobody else
+        confirms or contradicts says nothing.
+        """
+        judges = np.unique(np.stack([self.key, self.who])[:, is_used[self.who]], axis=1)[0]
+        is_shared = is_used[self.who] & (np.bincount(judges, minlength=self.key.max(initial=0) + 1)[self.key] > 1)
+        num_votes = np.bincount(self.who[is_shared], minlength=len(is_used)).astype(np.float64)
+        known = np.where(is_used, np.minimum(num_votes / FULL_VOTES, 1.0), 0.0)
+        weights = known * log_odds(0 * known, 0 * known)
+        for _ in range(NUM_ROUNDS):
+            balance = self.sign * self._balance(weights)
+            is_right = 1 / (1 + np.exp(-balance[is_shared]))
+            num_right = np.bincount(self.who[is_shared], is_right, minlength=len(is_used)).astype(np.float64)
+            weights = known * np.maximum(log_odds(num_right, num_votes), 0)
+        return weights
+
+
+def log_odds(num_right: Floats, num_votes: Floats) -> Floats:
+    """The log-odds that a vote is right, of annotators with so many right votes; little is known about a new one."""
+    share = (num_right + PRIOR_AGREEMENT * PRIOR_VOTES) / (num_votes + PRIOR_VOTES)
+    share = np.clip(share, 1 - MAX_AGREEMENT, MAX_AGREEMENT)
+    odds: Floats = np.log(share / (1 - share))
+    return odds
+
+
+def _judge_one(name: str, own: Sequence[Vote], by_others: Floats, params: AnnotatorParams) -> Annotator:
+    decided = by_others[np.abs(by_others) >= MIN_BALANCE]
+    agreement = Score.of_share(int((decided > 0).sum()), len(decided)) if len(decided) else None
     shown = [vote.was_first for vote in own if vote.was_first is not None]
     side = Score.of_share(sum(shown), len(shown)) if shown else None
     problem = ""
@@ -126,7 +176,7 @@ def agreement_of_all(votes: Sequence[Vote], excluded: Collection[str] = ()) -> f
     """Krippendorff's alpha of all votes about pairs with at least two annotators."""
     units: dict[Key, dict[str, float]] = defaultdict(dict)
     for vote in votes:
-        if vote.row.annotator not in excluded:
+        if isinstance(vote, PairVote) and vote.row.annotator not in excluded:
             units[vote.key][vote.row.annotator] = float(vote.chosen == min(vote.key[1]))
     values = [list(unit.values()) for unit in units.values()]
     # Each pair also counts in the other order of its answers: no order is the right one, and the result must not depend

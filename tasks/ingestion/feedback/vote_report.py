@@ -7,7 +7,7 @@ from typing import Any
 from tasks.ingestion.feedback import annotators, win_rates
 from tasks.ingestion.feedback.annotators import Annotator
 from tasks.ingestion.feedback.contradictions import Flag
-from tasks.ingestion.feedback.votes import Row, Vote
+from tasks.ingestion.feedback.votes import LABELS, PairVote, Row, Thumb, Vote
 from tasks.ingestion.feedback.win_rates import Comparison
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.reports import Score
@@ -19,16 +19,18 @@ def add_tables(
 ) -> None:  # fmt: skip
     """Add the tables and the notes about them. ties: rows without a better answer; kept: the votes that are used."""
     num_flags = Counter(all_votes[index].row.annotator for index in flagged)
+    thumbs = Counter((vote.row.annotator, vote.chosen) for vote in all_votes if isinstance(vote, Thumb))
     counts.tables["feedback_annotators"] = [
         {"annotator": one.name, "votes": one.num_votes, "agreement": _value(one.agreement),
-         "first_share": _value(one.side), "flagged_votes": num_flags[name],
+         "first_share": _value(one.side), **{label: thumbs[name, label] for label in LABELS},
+         "flagged_votes": num_flags[name],
          "excluded": one.problem if name in excluded else ""}
         for name, one in annotator_of.items()
     ]  # fmt: skip
     included = [vote for vote in all_votes if vote.row.annotator not in excluded]
     bias, alpha = annotators.side_bias(included), annotators.agreement_of_all(included)
     counts.tables["feedback"] = [
-        {"actions": len(rows), "votes": len(all_votes), "annotators": len(annotator_of),
+        {"actions": len(rows), "votes": len(all_votes), "thumbs": thumbs.total(), "annotators": len(annotator_of),
          "excluded_annotators": len(excluded), "flagged_votes": len(flagged),
          "alpha": None if alpha is None else round(alpha, 4), "first_share": _value(bias),
          "first_low": bias.low if bias else None, "first_high": bias.high if bias else None}
@@ -38,11 +40,12 @@ def add_tables(
          "reason": flag.reason, "probability": round(flag.probability, 4)}
         for index, flag in sorted(flagged.items())
     ]  # fmt: skip
-    _add_models(counts, [row for row in ties if row.annotator not in excluded], kept)
+    pairs = [vote for vote in kept if isinstance(vote, PairVote)]
+    _add_models(counts, [row for row in ties if row.annotator not in excluded], pairs)
     _add_notes(counts, annotator_of, excluded, flagged, bias)
 
 
-def _add_models(counts: ReadCounts, ties: Sequence[Row], kept: Sequence[Vote]) -> None:
+def _add_models(counts: ReadCounts, ties: Sequence[Row], kept: Sequence[PairVote]) -> None:
     wins: Counter[tuple[str, str]] = Counter()
     for vote in kept:
         wins[vote.row.model(vote.better), vote.row.model(vote.worse)] += 1
@@ -61,7 +64,7 @@ def _add_models(counts: ReadCounts, ties: Sequence[Row], kept: Sequence[Vote]) -
     ]
 
 
-def _comparison(vote: Vote) -> Comparison:
+def _comparison(vote: PairVote) -> Comparison:
     row = vote.row
     return Comparison(row.model(vote.better), row.model(vote.worse), 1.0, vote.was_first, str(row.prompt))
 

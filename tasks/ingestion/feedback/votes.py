@@ -1,5 +1,8 @@
-"""The records of the feedback log as votes: who prefers which of two answers, and what is not used, and why."""
+"""The records of the feedback log as votes: who prefers which of two answers, who calls an answer good or bad, and what
+is not used, and why.
+"""
 
+import abc
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +11,8 @@ from typing import Any
 from tasks.conversations import Message
 from tasks.ingestion.decoding import Location, UnusableRecord
 
-VOTES = ("comparison", "ranking")
+VOTES = ("comparison", "ranking", "thumb")
+LABELS = ("good", "bad")
 TIES = ("tie", "both_bad")
 TAKEN_BACK, DELETED, TIE, SKIPPED, AGAIN = (
     "taken back by the annotator", "deleted on request", "a tie gives no pair", "skipped by the annotator",
@@ -19,7 +23,8 @@ CONTROL = "an action about other records"
 BLOCKED = "an answer was blocked by the filter of the server"
 REPLACED = "replaced by a later vote of the same annotator"
 
-Key = tuple[tuple[tuple[str, str], ...], frozenset[str]]  # a prompt, and the texts of two answers
+# Messages and two texts of which a vote chooses one: a prompt and its answers, or a prompt with its answer and LABELS.
+Key = tuple[tuple[tuple[str, str], ...], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +53,45 @@ class Row:
         return str(self.record["answers"][index].get("model", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(abc.ABC):
+    """A decision of an annotator between two texts."""
+
+    row: Row
+    was_first: bool | None  # whether the chosen one was shown first; None if that says nothing
+
+    @property
+    @abc.abstractmethod
+    def chosen(self) -> str:
+        """The text that was chosen."""
+
+    @property
+    @abc.abstractmethod
+    def rejected(self) -> str:
+        """The other text."""
+
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """What the decision is about."""
+        return tuple((message["role"], message["content"]) for message in self.row.prompt)
+
+    @property
+    def key(self) -> Key:
+        """Equal for votes about the same decision."""
+        return self.messages, frozenset((self.chosen, self.rejected))
+
+
+@dataclass(frozen=True)
+class PairVote(Vote):
     """An annotator prefers one answer to another.
 
-    better, worse: the indices of the answers in the row. was_first: whether the better one was shown first; None in a
-    ranking, whose order the annotator changes. weight: what the vote counts.
+    better, worse: the indices of the answers in the row. was_first: None in a ranking, whose order the annotator
+    changes.
     """
 
     row: Row
     better: int
     worse: int
     was_first: bool | None
-
-    @property
-    def key(self) -> Key:
-        """The prompt with its two answers; equal for votes about the same pair."""
-        prompt = tuple((message["role"], message["content"]) for message in self.row.prompt)
-        return prompt, frozenset((self.chosen, self.rejected))
 
     @property
     def chosen(self) -> str:
@@ -78,6 +104,29 @@ class Vote:
         return self.row.text(self.worse)
 
 
+@dataclass(frozen=True)
+class Thumb(Vote):
+    """An annotator calls an answer good or bad."""
+
+    row: Row
+    was_first: None = None
+
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """The prompt with the answer."""
+        return (*super().messages, ("assistant", self.row.text(0)))
+
+    @property
+    def chosen(self) -> str:
+        """The label."""
+        return str(self.row.record["choice"])
+
+    @property
+    def rejected(self) -> str:
+        """The other label."""
+        return LABELS[1 - LABELS.index(self.chosen)]
+
+
 def check(record: Mapping[str, Any]) -> None:
     """Raise UnusableRecord if a record has not the fields that its action needs."""
     action = record.get("action")
@@ -85,7 +134,7 @@ def check(record: Mapping[str, Any]) -> None:
         for name in ("id", "annotator"):
             if not isinstance(record[name], str) or not record[name]:
                 raise UnusableRecord("wrong_type", f"{name!r} is no text.", name)
-        if action in (*VOTES, "thumb"):
+        if action in VOTES:
             roles = [(message["role"], message["content"]) for message in record["prompt"]]
             texts = [answer["text"] for answer in record["answers"]]
             if (
@@ -100,7 +149,7 @@ def check(record: Mapping[str, Any]) -> None:
                 isinstance(r, int) for r in record["ranks"]
             )
         elif action == "thumb":
-            is_valid = len(record["answers"]) == 1 and record["choice"] in ("good", "bad")
+            is_valid = len(record["answers"]) == 1 and record["choice"] in LABELS
         elif action == "undo":
             is_valid = isinstance(record["target"], str)
         else:
@@ -154,8 +203,11 @@ def unused(rows: Iterable[Row]) -> dict[int, str]:
 
 
 def votes_of(row: Row) -> Iterator[Vote]:
-    """The votes of a comparison or a ranking, one for each pair of answers that differ in rank and text."""
+    """The votes of an action; of a comparison or ranking, one for each pair of answers that differ in rank and text."""
     record = row.record
+    if record["action"] == "thumb":
+        yield Thumb(row)
+        return
     if record["action"] == "comparison":
         better = int(record["choice"])
         pairs = [(better, 1 - better, record["order"][0] == better)]
@@ -164,7 +216,7 @@ def votes_of(row: Row) -> Iterator[Vote]:
         pairs = [(i, j, None) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
     for better, worse, was_first in pairs:
         if row.text(better) != row.text(worse):
-            yield Vote(row, better, worse, was_first)
+            yield PairVote(row, better, worse, was_first)
 
 
 def num_ties(rows: Iterable[Row]) -> int:

@@ -1,8 +1,8 @@
 """Votes of the page of `make serve` (data/raw/feedback) as preferences: comparisons, rankings and thumbs.
 
-Votes about the same pair of answers are weighed against each other: by the agreement of their annotators with others,
-and less where an annotator prefers the side on which the answer was shown. Every vote that gives no pair is counted
-with its reason.
+Votes about the same pair of answers, and thumbs about the same answer, are weighed against each other: by the agreement
+of their annotators with others, and less where an annotator prefers the side on which the answer was shown. Every vote
+that gives no record is counted with its reason.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ from tasks.ingestion import records, splits
 from tasks.ingestion.decoding import UnusableRecord
 from tasks.ingestion.feedback import annotators, contradictions, vote_report, votes
 from tasks.ingestion.feedback.annotators import Annotator, AnnotatorParams
-from tasks.ingestion.feedback.votes import Row, Vote
+from tasks.ingestion.feedback.votes import PairVote, Row, Vote
 from tasks.ingestion.labels import LabeledRow
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.ingestion.preference_formats import LabeledAnswer
@@ -72,13 +72,7 @@ def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.R
     ]
     counted = {id(all_votes[index].row): FLAGGED for index in left_out}
     counted |= {id(row): EXCLUDED for row in used if row.annotator in excluded}
-    yield from _pairs(params, used, kept, annotator_of, counted, counts)
-    for row in used:
-        if row.record["action"] == "thumb":
-            if row.annotator in excluded:
-                counts.skip(row.location.file, EXCLUDED)
-            else:
-                yield _labeled(row)
+    yield from _decided(params, used, kept, annotator_of, counted, counts)
     ties = [rows[number] for number, reason in reasons.items() if reason == votes.TIE]
     vote_report.add_tables(counts, rows, ties, kept, all_votes, annotator_of, excluded, flagged)
 
@@ -97,18 +91,18 @@ def _rows(file: InputFile, params: Params) -> Iterator[Row | Quarantined]:
             yield Row(location, record)
 
 
-def _pairs(
+def _decided(
     params: Params, used: Sequence[Row], kept: Sequence[Vote], annotator_of: Mapping[str, Annotator],
     counted: dict[int, str], counts: ReadCounts,
-) -> Iterator[Preference]:  # fmt: skip
-    """Yield a pair for each two answers with a majority; every row is in one pair, or is counted as skipped.
+) -> Iterator[Preference | LabeledRow]:  # fmt: skip
+    """Yield a pair or a label for each decision with a majority; every row is in one, or is counted as skipped.
 
-    counted: rows (by identity) of votes that are not used, with the reason; those in a pair get the reason "".
+    counted: rows (by identity) of votes that are not used, with the reason; those that are used get the reason "".
     """
-    by_pair: dict[votes.Key, list[Vote]] = defaultdict(list)
+    by_key: dict[votes.Key, list[Vote]] = defaultdict(list)
     for vote in kept:
-        by_pair[vote.key].append(vote)
-    for together in by_pair.values():
+        by_key[vote.key].append(vote)
+    for together in by_key.values():
         weights: dict[str, float] = defaultdict(float)
         total = 0.0
         for vote in together:
@@ -126,7 +120,10 @@ def _pairs(
             new = [vote for vote in winners if counted.get(id(vote.row)) != ""]
             for vote in winners:
                 counted[id(vote.row)] = ""
-            yield _preference(winners, tuple(dict.fromkeys(id(vote.row) for vote in new)), together)
+            if isinstance(winners[0], PairVote):
+                yield _preference(winners[0], winners, tuple(dict.fromkeys(id(vote.row) for vote in new)), together)
+            else:
+                yield _labeled(winners, together)
     for row in used:
         if row.record["action"] in votes.VOTES:
             reason = counted.get(id(row), votes.TIE)
@@ -134,14 +131,12 @@ def _pairs(
                 counts.skip(row.location.file, reason)
 
 
-def _preference(winners: list[Vote], new_rows: tuple[int, ...], together: list[Vote]) -> Preference:
-    vote = winners[0]
+def _preference(vote: PairVote, winners: list[Vote], new_rows: tuple[int, ...], together: list[Vote]) -> Preference:
     files = {id(one.row): one.row.location.file for one in winners}
     record = vote.row.record
     metadata: dict[str, Any] = {
         "models": [vote.row.model(vote.better), vote.row.model(vote.worse)],
-        "votes": [len(winners), len(together) - len(winners)],
-        "actions": [str(one.row.record["id"]) for one in winners],
+        **_origin(winners, together),
     }
     if record["action"] == "ranking":
         metadata["list"] = str(record.get("item") or record["id"])
@@ -153,9 +148,20 @@ def _preference(winners: list[Vote], new_rows: tuple[int, ...], together: list[V
     )  # fmt: skip
 
 
-def _labeled(row: Row) -> LabeledRow:
+def _labeled(winners: list[Vote], together: list[Vote]) -> LabeledRow:
+    row, *others = (vote.row for vote in winners)
     record = row.record
     group = str(record.get("conversation") or splits.prompt_group(row.prompt))
     answer = LabeledAnswer(row.prompt, row.text(0), record["choice"] == "good")
-    origin = {"group": group, "reason": str(record.get("reason", "")), "metadata": {"models": [row.model(0)]}}
-    return LabeledRow(str(record["id"]), row.location, answer, origin)
+    metadata = {"models": [row.model(0)], **_origin(winners, together)}
+    origin = {"group": group, "reason": str(record.get("reason", "")), "metadata": metadata}
+    locations = tuple(other.location for other in others)
+    return LabeledRow(str(record["id"]), row.location, answer, origin, others=locations)
+
+
+def _origin(winners: list[Vote], together: list[Vote]) -> dict[str, Any]:
+    """How many votes agree and disagree, and the ids of those that agree."""
+    return {
+        "votes": [len(winners), len(together) - len(winners)],
+        "actions": [str(vote.row.record["id"]) for vote in winners],
+    }

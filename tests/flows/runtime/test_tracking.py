@@ -252,6 +252,23 @@ def test_a_killed_session_is_closed_with_its_real_duration(home: Path) -> None:
     assert not list(spool.folder().glob("*/record.json"))
 
 
+def test_a_session_that_continues_has_one_run(home: Path) -> None:
+    """As that of a round: it is shown as killed, as running when it continues, and as finished at its end."""
+    start = spool.now() - 60_000
+    spool.Session("001", "an id", start)._write({"status": "running", "pid": 2**22 + 1})
+    statuses = []
+    tracking.Sender().send_all()
+    statuses.append(runs()["001"].info.status)
+    with spool.Session("001", "an id", start).closing(dict):
+        tracking.Sender().send_all()
+        statuses.append(runs()["001"].info.status)
+    tracking.Sender().send_all()
+    statuses.append(runs()["001"].info.status)
+    assert statuses == ["KILLED", "RUNNING", "FINISHED"]
+    assert len(runs()) == 1
+    assert runs()["001"].info.start_time == start
+
+
 def test_the_run_of_a_pipeline_is_readable_at_a_glance(home: Path) -> None:
     session = spool.Session("pipeline")
     results = {"title": "sft to ppo 2026-11-29 21:05", "metrics": {"gold/ppo": 0.9}}
