@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 from flows.runtime import arguments, spool
 from flows.runtime.sender import MAX_REFUSALS, PROGRESS, Sender, make_database, refused_folder, uri
 from tasks.addresses import redact
@@ -22,6 +24,7 @@ __all__ = ["Sender", "following", "make_database", "uri"]
 # How long the work, once it is done, waits for a sender process that makes no progress.
 PATIENCE_SECONDS = 30.0
 INTERRUPTED_PATIENCE_SECONDS = 5.0  # less than the grace of an interrupted command, which also updates Prefect
+PROGRESS_CPU_SECONDS = 0.5  # of computation that count as progress; waiting for a server takes less
 POLL_SECONDS = 3.0  # between two looks into the spool
 RETRY_SECONDS = 15.0  # after an error of the server
 LOG = "tracking.log"
@@ -61,12 +64,17 @@ def send_in_background() -> None:
 
 
 def _await_end(process: "subprocess.Popen[bytes]", patience: float) -> None:
-    """Wait for the sender to end, and kill it when it makes no progress for `patience` seconds."""
+    """Wait for the sender to end, and kill it when it makes no progress for `patience` seconds.
+
+    On a busy machine it may need longer only to import MLflow: as long as it computes, it makes progress.
+    """
     assert process.stdin is not None
     process.stdin.close()  # tells the sender to send the rest and end
-    close_time = time.time()
-    while process.poll() is None and time.time() - max(close_time, _time_of_progress()) < patience:
+    last, cpu = time.time(), _cpu_seconds(process.pid)
+    while process.poll() is None and time.time() - max(last, _time_of_progress()) < patience:
         time.sleep(0.05)
+        if (now := _cpu_seconds(process.pid)) - cpu > PROGRESS_CPU_SECONDS:
+            last, cpu = time.time(), now
     is_late = process.poll() is None
     process.kill()
     if process.wait():
@@ -85,6 +93,13 @@ def _await_end(process: "subprocess.Popen[bytes]", patience: float) -> None:
             "them.",
             file=sys.stderr,
         )
+
+
+def _cpu_seconds(pid: int) -> float:
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def _time_of_progress() -> float:
