@@ -248,10 +248,12 @@ def test_own_test_sets_are_among_the_first_numbers(reports: Path) -> None:
 
 
 def test_long_answers_are_folded(reports: Path) -> None:
-    write_csv(reports / "evaluation/samples.csv", [{"prompt": "Why?", "sft": "x" * 250 + "y" * 60}])
+    """A prompt may have no value in a column."""
+    write_csv(reports / "evaluation/samples.csv", [{"prompt": "Why?", "sft": "x" * 250 + "y" * 60, "skill": None}])
     page.write(reports, reports / "page.html", STAGES)
     text = (reports / "page.html").read_text(encoding="utf-8")
     assert f"{'x' * 250} <details><summary>60 more characters</summary>{'y' * 60}</details>" in text
+    assert "</details><td></tr>" in text
 
 
 def test_flat_numbers_and_scores() -> None:
