@@ -5,6 +5,7 @@ A report is the same for every run on the same inputs. Seconds, memory and rates
 """
 
 import csv
+import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,10 +157,16 @@ def read(path: Path) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with equal keys as a CSV file, which `dvc plots` can read; an empty list gives an empty file."""
+    names = list(rows[0]) if rows else []
+    line = io.StringIO(newline="")
+    # The module csv quotes a value with a carriage return, which would otherwise end the line, only with "\r\n".
+    writer = csv.DictWriter(line, names, lineterminator="\r\n")
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        for row in ({name: name for name in names}, *rows):
+            writer.writerow(row)
+            file.write(line.getvalue().removesuffix("\r\n") + "\n")
+            line.seek(0)
+            line.truncate()
 
 
 def main_score(test_set: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from tasks import reports
 from tasks.files import read_json, sha256
 from tasks.reports import Report, Score, Timings
 
@@ -47,3 +48,12 @@ def test_timings_add_up_by_part(tmp_path: Path) -> None:
             pass
     timings.write()
     assert list(read_json(tmp_path / "sft.json")) == ["steps"]
+
+
+def test_a_table_keeps_carriage_returns_and_line_ends(tmp_path: Path) -> None:
+    rows = [{"answer": "a\rb", "score": "1"}, {"answer": 'c\r\nd, "e"', "score": ""}, {"answer": "f", "score": "2"}]
+    reports.write_csv(tmp_path / "table.csv", rows)
+    assert reports.read_csv(tmp_path / "table.csv") == rows
+    assert (tmp_path / "table.csv").read_bytes().startswith(b'answer,score\n"a\rb",1\n')
+    reports.write_csv(tmp_path / "table.csv", [])
+    assert reports.read_csv(tmp_path / "table.csv") == []
