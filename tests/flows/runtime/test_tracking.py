@@ -182,6 +182,15 @@ def test_a_hung_server_is_given_up_after_the_patience(
     assert len(list(spool.folder().glob("*/record.json"))) == 1
 
 
+def test_a_sender_that_computes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It computes for longer than the patience, and writes no progress."""
+    monkeypatch.setattr(tracking, "PROGRESS_CPU_SECONDS", 0.01)
+    code = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    tracking._await_end(process, patience=1.0)
+    assert process.returncode == 0
+
+
 def test_ctrl_c_ends_the_run_and_not_its_sender(home: Path) -> None:
     """The terminal sends SIGINT to the whole process group, here while the sender still starts."""
     code = (
