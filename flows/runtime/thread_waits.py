@@ -6,7 +6,7 @@ waiting takes the core from the thread that is waited for, and a step takes 200 
 
 libgomp reads once, when it is loaded, how long its threads wait actively (GOMP_SPINCOUNT). But it shortens this to
 10 us while its threads are more than the cores (the variable gomp_throttled_spin_count_var of GCC's libgomp). So, while
-the threads of this process wait for a core, further threads are held, which do nothing. No result depends on this.
+threads of this process wait for a core, there are extra teams of threads, which do nothing. No result depends on this.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from typing import Any
 SETTING = "GOMP_SPINCOUNT"
 ACTIVE, SHORT = "100000", "1000"  # libgomp counts about 100,000 per millisecond
 TASKS, SUPPORT = Path("/proc/self/task"), Path("/proc/self/schedstat")
-SECONDS = 1.0  # between two looks
+SECONDS = 1.0  # between two measurements
 BUSY, CALM = 0.25, 0.15  # of a core that the threads wanted and did not get; an idle machine shows up to 0.1
-MIN_CALM, MAX_CALM = 4, 64  # looks without other work before active waiting; doubled each time that it was too early
+MIN_CALM, MAX_CALM = 4, 64  # measurements without other work before active waiting; doubled when that was too early
 MIN_ELEMENTS = 1 << 16  # per thread, so that torch divides an operation among all threads
 
 
@@ -40,14 +40,14 @@ def adapt() -> None:
 
 
 class Throttle:
-    """Decides by the share of a core that was waited for whether threads are held."""
+    """Decides by the share of a core that was waited for whether extra teams are needed."""
 
     def __init__(self) -> None:
         self.is_on = False
         self._num_calm = self._needed = MIN_CALM
 
     def update(self, share: float) -> bool:
-        """Take the share of the last second; return whether threads must be held now."""
+        """Take the share of the last second; return whether extra teams are needed now."""
         self._num_calm = self._num_calm + 1 if share < CALM else 0 if self.is_on else self._num_calm
         if not self.is_on and share > BUSY:
             # If active waiting has just begun again, that was too early: the other work has pauses.
@@ -58,32 +58,32 @@ class Throttle:
         return self.is_on
 
 
-class Held:
-    """Threads that hold teams of their own, so that libgomp has more threads than cores. `release` ends them."""
+class ExtraTeams:
+    """Threads with OpenMP teams of their own, so that libgomp has more threads than cores. `end` ends them."""
 
     def __init__(self, torch: Any) -> None:
-        self._end = threading.Event()
+        self._ending = threading.Event()
         num_threads, num_cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
         count = (num_cores - 1) // (num_threads - 1) if num_threads > 1 else 0
         arguments = (torch, num_threads)
-        self._threads = [threading.Thread(target=self._hold, args=arguments, daemon=True) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._idle, args=arguments, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def _hold(self, torch: Any, num_threads: int) -> None:
+    def _idle(self, torch: Any, num_threads: int) -> None:
         # This makes the team of this thread, which lives as long as the thread.
         torch.zeros(num_threads * MIN_ELEMENTS, device="cpu").add_(1)
-        self._end.wait()
+        self._ending.wait()
 
-    def release(self) -> None:
+    def end(self) -> None:
         """End the threads and their teams."""
-        self._end.set()
+        self._ending.set()
         for thread in self._threads:
             thread.join()
 
 
 def _watch() -> None:
-    throttle, held = Throttle(), None
+    throttle, teams = Throttle(), None
     before, time_before = _waited(), time.monotonic()
     while True:
         time.sleep(SECONDS)
@@ -93,18 +93,19 @@ def _watch() -> None:
         torch = _torch()
         if torch is None:
             continue
-        is_held = throttle.update(share)
-        if is_held and held is None:
-            held = Held(torch)
-        elif not is_held and held is not None:
-            held.release()
-            held = None
+        is_needed = throttle.update(share)
+        if is_needed and teams is None:
+            teams = ExtraTeams(torch)
+        elif not is_needed and teams is not None:
+            teams.end()
+            teams = None
 
 
 def _torch() -> Any:
     """The module torch; None before it is imported, and during its import, when an operation of it would crash."""
     torch = sys.modules.get("torch")
-    return None if torch is None or torch.__spec__ is None or torch.__spec__._initializing else torch  # type: ignore[attr-defined]
+    is_importing = getattr(getattr(torch, "__spec__", None), "_initializing", False)  # an attribute of importlib
+    return None if is_importing else torch
 
 
 def _waited() -> float:

@@ -184,7 +184,6 @@ def is_registered(name: str) -> bool:
 
 def run_of_version(name: str, version: str | None, alias: str | None) -> str:
     """Return the id of the run that made a version of a registered model. Raises BadInput."""
-
     if alias is None:
         return run_of_model(name, version).run_id
     return run_of_model(name, version_of_alias(name, alias)).run_id

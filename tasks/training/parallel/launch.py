@@ -31,8 +31,9 @@ MAX_ATTEMPTS = 3
 JOB, ENDED = "job.json", "ended.pickle"
 KEY = "result.key"  # a file that only this user can read; a process on another node reads it, too
 OWNER = "ATHANOR_OWNER"
-# About 10 us of active waiting: the threads of several processes share the cores (flows/runtime/thread_waits.py).
-SPINS = {"GOMP_SPINCOUNT": "1000"}
+# How long threads wait actively: the default of a single process, which adapts it, and that of several, which do not
+# (flows/runtime/thread_waits.py).
+SPINS, SINGLE_PROCESS_SPINS, SPINS_OF_SEVERAL = "GOMP_SPINCOUNT", "100000", "1000"
 POLL_SECONDS = 0.5
 
 
@@ -79,7 +80,6 @@ def endpoint(launch: Launch) -> str | None:
 
 def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> int:
     """Run torchrun on this node until it ends, and return its exit code. It never outlives this call."""
-    threads = max(1, (os.cpu_count() or 1) // launch.processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes)]
     address = endpoint(launch)
     if address is None:
@@ -89,9 +89,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
         # A new id for each attempt: a node that is late must not join the remains of the last one. is_host: only the
         # first node opens the store; torchrun would otherwise guess from host names which node does.
         command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
-    # Divide the cores among the processes; torchrun's own default is one thread for each of them.
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | SPINS | {OWNER: str(os.getpid())}
-    with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment) as torchrun:
+    with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment(launch.processes)) as torchrun:
         try:
             return torchrun.wait()
         except BaseException:  # Ctrl-C, SIGTERM, Prefect's TerminationSignal: the processes write a checkpoint first
@@ -99,6 +97,15 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
             torchrun.terminate()
             torchrun.wait()
             raise
+
+
+def environment(processes: int) -> dict[str, str]:
+    """The environment of this machine's processes, which divide its cores; torchrun's own default is one thread."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    variables = {"OMP_NUM_THREADS": str(threads)} | os.environ | {OWNER: str(os.getpid())}
+    if variables.get(SPINS) == SINGLE_PROCESS_SPINS:
+        variables[SPINS] = SPINS_OF_SEVERAL
+    return variables
 
 
 def _make_key(checkpoints: Path) -> bytes:
