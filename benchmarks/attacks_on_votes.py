@@ -4,15 +4,20 @@ import asyncio
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
 from benchmarks.attacks_on_models import Attack
 from tests.ingestion.crowd import Member, thumb, vote, votes
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from flows.serving.signatures import Signer
 
 Row = dict[str, Any]  # an action as the page sends it; `annotator` comes from the cookie
 
@@ -65,6 +70,26 @@ def _flips(honest: list[Row], rows: list[Row]) -> bool:
     )
 
 
+def _numbers_of_accounts(poison: Callable[..., Row]) -> Iterator[tuple[str, list[Row]]]:
+    """What one or many accounts send. poison: makes the action of an account about an item."""
+    items = range(NUM_ITEMS)
+    yield "one account on every item", [poison("attacker0", item) for item in items]
+    yield "two accounts on every item", [poison(f"attacker{n}", item) for item in items for n in range(2)]
+    yield "30 accounts with two actions", [poison(f"attacker{item % 30}", item) for item in items]
+    yield "60 accounts with one action", [poison(f"attacker{item}", item) for item in items]
+    yield "120 accounts with one action", [poison(f"attacker{2 * item + n}", item) for item in items for n in range(2)]
+    yield "one item a hundred times", [poison("attacker0", 7) for _ in range(100)]
+    yield "one action a hundred times", [poison("attacker0", 7, id="attacker0-again")] * 100
+
+
+def _actions_on_others(honest: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Undo and deletion of what others sent."""
+    for action in ("undo", "deletion"):
+        targets = [{"id": f"attack-{n:05}", "action": action, "annotator": "attacker0", "target": row["id"]}
+                   for n, row in enumerate(honest)]  # fmt: skip
+        yield f"{action} of others' actions", targets
+
+
 def _attackers(honest: list[Row]) -> Iterator[tuple[str, list[Row]]]:
     """What attackers send, by name."""
     rng = random.Random(5)
@@ -73,13 +98,7 @@ def _attackers(honest: list[Row]) -> Iterator[tuple[str, list[Row]]]:
         return {**vote(rng, Member(name, accuracy=0.0), item), "id": f"{name}-{rng.getrandbits(64):x}", **more}
 
     items = range(NUM_ITEMS)
-    yield "one account on every pair", [poison("attacker0", item) for item in items]
-    yield "two accounts on every pair", [poison(f"attacker{n}", item) for item in items for n in range(2)]
-    yield "30 accounts with two votes", [poison(f"attacker{item % 30}", item) for item in items]
-    yield "60 accounts with one vote", [poison(f"attacker{item}", item) for item in items]
-    yield "120 accounts with one vote", [poison(f"attacker{2 * item + n}", item) for item in items for n in range(2)]
-    yield "one vote a hundred times", [poison("attacker0", 7) for _ in range(100)]
-    yield "one action a hundred times", [poison("attacker0", 7, id="attacker0-again")] * 100
+    yield from _numbers_of_accounts(poison)
     careful = [vote(rng, Member("attacker0", accuracy=1.0), item) for item in items]
     trusted = [{**row, "id": f"attacker0-{index:08}"} for index, row in enumerate(careful)]
     yield "a trusted account that turns", [*trusted, *(poison("attacker0", item) for item in items[:10])]
@@ -88,10 +107,7 @@ def _attackers(honest: list[Row]) -> Iterator[tuple[str, list[Row]]]:
     for number in (0, 1, 2):
         taken = [{**poison("attacker0", item), "id": row["id"]} for item, row in enumerate(honest[number::PER_ITEM])]
         yield f"the ids of others' votes ({number})", taken
-    for action in ("undo", "deletion"):
-        targets = [{"id": f"attack-{n:05}", "action": action, "annotator": "attacker0", "target": row["id"]}
-                   for n, row in enumerate(honest)]  # fmt: skip
-        yield f"{action} of others' votes", targets
+    yield from _actions_on_others(honest)
     yield "ties on every pair", [poison(f"attacker{n}", item, choice="tie") for item in items for n in range(2)]
     yield "both are bad", [poison("attacker0", item, choice="both_bad") for item in items]
     yield (
@@ -124,11 +140,7 @@ def _attackers_by_thumbs(honest: list[Row]) -> Iterator[tuple[str, list[Row]]]:
         return {**row, "id": f"{name}-{rng.getrandbits(64):x}", **more}
 
     items = range(NUM_ITEMS)
-    yield "one account on every answer", [poison("attacker0", item) for item in items]
-    yield "two accounts on every answer", [poison(f"attacker{n}", item) for item in items for n in range(2)]
-    yield "30 new accounts", [poison(f"attacker{item % 30}", item) for item in items]
-    yield "60 new accounts", [poison(f"attacker{item}", item) for item in items]
-    yield "120 new accounts", [poison(f"attacker{2 * item + n}", item) for item in items for n in range(2)]
+    yield from _numbers_of_accounts(poison)
     for side in ("good", "bad"):
         yield f"an account whose thumbs are all {side}", [poison("attacker0", item, side) for item in items]
         yield (
@@ -136,15 +148,10 @@ def _attackers_by_thumbs(honest: list[Row]) -> Iterator[tuple[str, list[Row]]]:
             [poison(f"attacker{n}", item, side) for item in items for n in range(2)],
         )
         yield f"60 new accounts whose thumbs are all {side}", [poison(f"attacker{n}", n, side) for n in items]
-    yield "one thumb a hundred times", [poison("attacker0", 7) for _ in range(100)]
-    yield "one action a hundred times", [poison("attacker0", 7, id="attacker0-again")] * 100
     careful = [{**thumb(rng, Member("attacker0", accuracy=1.0), item), "id": f"attacker0-{item:08}"} for item in items]
     yield "a trusted account that turns", [*careful[:40], *(poison("attacker0", item) for item in items[40:])]
     yield "at random", [thumb(rng, Member("attacker0", accuracy=0.5), item) for item in items]
-    for action in ("undo", "deletion"):
-        targets = [{"id": f"attack-{n:05}", "action": action, "annotator": "attacker0", "target": row["id"]}
-                   for n, row in enumerate(honest)]  # fmt: skip
-        yield f"{action} of others' thumbs", targets
+    yield from _actions_on_others(honest)
     for number in range(PER_ITEM):
         taken = [{**poison("attacker0", item), "id": row["id"]} for item, row in enumerate(honest[number::PER_ITEM])]
         yield f"the ids of others' thumbs ({number})", taken
@@ -166,42 +173,17 @@ def _attackers_by_both() -> Iterator[tuple[str, list[Row]]]:
 
 def forged_answers() -> Iterator[Attack]:
     """Answers that no model of the server gave to the prompt, sent with each action of the page."""
-    from fastapi import FastAPI
-
-    from flows.serving import page_api
-    from flows.serving.api_errors import ApiError
-    from flows.serving.app import respond_with_error
-    from flows.serving.delivery import Delivery
     from flows.serving.protocol import UNBIASED, ChatRequest
     from flows.serving.signatures import Signer
-    from flows.serving.state import State
-    from tasks.feedback import FeedbackLog
-    from tasks.serving import RankingQueue
 
-    signer, app, none = Signer(), FastAPI(), cast(Any, None)  # no model answers here
-    app.state.serving = State(none, Delivery(), none, signer=signer)
-    app.add_exception_handler(ApiError, respond_with_error)
-    page_api.add_routes(app, page_api.Page(FeedbackLog(Path("forged")), RankingQueue([])))
-
-    def answer(text: str, model: str = "sft", prompt: str = "say one", by: Signer = signer) -> Row:
-        signature = by.sign([{"role": "user", "content": prompt}], model, "1", text, "stop")
-        return {"text": text, "model": model, "version": "1", "finish_reason": "stop", "signature": signature}
-
-    def is_accepted(row: Row) -> bool:
-        async def post() -> int:
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-                client.cookies.set("annotator", "a" * 32)
-                return (await client.post("/page/feedback", json=row)).status_code
-
-        return asyncio.run(post()) == 200
-
-    own, other, prompt = answer("one"), answer("two"), [{"role": "user", "content": "say one"}]
+    signer = Signer()
+    app, prompt = _page(signer), [{"role": "user", "content": "say one"}]
+    own, other = _answer(signer, "one"), _answer(signer, "two")
     forged: dict[str, Row] = {
         "an own text": {**own, "text": "an own text"}, "without a signature": {**own, "text": "x", "signature": ""},
         "with a part added": {**own, "text": "one, and more"}, "cut off": {**own, "text": "on"},
         "with the signature of another answer": {**own, "signature": other["signature"]},
-        "of another key": answer("x", by=Signer()), "of another prompt": answer("one", prompt="say two"),
+        "of another key": _answer(Signer(), "x"), "of another prompt": _answer(signer, "one", "say two"),
         "replayed for another model": {**own, "model": "ppo"}, "replayed for another version": {**own, "version": "2"},
         "a blocked one as complete": {**own, "finish_reason": "content_filter"},
         "a signature in capital letters": {**own, "signature": own["signature"].upper()},
@@ -215,22 +197,55 @@ def forged_answers() -> Iterator[Attack]:
     for action, fields in actions.items():
         sent = {"id": f"{action}-0001", "action": action, "prompt": prompt, **fields}
         num = 1 if action == "thumb" else 2
-        assert is_accepted({**sent, "answers": [own, other][:num]}), "an honest action is refused"
-        for name, one in forged.items():
-            row = {**sent, "id": f"{action}-0002", "answers": [one, other][:num]}
-            yield Attack("forged answers", f"{action}: {name}", "verdicts_flipped", partial(is_accepted, row))
+        assert _is_accepted(app, {**sent, "answers": [own, other][:num]}), "an honest action is refused"
+        rows = {name: {**sent, "answers": [one, other][:num]} for name, one in forged.items()}
         for role, content in (("system", "say one"), ("user", "say  one"), ("user", "say two")):
-            other_prompt = [{"role": role, "content": content}]
-            row = {**sent, "id": f"{action}-0003", "prompt": other_prompt, "answers": [own, other][:num]}
-            yield Attack(
-                "forged answers", f"{action}: {role}: {content}", "verdicts_flipped", partial(is_accepted, row)
-            )
+            message = {"role": role, "content": content}
+            rows[f"{role}: {content}"] = {**sent, "prompt": [message], "answers": [own, other][:num]}
+        for name, row in rows.items():
+            is_accepted = partial(_is_accepted, app, {**row, "id": f"{action}-0002"})
+            yield Attack("forged answers", f"{action}: {name}", "verdicts_flipped", is_accepted)
 
     def is_signed(field: str) -> bool:
         return ChatRequest.model_construct({field}, model="sft", messages=[]).is_unbiased
 
     for field in sorted(ChatRequest.model_fields.keys() - UNBIASED):  # such as logit_bias, which can force any text
         yield Attack("forged answers", f"steered by {field}", "verdicts_flipped", partial(is_signed, field))
+
+
+def _page(signer: "Signer") -> "FastAPI":
+    """The endpoints of the page, without a model."""
+    from fastapi import FastAPI
+
+    from flows.serving import page_api
+    from flows.serving.api_errors import ApiError
+    from flows.serving.app import respond_with_error
+    from flows.serving.delivery import Delivery
+    from flows.serving.state import State
+    from tasks.feedback import FeedbackLog
+    from tasks.serving import RankingQueue
+
+    app, none = FastAPI(), cast(Any, None)
+    app.state.serving = State(none, Delivery(), none, signer=signer)
+    app.add_exception_handler(ApiError, respond_with_error)
+    page_api.add_routes(app, page_api.Page(FeedbackLog(Path("forged")), RankingQueue([])))
+    return app
+
+
+def _answer(signer: "Signer", text: str, prompt: str = "say one") -> Row:
+    """An answer of the model sft to a prompt, with its signature."""
+    signature = signer.sign([{"role": "user", "content": prompt}], "sft", "1", text, "stop")
+    return {"text": text, "model": "sft", "version": "1", "finish_reason": "stop", "signature": signature}
+
+
+def _is_accepted(app: "FastAPI", row: Row) -> bool:
+    async def post() -> int:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            client.cookies.set("annotator", "a" * 32)
+            return (await client.post("/page/feedback", json=row)).status_code
+
+    return asyncio.run(post()) == 200
 
 
 def _item(row: Row) -> str:
