@@ -20,7 +20,7 @@ from typing import Any
 
 SETTING = "GOMP_SPINCOUNT"
 ACTIVE, SHORT = "100000", "1000"  # libgomp counts about 100,000 per millisecond
-TASKS, SUPPORT = Path("/proc/self/task"), Path("/proc/self/schedstat")
+TASKS, STATISTICS = Path("/proc/self/task"), Path("/proc/self/schedstat")
 SECONDS = 1.0  # between two measurements
 BUSY, CALM = 0.25, 0.15  # of a core that the threads wanted and did not get; an idle machine shows up to 0.1
 MIN_CALM, MAX_CALM = 4, 64  # measurements without other work before active waiting; doubled when that was too early
@@ -29,7 +29,15 @@ MIN_ELEMENTS = 1 << 16  # per thread, so that torch divides an operation among a
 
 def default() -> str:
     """The value of GOMP_SPINCOUNT: a long one only where other work is noticed."""
-    return ACTIVE if SUPPORT.is_file() else SHORT
+    return ACTIVE if is_supported() else SHORT
+
+
+def is_supported() -> bool:
+    """Whether the system counts how long threads wait; some have no such file, and some write zeros into it."""
+    try:
+        return int(STATISTICS.read_bytes().split()[0]) > 0  # how long this process has run
+    except (OSError, IndexError, ValueError):
+        return False
 
 
 @cache

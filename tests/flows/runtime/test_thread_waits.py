@@ -76,7 +76,7 @@ def test_other_work_with_pauses_is_waited_for_longer_each_time() -> None:
     assert updates(throttle, *[CALM_SHARE] * 4)[-1] is False, "after a long calm time, it is the first time again"
 
 
-@pytest.mark.skipif(not thread_waits.SUPPORT.is_file(), reason="the system does not say how long threads wait")
+@pytest.mark.skipif(not thread_waits.is_supported(), reason="the system does not say how long threads wait")
 def test_extra_teams_have_threads_and_end() -> None:
     """With 4 threads on 8 cores, two teams of four are needed: 1 + 3 of the main thread, and 2 * 3, are more than 8."""
     environment = {"PATH": "", "OMP_NUM_THREADS": "4"}
@@ -85,7 +85,7 @@ def test_extra_teams_have_threads_and_end() -> None:
     assert thread_waits.default() == thread_waits.ACTIVE
 
 
-@pytest.mark.skipif(not thread_waits.SUPPORT.is_file(), reason="the system does not say how long threads wait")
+@pytest.mark.skipif(not thread_waits.is_supported(), reason="the system does not say how long threads wait")
 def test_nothing_is_done_while_torch_is_imported() -> None:
     environment = {"PATH": "", "OMP_NUM_THREADS": "4"}
     assert subprocess.run([sys.executable, "-c", DURING_IMPORT], env=environment, check=False).returncode == 0
@@ -97,6 +97,11 @@ def test_processes_that_share_the_cores_wait_shortly_unless_the_user_chooses(mon
         assert launch.environment(2)[thread_waits.SETTING] == expected
 
 
-def test_where_other_work_is_not_noticed_threads_wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thread_waits, "SUPPORT", Path("/proc/self/missing"))
+@pytest.mark.parametrize("content", [None, "0 0 0\n", ""])
+def test_where_other_work_is_not_noticed_threads_wait_shortly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(thread_waits, "STATISTICS", tmp_path / "schedstat")
+    if content is not None:
+        (tmp_path / "schedstat").write_text(content)
     assert thread_waits.default() == thread_waits.SHORT
