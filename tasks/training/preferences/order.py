@@ -21,6 +21,14 @@ def step_indices(count: int, batch_size: int, step: int, seed: int) -> Indices:
     return np.concatenate(parts)
 
 
+def used_indices(count: int, batch_size: int, steps: int, seed: int) -> Indices:
+    """The numbers of the records that a run of `steps` steps reads, of `count` records, sorted."""
+    num_epochs = -(-steps * batch_size // count)
+    if num_epochs != 1:
+        return np.arange(count if steps else 0)
+    return np.sort(_epoch_order(count, 0, seed)[: steps * batch_size])
+
+
 def _epoch_order(count: int, epoch: int, seed: int) -> Indices:
     order: Indices = np.random.default_rng([seed, int(epoch)]).permutation(count)
     return order

@@ -83,18 +83,23 @@ class WithReference(Generic[Rows]):
         return collate_answers(model, [self.rows.prompts[i] for i in indices], answers, pad_id)
 
 
-def add_reference(rows: Rows, model: Any, dtype: torch.dtype, path: Path, pad_id: int) -> WithReference[Rows]:
+def add_reference(
+    rows: Rows, model: Any, dtype: torch.dtype, path: Path, pad_id: int, used: Indices | None = None
+) -> WithReference[Rows]:
     """Add the log-probabilities of `model` in `dtype`, the precision of the training, and store them in `path`.
 
-    An existing file of the right size is used without a check, because the name of its folder of checkpoints contains
+    used: the rows that the training reads; None: all. The log-probabilities of the others are NaN.
+
+    An existing file that has these rows is used without a check, because the name of its folder of checkpoints contains
     a hash of everything that the numbers depend on.
     """
     # In another precision than that of the training, the first log-ratios would not be 0 although policy and reference
     # are the same weights.
-    size = (2, len(rows))
+    size, used = (2, len(rows)), np.arange(len(rows)) if used is None else used
     stored = _stored(path)
-    if stored is None or stored.shape != size:
-        stored = reference_log_probs(WithReference(rows, np.zeros(size, np.float32)), Reference(model, dtype), pad_id)
+    if stored is None or stored.shape != size or np.isnan(stored[:, used]).any():
+        empty = WithReference(rows, np.full(size, np.nan, np.float32))
+        stored = reference_log_probs(empty, Reference(model, dtype), pad_id, used)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each process writes a file of its own and renames it, so that `path` is complete whenever it exists.
         temporary = path.with_suffix(f".{processes.rank()}.tmp.npy")
@@ -104,11 +109,17 @@ def add_reference(rows: Rows, model: Any, dtype: torch.dtype, path: Path, pad_id
 
 
 @torch.no_grad()
-def reference_log_probs(answers: WithReference[Rows], reference: Reference, pad_id: int) -> npt.NDArray[np.float32]:
-    """The reference's log-probability of each answer, the sum over its tokens: float32 [2, prompts]."""
-    sums = torch.zeros(answers.reference.shape)
+def reference_log_probs(
+    answers: WithReference[Rows], reference: Reference, pad_id: int, used: Indices | None = None
+) -> npt.NDArray[np.float32]:
+    """The reference's log-probability of each answer, the sum over its tokens: float32 [2, prompts].
+
+    used: the prompts whose answers are measured; None: all. The numbers of the others are NaN.
+    """
+    sums = torch.full(answers.reference.shape, torch.nan)
+    used = np.arange(len(answers.rows)) if used is None else used
     with reference.model() as model:
-        for part in micro_batches(np.arange(len(answers.rows)), answers.rows.lengths(), ROWS_PER_BATCH):
+        for part in micro_batches(used, answers.rows.lengths()[used], ROWS_PER_BATCH):
             batch = answers.batch(model, part.tolist(), pad_id)
             log_probs = token_log_probs(answer_logits(model, answer_states(model, batch)), batch.targets)
             sums[:, part] = batch.sum_by_answer(log_probs).view(len(part), -1).T.cpu()

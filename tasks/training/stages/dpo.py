@@ -5,11 +5,12 @@ arXiv:2310.12036); kto uses the answers of the pairs one by one (Ethayarajh 2024
 log-probabilities are computed once and stored beside the checkpoints.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,8 +42,8 @@ from tasks.training.parallel.precision import choose
 from tasks.training.preference_params import PairParams
 from tasks.training.preferences import preference_losses
 from tasks.training.preferences.guard import Guard, GuardParams
-from tasks.training.preferences.order import micro_batches, step_indices
-from tasks.training.preferences.reference import Reference, WithReference, add_reference
+from tasks.training.preferences.order import Indices, micro_batches, step_indices, used_indices
+from tasks.training.preferences.reference import Reference, Rows, WithReference, add_reference
 from tasks.training.preferences.validation import PolicyValidation, ValidationParams
 
 MIN_BALANCE, MAX_BALANCE = 0.9, 1.5  # weighted good answers / weighted bad answers; 1 to 4/3 with some tolerance
@@ -301,11 +302,22 @@ def _read_with_reference(
     model: Any, dtype: torch.dtype, tokens: Path, split: str, params: Params, checkpoints: Path, pad_id: int
 ) -> TrainingAnswers | None:
     folder, path = tokens / "preferences" / split, checkpoints / f"reference-{split}.npy"
+
+    def with_reference(rows: Rows) -> WithReference[Rows]:
+        return add_reference(rows, model, dtype, path, pad_id, _used(rows, split, params))
+
     if params.loss == "kto":
         judged = (read_judged if split == "train" else read_judged_if_any)(folder, params.max_length)
-        return None if judged is None else add_reference(judged, model, dtype, path, pad_id)
-    split_pairs = (read_pairs if split == "train" else read_pairs_if_any)(folder, params.max_length)
-    return None if split_pairs is None else add_reference(split_pairs, model, dtype, path, pad_id)
+        return None if judged is None else with_reference(judged)
+    pairs = (read_pairs if split == "train" else read_pairs_if_any)(folder, params.max_length)
+    return None if pairs is None else with_reference(pairs)
+
+
+def _used(rows: Sized, split: str, params: Params) -> Indices:
+    """The rows that a run reads: those of its steps, or the first `validation_pairs`."""
+    if split == "train":
+        return used_indices(len(rows), params.global_batch_size, params.steps, params.seed)
+    return np.arange(min(len(rows), params.validation_pairs or len(rows)))
 
 
 def _validation(

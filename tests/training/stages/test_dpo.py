@@ -11,6 +11,7 @@ from tasks import models, pairs
 from tasks.answers import log_probabilities
 from tasks.pairs import read_pairs
 from tasks.reports import Timings
+from tasks.training.preferences.order import step_indices
 from tasks.training.preferences.reference import add_reference
 from tasks.training.stages import dpo
 from tests.training import tiny
@@ -58,6 +59,16 @@ def test_a_stored_reference_is_not_computed_again(tmp_path: Path) -> None:
     assert add_reference(train_pairs, None, torch.float32, path, 0).reference[0, 0] == 7.0
     path.write_bytes(b"half a file")
     assert add_reference(train_pairs, tiny.model(), torch.float32, path, 0).reference[0, 0] < 0
+
+
+def test_the_reference_of_pairs_that_are_not_read_is_not_computed(tmp_path: Path) -> None:
+    run(tiny.write_data(tmp_path), steps=1, global_batch_size=4)
+    of_train = np.load(tmp_path / "ck/reference-train.npy")
+    read = step_indices(15, 4, 0, 0)
+    assert sorted(np.flatnonzero(~np.isnan(of_train[0]))) == sorted(read)
+    train_pairs = read_pairs(tmp_path / "tokens/preferences/train", 99)
+    path = tmp_path / "ck/reference-train.npy"
+    assert not np.isnan(add_reference(train_pairs, tiny.model(), torch.float32, path, 0).reference).any()
 
 
 def write_unpaired(data: Path, letters: str, *, only_good: bool = False) -> None:
