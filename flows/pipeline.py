@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from prefect import flow, runtime
@@ -29,7 +30,7 @@ from flows.runtime import (
 )
 from flows.runtime.environment import RUN
 from flows.versions import contents
-from tasks import pipeline_stages
+from tasks import pipeline_stages, preparation
 from tasks.errors import GateFailed
 
 INGESTION, EVALUATION = "ingestion", "evaluation"
@@ -138,7 +139,12 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
     states: dict[str, str] = {}
     try:
         if (stale := versioning.stale(to)) or is_unjudged():
-            states = embedded.flow_run(lambda: check_params(to, stale), lambda: pipeline(to))
+            with contextlib.ExitStack() as stack:
+
+                def check() -> None:
+                    stack.enter_context(_compiling_ahead(check_params(to, stale), stale))
+
+                states = embedded.flow_run(check, lambda: pipeline(to))
             results.record_pipeline(states)
         elif not as_json:
             print("Everything is up to date.")
@@ -152,8 +158,11 @@ def run_if_stale(to: str | None, as_json: bool = False) -> None:
         results.show_places()
 
 
-def check_params(to: str | None, stale: list[str]) -> None:
-    """Raise BadParams or BadInput for what would fail later: wrong params, and files that cannot be found or read."""
+def check_params(to: str | None, stale: list[str]) -> dict[str, Any]:
+    """Return the params of the stages.
+
+    Raises BadParams or BadInput for what would fail later: wrong params, and files that cannot be found or read.
+    """
     from tasks import compiled  # imports numba
 
     with compiled.deferred():
@@ -163,6 +172,15 @@ def check_params(to: str | None, stale: list[str]) -> None:
     for stage in (INGESTION, EVALUATION):
         if stage in stale:
             params.check_files(stage, checked[stage])
+    return dict(checked)
+
+
+def _compiling_ahead(checked: Mapping[str, Any], stale: list[str]) -> contextlib.AbstractContextManager[None]:
+    """Compile what the stale stages need in a process of its own. A training stage needs both cores itself."""
+    if not stale or params.is_training(stale[0]):
+        return contextlib.nullcontext()
+    caches = [checked[stage].torch_cache() for stage in stale if hasattr(checked[stage], "torch_cache")]
+    return preparation.ahead(stale, next(filter(None, caches), None))
 
 
 def _tags(session: spool.Session) -> dict[str, str]:

@@ -62,9 +62,9 @@ def deferred() -> Iterator[None]:
         _is_deferred = before
 
 
-def compile_waiting(package: str = "") -> None:
-    """Compile the kernels that wait for it: all, or those of a package."""
-    for dispatcher, signature in _waiting.copy():
+def compile_waiting(package: str = "", last_first: bool = False) -> None:
+    """Compile the kernels that wait for it, all or those of a package, in the order of their definition or backward."""
+    for dispatcher, signature in _waiting.copy()[:: -1 if last_first else 1]:
         if not package or dispatcher.py_func.__module__.startswith(f"{package}."):
             dispatcher.compile(signature)
             dispatcher.disable_compile()  # for other types

@@ -16,7 +16,11 @@ FOUNDATION = {
     "tasks.chat_templates", "tasks.chat_layout",
 }  # fmt: skip
 # Packages that are built on others: a comparison uses the intervals and directions of evaluation, a promotion compares.
-BUILT_ON = {"comparison": {"evaluation"}, "promotion": {"comparison", "evaluation"}}
+BUILT_ON = {
+    "comparison": {"evaluation"},
+    "promotion": {"comparison", "evaluation"},
+    "preparation": {"training"},  # whose compiler it prepares
+}
 # Forward passes, which training, evaluation and the chat share; the engine, which runs functions of any package; the
 # design of the pages.
 FOUNDATION_PACKAGE = ("tasks.causal", "tasks.engine", "tasks.pages")

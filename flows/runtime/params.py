@@ -33,8 +33,8 @@ YAML_NAMES = {
 
 Location = tuple[str | int, ...]
 NO_STAGES = {  # packages of tasks/ that are not a stage
-    "causal", "comparison", "deliveries", "engine", "export", "feedback", "ladder", "pages", "promotion", "rounds",
-    "search", "serving", "synthesis", "training",
+    "causal", "comparison", "deliveries", "engine", "export", "feedback", "ladder", "pages", "preparation",
+    "promotion", "rounds", "search", "serving", "synthesis", "training",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pydantic import Field
 from torch import nn
@@ -15,12 +16,18 @@ class AcceleratedParams(LoopParams, frozen=True):
 
     compile: compilation.Mode = Field(
         "off", description="Whether torch.compile compiles the blocks of the model: off, on, or auto (on if the run "
-        "has at least 500 steps on a GPU, 1500 on a CPU, and there is a C++ compiler).",
+        "has at least 500 steps on a GPU, 300 on a CPU, and there is a C++ compiler).",
     )  # fmt: skip
     fp8: bool = Field(
         False, description="Whether linear maps are multiplied in 8-bit floating point. This needs a GPU with compute "
         "capability 8.9 (Ada, Hopper) or newer.",
     )  # fmt: skip
+
+    def torch_cache(self) -> Path | None:
+        """Where the compiler for a CPU keeps its results; None if the blocks are not compiled for one."""
+        device = resolve_device(self.device)
+        is_used = device.type == "cpu" and compilation.should_compile(self.compile, self.steps, device)
+        return compilation.cache_folder() if is_used else None
 
 
 @contextmanager

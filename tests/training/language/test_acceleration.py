@@ -56,15 +56,15 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(BadParams, match="compile: on needs a C"), compilation.compiled(nn.Linear(1, 1), "on", 10, CPU):
         pass
-    assert not compilation._should_compile("auto", 10**6, CPU)
+    assert not compilation.should_compile("auto", 10**6, CPU)
 
 
 def test_short_runs_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
-    steps = (499, 500, 1499, 1500)
-    assert [compilation._should_compile("auto", n, CPU) for n in steps] == [False, False, False, True]
-    assert [compilation._should_compile("auto", n, CUDA) for n in steps] == [False, True, True, True]
-    assert not compilation._should_compile("off", 10**6, CPU)
+    steps = (299, 300, 499, 500)
+    assert [compilation.should_compile("auto", n, CPU) for n in steps] == [False, True, True, True]
+    assert [compilation.should_compile("auto", n, CUDA) for n in steps] == [False, False, False, True]
+    assert not compilation.should_compile("off", 10**6, CPU)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -194,8 +194,6 @@ def test_compiled_code_is_cached_in_the_project(monkeypatch: pytest.MonkeyPatch)
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     monkeypatch.setenv(compilation.CACHE_VARIABLE, default_cache_dir())
-    compilation._cache_in_project()
-    assert Path(os.environ[compilation.CACHE_VARIABLE]) == compilation.CACHE.absolute()
+    assert compilation.cache_folder() == compilation.CACHE.absolute()
     monkeypatch.setenv(compilation.CACHE_VARIABLE, "/elsewhere")
-    compilation._cache_in_project()
-    assert os.environ[compilation.CACHE_VARIABLE] == "/elsewhere"
+    assert compilation.cache_folder() == Path("/elsewhere")

@@ -1,0 +1,43 @@
+"""Compile the kernels of stages, and what torch's compiler needs: `python -m tasks.preparation STAGE ...`.
+
+The process ends with the one that has started it, which holds the other end of its standard input open.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+from tasks import compiled, preparation
+
+NICENESS = 5  # the stage that runs meanwhile goes first
+
+
+def main() -> None:
+    """Compile, in the reverse order of each stage: the stage itself, once it runs, begins at the other end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stages", nargs="*")
+    parser.add_argument("--torch-cache", type=Path)
+    arguments = parser.parse_args()
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    os.nice(NICENESS)
+    for stage in arguments.stages:
+        with compiled.deferred():
+            for module in preparation.kernel_modules(stage):
+                importlib.import_module(module)
+        compiled.compile_waiting(f"tasks.{stage}", last_first=True)
+    if arguments.torch_cache is not None:
+        from tasks.training.language import compilation
+
+        compilation.find_instructions(arguments.torch_cache)
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
