@@ -87,16 +87,17 @@ def _show(body: dict[str, Any]) -> None:
         print(f"{match['kind']}  {match['id']}  ({match['split']}, {use})  {match['text']}")
     if len(body["matches"]) > MAX_SHOWN:
         print(f"... and {len(body['matches']) - MAX_SHOWN} more; --json lists all")
-    print(
-        f"\n{len(body['matches'])} records match. Models in data/models that have seen them, directly or through their"
-    )
-    print(f"base: {', '.join(body['models']) or 'none'}")
+    num_matches = len(body["matches"])
+    print(f"\n{num_matches} record{' matches' if num_matches == 1 else 's match'}.")
+    models = ", ".join(body["models"]) or "none"
+    print(f"Models in data/models that have seen what matches, directly or through their base: {models}")
     print(f"Registered models made from this version of the data: {', '.join(body['registered']) or 'none'}")
     print(body.get("registered_error", "Models made from other versions of the data are not compared."))
     if "added" not in body:
         print("\nNothing was changed. Repeat the command with --yes to remove these records.")
         return
-    print(f"\n{body['added']} entries were added to data/raw/.removals.json; every ingestion applies them.")
+    added = "1 entry was" if body["added"] == 1 else f"{body['added']} entries were"
+    print(f"\n{added} added to data/raw/.removals.json, which every ingestion applies.")
     print(f"Stale stages: {', '.join(body['stale'])}, and those that depend on them. `python -m flows.pipeline` runs")
     print(
         "them. Earlier versions in DVC's cache, its remotes, data/raw and registered models still contain the records:"

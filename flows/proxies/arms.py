@@ -146,7 +146,8 @@ def evaluated(folder: Path, settings: Settings) -> tuple[comparison.Subject, flo
         {**settings.baseline.get("evaluation", {}), "metrics": settings.metrics, "policies": [settings.to],
          "reference": settings.to, "gates": {}, "champion_report": None}
     )  # fmt: skip
-    place = _folder("scores", [folder.name, params.model_dump(mode="json"), settings.code["evaluation"]])
+    digests = evaluation.digests_of_benchmarks(params)
+    place = _folder("scores", [folder.name, params.model_dump(mode="json"), digests, settings.code["evaluation"]])
     for name in ("tokens", "models", "reports/curation.json"):
         runs.link(folder / name, place / name)
     facts = runs.once(place, lambda: _evaluate(params, place))

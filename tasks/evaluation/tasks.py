@@ -120,6 +120,17 @@ def read_benchmarks(params: Params) -> tuple[dict[str, Any], dict[str, str]]:
     return loaded, problems
 
 
+def digests_of_benchmarks(params: Params) -> dict[str, dict[str, str]]:
+    """The sha256 of the files of each test set, those of its solved examples included."""
+    from tasks.evaluation.benchmarks.rows import digests
+
+    result = {}
+    for name, own in params.benchmarks.items():
+        shots = own.few_shot.rows if own.few_shot else None
+        result[name] = {**digests(own), **(digests(shots) if shots else {})}
+    return result
+
+
 @task(cache_policy=NO_CACHE, task_run_name="benchmark {name}")
 def measure_benchmark(
     name: str, params: Params, inputs: EvaluationInputs, loaded: Any, timings: Timings

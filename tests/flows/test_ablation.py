@@ -5,13 +5,14 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from flows import ablation as command
-from flows.proxies import changes, runs
+from flows.proxies import arms, changes, runs
 from tasks.errors import BadInput, BadParams
 from tests.flows.project import Project
 from tests.flows.test_whole_pipeline import tiny_project as tiny_project
@@ -87,6 +88,33 @@ def test_test_sets_are_read_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(BODY | {"evaluation": own}), encoding="utf-8")
     with pytest.raises(BadInput, match=r"evaluation.benchmarks.quiz: no.jsonl does not exist"):
         command._check(["curation.filters.spam"])
+
+
+def test_scores_are_measured_again_when_a_file_of_a_test_set_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiz, shots = tmp_path / "quiz.jsonl", tmp_path / "shots.jsonl"
+    benchmark = {"type": "cloze", "paths": str(quiz), "fields": {"context": "a", "continuation": "b"},
+                 "few_shot": {"num": 1, "rows": {"paths": str(shots)}}}  # fmt: skip
+    settings: Any = SimpleNamespace(
+        baseline={"evaluation": {"benchmarks": {"quiz": benchmark}}}, metrics={"perplexity": {}}, to="sft",
+        code={"evaluation": "code"},
+    )  # fmt: skip
+    places = list[Path]()
+
+    def once(place: Path, work: Any) -> dict[str, float]:
+        places.append(place)
+        return {"seconds": 0}
+
+    monkeypatch.setattr("flows.proxies.runs.link", lambda source, target: None)
+    monkeypatch.setattr("flows.proxies.runs.once", once)
+    monkeypatch.setattr("tasks.comparison.read", lambda name, place: None)
+    for quiz_text, shots_text in (("1", "1"), ("1", "1"), ("2", "1"), ("2", "2")):
+        quiz.write_text(quiz_text, encoding="utf-8")
+        shots.write_text(shots_text, encoding="utf-8")
+        arms.evaluated(tmp_path / "model", settings)
+    assert places[0] == places[1]
+    assert len(set(places)) == 3
 
 
 def test_the_line_of_a_run_is_short() -> None:

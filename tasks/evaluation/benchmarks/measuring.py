@@ -6,9 +6,8 @@ from typing import Any
 from tasks.evaluation.benchmarks import choices, generations, texts
 from tasks.evaluation.benchmarks.examples import Loaded
 from tasks.evaluation.benchmarks.params import BenchmarkSet
-from tasks.evaluation.benchmarks.rows import files
+from tasks.evaluation.benchmarks.rows import digests
 from tasks.evaluation.inputs import EvaluationInputs, MetricResult, NotMeasured
-from tasks.files import sha256
 
 KEY = "benchmarks"  # of the report
 TYPES: dict[str, Any] = {
@@ -54,13 +53,12 @@ def causal_models(names: Sequence[str], inputs: EvaluationInputs) -> list[str]:
 def _about(params: BenchmarkSet, loaded: Loaded) -> dict[str, Any]:
     """What the numbers depend on besides the model."""
     stated = params.model_dump(mode="json", exclude_defaults=True)
-    digests = {} if params.hub else {str(file): sha256(file) for file in files(params)}
     first = loaded.examples[0]
     return {
         "params": {**stated, "type": params.type},
         "prompt_template": params.prompt or "(the question, context or prompt itself)",
         "first_prompt": first.contexts[0],
-        "files": digests,
+        "files": digests(params),
         "rows": loaded.num_rows,
         "items": len(loaded.examples),
         "items_not_used": loaded.num_examples - len(loaded.examples),

@@ -22,6 +22,7 @@ from typing import Any
 
 from tasks.errors import BadInput
 from tasks.evaluation.benchmarks.params import Rows
+from tasks.files import sha256
 
 DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
@@ -63,6 +64,11 @@ def read(place: Rows) -> Iterator[Row]:
                 f"{path} contains no row{'' if place.members == '*' else f' in members that match {place.members!r}'}. "
                 "Replace the file, or leave it out of `paths`."
             )
+
+
+def digests(place: Rows) -> dict[str, str]:
+    """The sha256 of each of these files; none for a data set of the Hub. Raises BadInput as `files` does."""
+    return {} if place.hub else {str(file): sha256(file) for file in files(place)}
 
 
 def files(place: Rows) -> list[Path]:
