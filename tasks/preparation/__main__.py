@@ -17,9 +17,12 @@ NICENESS = 5  # the stage that runs meanwhile goes first
 
 def main() -> None:
     """Compile, in the reverse order of each stage: the stage itself, once it runs, begins at the other end."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("stages", nargs="*")
-    parser.add_argument("--torch-cache", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.preparation",
+        description="Compile what stages need before they run. The pipeline starts this; it ends when the input ends.",
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="curation or tokenization: its kernels are compiled")
+    parser.add_argument("--torch-cache", type=Path, help="where torch's compiler keeps its results")
     arguments = parser.parse_args()
     threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(NICENESS)
