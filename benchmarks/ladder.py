@@ -127,7 +127,7 @@ def own(root: Path) -> dict[str, Any]:
     nats = runs.once(work, train)["nats"]
     counts = read_json(root / "data/tokens" / MANIFEST)["documents"]["validation"]
     result = nats / math.log(2) * counts["num_tokens"] / counts["num_bytes"]
-    predicted = forecast.predict(rungs, num_weights, float(target["steps"] * per_step))
+    predicted = forecast.predict(rungs, num_weights, float(target["steps"] * per_step), MAX_OWN_ERROR)
     low, high = predicted["interval_95"]
     print(f"own: forecast {predicted['loss']:.4f} [{low:.4f}, {high:.4f}], actual {result:.4f}", file=sys.stderr)
     return {
