@@ -1,6 +1,6 @@
 """Evaluation beside lm-evaluation-harness and sacrebleu's published numbers: speed, agreement and exactness.
 
-    pip install '.[lm-eval]' -c constraints.txt && make bench NAME=evaluation      (some minutes)
+    make bench NAME=evaluation      (some minutes; installs the extra lm-eval where it is missing)
 
 CPU seconds are those of `loglikelihood` (tokenization and forward passes), without the harness's own work.
 Both score the same rows with the same model in fp32: 5-shot, 4 options, with the same solved examples for all questions
@@ -10,8 +10,10 @@ measured. Finished parts are stored in .bench/evaluation, so that an interrupted
 """
 
 import gzip
+import importlib.util
 import json
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +37,12 @@ Result = dict[str, Any]
 
 def main() -> None:
     """Print one line of JSON."""
+    if importlib.util.find_spec("lm_eval") is None:
+        print("installing the extra lm-eval ...", file=sys.stderr, flush=True)
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "-c", "constraints.txt"]
+        subprocess.run([*pip, "lm-eval"], check=True)
+        importlib.invalidate_caches()
+    torch.set_num_threads(1)  # threads that wait for each other on a busy machine take CPU time, too
     parts: dict[str, Callable[[], Result]] = {
         "same_examples": lambda: compare_with_harness("first_n"),
         "other_examples": lambda: compare_with_harness("default"),
