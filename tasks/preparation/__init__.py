@@ -44,12 +44,14 @@ def ahead(stages: Sequence[str], torch_cache: Path | None) -> Iterator[None]:
     torch_cache: where torch's compiler keeps its results, if a stage uses it. Nothing is started if nothing is missing.
     """
     missing = [stage for stage in stages if stage in WITH_KERNELS and not has_machine_code(stage)]
-    folders = [str(torch_cache)] if torch_cache is not None and not torch_cache.exists() else []
-    if not missing and not folders:
+    arguments = missing
+    if torch_cache is not None and not torch_cache.exists():
+        arguments = [*missing, "--torch-cache", str(torch_cache)]
+    if not arguments:
         yield
         return
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.preparation", *missing, *("--torch-cache", *folders)[: 2 * len(folders)]],
+        [sys.executable, "-m", "tasks.preparation", *arguments],
         cwd=compiled.PROJECT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is meant for the stage
     )  # fmt: skip

@@ -1,8 +1,7 @@
 """torch.compile for the blocks of a model. Compiled code is cached in the project for later runs.
 
-Compilation takes 10 to 30 seconds and changes the order of floating-point sums, so results differ in the last bits. A
-later stage of the same process with the same blocks and shapes, such as sft after pretrain, uses the compiled code of
-the earlier one.
+Compilation takes 10 to 30 seconds, or 4 where the cache has the code, and changes the order of floating-point sums, so
+results differ in the last bits.
 """
 
 import logging
@@ -47,6 +46,9 @@ def compiled(model: nn.Module, mode: Mode, steps: int, device: torch.device) -> 
         return
     os.environ[CACHE_VARIABLE] = str(cache_folder())
     blocks = blocks_of(model)
+    # Otherwise the compiler would remember the shapes of an earlier stage of this process and make other code for this
+    # one than in a process of its own, in which `dvc repro` or a resumed run trains it.
+    torch._dynamo.reset()
     try:
         # Blocks are compiled, not the model: they have the same code and shapes, so the first one is compiled and the
         # others reuse it ("regional compilation"). `module.compile()`, unlike `torch.compile(module)`, keeps the module
