@@ -52,6 +52,26 @@ def test_compiled_blocks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_shapes_of_an_earlier_stage_are_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise a second stage would run code for dynamic shapes, and another one in a process of its own."""
+    has_dynamic_shapes = list[bool]()
+
+    def record(graph: Any, inputs: list[Any]) -> Any:
+        has_dynamic_shapes.append(any(isinstance(one, torch.SymInt) for one in inputs))
+        return graph.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", record)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/true")
+    model = small_model("qwen3").train()
+    for length in (16, 12):
+        with compilation.compiled(model, "on", 10, CPU), attention.packed(model):
+            backbone.last_hidden(model, IDS[:, :length], POSITIONS[:, :length])
+    assert has_dynamic_shapes
+    assert not any(has_dynamic_shapes)
+
+
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(BadParams, match="compile: on needs a C"), compilation.compiled(nn.Linear(1, 1), "on", 10, CPU):
