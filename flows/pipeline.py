@@ -30,7 +30,7 @@ from flows.runtime import (
 )
 from flows.runtime.environment import RUN
 from flows.versions import contents
-from tasks import pipeline_stages, preparation
+from tasks import pipeline_stages, precompilation
 from tasks.errors import GateFailed
 
 INGESTION, EVALUATION = "ingestion", "evaluation"
@@ -180,7 +180,7 @@ def _compiling_ahead(checked: Mapping[str, Any], stale: list[str]) -> contextlib
     if not stale or params.is_training(stale[0]):
         return contextlib.nullcontext()
     caches = [checked[stage].torch_cache() for stage in stale if hasattr(checked[stage], "torch_cache")]
-    return preparation.ahead(stale, next(filter(None, caches), None))
+    return precompilation.ahead(stale, next(filter(None, caches), None))
 
 
 def _tags(session: spool.Session) -> dict[str, str]:

@@ -19,7 +19,7 @@ FOUNDATION = {
 BUILT_ON = {
     "comparison": {"evaluation"},
     "promotion": {"comparison", "evaluation"},
-    "preparation": {"training"},  # whose compiler it prepares
+    "precompilation": {"training"},  # whose compiler it calls
 }
 # Forward passes, which training, evaluation and the chat share; the engine, which runs functions of any package; the
 # design of the pages.

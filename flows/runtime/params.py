@@ -33,7 +33,7 @@ YAML_NAMES = {
 
 Location = tuple[str | int, ...]
 NO_STAGES = {  # packages of tasks/ that are not a stage
-    "causal", "comparison", "deliveries", "engine", "export", "feedback", "ladder", "pages", "preparation",
+    "causal", "comparison", "deliveries", "engine", "export", "feedback", "ladder", "pages", "precompilation",
     "promotion", "rounds", "search", "serving", "synthesis", "training",
 }  # fmt: skip
 

@@ -141,7 +141,7 @@ def make_project(root: Path, env: dict[str, str]) -> Project:
         *(ROOT / "tasks/causal").glob("*.py"),
         *(ROOT / "tasks/engine").glob("*.py"),
         *(ROOT / "tasks/pages").glob("*.py"),
-        *(ROOT / "tasks/preparation").glob("*.py"),
+        *(ROOT / "tasks/precompilation").glob("*.py"),
     ):
         copy(path, root / path.relative_to(ROOT))
     project.write("tasks/training/__init__.py", "")

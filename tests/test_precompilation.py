@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import compiled, preparation
+from tasks import compiled, precompilation
 
 KERNELS = """
 from tasks.compiled import kernel
@@ -26,10 +26,10 @@ def two(x: int) -> int:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose stage curation has two kernels, which are not compiled, and whose stage tokenization has none."""
-    for name in ("compiled.py", "preparation/__init__.py", "preparation/__main__.py"):
+    for name in ("compiled.py", "precompilation/__init__.py", "precompilation/__main__.py"):
         (tmp_path / "tasks" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tasks" / name).write_bytes((compiled.PROJECT / "tasks" / name).read_bytes())
-    for stage in preparation.WITH_KERNELS:
+    for stage in precompilation.WITH_KERNELS:
         (tmp_path / "tasks" / stage).mkdir()
         (tmp_path / "tasks" / stage / "__init__.py").touch()
     (tmp_path / "tasks/__init__.py").touch()
@@ -41,37 +41,39 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def children() -> list[psutil.Process]:
     """The processes that compile ahead."""
-    return [child for child in psutil.Process().children() if "tasks.preparation" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "tasks.precompilation" in child.cmdline()]
 
 
 def test_kernels_are_found_and_compiled_while_the_block_runs(project: Path) -> None:
-    assert preparation.kernel_modules("curation") == {"tasks.curation.kernels": 2}
-    assert not preparation.has_machine_code("curation")
-    assert preparation.has_machine_code("tokenization")
-    with preparation.ahead(["curation", "tokenization", "sft"], None):
+    assert precompilation.kernel_modules("curation") == {"tasks.curation.kernels": 2}
+    assert not precompilation.has_machine_code("curation")
+    assert precompilation.has_machine_code("tokenization")
+    with precompilation.ahead(["curation", "tokenization", "sft"], None):
         (child,) = children()
         child.wait(timeout=120)
-    assert preparation.has_machine_code("curation")
-    with preparation.ahead(["curation", "tokenization", "sft"], None):
+    assert precompilation.has_machine_code("curation")
+    with precompilation.ahead(["curation", "tokenization", "sft"], None):
         assert not children()
 
 
 def test_changed_sources_are_compiled_again(project: Path) -> None:
-    subprocess.run([sys.executable, "-m", "tasks.preparation", "curation"], cwd=project, check=True, input=b"")
+    with precompilation.ahead(["curation"], None):
+        children()[0].wait(timeout=120)
+    assert precompilation.has_machine_code("curation")
     with (project / "tasks/curation/kernels.py").open("a", encoding="utf-8") as file:
         file.write("\n\nCHANGED = True\n")
     compiled.cache_folder.cache_clear()
-    assert not preparation.has_machine_code("curation")
+    assert not precompilation.has_machine_code("curation")
 
 
 def test_the_process_ends_with_the_block_and_with_its_parent(project: Path) -> None:
     (project / "tasks/curation/kernels.py").write_text("import time\n\ntime.sleep(60)\n" + KERNELS, encoding="utf-8")
-    with preparation.ahead(["curation"], None):
+    with precompilation.ahead(["curation"], None):
         (child,) = children()
     assert not child.is_running()
     parent = (
-        "import pathlib, time; from tasks import compiled, preparation; "
-        f"compiled.PROJECT = pathlib.Path({str(project)!r}); block = preparation.ahead(['curation'], None); "
+        "import pathlib, time; from tasks import compiled, precompilation; "
+        f"compiled.PROJECT = pathlib.Path({str(project)!r}); block = precompilation.ahead(['curation'], None); "
         "block.__enter__(); print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", parent], cwd=project, stdout=subprocess.PIPE) as process:
@@ -97,9 +99,9 @@ def test_torch_finds_instructions_only_where_a_stage_compiles(project: Path, tmp
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", Recorded)
-        with preparation.ahead(["sft"], cache):
+        with precompilation.ahead(["sft"], cache):
             pass
         cache.mkdir()
-        with preparation.ahead(["sft"], cache), preparation.ahead(["tokenization", "sft"], None):
+        with precompilation.ahead(["sft"], cache), precompilation.ahead(["tokenization", "sft"], None):
             pass
     assert [command[3:] for command in commands] == [["--torch-cache", str(cache)]]

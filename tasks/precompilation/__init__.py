@@ -51,7 +51,7 @@ def ahead(stages: Sequence[str], torch_cache: Path | None) -> Iterator[None]:
         yield
         return
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.preparation", *arguments],
+        [sys.executable, "-m", "tasks.precompilation", *arguments],
         cwd=compiled.PROJECT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is meant for the stage
     )  # fmt: skip

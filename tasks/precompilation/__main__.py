@@ -1,4 +1,4 @@
-"""Compile the kernels of stages, and what torch's compiler needs: `python -m tasks.preparation STAGE ...`.
+"""Compile the kernels of stages, and what torch's compiler needs: `python -m tasks.precompilation STAGE ...`.
 
 The process ends with the one that has started it, which holds the other end of its standard input open.
 """
@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tasks import compiled, preparation
+from tasks import compiled, precompilation
 
 NICENESS = 5  # the stage that runs meanwhile goes first
 
@@ -18,7 +18,7 @@ NICENESS = 5  # the stage that runs meanwhile goes first
 def main() -> None:
     """Compile, in the reverse order of each stage: the stage itself, once it runs, begins at the other end."""
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.preparation",
+        prog="python -m tasks.precompilation",
         description="Compile what stages need before they run. The pipeline starts this; it ends when the input ends.",
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="curation or tokenization: its kernels are compiled")
@@ -28,7 +28,7 @@ def main() -> None:
     os.nice(NICENESS)
     for stage in arguments.stages:
         with compiled.deferred():
-            for module in preparation.kernel_modules(stage):
+            for module in precompilation.kernel_modules(stage):
                 importlib.import_module(module)
         compiled.compile_waiting(f"tasks.{stage}", last_first=True)
     if arguments.torch_cache is not None:
