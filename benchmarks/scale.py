@@ -304,17 +304,18 @@ def part_cluster(folder: Path, cluster: RayCluster, documents: int, workers: int
 
 
 def part_text(folder: Path, cluster: RayCluster, documents: int) -> dict[str, Any]:
-    """Curate texts twice; the difference of their peaks is the memory per document.
+    """Curate texts twice; the difference of their peaks is the memory per document, of the stage and of each step.
 
-    The memory is the smallest one, so that near-duplicates of more than 435,000 kept documents go through files.
+    A step begins with what those before it have left. The memory is the smallest one, so that near-duplicates of more
+    than a million kept documents go through files.
     """
     few, many = (
         run(folder, cluster, what="text", documents=n, workers=1, memory="256 MB") for n in (documents // 3, documents)
     )
     added = many["documents"] - few["documents"]
     return {
-        "text_bytes_per_doc": 1e9 * (many["peak_gb"] - few["peak_gb"]) / added,
-        "text_bytes_per_doc_of_steps": {
+        "bytes_per_document": 1e9 * (many["peak_gb"] - few["peak_gb"]) / added,
+        "bytes_per_document_of_steps": {
             name: 1e9 * (peak - few["peaks_gb"][name]) / added for name, peak in many["peaks_gb"].items()
         },
         "text_bytes": many["bytes"],

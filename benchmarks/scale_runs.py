@@ -25,7 +25,7 @@ from tasks.engine.local_engine import LocalEngine
 from tasks.engine.ray_engine import RayEngine
 
 BANDS, BLOCK = 14, 1 << 16
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS, STEP_SECONDS = 0.2, 0.02  # between two samples of memory, in clusters and in the steps of curation
 SENTENCES = 5  # of a synthetic text
 SEED = np.uint64(0x9E3779B97F4A7C15)
 
@@ -86,16 +86,17 @@ def cpu_seconds(root: int) -> float:
 class Memory(threading.Thread):
     """Samples the memory of this process and its descendants that belongs to no file; `peak` is in bytes."""
 
-    def __init__(self, descendants: bool) -> None:
+    def __init__(self, descendants: bool, seconds: float = SAMPLE_SECONDS) -> None:
         super().__init__(daemon=True)
         self.peak, self._descendants, self._process = 0, descendants, psutil.Process()
+        self._seconds = seconds
 
     def run(self) -> None:
         """Sample until the process ends."""
         while True:
             children = self._process.children(recursive=True) if self._descendants else []
             self.peak = max(self.peak, sum(map(anonymous_bytes, [self._process.pid, *(each.pid for each in children)])))
-            time.sleep(SAMPLE_SECONDS)
+            time.sleep(self._seconds)
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -214,7 +215,8 @@ def text(options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.scale_runs", "--what", "write"]
     command += ["--folder", str(options.folder), "--documents", str(options.documents)]
     written = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    memory, timings, run = Memory(True), Timings("curation", data / "timings"), options.folder / "run"
+    memory, timings = Memory(options.workers > 1, STEP_SECONDS), Timings("curation", data / "timings")
+    run = options.folder / "run"
     before, start, peaks = anonymous_bytes(os.getpid()), cpu_seconds(os.getpid()), dict[str, float]()
     memory.start()
 

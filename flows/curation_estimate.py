@@ -10,7 +10,7 @@ CURATION_RATE = 23e6  # bytes of text per CPU-second: the whole stage
 # pairs: measured by `make bench NAME=scale` on 1.4e8 synthetic rows (cluster_rows / cluster_cpu_seconds).
 ROWS_RATE = 2e6
 ROW_BYTES = 16  # a key and a document of 64 bits each
-DRIVER_BYTES = 330  # of memory per document in the driver, measured by the same benchmark (text_bytes_per_doc)
+DRIVER_BYTES = 190  # of memory per document in the driver, measured by the same benchmark (bytes_per_document)
 TABLE_BYTES = 108  # of memory per row of the partition that a task holds
 # Bytes of text per CPU-second that others have published or that were measured for them.
 PUBLISHED = {"SlimPajama": 0.36e6, "Data-Juicer": 0.39e6, "datatrove (FineWeb)": 0.78e6}

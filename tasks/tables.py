@@ -189,15 +189,15 @@ def shards(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Ta
         yield table
 
 
-def row_groups(folder: Path) -> Iterator[pa.Table]:
+def row_groups(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield each row group of `folder` as a table. Raises BadInput if a shard is missing or damaged."""
     for shard in manifest(folder)["shards"]:
         path = Path(folder) / shard["name"]
         with _readable(path):
             verify(path, shard.get("sha256"))
-        with _readable(path), pq.ParquetFile(path) as file:
+        with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
             for number in range(file.num_row_groups):
-                yield file.read_row_group(number)
+                yield file.read_row_group(number, list(columns) if columns else None)
 
 
 def schema(folder: Path) -> pa.Schema:
@@ -224,7 +224,8 @@ def shard_batches(
     path = Path(folder) / shard["name"]
     with _readable(path):
         verify(path, shard.get("sha256"))
-    with _readable(path), pq.ParquetFile(path) as file:
+    # With pre_buffer, which is the default, Arrow would hold the compressed bytes of the whole shard in memory.
+    with _readable(path), pq.ParquetFile(path, pre_buffer=False) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         parts = max(1, sum(group.total_byte_size for group in groups) // num_bytes)
         num_rows = max(1, -(-file.metadata.num_rows // parts))
@@ -251,8 +252,8 @@ def digest(folder: Path, split: str) -> dict[str, Any]:
     """
     columns = [name for name in manifest(folder)["columns"] if name in CONTENT_COLUMNS]
     hashes: list[bytes] = []
-    for shard in shards(folder, [*columns, "split"]):
-        rows = shard.filter(pc.equal(shard["split"], split)).select(columns).to_pylist()
+    for group in row_groups(folder, [*columns, "split"]):
+        rows = group.filter(pc.equal(group["split"], split)).select(columns).to_pylist()
         hashes += [hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest() for row in rows]
     return {"examples": len(hashes), "digest": hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]}
 

@@ -1,5 +1,7 @@
 """Tables: a folder with a manifest is complete, one without is not; same rows, same bytes."""
 
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +31,23 @@ def test_rows_come_back_in_order_across_shards(tmp_path: Path) -> None:
     assert [shard["rows"] for shard in tables.manifest(tmp_path)["shards"]] == [3, 3, 3, 1]
     assert tables.read(tmp_path).to_pylist() == rows(10)
     assert [t.num_rows for t in tables.shards(tmp_path, ["id"])] == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("read", [tables.batches, tables.row_groups])
+def test_a_shard_is_read_without_all_of_it_in_memory(tmp_path: Path, read: Callable[..., Iterator[pa.Table]]) -> None:
+    """64 row groups of 64 kB that cannot be compressed; 8 of them and their decoded rows fit in an eighth of all."""
+    schema = pa.schema([pa.field("text", pa.large_binary())])
+    with tables.Writer(tmp_path, schema, group_bytes=1 << 16, batch_rows=1) as writer:
+        for _ in range(64):
+            writer.add_row({"text": os.urandom(1 << 16)})
+    size = (tmp_path / "00000.parquet").stat().st_size
+    arguments = [1 << 16] if read is tables.batches else []
+    before, peak = pa.total_allocated_bytes(), 0
+    for table in read(tmp_path, *arguments):
+        peak = max(peak, pa.total_allocated_bytes() - before)
+        assert table.num_rows == 1
+    assert size >= 1 << 22
+    assert peak < size / 8
 
 
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:

@@ -59,14 +59,7 @@ def train(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> Any:
     min_frequency: a pair of tokens is merged only if it occurs so often.
     Raises BadParams if `texts` have too few frequent pairs to fill the vocabulary.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = untrained()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -75,6 +68,24 @@ def train(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return finish(tokenizer, vocab_size, min_frequency)
+
+
+def untrained() -> Tokenizer:
+    """Return a tokenizer without tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def finish(tokenizer: Tokenizer, vocab_size: int, min_frequency: int) -> Any:
+    """Return a trained tokenizer as a Hugging Face fast tokenizer. Raises BadParams if it has fewer tokens."""
     size, initial_size = tokenizer.get_vocab_size(), len(SPECIAL) + 256
     if size < vocab_size:
         raise BadParams(

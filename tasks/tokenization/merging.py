@@ -7,7 +7,7 @@ remain valid; the model only gets new rows in its embedding and head.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -23,10 +23,10 @@ WORDS_PER_LINE = 1000
 Merge = tuple[str, str]
 
 
-def extend(tokenizer: Any, texts: Iterable[str], num_tokens: int, min_frequency: int = 2) -> Any:
+def extend(tokenizer: Any, texts: Iterable[str] | Mapping[str, int], num_tokens: int, min_frequency: int = 2) -> Any:
     """Add up to `num_tokens` tokens, learned from `texts`, to `tokenizer`, in place. Returns the tokenizer.
 
-    min_frequency: a pair of tokens is merged only if it occurs so often.
+    texts: or what `count_words` returns for them. min_frequency: a pair of tokens is merged only if it occurs so often.
     Raises BadParams if the tokenizer is not a byte-level BPE.
     """
     backend = tokenizer.backend_tokenizer
@@ -36,13 +36,13 @@ def extend(tokenizer: Any, texts: Iterable[str], num_tokens: int, min_frequency:
             "tokenization.new_tokens can be added to byte-level BPE tokenizers only (GPT-2, Llama 3, Qwen ...), but "
             f"tokenization.tokenizer is a {spec['model']['type']}. Set new_tokens to 0 or choose another tokenizer."
         )
-    word_counts = _count_words(backend, texts)
+    word_counts = texts if isinstance(texts, Mapping) else count_words(backend, texts)
     merges = _learn_merges(backend, word_counts, num_tokens, min_frequency)
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(_add_merges(spec, merges)))
     return tokenizer
 
 
-def _count_words(backend: Any, texts: Iterable[str]) -> Counter[str]:
+def count_words(backend: Any, texts: Iterable[str]) -> Counter[str]:
     """Return how often each word occurs. Words are the results of pre-tokenization; merges do not cross them.
 
     A longer word than MAX_WORD is cut, because the time of training grows with the square of the length of a word.
@@ -55,7 +55,7 @@ def _count_words(backend: Any, texts: Iterable[str]) -> Counter[str]:
     return word_counts
 
 
-def _learn_merges(backend: Any, word_counts: Counter[str], num_tokens: int, min_frequency: int) -> list[Merge]:
+def _learn_merges(backend: Any, word_counts: Mapping[str, int], num_tokens: int, min_frequency: int) -> list[Merge]:
     """Return pairs of tokens to merge, in order. They result in `num_tokens` new tokens, or fewer in a small corpus."""
     vocabulary = backend.get_vocab(with_added_tokens=True)
     token_names = {index: token for token, index in vocabulary.items()}
@@ -78,7 +78,7 @@ def _learn_merges(backend: Any, word_counts: Counter[str], num_tokens: int, min_
     ]
 
 
-def _training_lines(word_counts: Counter[str], ids_of_word: dict[str, list[int]]) -> Iterator[str]:
+def _training_lines(word_counts: Mapping[str, int], ids_of_word: dict[str, list[int]]) -> Iterator[str]:
     """Yield each word as characters, as often as it occurs, in lines of up to WORDS_PER_LINE words."""
     for word in sorted(word_counts):  # sorted, so that the result does not depend on the order of the texts
         characters = "".join(chr(FIRST_CODE_POINT + index) for index in ids_of_word[word])

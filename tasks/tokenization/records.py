@@ -46,10 +46,15 @@ def train_texts(data: Path, share: float) -> Iterator[str]:
     """Yield the train texts: the first `share` of each shard's documents, then of the conversations, by message."""
     for table in _read_shards(data / "curated", ("text", "split")):
         texts = _select_split(table, "train")["text"]
-        yield from texts.slice(0, _share_of(len(texts), share)).to_pylist()
+        yield from texts.slice(0, share_of(len(texts), share)).to_pylist()
+    yield from train_messages(data, share)
+
+
+def train_messages(data: Path, share: float) -> Iterator[str]:
+    """Yield the messages of the first `share` of the train conversations of each shard."""
     for table in _read_shards(data / "conversations/curated", ("messages", "split")):
         conversations = _select_split(table, "train")["messages"]
-        for messages in conversations.slice(0, _share_of(len(conversations), share)).to_pylist():
+        for messages in conversations.slice(0, share_of(len(conversations), share)).to_pylist():
             yield from (message["content"] for message in messages)
 
 
@@ -245,6 +250,6 @@ def _select_split(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pc.equal(table["split"], split))
 
 
-def _share_of(count: int, share: float) -> int:
+def share_of(count: int, share: float) -> int:
     """Return count * share, rounded up."""
     return -int(-count * share // 1)

@@ -128,3 +128,16 @@ def match_end(data: UInt8Array, i: Integer, end: Integer, table: UInt8Array, rul
     if classes & _PUNCTUATION:
         return _punctuation_end(data, i, end, table, rules)
     return _space_end(data, i, end, table, rules) if classes & _SPACE else after
+
+
+@kernel(f"int64({BYTES}, int64[::1], {TABLE}, {RULES}, int64[::1])")
+def word_ends(data: UInt8Array, offsets: Int64Array, table: UInt8Array, rules: Int64Array, ends: Int64Array) -> int:
+    """Write the end of each match in the texts to `ends`, which has one entry per byte; return their number."""
+    count = 0
+    for text in range(len(offsets) - 1):
+        i = offsets[text]
+        while i < offsets[text + 1]:
+            i = match_end(data, i, offsets[text + 1], table, rules)
+            ends[count] = i
+            count += 1
+    return count

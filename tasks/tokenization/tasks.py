@@ -1,6 +1,6 @@
 """Tokenization as Prefect tasks: make a tokenizer, encode each kind of record, write the manifest and the report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from tasks import corruption, kept_shares, tables, tokens
 from tasks.documents import SPLITS
+from tasks.engine import settings
 from tasks.errors import BadInput, BadModel, NothingLeft
 from tasks.files import MANIFEST, sha256, with_version, write_json
 from tasks.reports import Report, Timings
@@ -61,23 +62,34 @@ class Params(kept_shares.KeptShareParams, frozen=True, extra="forbid"):
 
 
 @task(cache_policy=NO_CACHE)
-def make_tokenizer(params: Params, data: Path, timings: Timings) -> Any:
-    """Train a tokenizer on the train split, or load and extend the one of params. It is saved in tokens/tokenizer."""
-    from tasks.tokenization import bpe, merging
+def make_tokenizer(params: Params, data: Path, timings: Timings, run: Path = RUN) -> Any:
+    """Train a tokenizer on the train split, or load and extend the one of params. It is saved in tokens/tokenizer.
+
+    On a cluster, the words of the documents are counted one shard per task.
+    """
+    from tasks.tokenization import bpe, merge_training, merging
 
     folder = _folder(data)
     (folder / MANIFEST).unlink(missing_ok=True)  # from now on the folder is incomplete
+    is_local = settings.current().engine == "local"
     with timings.measure("tokenizer"):
         if params.tokenizer is not None:
             tokenizer = bpe.load(params.tokenizer)
             if params.fill_in_middle and corruption.middle_ids(tokenizer) is None:
                 raise BadModel(_NO_MIDDLE.format(params.tokenizer))
             if params.new_tokens:
-                texts = _train_texts(data, params.share)
+                texts: Iterable[str] = _train_texts(data, params.share)
+                if not is_local:
+                    bpe.save(folder / "tokenizer", tokenizer)  # for the workers
+                    texts = _count_words(data, params.share, folder / "tokenizer", run).mapping()
                 tokenizer = merging.extend(tokenizer, texts, params.new_tokens, params.min_frequency)
         else:
             size = params.vocab_size - corruption.NUM_MIDDLE_TOKENS * params.fill_in_middle
-            tokenizer = bpe.train(_train_texts(data, params.share), size, params.min_frequency)
+            if is_local:
+                tokenizer = bpe.train(_train_texts(data, params.share), size, params.min_frequency)
+            else:
+                counts = _count_words(data, params.share, None, run)
+                tokenizer = merge_training.train(counts.table(), size, params.min_frequency)
             if params.fill_in_middle:
                 corruption.add_middle_tokens(tokenizer)
         bpe.save(folder / "tokenizer", tokenizer)
@@ -251,11 +263,24 @@ def _folder(data: Path) -> Path:
 def _train_texts(data: Path, share: float) -> Iterator[str]:
     from tasks.tokenization import records
 
-    is_empty = True
+    num_texts = 0
     for text in records.train_texts(data, share):
-        is_empty = False
+        num_texts += 1
         yield text
-    if is_empty:
+    _check_not_empty(num_texts, data)
+
+
+def _count_words(data: Path, share: float, tokenizer: Path | None, run: Path) -> Any:
+    """Return the `word_counts.WordCounts` of what `_train_texts` yields."""
+    from tasks.tokenization import word_counts
+
+    counts = word_counts.count(data, share, tokenizer, run)
+    _check_not_empty(counts.num_texts, data)
+    return counts
+
+
+def _check_not_empty(num_texts: int, data: Path) -> None:
+    if not num_texts:
         raise BadInput(
             f"There is no train text in {data}. Run curation; its report states the reasons why documents were dropped."
         )

@@ -82,6 +82,6 @@ def test_new_tokens_need_a_tokenizer() -> None:
 
 def test_long_words_are_cut_for_training() -> None:
     backend = tokenizer().backend_tokenizer
-    counts = merging._count_words(backend, ["x" * (3 * bpe.MAX_WORD + 5)])
+    counts = merging.count_words(backend, ["x" * (3 * bpe.MAX_WORD + 5)])
     assert max(map(len, counts)) <= bpe.MAX_WORD
     assert sum(len(word) * count for word, count in counts.items()) == 3 * bpe.MAX_WORD + 5

@@ -31,7 +31,9 @@ TASK_BYTES = 256 << 20  # text that one task signs
 # grows to twice its size.
 BYTES_PER_ROW = 24 * 3 * 3 // 2
 MAX_BITS = 12
-BYTES_PER_KEY = 42  # of `minhash.duplicates`, which takes 585 bytes per document with 14 bands
+# `minhash.duplicates` takes up to 12, of which 8 are the key itself; the others are for the texts that it verifies and
+# for the other arrays of curation.
+BYTES_PER_KEY = 18
 FOLDER_END = "-duplicates"  # the folder of the engine is named after the file of texts
 
 

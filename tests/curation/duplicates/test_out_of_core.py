@@ -156,7 +156,7 @@ def test_the_memory_decides_where_the_keys_are(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(out_of_core, "connect", counted)
     monkeypatch.setattr(out_of_core, "partition_bits", lambda *_: 1)  # few files, so that the test is fast
     results = []
-    for size in (10**9, 20_000):
+    for size in (10**9, 5_000):
         monkeypatch.setattr(settings, "memory_bytes", partial(int, size))
         results.append(out_of_core.duplicates(texts, path, params, np.zeros(len(texts), np.int64))[0].tolist())
     assert results[0] == results[1]
