@@ -8,8 +8,8 @@ a probability of .6. Each run is a process of its own, the driver, whose result 
 with the same folder repeats no run that has ended. The Ray cluster consists of raylets of one CPU on this machine.
 Parts: equal (every engine and number of workers), kills (SIGKILL of a worker, raylet, head or driver), speed (overhead
 of Ray and two workers, in CPU seconds and in pairs of runs), cluster (the given number of documents), driver (its
-memory by documents), text (memory of the whole stage by documents), skew (one key with 90 % of the rows), empty (tasks
-that do nothing). What needs Ray says "not measured" without it.
+memory by documents), text (memory of the whole stage by documents), corpus (the whole stage on 20 GB of text), skew
+(one key with 90 % of the rows), empty (tasks that do nothing). What needs Ray says "not measured" without it.
 """
 
 import argparse
@@ -35,9 +35,10 @@ from benchmarks.scale_runs import BANDS
 from tasks.curation.duplicates import out_of_core
 from tasks.engine.engine import JOURNAL
 
-PARTS = ("equal", "kills", "speed", "driver", "skew", "empty", "text", "cluster")
+PARTS = ("equal", "kills", "speed", "driver", "skew", "empty", "text", "corpus", "cluster")
 NOT_MEASURED = "not measured"
 MEMORY = 4 * 10**9
+DOCUMENT_BYTES, DOCUMENT_SENTENCES = 3_200, 27  # of the part `corpus`
 PAIRS = 3  # runs of each kind, one after another in turn; the median counts
 OBJECT_STORE = 80 << 20  # bytes, the smallest one of Ray
 KILL_DOCUMENTS, KILL_SHAPE = 50_000, {"workers": 2, "tasks": 12, "bits": 2}
@@ -324,6 +325,14 @@ def part_text(folder: Path, cluster: RayCluster, documents: int) -> dict[str, An
     }
 
 
+def part_corpus(folder: Path, cluster: RayCluster, gigabytes: float, workers: int) -> dict[str, Any]:
+    """Curate a large corpus of documents of 3.2 kB with the default memory."""
+    options = {"documents": round(gigabytes * 1e9 / DOCUMENT_BYTES), "sentences": DOCUMENT_SENTENCES}
+    body = run(folder, cluster, what="text", workers=workers, **options)
+    names = ("bytes", "documents", "kept", "peak_gb", "cpu_seconds", "seconds", "seconds_by_step")
+    return {f"corpus_{name}": body[name] for name in names}
+
+
 def part_skew(folder: Path, cluster: RayCluster, documents: int) -> dict[str, Any]:
     """Cluster documents 90 % of whose keys are equal."""
     shape: dict[str, Any] = {"what": "cluster", "documents": documents, "workers": 2, "tasks": 16, "bits": 4}
@@ -355,6 +364,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "skew": lambda: part_skew(folder, cluster, min(documents, 500_000)),
         "empty": lambda: part_empty(folder, cluster, options.empty),
         "text": lambda: part_text(folder, cluster, min(documents, 1_500_000)),
+        "corpus": lambda: part_corpus(folder, cluster, options.gigabytes, options.workers),
         "cluster": lambda: part_cluster(folder, cluster, documents, options.workers),
     }
     try:
@@ -375,6 +385,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--empty", type=int, default=100_000, help="tasks that do nothing (default 100,000)")
     parser.add_argument("--speed-documents", type=int, default=5_000_000, help="of the comparison with Ray")
+    parser.add_argument("--gigabytes", type=float, default=20.0, help="of the text of the part corpus (default 20)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where results and files are; the default is a temporary folder")
     options = parser.parse_args()

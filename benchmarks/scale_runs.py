@@ -26,7 +26,7 @@ from tasks.engine.ray_engine import RayEngine
 
 BANDS, BLOCK = 14, 1 << 16
 SAMPLE_SECONDS, STEP_SECONDS = 0.2, 0.02  # between two samples of memory, in clusters and in the steps of curation
-SENTENCES = 5  # of a synthetic text
+COPIED = 10_000  # documents of `write_texts` that have copies
 SEED = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -182,7 +182,7 @@ def num_bytes(stage: Manifest) -> int:
 
 
 def write_texts(options: argparse.Namespace) -> dict[str, Any]:
-    """Write the tables of a stage, with documents of SENTENCES random sentences each."""
+    """Write the tables of a stage: documents of random sentences, of which one in ten is a copy with another end."""
     from benchmarks import corpora
     from tasks import documents, tables
     from tasks.conversations import CONVERSATIONS, PREFERENCES
@@ -193,10 +193,15 @@ def write_texts(options: argparse.Namespace) -> dict[str, Any]:
         for sentence in re.split(r"(?<=[.!?])\s+", text)
         if 40 < len(sentence) < 400
     ]
-    generator, data, size = random.Random(0), options.folder / "data", 0
+    generator, data, size, earlier = random.Random(0), options.folder / "data", 0, list[list[str]]()
     with tables.Writer(data / "documents", documents.SCHEMA) as writer:
         for i in range(options.documents):
-            text = " ".join(generator.choices(sentences, k=SENTENCES))
+            chosen = generator.choices(sentences, k=options.sentences)
+            if i % 10 == 9:
+                chosen = [*generator.choice(earlier)[:-1], chosen[-1]]
+            elif len(earlier) < COPIED:
+                earlier.append(chosen)
+            text = " ".join(chosen)
             size += len(text.encode())
             split = "test" if i % 1000 == 0 else "train"
             writer.add_row(documents.Document(f"{i:08d}", text, group=str(i)).row("bench", split))
@@ -214,16 +219,20 @@ def text(options: argparse.Namespace) -> dict[str, Any]:
     # In a process of its own, so that this one has no free memory from it.
     command = [sys.executable, "-m", "benchmarks.scale_runs", "--what", "write"]
     command += ["--folder", str(options.folder), "--documents", str(options.documents)]
+    command += ["--sentences", str(options.sentences)]
     written = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     memory, timings = Memory(options.workers > 1, STEP_SECONDS), Timings("curation", data / "timings")
     run = options.folder / "run"
     before, start, peaks = anonymous_bytes(os.getpid()), cpu_seconds(os.getpid()), dict[str, float]()
+    seconds = dict[str, float]()
     memory.start()
 
     def step(name: str, function: Any, *arguments: Any) -> Any:
-        memory.peak = 0
+        memory.peak, begin = 0, time.perf_counter()
         result = function.fn(*arguments)
         peaks[name] = max(memory.peak, anonymous_bytes(os.getpid())) / 1e9
+        seconds[name] = time.perf_counter() - begin
+        print(f"{name}: {seconds[name]:.0f} s, {peaks[name]:.2f} GB", file=sys.stderr, flush=True)
         return result
 
     corpus = step("filter", tasks.filter_documents, params, data, timings, run)
@@ -235,6 +244,7 @@ def text(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **written, "documents": options.documents, "kept": int(corpus.kept.sum()), "before_gb": before / 1e9,
         "peak_gb": max(peaks.values()), "peaks_gb": peaks, "cpu_seconds": cpu_seconds(os.getpid()) - start,
+        "seconds": sum(seconds.values()), "seconds_by_step": seconds,
     }  # fmt: skip
 
 
@@ -253,6 +263,7 @@ def main() -> None:
     parser.add_argument("--root", type=int)
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--sentences", type=int, default=5, help="of a synthetic text, 118 bytes each")
     parser.add_argument("--skew", action="store_true")
     parser.add_argument("--discard", action="store_true")
     options = parser.parse_args()

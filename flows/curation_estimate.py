@@ -7,8 +7,8 @@ from tasks.curation import tasks
 # Measured on a core of an AMD Zen 5 by `make bench NAME=curation`, less a quarter for the spam classifier.
 CURATION_RATE = 23e6  # bytes of text per CPU-second: the whole stage
 # (band key, document) rows per CPU-second, from writing them to the end of the clusters, without the verification of
-# pairs: measured by `make bench NAME=scale` on 1.4e8 synthetic rows (cluster_rows / cluster_cpu_seconds).
-ROWS_RATE = 2e6
+# pairs: measured by `make bench NAME=scale` on 1.4e9 synthetic rows (cluster_rows / cluster_cpu_seconds).
+ROWS_RATE = 1e6
 ROW_BYTES = 16  # a key and a document of 64 bits each
 DRIVER_BYTES = 190  # of memory per document in the driver, measured by the same benchmark (bytes_per_document)
 TABLE_BYTES = 108  # of memory per row of the partition that a task holds
@@ -39,7 +39,7 @@ def lines(documents: float, num_bytes: float, cluster: Cluster, params: tasks.Pa
         f"  text: {size(num_bytes)} / {size(CURATION_RATE)} per CPU-second = {text_seconds / 3600:,.0f} CPU-hours",
         f"  near-duplicates: {documents:.3g} documents x {bands} bands = {rows:.3g} rows / {ROWS_RATE:.3g} per "
         f"CPU-second = {row_seconds / 3600:,.0f} CPU-hours",
-        f"  time: {(text_seconds + row_seconds) / 3600:,.0f} CPU-hours / {cores:,} cores = {hours:,.1f} hours, if all "
+        f"  time: {(text_seconds + row_seconds) / 3600:,.0f} CPU-hours / {cores:,} cores = {hours:,.3g} hours, if all "
         "cores have work all the time",
         f"  shuffle: {rows:.3g} rows x {ROW_BYTES} B = {size(shuffle)} ({shuffle / documents:.0f} B per document), "
         f"{size(shuffle / cluster.nodes)} per node; with the rows of duplicates at most 3 times as much",
@@ -50,7 +50,7 @@ def lines(documents: float, num_bytes: float, cluster: Cluster, params: tasks.Pa
     ]
     if cluster.price_per_hour is not None:
         cost = hours * cluster.nodes * cluster.price_per_hour
-        result.append(f"  price: {hours:,.1f} hours x {cluster.nodes} nodes x {cluster.price_per_hour:g} = {cost:,.0f}")
+        result.append(f"  price: {hours:,.3g} hours x {cluster.nodes} nodes x {cluster.price_per_hour:g} = {cost:,.0f}")
     return [
         *result,
         "the same text by others, from published rates per core:",

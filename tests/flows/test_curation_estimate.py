@@ -13,9 +13,9 @@ def test_the_arithmetic_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(curation_estimate.lines(1e9, 3.6e12, Cluster(nodes=2, cores=10, price_per_hour=3)))
     assert "3.6 TB / 10 MB per CPU-second = 100 CPU-hours" in text
     assert "1e+09 documents x 16 bands = 1.6e+10 rows / 1e+06 per CPU-second = 4 CPU-hours" in text
-    assert "104 CPU-hours / 20 cores = 5.2 hours" in text
+    assert "104 CPU-hours / 20 cores = 5.22 hours" in text
     assert "256 GB (256 B per document), 128 GB per node" in text
-    assert "price: 5.2 hours x 2 nodes x 3 = 31" in text
+    assert "price: 5.22 hours x 2 nodes x 3 = 31" in text
     assert "datatrove (FineWeb): 3.6 TB / 0.78 MB/s = 1,282 CPU-hours, 12.3 times as many" in text
 
 
