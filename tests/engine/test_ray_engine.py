@@ -1,8 +1,6 @@
 """The engine on Ray gives what the local one gives. Skipped where the package ray is missing."""
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,26 +30,6 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://host:10001")
     with pytest.raises(BadInput, match="Ray Client is not supported"):
         ray_engine.address_of_environment()
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Two raylets of one CPU each, or a cluster that runs already."""
-    ray = pytest.importorskip("ray")
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address, log_to_driver=False)
-        yield
-        ray.shutdown()
-        return
-    from ray.cluster_utils import Cluster
-
-    store = 80 << 20  # the smallest one; nothing is put there
-    nodes = Cluster(True, head_node_args={"num_cpus": 1, "object_store_memory": store, "include_dashboard": False})
-    nodes.add_node(num_cpus=1, object_store_memory=store)
-    ray.init(nodes.address, log_to_driver=False)
-    yield
-    ray.shutdown()
-    nodes.shutdown()
 
 
 def published(parts: dict[str, Part]) -> dict[str, tuple[object, object]]:
