@@ -47,6 +47,19 @@ def test_ray_publishes_what_the_local_engine_publishes(tmp_path: Path, cluster: 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_tasks_that_want_a_gpu_run_in_one_process_for_each_gpu(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "MAX_ATTEMPTS", 2)
+    engine = RayEngine(tmp_path)
+    parts = engine.run("pids", list(NUMBERS), jobs.pid, NUMBERS, wants_gpu=True).parts
+    assert len({part.result["pid"] for part in parts.values()}) == 1
+    crashed = engine.run("crashes", ["a", "b"], jobs.crash_if_odd, {"a": 1, "b": 2}, wants_gpu=True)
+    assert (list(crashed.parts), list(crashed.quarantined)) == (["b"], ["a"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_faults_on_ray(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "MAX_ATTEMPTS", 2)  # each attempt starts a worker process
     engine = RayEngine(tmp_path, task_seconds=1)
