@@ -93,3 +93,15 @@ def test_another_model_is_not_confused_with_the_loaded_one(
     use_engine(monkeypatch, tmp_path, 0)
     assert [open_inputs(data).answers(name, greedy=True) for name in ("sft", "ppo", "sft")] == expected
     assert expected[0] != expected[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_answers(cluster: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = open_inputs(data)
+    answers, scored = local.answers("sft", greedy=False), batches.likelihoods(local.source("sft"), pairs(), 4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(settings.ENGINE, "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert open_inputs(data).answers("sft", greedy=False) == answers
+    assert numbers(batches.likelihoods(local.source("sft"), pairs(), 4)) == numbers(scored)
