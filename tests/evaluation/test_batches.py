@@ -1,14 +1,11 @@
 """Answers and likelihoods that tasks of the engine compute are those of this process, to the bit."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks.engine import settings
-from tasks.engine.engine import Engine
-from tasks.engine.local_engine import LocalEngine
 from tasks.evaluation import batches, continuations
 from tasks.evaluation.continuations import Likelihood, Pair
 from tasks.evaluation.inputs import EvaluationInputs, SamplingParams
@@ -25,24 +22,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_inputs(data: Path) -> EvaluationInputs:
     params = SamplingParams(policies=small.POLICIES, num_prompts=8, max_new_tokens=8, batch_size=3, seed=1)
     return EvaluationInputs(data, params)
-
-
-def use_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, workers: int) -> list[int]:
-    """Let `engine: ray` be an engine of this machine. Returns the number of tasks of each stage that it runs."""
-    num_tasks = list[int]()
-
-    class Counting(LocalEngine):
-        def run(self, *args: Any, **options: Any) -> Any:
-            num_tasks.append(len(args[1]))
-            return super().run(*args, **options)
-
-    def make_engine(run: Path, _workers: int) -> Engine:
-        return Counting(run, workers)
-
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv(settings.ENGINE, "ray")
-    monkeypatch.setattr(settings, "make_engine", make_engine)
-    return num_tasks
 
 
 def pairs() -> list[Pair]:
@@ -64,7 +43,7 @@ def test_the_engine_gives_the_same_answers_and_likelihoods(
     local = open_inputs(data)
     answers = [local.answers("sft", greedy) for greedy in (True, False)]
     scored = batches.likelihoods(local.source("sft"), pairs(), 4)
-    num_tasks = use_engine(monkeypatch, tmp_path, workers)
+    num_tasks = small.use_engine(monkeypatch, tmp_path, workers)
     inputs = open_inputs(data)
     assert [inputs.answers("sft", greedy) for greedy in (True, False)] == answers
     assert numbers(batches.likelihoods(inputs.source("sft"), pairs(), 4)) == numbers(scored)
@@ -90,7 +69,7 @@ def test_another_model_is_not_confused_with_the_loaded_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [open_inputs(data).answers(name, greedy=True) for name in ("sft", "ppo", "sft")]
-    use_engine(monkeypatch, tmp_path, 0)
+    small.use_engine(monkeypatch, tmp_path, 0)
     assert [open_inputs(data).answers(name, greedy=True) for name in ("sft", "ppo", "sft")] == expected
     assert expected[0] != expected[1]
 
