@@ -44,12 +44,16 @@ def ignore_result(_key: str, _result: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One key of a stage as a worker receives it. function: "module:name"; input: a value of JSON."""
+    """One key of a stage as a worker receives it. function: "module:name"; input: a value of JSON.
+
+    wants_gpu: whether it runs on a GPU of its own, on a cluster that has any; on one machine, it sees all GPUs.
+    """
 
     folder: str
     key: str
     function: str
     input: Any
+    wants_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +124,11 @@ class Engine(ABC):
         function: Function,
         inputs: Mapping[str, Any],
         on_result: Results = ignore_result,
+        wants_gpu: bool = False,
     ) -> Manifest:
         """Call function(folder, inputs[key]) for each key that is not complete. Return what is complete afterwards.
 
+        wants_gpu: whether each task uses a GPU where the engine has any.
         A key whose worker ends, or takes longer than `task_seconds`, in each of MAX_ATTEMPTS attempts is quarantined.
         Raises BadInput for keys that occur twice or are no file names, and whatever `function` raises.
         """
@@ -137,7 +143,7 @@ class Engine(ABC):
         _delete_unlisted(folder, listed.values())
         for key, part in listed.items():
             on_result(key, part.result)
-        pending = [Task(str(folder), key, name, inputs[key]) for key in keys if key not in listed]
+        pending = [Task(str(folder), key, name, inputs[key], wants_gpu) for key in keys if key not in listed]
         quarantined = dict[str, str]()
         try:
             for outcome in self._published(folder, pending):

@@ -25,7 +25,7 @@ END_SECONDS = 30.0  # how long the driver waits for tasks that it has canceled a
 
 
 class RayEngine(Engine):
-    """Runs tasks as Ray tasks of `cpus_per_task` CPUs.
+    """Runs tasks as Ray tasks of `cpus_per_task` CPUs; those that want a GPU, in one actor for each GPU.
 
     address: of the head, as of RAY_ADDRESS; "auto" is the cluster that runs on this machine. Raises BadParams without
     Ray, or if the cluster does not answer.
@@ -48,25 +48,44 @@ class RayEngine(Engine):
         connect(self._address)
         import ray
 
+        actors = self._gpu_actors() if tasks[0].wants_gpu else []
         remote = _remote_function().options(num_cpus=self._cpus_per_task, max_retries=MAX_ATTEMPTS - 1)
-        pending, running, limit, asked = deque(tasks), dict[Any, Task](), 0, 0.0
+        idle = deque(actor.run.options(max_task_retries=MAX_ATTEMPTS - 1) for actor in actors)
+        pending, running, limit, asked = deque(tasks), dict[Any, tuple[Task, Any]](), len(idle), 0.0
         try:
             while pending or running:
-                if time.monotonic() - asked > RESOURCES_SECONDS or not asked:
+                if not actors and (time.monotonic() - asked > RESOURCES_SECONDS or not asked):
                     limit, asked = self._max_in_flight(), time.monotonic()
                 while pending and len(running) < limit:
-                    task = pending.popleft()
-                    running[remote.remote(asdict(task), self.task_seconds, str(Path.cwd()))] = task
+                    task, function = pending.popleft(), idle.popleft() if actors else remote
+                    running[function.remote(asdict(task), self.task_seconds, str(Path.cwd()))] = task, function
                 finished, _ = ray.wait(list(running), num_returns=1, timeout=RESOURCES_SECONDS, fetch_local=False)
                 if finished:  # and all others that have finished meanwhile
                     finished, _ = ray.wait(list(running), num_returns=len(running), timeout=0, fetch_local=False)
                 for reference in finished:
-                    yield self._take(reference, running.pop(reference))
+                    task, function = running.pop(reference)
+                    if actors:
+                        idle.append(function)
+                    yield self._take(reference, task)
         finally:
-            for reference in running:
+            for actor in actors:
+                ray.kill(actor)
+            for reference in running if not actors else ():
                 ray.cancel(reference, force=True)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=END_SECONDS)
+
+    def _gpu_actors(self) -> list[Any]:
+        """Start one process for each GPU that is free. It ends with the stage, which frees the memory of its GPU."""
+        import ray
+
+        if not ray.cluster_resources().get("GPU", 0):
+            return []
+        # A process keeps the GPU that it has first used, but Ray may give its next task another one: so these are
+        # actors. At least one of them, which then waits until a GPU is free.
+        num_gpus = max(1, int(ray.available_resources().get("GPU", 0)))
+        options = {"num_cpus": self._cpus_per_task, "num_gpus": 1, "max_restarts": -1}
+        return [_actor_class().options(**options).remote() for _ in range(num_gpus)]
 
     def _max_in_flight(self) -> int:
         import ray
@@ -110,6 +129,21 @@ def _remote_function() -> Any:
 
     # Without an event for each change of a task's state, which nothing here reads.
     return ray.remote(retry_exceptions=False, scheduling_strategy="SPREAD", enable_task_events=False)(_execute)
+
+
+class _Actor:
+    """A process that runs one task after another."""
+
+    def run(self, task: dict[str, Any], task_seconds: float | None, folder: str) -> dict[str, Any]:
+        """As `_execute`."""
+        return _execute(task, task_seconds, folder)
+
+
+@cache
+def _actor_class() -> Any:
+    import ray
+
+    return ray.remote(scheduling_strategy="SPREAD", enable_task_events=False)(_Actor)
 
 
 def _execute(task: dict[str, Any], task_seconds: float | None, folder: str) -> dict[str, Any]:

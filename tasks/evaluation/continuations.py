@@ -65,6 +65,19 @@ class _Row:
         return len(self.prompt) - start + sum(len(one) - 1 for one in self.continuations)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Pairs that are scored together. numbers: theirs among all pairs, in order.
+
+    start: how many tokens their prompts share, whose keys and values are computed once. If there are any, only the
+    `rows` of the pairs are scored, because the others are in other parts.
+    """
+
+    numbers: list[int]
+    start: int = 0
+    rows: Sequence[int] = ()
+
+
 def fit(model: Any, pairs: Sequence[Pair]) -> tuple[list[Pair], int, int]:
     """The pairs as they fit into the context: (pairs, number of shortened prompts, number of pairs that never fit).
 
@@ -91,15 +104,49 @@ def likelihoods(model: Any, pairs: Sequence[Pair], batch_size: int) -> list[Like
     """The likelihood of each pair, in their order. `batch_size`: the maximum number of rows of a forward pass."""
     result: list[Likelihood] = [Likelihood(np.empty(0), True)] * len(pairs)
     with evaluating(model):
-        can_share = methods.of(model).pairs == "shared" and not methods.of(model).equal_lengths
-        rows = _rows(pairs, can_share)
-        can_cache = can_share and not peft.num_virtual_tokens(model)
-        for start, group in _groups(rows) if can_cache else [(0, rows)]:
+        for start, group in _groups_of_pairs(model, pairs):
             prefix = _read_prefix(model, group, start)
             for batch in batches_by_length([row.num_inputs(0) for row in group], batch_size):
                 for number, likelihood in _score(model, [group[index] for index in batch], prefix):
                     result[number] = likelihood
     return result
+
+
+def parts(model: Any, pairs: Sequence[Pair], batch_size: int) -> Iterator[Part]:
+    """Divide the work of `likelihoods` into parts with the same forward passes, of about `batch_size` pairs each."""
+    numbers = list[int]()
+    for start, group in _groups_of_pairs(model, pairs):
+        own = sorted(number for row in group for number in row.numbers)
+        for batch in batches_by_length([row.num_inputs(0) for row in group], batch_size):
+            if start:
+                yield Part(own, start, batch)
+                continue
+            numbers += [number for index in batch for number in group[index].numbers]
+            if len(numbers) >= batch_size:
+                yield Part(sorted(numbers))
+                numbers = []
+    if numbers:
+        yield Part(sorted(numbers))
+
+
+@torch.no_grad()
+def score_part(model: Any, pairs: Sequence[Pair], part: Part, batch_size: int) -> Iterator[tuple[int, Likelihood]]:
+    """(number, likelihood) of each pair of a part. pairs: those with the numbers `part.numbers`."""
+    if not part.start:
+        yield from zip(part.numbers, likelihoods(model, pairs, batch_size), strict=True)
+        return
+    with evaluating(model):
+        group = _rows(pairs, can_share=True)
+        prefix = _read_prefix(model, group, part.start)
+        for index, likelihood in _score(model, [group[row] for row in part.rows], prefix):
+            yield part.numbers[index], likelihood
+
+
+def _groups_of_pairs(model: Any, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[_Row]]]:
+    """Groups as of `_groups`; one of all rows where the model cannot share a beginning."""
+    can_share = methods.of(model).pairs == "shared" and not methods.of(model).equal_lengths
+    rows = _rows(pairs, can_share)
+    yield from _groups(rows) if can_share and not peft.num_virtual_tokens(model) else [(0, rows)]
 
 
 def _rows(pairs: Sequence[Pair], can_share: bool) -> list[_Row]:

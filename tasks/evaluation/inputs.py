@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from tasks import gold
 from tasks.errors import NothingLeft
+from tasks.evaluation import loading
 from tasks.evaluation.items import Item, text_id
 from tasks.pairs import count_unpaired, read_pairs_if_any, read_prompts
 from tasks.progress import Progress
@@ -24,6 +25,8 @@ from tasks.tokens import Ragged, Stream, read_ragged, read_stream
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
+
+    from tasks.evaluation.batches import Source
 
 SPLIT = "test"
 MAX_CACHED_BYTES = 1 << 30  # of weights; with more than this, at most two models stay in memory
@@ -172,12 +175,10 @@ class EvaluationInputs:
             return models.load_tokenizer(self.data / "tokens" / "tokenizer")
         return self._load_causal(self.reference)[1]
 
-    @cached_property
+    @property
     def device(self) -> "torch.device":
         """The GPU if there is one, else the CPU."""
-        import torch
-
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return loading.device()
 
     def model(self, name: str) -> Any:
         """The causal model data/models/<name>. It stays in memory as far as MAX_CACHED_BYTES allows."""
@@ -186,6 +187,12 @@ class EvaluationInputs:
     def model_and_tokenizer(self, name: str) -> tuple[Any, Any]:
         """The causal model data/models/<name> with its own tokenizer."""
         return self._load_causal(name)
+
+    def source(self, name: str) -> "Source":
+        """The causal model data/models/<name> with its folder, from which the workers of a cluster load it."""
+        from tasks.evaluation.batches import Source
+
+        return Source(self.model(name), self._model_folder(name), self.params.max_length)
 
     def objective(self, name: str) -> str:
         """The pretraining objective of data/models/<name>: "causal", "masked" or "span"."""
@@ -202,16 +209,13 @@ class EvaluationInputs:
         return model.to(self.device).eval(), tokenizer
 
     def _load_causal(self, name: str) -> tuple[Any, Any]:
-        from tasks import models
-
         if name not in self._models:
             # KL compares two models, so that two are kept however large they are; the oldest one is dropped first.
             cached = self._models
             while len(cached) >= 2 and sum(_num_bytes(model) for model, _ in cached.values()) > MAX_CACHED_BYTES:
                 cached.pop(next(iter(cached)))
-            model, tokenizer = models.load_causal(self._model_folder(name))
-            model = model.to(self.device).eval()
-            self._check(name, model, tokenizer, packing="auto", pairs="auto", generation="auto")
+            model, tokenizer, notes = loading.load_causal(self._model_folder(name), self.params.max_length)
+            self.self_check_notes += [f"{name}: {note}" for note in notes]
             self._models[name] = (model, tokenizer)
         return self._models[name]
 
@@ -296,26 +300,24 @@ class EvaluationInputs:
 
     def generate_answers(self, name: str, prompts: list[Prompt], greedy: bool = True) -> list[Answer]:
         """Generate the answers of a model to any prompts. They are not cached."""
-        import torch
-
         from tasks.chat_templates import ChatTemplate, end_ids
-        from tasks.generation import generate
+        from tasks.evaluation import batches
 
-        model, tokenizer = self.model(name), self.tokenizer
+        source, tokenizer = self.source(name), self.tokenizer
         with Progress(f"evaluation, answers of {name}", len(prompts), "answers") as progress:
-            generated = generate(
-                model,
+            answers, finished = batches.generate(
+                source,
                 [prompt.ids for prompt in prompts],
                 max_new_tokens=self.params.max_new_tokens,
-                end_ids=end_ids(tokenizer, model),
+                end_ids=end_ids(tokenizer, source.model),
                 pad_id=tokenizer.pad_token_id,
-                temperature=0.0 if greedy else 1.0,
-                generator=torch.Generator().manual_seed(self.params.seed),
                 batch_size=self.params.batch_size,
+                temperature=0.0 if greedy else 1.0,
+                seed=self.params.seed,
                 on_answers=progress.advance,
             )
-        texts = ChatTemplate.of(tokenizer).texts(generated.answers)
-        return [Answer(*row) for row in zip(generated.answers, texts, generated.finished, strict=True)]
+        texts = ChatTemplate.of(tokenizer).texts(answers)
+        return [Answer(*row) for row in zip(answers, texts, finished, strict=True)]
 
     def sampled_rewards(self, name: str) -> npt.NDArray[np.float64]:
         """The reward model's score of each sampled answer of a model, [num_prompts]."""
@@ -340,18 +342,9 @@ class EvaluationInputs:
 
         name = self.params.reward_model
         model, tokenizer = models.load_reward(self._model_folder(name))
-        self._check(name, model.to(self.device), tokenizer)
+        notes = loading.check(model.to(self.device), tokenizer, self.params.max_length)
+        self.self_check_notes += [f"{name}: {note}" for note in notes]
         return model.eval()
-
-    def _check(self, name: str, model: Any, tokenizer: Any, **methods: Any) -> None:
-        """Choose how `model` is run by its self-check. Raises BadModel."""
-        from tasks.causal import remembered
-        from tasks.causal.self_check import AS_LOADED, Needs
-
-        needs = Needs(max_length=self.params.max_length, attentions=AS_LOADED, **methods)
-        self.self_check_notes += [
-            f"{name}: {note}" for note in remembered.prepare(model, tokenizer, needs, keep_attention=True)
-        ]
 
 
 def evenly_spaced(items: Sequence[T], max_items: int) -> list[T]:

@@ -1,8 +1,6 @@
 """The engine on Ray gives what the local one gives. Skipped where the package ray is missing."""
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,26 +32,6 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_engine.address_of_environment()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Two raylets of one CPU each, or a cluster that runs already."""
-    ray = pytest.importorskip("ray")
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address, log_to_driver=False)
-        yield
-        ray.shutdown()
-        return
-    from ray.cluster_utils import Cluster
-
-    store = 80 << 20  # the smallest one; nothing is put there
-    nodes = Cluster(True, head_node_args={"num_cpus": 1, "object_store_memory": store, "include_dashboard": False})
-    nodes.add_node(num_cpus=1, object_store_memory=store)
-    ray.init(nodes.address, log_to_driver=False)
-    yield
-    ray.shutdown()
-    nodes.shutdown()
-
-
 def published(parts: dict[str, Part]) -> dict[str, tuple[object, object]]:
     return {key: (part.result, part.files) for key, part in parts.items()}
 
@@ -65,6 +43,19 @@ def test_ray_publishes_what_the_local_engine_publishes(tmp_path: Path, cluster: 
     remote = RayEngine(tmp_path / "ray").run("squares", list(NUMBERS), jobs.square, NUMBERS)
     assert published(local.parts) == published(remote.parts)
     assert RayEngine(tmp_path / "ray").run("squares", list(NUMBERS), jobs.square, NUMBERS).num_run == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tasks_that_want_a_gpu_run_in_one_process_for_each_gpu(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "MAX_ATTEMPTS", 2)
+    engine = RayEngine(tmp_path)
+    parts = engine.run("pids", list(NUMBERS), jobs.pid, NUMBERS, wants_gpu=True).parts
+    assert len({part.result["pid"] for part in parts.values()}) == 1
+    crashed = engine.run("crashes", ["a", "b"], jobs.crash_if_odd, {"a": 1, "b": 2}, wants_gpu=True)
+    assert (list(crashed.parts), list(crashed.quarantined)) == (["b"], ["a"])
 
 
 @pytest.mark.slow

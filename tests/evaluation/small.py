@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from tasks import models as folders
 from tasks import tokens
+from tasks.engine import settings
+from tasks.engine.engine import Engine
+from tasks.engine.local_engine import LocalEngine
 from tasks.evaluation.inputs import Answer, EvaluationInputs, Prompt, SamplingParams
 from tasks.files import MANIFEST, sha256, with_version, write_json
 from tasks.pairs import write_prompts
@@ -109,6 +113,24 @@ def write_comparison(data: Path) -> Path:
     compared_with = {name: {"examples": 5, "digest": "all", "test": about} for name, about in sets.items()}
     write_json(data / "reports" / "curation.json", with_version("report", {"compared_with": compared_with}))
     return data
+
+
+def use_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, workers: int) -> list[int]:
+    """Let `engine: ray` be an engine of this machine. Returns the number of tasks of each stage that it runs."""
+    num_tasks = list[int]()
+
+    class Counting(LocalEngine):
+        def run(self, *args: Any, **options: Any) -> Any:
+            num_tasks.append(len(args[1]))
+            return super().run(*args, **options)
+
+    def make_engine(run: Path, _workers: int) -> Engine:
+        return Counting(run, workers)
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(settings.ENGINE, "ray")
+    monkeypatch.setattr(settings, "make_engine", make_engine)
+    return num_tasks
 
 
 class FixedAnswers(EvaluationInputs):

@@ -115,6 +115,15 @@ def test_the_same_inputs_give_the_same_bytes(data: Path) -> None:
     assert digests() == before
 
 
+def test_the_engine_gives_the_same_report(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of the engine compute the answers of all models, greedy and sampled, and the likelihoods of options."""
+    report = (data / "reports/evaluation.json").read_bytes()
+    num_tasks = small.use_engine(monkeypatch, tmp_path, 0)
+    evaluate(data, Params.model_validate(SMALL))
+    assert (data / "reports/evaluation.json").read_bytes() == report
+    assert len(num_tasks) > 8
+
+
 def test_a_failed_gate_is_an_error_that_names_itself(data: Path) -> None:
     tasks.enforce.fn([], data)
     with pytest.raises(GateFailed, match=r"1 of the gates in params.yaml \(evaluation.gates\) failed:\n  max_kl: "):

@@ -82,7 +82,8 @@ def score_examples(
     result: MetricResult,
 ) -> list[ScoredItem]:  # fmt: skip
     """The likelihoods of the choices of each example that fits into the context of the model."""
-    from tasks.evaluation.continuations import fit, likelihoods
+    from tasks.evaluation.batches import likelihoods
+    from tasks.evaluation.continuations import fit
 
     model, tokenizer = inputs.model_and_tokenizer(model_name)
     pairs, num_shortened, _ = fit(model, encoding.pairs(tokenizer, examples, params))
@@ -99,14 +100,14 @@ def score_examples(
             "have an answer that is longer than the context"
         )
     kept = [examples[number] for number in fitting]
-    batch_size = inputs.params.batch_size
-    scored = likelihoods(model, [pair for number in fitting for pair in by_example[number]], batch_size)
+    source, batch_size = inputs.source(model_name), inputs.params.batch_size
+    scored = likelihoods(source, [pair for number in fitting for pair in by_example[number]], batch_size)
     bare = []
     if "unconditional" in params.normalizations and params.type == "multiple_choice":
         prompt = params.unconditional_prompt
         alone = [replace(one, contexts=(prompt,) * len(one.contexts), shots=(), messages=()) for one in kept]
         bare_params = params.model_copy(update={"few_shot": None})
-        bare = likelihoods(model, encoding.pairs(tokenizer, alone, bare_params), batch_size)
+        bare = likelihoods(source, encoding.pairs(tokenizer, alone, bare_params), batch_size)
     return [
         ScoredItem(
             example,

@@ -72,7 +72,7 @@ def _generate(
     """The greedy answers, without what follows a text of `stop`, and whether each one ended."""
     from tasks.causal.backbone import context_length
     from tasks.chat_templates import ChatTemplate, end_ids
-    from tasks.generation import generate
+    from tasks.evaluation.batches import generate
 
     model, tokenizer = inputs.model_and_tokenizer(model_name)
     is_chat = params.chat or bool(examples[0].messages)
@@ -90,15 +90,15 @@ def _generate(
             "and lost tokens at their beginning"
         )
     ends = end_ids(tokenizer, model)
-    generated = generate(
-        model, [ids[-room:] for ids in prompts], max_new_tokens=params.max_new_tokens, end_ids=ends,
-        pad_id=tokenizer.pad_token_id or 0, temperature=0.0, batch_size=inputs.params.batch_size,
+    answers, finished = generate(
+        inputs.source(model_name), [ids[-room:] for ids in prompts], max_new_tokens=params.max_new_tokens, end_ids=ends,
+        pad_id=tokenizer.pad_token_id or 0, batch_size=inputs.params.batch_size,
     )  # fmt: skip
     if is_chat:
-        texts = ChatTemplate.of(tokenizer).texts(generated.answers)
+        texts = ChatTemplate.of(tokenizer).texts(answers)
     else:
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in generated.answers]
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
     stops = [min((place for stop in params.stop if (place := text.find(stop)) >= 0), default=None) for text in texts]
     shortened = [text if stop is None else text[:stop] for text, stop in zip(texts, stops, strict=True)]
-    ended = [flag or stop is not None for flag, stop in zip(generated.finished, stops, strict=True)]
+    ended = [flag or stop is not None for flag, stop in zip(finished, stops, strict=True)]
     return shortened, ended

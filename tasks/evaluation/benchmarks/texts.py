@@ -28,7 +28,7 @@ def measure(
     n is the number of texts, or of windows if there are fewer than MIN_TEXTS texts.
     """
     from tasks.causal.backbone import context_length
-    from tasks.evaluation.continuations import likelihoods
+    from tasks.evaluation.batches import likelihoods
 
     model, tokenizer = inputs.model_and_tokenizer(model_name)
     length = min(params.window or context_length(model), context_length(model))
@@ -36,7 +36,8 @@ def measure(
     ids = encoding.text_ids(tokenizer, texts, "none" if params.prefix == "bos" else params.prefix)
     first = encoding.prefix_id(tokenizer)
     by_text = [list(windows(own, first, length, params.stride or length)) for own in ids]
-    scored = iter(likelihoods(model, [pair for own in by_text for pair in own], inputs.params.batch_size))
+    pairs = [pair for own in by_text for pair in own]
+    scored = iter(likelihoods(inputs.source(model_name), pairs, inputs.params.batch_size))
     nats_by_window = [[-next(scored).total for _ in own] for own in by_text]
     nats = np.array([sum(own) for own in nats_by_window])
     num_tokens = np.array([sum(len(pair.continuation) for pair in own) for own in by_text], np.float64)

@@ -41,19 +41,19 @@ def measure(inputs: EvaluationInputs, params: Params) -> MetricResult:
 
 
 def _memorized(inputs: EvaluationInputs, split: str, params: Params, result: MetricResult) -> list[bool]:
-    from tasks.generation import generate
+    from tasks.evaluation.batches import generate
 
-    model, tokenizer = inputs.model_and_tokenizer(params.model)
+    source, tokenizer = inputs.source(params.model), inputs.model_and_tokenizer(params.model)[1]
     length = params.prefix_tokens + params.continuation_tokens
     beginnings = evenly_spaced(_beginnings(inputs.stream(split), length), params.num_documents)
     if not beginnings:
         return []
-    generated = generate(
-        model, [ids[: params.prefix_tokens] for ids in beginnings], max_new_tokens=params.continuation_tokens,
-        end_ids=(), pad_id=tokenizer.pad_token_id or 0, temperature=0.0, batch_size=inputs.params.batch_size,
+    answers, _ = generate(
+        source, [ids[: params.prefix_tokens] for ids in beginnings], max_new_tokens=params.continuation_tokens,
+        end_ids=(), pad_id=tokenizer.pad_token_id or 0, batch_size=inputs.params.batch_size,
     )  # fmt: skip
-    flags = [own == ids[params.prefix_tokens :] for own, ids in zip(generated.answers, beginnings, strict=True)]
-    for ids, own, flag in zip(beginnings, generated.answers, flags, strict=True):
+    flags = [own == ids[params.prefix_tokens :] for own, ids in zip(answers, beginnings, strict=True)]
+    for ids, own, flag in zip(beginnings, answers, flags, strict=True):
         prompt = tokenizer.decode(ids[: params.prefix_tokens])
         key = text_id(tokenizer.decode(ids))
         result.items.append(Item("memorized", params.model, key, split, prompt, tokenizer.decode(own), float(flag)))

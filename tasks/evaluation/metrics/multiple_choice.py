@@ -57,14 +57,15 @@ def _measure(
     inputs: EvaluationInputs, name: str, kind: str, questions: list[Question], params: Params, items: list[Item]
 ) -> tuple[Score, Score]:
     """Accuracy and bits per byte of the right options."""
-    from tasks.evaluation.continuations import Pair, likelihoods
+    from tasks.evaluation.batches import likelihoods
+    from tasks.evaluation.continuations import Pair
 
     texts = [option for _, options in questions for option in options]
     preface, *encoded = _answer_ids(inputs.tokenizer, ["", *texts])
     limited = [ids[: len(preface) + params.max_option_tokens] for ids in encoded]
     prompts = [prompt for prompt, options in questions for _ in options]
     pairs = [Pair(list(prompt), ids) for prompt, ids in zip(prompts, limited, strict=True)]
-    totals = np.array([one.total for one in likelihoods(inputs.model(name), pairs, inputs.params.batch_size)])
+    totals = np.array([one.total for one in likelihoods(inputs.source(name), pairs, inputs.params.batch_size)])
     num_tokens = np.array([len(ids) for ids in limited])
     per_token = (totals / num_tokens).reshape(-1, params.num_options)
     # A tie counts as wrong: a model that gives all options the same likelihood knows nothing.

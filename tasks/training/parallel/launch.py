@@ -2,20 +2,22 @@
 
 When a process dies, the attempt ends in all of them, and the next attempt resumes from the last checkpoint. torchrun's
 own restarts are not used: with gloo they never recover, because the address of the old store stays in use. With several
-nodes the first one runs the flow; the others see the same files, wait for it and join every attempt:
+nodes, which see the same files, torchrun runs on nodes of the Ray cluster if the engine is Ray. Otherwise the first one
+runs the flow; the others wait for it and join every attempt:
 
     python -m tasks.training.parallel.launch .run/checkpoints/pretrain
 """
 
 import argparse
 import hmac
+import importlib
 import os
 import pickle
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,11 @@ WORKER = "tasks.training.parallel.worker"
 MAX_ATTEMPTS = 3
 JOB, ENDED = "job.json", "ended.pickle"
 KEY = "result.key"  # a file that only this user can read; a process on another node reads it, too
-OWNER = "ATHANOR_OWNER"
+OWNER = "ATHANOR_OWNER"  # the process whose end also ends the training processes that it has started
 # How long threads wait actively: the default of a single process, which adapts it, and that of several, which do not
 # (flows/runtime/thread_waits.py).
 SPINS, SINGLE_PROCESS_SPINS, SPINS_OF_SEVERAL = "GOMP_SPINCOUNT", "100000", "1000"
+THREADS = "OMP_NUM_THREADS"
 POLL_SECONDS = 0.5
 
 
@@ -43,14 +46,19 @@ def train(stage: str, params: Any, data: Path, checkpoints: Path, timings: Timin
     if launch is None or launch.count == 1:
         report: Report = catalog.find(STAGES, kind(params)).train(params, data, checkpoints, timings, stage)
         return report
-    endpoint(launch)
+    ray_nodes = _ray_nodes(launch)
+    if ray_nodes is None:
+        endpoint(launch)
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / ENDED).unlink(missing_ok=True)
     key = _make_key(checkpoints)
     job = {"stage": stage, "kind": kind(params), "params": params.model_dump(mode="json"), "data": str(data)}
     for attempt in range(1, MAX_ATTEMPTS + 1):
         write_json(checkpoints / JOB, {**job, "attempt": attempt})
-        _agent(launch, checkpoints, attempt, is_first=True)
+        if ray_nodes is None:
+            _agent(launch, checkpoints, attempt, is_first=True)
+        else:
+            _agents_on_ray(ray_nodes, launch, checkpoints, attempt, getattr(params, "device", "cpu") != "cpu")
         if (checkpoints / ENDED).is_file():
             return _result(checkpoints / ENDED, key, timings)
         print(f"warning: {stage}: a process died in attempt {attempt} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
@@ -73,23 +81,41 @@ def endpoint(launch: Launch) -> str | None:
     if not address:
         raise BadParams(
             f"launch.nodes is {launch.nodes}, but the address where the nodes meet is not set. Set launch.rendezvous "
-            f"or the variable {ENDPOINT} to host:port of the first node."
+            f"or the variable {ENDPOINT} to host:port of the first node, or `engine: ray` to train on the nodes of a "
+            "Ray cluster."
         )
     return address
 
 
+def _ray_nodes(launch: Launch) -> Any:
+    """The module that runs torchrun on the nodes of the Ray cluster; None where nodes are started by hand, or one node.
+
+    It is imported by its name, so that dvc.yaml need not list the engine, whose changes make no model out of date.
+    """
+    if launch.nodes == 1 or launch.rendezvous or os.environ.get(ENDPOINT):
+        return None
+    module: Any = importlib.import_module("tasks.training.parallel.ray_nodes")
+    return module if module.is_engine() else None
+
+
+def _agents_on_ray(ray_nodes: Any, launch: Launch, checkpoints: Path, attempt: int, wants_gpu: bool) -> None:
+    """Run torchrun on `launch.nodes` nodes of the Ray cluster until it has ended on all of them."""
+
+    def command(number: int, ip: str, address: str) -> list[str]:
+        # Other nodes may not know the host name of this one, which torchrun would tell them.
+        return _command(launch, checkpoints, attempt, address, is_first=number == 0, options=["--local-addr", ip])
+
+    def variables(num_cpus: int) -> dict[str, str]:
+        every = environment(launch.processes, num_cpus)
+        return {name: every[name] for name in (THREADS, SPINS) if name in every}
+
+    ray_nodes.run(launch.nodes, launch.processes, wants_gpu, command, variables, OWNER)
+
+
 def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> int:
     """Run torchrun on this node until it ends, and return its exit code. It never outlives this call."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes)]
-    address = endpoint(launch)
-    if address is None:
-        command.append("--standalone")
-    else:
-        command += ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", address]
-        # A new id for each attempt: a node that is late must not join the remains of the last one. is_host: only the
-        # first node opens the store; torchrun would otherwise guess from host names which node does.
-        command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
-    with subprocess.Popen([*command, "-m", WORKER, str(checkpoints)], env=environment(launch.processes)) as torchrun:
+    command = _command(launch, checkpoints, attempt, endpoint(launch), is_first)
+    with subprocess.Popen(command, env=environment(launch.processes)) as torchrun:
         try:
             return torchrun.wait()
         except BaseException:  # Ctrl-C, SIGTERM, Prefect's TerminationSignal: the processes write a checkpoint first
@@ -99,10 +125,28 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
             raise
 
 
-def environment(processes: int) -> dict[str, str]:
-    """The environment of this machine's processes, which divide its cores; torchrun's own default is one thread."""
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    variables = {"OMP_NUM_THREADS": str(threads)} | os.environ | {OWNER: str(os.getpid())}
+def _command(
+    launch: Launch, checkpoints: Path, attempt: int, address: str | None, is_first: bool, options: Sequence[str] = ()
+) -> list[str]:
+    """The command of torchrun for one node. address: host:port where the nodes meet; None on one machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes), *options]
+    if address is None:
+        command.append("--standalone")
+    else:
+        command += ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", address]
+        # A new id for each attempt: a node that is late must not join the remains of the last one. is_host: only the
+        # first node opens the store; torchrun would otherwise guess from host names which node does.
+        command += ["--rdzv-id", f"{checkpoints.name}-{attempt}", "--rdzv-conf", f"is_host={int(is_first)}"]
+    return [*command, "-m", WORKER, str(checkpoints)]
+
+
+def environment(processes: int, num_cpus: int | None = None) -> dict[str, str]:
+    """The environment of a machine's processes, which divide its cores; torchrun's own default is one thread.
+
+    num_cpus: the cores of that machine; those of this one if it is not given.
+    """
+    threads = max(1, (num_cpus or os.cpu_count() or 1) // processes)
+    variables = {THREADS: str(threads)} | os.environ | {OWNER: str(os.getpid())}
     if variables.get(SPINS) == SINGLE_PROCESS_SPINS:
         variables[SPINS] = SPINS_OF_SEVERAL
     return variables

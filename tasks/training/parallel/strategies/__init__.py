@@ -24,7 +24,9 @@ class Launch(BaseModel, frozen=True, extra="forbid"):
     nodes: int = Field(1, ge=1, description="Number of machines; all of them see the same data and checkpoints.")
     strategy: str = Field("ddp", description="How processes share the model: a file of parallel/strategies/.")
     rendezvous: str | None = Field(
-        None, description=f"host:port of the first node, where all nodes meet; null reads the variable {ENDPOINT}."
+        None,
+        description="host:port of the first node, where all nodes meet, if they are started by hand; null reads the "
+        f"variable {ENDPOINT}. Without both, `engine: ray` takes nodes of the cluster.",
     )
 
     @model_validator(mode="after")
