@@ -34,7 +34,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_MODULES = 400, 60, 24
 MAX_IMPORTS_BETWEEN = {"ingestion": 30, "curation": 46, "training": 20}
 LAYERS = {  # the subpackages of a package, from the bottom up: none imports a later one
     "training": ["parallel", "shape", "adapters", "loop", "language", "preferences", "rl", "estimate", "stages"],
-    "ingestion": ["removal", "files", "formats", "skills", "feedback", "sources"],
+    "ingestion": ["removal", "files", "formats", "skills", "feedback", "division", "sources"],
     "curation": [
         "text",
         "signals",

@@ -42,8 +42,13 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
 
 def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in read_files(params, (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ())), counts):
+    for file in read_files(params, suffixes(params), counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
+
+
+def suffixes(params: Params) -> tuple[str, ...]:
+    """Return the endings of the files that are read in a folder."""
+    return (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ()))
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
