@@ -42,6 +42,12 @@ class SourceHooks(Protocol):
     def suffixes(self, params: Any) -> tuple[str, ...]:
         """Return the endings of the files that are read, if SUFFIXES depends on the params."""
 
+    def divide(self, file: Any, params: Any, max_bytes: int) -> Any:
+        """Return a list of ranges of one file, as values of JSON; an empty one if it is read as a whole."""
+
+    def read_range(self, file: Any, params: Any, part: Any) -> Iterator[Any]:
+        """Yield the records of one of these ranges. Those of all ranges, in their order, are those of `read_file`."""
+
 
 class FilterModule(Protocol):
     """A file of tasks/curation/filters/: decides which documents are dropped, and why."""

@@ -18,7 +18,9 @@ from tasks.errors import BadInput, NothingLeft
 from tasks.files import read_json
 from tasks.ingestion import read_counts
 from tasks.ingestion.division import file_stage, record_files
+from tasks.ingestion.opening import find_files
 from tasks.ingestion.read_counts import ReadCounts
+from tasks.ingestion.sources import parquet
 from tests.ingestion.division import fragile
 from tests.ingestion.test_tasks import ingest
 
@@ -54,7 +56,7 @@ def make_files(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "mixed/a.parquet", row_group_size=10)
     (folder / "mixed/b.parquet").write_bytes(b"PAR1 damaged")
     (folder / "mixed/a.csv").write_text('text,unused\none,1\n"two\nlines",2\nthree\n')
-    (folder / "mixed/a.txt").write_text("one\ntwo\n\nthree")
+    (folder / "mixed/a.txt").write_text("one\ntwo\n\nthree\n" * 30)
     (folder / "mixed/a.md").write_text("---\ntitle: T\n---\n# Heading\nText")
     (folder / "mixed/a.html").write_text(f"<html><body><p>{'A sentence of the page. ' * 30}</p></body></html>")
     (folder / "talk/a.jsonl").write_bytes(json_lines(TALK))
@@ -68,6 +70,7 @@ def sources() -> dict[str, Any]:
         "my lines": {"source": "jsonl", "paths": ["raw/lines", "raw/lines/a.jsonl"]},
         **mixed,
         "text": {"paths": "raw/mixed", "per": "paragraph", "group_by": "file"},
+        "each line": {"source": "text", "paths": "raw/mixed", "per": "line"},
         "talk": {"source": "jsonl", "paths": "raw/talk/*.jsonl", "kind": "conversations"},
         "taste": {"source": "jsonl", "paths": "raw/taste", "kind": "preferences"},
         "numbers": {"num_conversations": 30, "num_preferences": 4},
@@ -95,16 +98,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def counted(find_ranges: Any, num_ranges: dict[str, int]) -> Any:
+    """Note how many ranges each file has that is larger than a task."""
+
+    def wrapped(*arguments: Any) -> Any:
+        ranges = find_ranges(*arguments)
+        num_ranges.update({arguments[3][number]["name"]: len(found) for number, found in ranges.items()})
+        return ranges
+
+    return wrapped
+
+
 @pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("task_bytes", [1, 1 << 20])
+@pytest.mark.parametrize("task_bytes", [150, 1 << 20])
 def test_the_engine_writes_the_same_bytes(
     world: Path, monkeypatch: pytest.MonkeyPatch, workers: int, task_bytes: int
 ) -> None:
     ingest(sources(), Path("local"))
     use_engine(monkeypatch, workers)
     monkeypatch.setattr(file_stage, "TASK_BYTES", task_bytes)
+    ranges = dict[str, int]()
+    monkeypatch.setattr(file_stage, "_find_ranges", counted(file_stage._find_ranges, ranges))
     ingest(sources(), Path("engine"))
     assert contents(Path("engine")) == contents(Path("local"))
+    divided = {"lines/a.jsonl", "mixed/a.parquet", "mixed/a.txt", "talk/a.jsonl"}
+    assert set(ranges) == ({f"raw/{name}" for name in divided} if task_bytes == 150 else set())
     counts = read_json(Path("local/reports/ingestion.json"))["counts"]
     assert min(counts["documents"], counts["conversations"], counts["preferences"], counts["quarantined"]) > 2
     assert not list(Path(".run").glob("*"))
@@ -192,3 +210,12 @@ def test_columns_beyond_the_limit_are_those_of_one_process(monkeypatch: pytest.M
     merged.merge(second.of_files())
     assert merged.unused_columns() == whole.unused_columns()
     assert whole.unused_columns() == {("f", "a"): 1, ("f", "b"): 2, ("f", "c"): 2, ("f", "(other columns)"): 3}
+
+
+def test_row_groups_are_divided_by_their_size(world: Path) -> None:
+    """Three row groups of ten rows; a third of the file is a little more than the average group."""
+    file, params = find_files(["raw/mixed/a.parquet"], parquet.SUFFIXES)[0], parquet.Params(paths=("file",))
+    size = Path("raw/mixed/a.parquet").stat().st_size
+    assert parquet.divide(file, params, 1) == [(0, 1, 1), (1, 2, 11), (2, 3, 21)]
+    assert parquet.divide(file, params, size * 3 // 4) == [(0, 2, 1), (2, 3, 21)]
+    assert parquet.divide(file, params, size + 1) == []
