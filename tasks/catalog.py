@@ -33,6 +33,22 @@ class SourceModule(Protocol):
         """
 
 
+class SourceHooks(Protocol):
+    """Functions that a source may define in addition. A source with `read_file` is read by the workers of a cluster."""
+
+    def read_file(self, file: Any, params: Any) -> Iterator[Any]:
+        """Yield what `read` yields for one of its files, which does not depend on the others; count its rows."""
+
+    def suffixes(self, params: Any) -> tuple[str, ...]:
+        """Return the endings of the files that are read, if SUFFIXES depends on the params."""
+
+    def divide(self, file: Any, params: Any, max_bytes: int) -> Any:
+        """Return a list of ranges of one file, as values of JSON; an empty one if it is read as a whole."""
+
+    def read_range(self, file: Any, params: Any, part: Any) -> Iterator[Any]:
+        """Yield the records of one of these ranges. Those of all ranges, in their order, are those of `read_file`."""
+
+
 class FilterModule(Protocol):
     """A file of tasks/curation/filters/: decides which documents are dropped, and why."""
 
@@ -124,7 +140,7 @@ class Contract:
 _MEASUREMENTS = {"text_measurements": "measure_texts", "metadata_measurements": "measure_metadata"}
 
 CONTRACTS = {
-    "sources": Contract("source", SourceModule),
+    "sources": Contract("source", SourceModule, SourceHooks),
     "filters": Contract("filter", FilterModule, FilterHooks, _MEASUREMENTS),
     "metrics": Contract("metric", MetricModule),
     "adapters": Contract("adapter", AdapterModule),

@@ -5,7 +5,7 @@ JSON strings may contain them. Memory is bounded by one chunk and `max_line_byte
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import ftfy
@@ -62,7 +62,7 @@ def read_lines(file: InputFile, params: FileParams) -> Iterator[Line | Quarantin
     """Yield every line of `file`; a line that cannot be read is yielded as Quarantined."""
     with file.open() as opened:
         pieces = join_chunks(read_chunks(opened, file.name, params.max_ratio))
-        yield from _LineDecoder(file.name, params).read(pieces)
+        yield from LineDecoder(file.name, params).read(pieces)
 
 
 @dataclass
@@ -143,48 +143,57 @@ def join_chunks(chunks: Iterator[bytes | Damage]) -> Iterator[bytes | Damage]:
         yield b"".join(pending)
 
 
-class _LineDecoder:
+class LineDecoder:
     """Splits one file into lines and decodes them.
 
     The bytes are split before they are decoded, so that an invalid byte affects its own line only.
+    encoding: the detected one; "" as long as the file is ASCII.
     """
 
     def __init__(self, name: str, params: FileParams) -> None:
         self._name, self._max_bytes = name, params.max_line_bytes
-        self._encoding = "" if params.encoding == "auto" else charsets.codec_name(params.encoding)
-        self._line_end = b"\n"
+        self.encoding = "" if params.encoding == "auto" else charsets.codec_name(params.encoding)
+        self._line_end, self._is_first = b"\n", True
         self._line_number, self._offset = 1, 0
         self._unfinished: list[bytes] = []  # parts of the line whose end has not been read yet
         self._unfinished_bytes = 0
         self._is_blank = True  # whether the file has had nothing but white space so far
 
-    def read(self, pieces: Iterator[bytes | Damage]) -> Iterator[Line | Quarantined]:
+    def start_at(self, line: int, offset: int) -> None:
+        """Read a file in UTF-8 from a line on that starts at `offset`, without the end of a blank file."""
+        self._line_number, self._offset, self.encoding = line, offset, "utf-8"
+        self._is_first, self._is_blank = offset == 0, False
+
+    def read(self, pieces: Iterable[bytes | Damage]) -> Iterator[Line | Quarantined]:
         """Yield the lines of one file, and one Quarantined if it has none."""
-        is_first = True
         for piece in pieces:
             if isinstance(piece, Damage):
                 self._is_blank = False
                 yield Quarantined(self._name, piece.reason, piece.detail, self._line_number, piece.offset)
                 self._discard_unfinished(piece.offset)
                 continue
-            if is_first:
-                piece, is_first = self._start(piece), False
-            if not self._encoding and (not piece.isascii() or b"\x1b$" in piece):
-                self._encoding = encodings.detect_encoding(piece)
-            for content in self._split(piece):
+            for content in self._split(self.examine(piece)):
                 yield from self._finish_line(content)
         if self._unfinished:
             yield from self._finish_line(b"".join(self._unfinished))
         if self._is_blank:
             yield Quarantined(self._name, "empty_file", "The file contains nothing but white space.", None, 0)
 
+    def examine(self, piece: bytes) -> bytes:
+        """Detect the encoding by the next piece of the file. Return it without the byte order mark."""
+        if self._is_first:
+            piece, self._is_first = self._start(piece), False
+        if not self.encoding and (not piece.isascii() or b"\x1b$" in piece):
+            self.encoding = encodings.detect_encoding(piece)
+        return piece
+
     def _start(self, piece: bytes) -> bytes:
         """Detect a byte order mark, UTF-16 without one, and the line end of classic Mac OS files (CR)."""
         encoding, length = encodings.detect_byte_order_mark(piece)
-        if not self._encoding:
-            self._encoding = encoding or encodings.detect_utf16(piece[: encodings.SAMPLE_BYTES])
+        if not self.encoding:
+            self.encoding = encoding or encodings.detect_utf16(piece[: encodings.SAMPLE_BYTES])
         line_feed, carriage_return = (
-            end.encode(self._encoding if self._code_unit_bytes > 1 else "ascii") for end in "\n\r"
+            end.encode(self.encoding if self._code_unit_bytes > 1 else "ascii") for end in "\n\r"
         )
         is_mac = line_feed not in piece and carriage_return in piece.rstrip(carriage_return)
         self._line_end = carriage_return if is_mac else line_feed
@@ -194,7 +203,7 @@ class _LineDecoder:
     @property
     def _code_unit_bytes(self) -> int:
         """Bytes of one code unit: 2 in UTF-16, 4 in UTF-32, otherwise 1."""
-        return {"utf-16": 2, "utf-32": 4}.get(self._encoding[:6], 1)
+        return {"utf-16": 2, "utf-32": 4}.get(self.encoding[:6], 1)
 
     def _split(self, piece: bytes) -> Iterator[bytes]:
         """Yield the lines that end in `piece` and keep the rest; of a line that is too long only its size is kept."""
@@ -254,15 +263,15 @@ class _LineDecoder:
 
     def _decode_line(self, content: bytes) -> str:
         try:
-            text = content.decode(self._encoding or "ascii", charsets.STRICT)
+            text = content.decode(self.encoding or "ascii", charsets.STRICT)
         except UnicodeDecodeError as error:
-            if self._encoding in ("utf-8", ""):
+            if self.encoding in ("utf-8", ""):
                 # Python's UTF-8 codec refuses surrogates, which some programs write as three bytes (CESU-8).
                 reason = "lone_surrogate" if _SURROGATE.match(content, error.start) else "invalid_utf8"
                 raise UnusableRecord(reason, f"The line is not valid UTF-8 at byte {error.start}.") from None
-            detail = f"The line is not valid {self._encoding}, the encoding of the file, at byte {error.start}."
+            detail = f"The line is not valid {self.encoding}, the encoding of the file, at byte {error.start}."
             raise UnusableRecord("invalid_encoding", detail) from None
-        if self._encoding == "cp932" and (private := _CP932_PRIVATE.search(text)):
+        if self.encoding == "cp932" and (private := _CP932_PRIVATE.search(text)):
             detail = f"The line is not valid cp932, the encoding of the file, at character {private.start()}."
             raise UnusableRecord("invalid_encoding", detail)
         if "\0" in text:

@@ -24,6 +24,8 @@ _NETWORK_MODULES = ("aiohttp", "botocore", "aiobotocore", "urllib3", "requests",
 _NOT_NETWORK = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 Result = TypeVar("Result")
+Place = tuple[str, str]
+"""By which another process opens a file: (address, path there); ("", absolute path) for a local file."""
 
 
 class FileParams(BaseModel, frozen=True, extra="forbid"):
@@ -67,7 +69,8 @@ class InputFile:
     """One file: the name that the user knows, and a function that opens it as bytes.
 
     key: what identifies it if it is reached by several names. error: why it cannot be opened. is_named: whether
-    `paths` names it, and not its folder. counts: where its rows are counted.
+    `paths` names it, and not its folder. counts: where its rows are counted. place: None if no other process can open
+    it, such as one whose address has a secret.
     """
 
     name: str
@@ -76,6 +79,7 @@ class InputFile:
     error: str = ""
     is_named: bool = False
     counts: ReadCounts = field(default_factory=ReadCounts, compare=False)
+    place: Place | None = None
 
     def count_rows(self, num_rows: int = 1) -> None:
         """Count rows of this file that were read, before they are processed."""
@@ -113,7 +117,15 @@ def read_files(
     Quarantined and counted as one row. Raises BadInput if a path does not exist or has no file.
     """
     counts = ReadCounts() if counts is None else counts
-    for file in _open_files(params, suffixes, counts):
+    for file in find_files(params.paths, suffixes, counts):
+        yield from read_found(file, params, suffixes, counts)
+
+
+def read_found(
+    found: InputFile, params: FileParams, suffixes: tuple[str, ...], counts: ReadCounts
+) -> Iterator[InputFile | Quarantined]:
+    """Yield what `read_files` yields for one of the files that `find_files` returns."""
+    for file in _open_found(found, params, suffixes, counts):
         counts.files.add(file.file if isinstance(file, Quarantined) else file.name)
         if isinstance(file, Quarantined):
             counts.add(file.file, file.num_records)
@@ -122,14 +134,26 @@ def read_files(
             yield replace(file, counts=counts)
 
 
-def _open_files(params: FileParams, suffixes: tuple[str, ...], counts: ReadCounts) -> Iterator[InputFile | Quarantined]:
-    for file in find_files(params.paths, suffixes, counts):
-        if file.error:
-            yield Quarantined(file.name, "unreadable_file", file.error)
-        elif containers.is_archive(file.name):
-            yield from _read_archive(file, suffixes, params.max_ratio, counts)
-        else:
-            yield file
+def _open_found(
+    file: InputFile, params: FileParams, suffixes: tuple[str, ...], counts: ReadCounts
+) -> Iterator[InputFile | Quarantined]:
+    if file.error:
+        yield Quarantined(file.name, "unreadable_file", file.error)
+    elif containers.is_archive(file.name):
+        yield from _read_archive(file, suffixes, params.max_ratio, counts)
+    else:
+        yield file
+
+
+def at_place(name: str, place: Place, is_named: bool) -> InputFile:
+    """Return a file that `find_files` has found in another process."""
+    address, path = place
+    if not address:
+        return InputFile(name, partial(_open_local, Path(path)), is_named=is_named)
+    import fsspec
+
+    file_system, _ = fsspec.core.url_to_fs(address)
+    return InputFile(name, partial(_open_remote, file_system, path, name), is_named=is_named)
 
 
 def _read_archive(
@@ -262,7 +286,8 @@ def _local_file(path: Path) -> InputFile:
         error = "The link leads to no file. Correct or remove it."
     elif not os.access(path, os.R_OK):
         error = "Access to the file is denied. Change its permissions."
-    return InputFile(_printable(path.as_posix()), partial(_open_local, path), os.path.realpath(path), error)
+    name, place = _printable(path.as_posix()), None if error else ("", str(path.absolute()))
+    return InputFile(name, partial(_open_local, path), os.path.realpath(path), error, place=place)
 
 
 def _printable(name: str) -> str:
@@ -304,8 +329,8 @@ def _find_remote(path: str, suffixes: tuple[str, ...], other: set[str]) -> Itera
     if not names and not glob.has_magic(path_there):
         raise BadInput(f"{path} does not exist, or access is denied. Correct `paths` in params.yaml, or log in.")
     for name in names:
-        address = redact(file_system.unstrip_protocol(name))
-        yield InputFile(address, partial(_open_remote, file_system, name, address))
+        address, place = redact(file_system.unstrip_protocol(name)), (path, name) if reveal(path) == path else None
+        yield InputFile(address, partial(_open_remote, file_system, name, address), place=place)
 
 
 def _open_remote(file_system: Any, name: str, address: str) -> BinaryIO:

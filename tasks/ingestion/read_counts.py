@@ -49,11 +49,36 @@ class ReadCounts:
     def unused_columns(self) -> Counter[tuple[str, str]]:
         """Return the number of rows by (file, column). Beyond MAX_COLUMNS columns, the others count as one."""
         for (file, names), n in self._column_sets.items():
-            for name in names:
-                is_listed = len(self._unused_columns) < MAX_COLUMNS or (file, name) in self._unused_columns
-                self._unused_columns[file, name if is_listed else OTHER_COLUMNS] += n
+            for name in sorted(names):
+                self._add_unused_column(file, name, n)
         self._column_sets.clear()
         return self._unused_columns
+
+    def _add_unused_column(self, file: str, name: str, num_rows: int) -> None:
+        is_listed = len(self._unused_columns) < MAX_COLUMNS or (file, name) in self._unused_columns
+        self._unused_columns[file, name if is_listed else OTHER_COLUMNS] += num_rows
+
+    def of_files(self) -> dict[str, list[Any]]:
+        """Return what readers of files count, as a value of JSON that `merge` adds in another process."""
+        return {
+            "rows": list(self.rows.items()),
+            "skipped": [[*key, n] for key, n in self.skipped.items()],
+            "files": sorted(self.files),
+            "other_files": sorted(self.other_files),
+            "unused_columns": [[*key, n] for key, n in self.unused_columns().items()],
+        }
+
+    def merge(self, counted: Mapping[str, list[Any]]) -> None:
+        """Add what `of_files` has returned, in the order of the files: the first MAX_COLUMNS columns are listed."""
+        self.unused_columns()
+        for file, n in counted["rows"]:
+            self.add(file, n)
+        for file, reason, n in counted["skipped"]:
+            self.skip(file, reason, n)
+        for file, column, n in counted["unused_columns"]:
+            self._add_unused_column(file, column, n)
+        self.files.update(counted["files"])
+        self.other_files.update(counted["other_files"])
 
     def counted(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yield the records of a generator, each of which is a row. Its quarantined records name their own files."""

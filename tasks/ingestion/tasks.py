@@ -13,6 +13,7 @@ from tasks import catalog, kept_shares
 from tasks.errors import BadInput, NothingLeft
 from tasks.ingestion import opening, reporting, splits
 from tasks.ingestion import preview as previewing
+from tasks.ingestion.division import file_stage
 from tasks.ingestion.labels import pair_labeled_answers
 from tasks.ingestion.read_counts import ReadCounts
 from tasks.ingestion.record_writer import RECORD_KINDS, RecordWriter
@@ -21,6 +22,7 @@ from tasks.progress import Progress
 from tasks.reports import Timings
 
 SOURCES = "tasks.ingestion.sources"
+RUN = Path(".run")
 
 
 class Source(BaseModel, frozen=True):
@@ -87,25 +89,30 @@ def missing_files(params: Params) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def open_tables(params: Params, data: Path) -> Iterator[RecordWriter]:
-    """Open the tables under `data`; they are complete if the block ends without an exception."""
+def open_tables(params: Params, data: Path, run: Path = RUN) -> Iterator[RecordWriter]:
+    """Open the tables under `data`; they are complete if the block ends without an exception.
+
+    run: the folder for intermediate files, which are deleted then.
+    """
 
     def choose_split(group: str) -> str:
         return splits.choose_split(group, params.seed, params.validation_share, params.test_share)
 
     with RecordWriter(data, choose_split) as writer:
         yield writer
+    file_stage.delete_parts(run)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest {name}")
-def ingest(name: str, source: Source, writer: RecordWriter, timings: Timings) -> None:
-    """Read one source to its end.
+def ingest(name: str, source: Source, writer: RecordWriter, timings: Timings, run: Path = RUN) -> None:
+    """Read one source to its end. run: the folder for intermediate files.
 
     Raises BadInput if it has no record, NothingLeft if all are quarantined, LostRows if its rows are not accounted for.
     """
     module, counts = cast(catalog.SourceModule, catalog.find(SOURCES, source.source)), ReadCounts()
     with timings.measure(name), Progress(f"ingestion of {name}", None, "records") as progress:
-        for record in pair_labeled_answers(module.read(source.params, counts)):
+        records = file_stage.read_records(name, module, source.params, counts, run)
+        for record in pair_labeled_answers(records):
             writer.add(name, record)
             progress.advance()
     writer.files.finish(name, counts)

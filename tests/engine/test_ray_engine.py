@@ -14,8 +14,11 @@ from tasks.engine.engine import Part
 from tasks.engine.local_engine import LocalEngine
 from tasks.engine.ray_engine import RayEngine
 from tasks.errors import BadInput, BadParams
+from tasks.ingestion.division import file_stage
 from tests.curation.duplicates.test_out_of_core import corpus
 from tests.engine import jobs
+from tests.ingestion.division.test_file_stage import contents, make_files, sources
+from tests.ingestion.test_tasks import ingest
 
 NUMBERS = {"a": 1, "b": 2, "c": 3}
 
@@ -87,3 +90,16 @@ def test_near_duplicates_on_ray_are_those_of_memory(
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     remote = out_of_core.duplicates(texts, Path("texts.arrow"), params, priority, None, 2)[0]
     assert remote.tolist() == minhash.duplicates(array, params, priority)[0].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ingestion_on_ray_writes_the_same_bytes(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_files(tmp_path / "raw")
+    ingest(sources(), Path("local"))
+    monkeypatch.setenv(settings.ENGINE, "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(file_stage, "TASK_BYTES", 300)
+    ingest(sources(), Path("ray"))
+    assert contents(Path("ray")) == contents(Path("local"))

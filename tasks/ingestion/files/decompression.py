@@ -85,6 +85,11 @@ def read_chunks(file: BinaryIO, name: str, max_ratio: float, *, is_archive: bool
         yield content
 
 
+def is_compressed(start: bytes, name: str) -> bool:
+    """Return whether `read_chunks` decompresses a file that begins with `start`."""
+    return _detect_format(start, name) != "plain"
+
+
 def _detect_format(start: bytes, name: str) -> str:
     for format_name, magic in _MAGIC.items():
         if start.startswith(magic):

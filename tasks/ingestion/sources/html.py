@@ -28,18 +28,16 @@ class Params(FileParams, frozen=True, extra="forbid"):
 def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield one document per file. Raises BadInput if a path is missing."""
     for file in read_files(params, SUFFIXES, counts):
-        if isinstance(file, Quarantined):
-            yield file
-        else:
-            file.count_rows()
-            yield _read_file(file, params)
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
-def _read_file(file: InputFile, params: Params) -> Document | Quarantined:
+def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+    """Yield the document of one file."""
+    file.count_rows()
     try:
-        return _read_page(file, params)
+        yield _read_page(file, params)
     except UnusableRecord as error:
-        return Location(file.name).quarantine(error)
+        yield Location(file.name).quarantine(error)
 
 
 def _read_page(file: InputFile, params: Params) -> Document | Quarantined:

@@ -1,13 +1,14 @@
 """JSON Lines (one object per line) and .json files of any layout: documents, conversations or preferences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from tasks.ingestion import records
-from tasks.ingestion.decoding import Location, UnusableRecord, read_lines
+from tasks.ingestion.decoding import Line, Location, UnusableRecord, read_lines
+from tasks.ingestion.division import line_ranges
 from tasks.ingestion.formats import json_values, objects
 from tasks.ingestion.opening import FileParams, InputFile, read_files
 from tasks.ingestion.read_counts import ReadCounts
@@ -35,26 +36,45 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
     """Yield the records of one file, whose layout is recognized from its start; blank lines are ignored."""
     layout = json_values.detect_layout(file, params)
     is_empty = True
-    values = _read_lines(file, params) if layout in ("lines", "empty") else json_values.split_values(file, params)
+    is_of_lines = layout in ("lines", "empty")
+    values = _of_lines(read_lines(file, params)) if is_of_lines else json_values.split_values(file, params)
     for value in values:
         is_empty = False
-        if isinstance(value, Quarantined):
-            file.count_rows(value.num_records)
-            yield value
-        else:
-            yield from _read_object(value.text, value.location, file, params)
+        yield from _read_value(value, file, params)
     if is_empty:
         file.count_rows()
         yield Location(file.name).quarantine(UnusableRecord("empty_file", "The array in the file has no records."))
 
 
-def _read_lines(file: InputFile, params: Params) -> Iterator[json_values.JsonValue | Quarantined]:
-    for line in read_lines(file, params):
+def divide(file: InputFile, params: Params, max_bytes: int) -> list[line_ranges.LineRange]:
+    """Return ranges of lines for `read_range`; none if the file is read as a whole."""
+    is_of_lines = json_values.detect_layout(file, params) == "lines"
+    return line_ranges.find(file, params, max_bytes) if is_of_lines else []
+
+
+def read_range(file: InputFile, params: Params, part: line_ranges.LineRange) -> Iterator[records.Record]:
+    """Yield the records of some lines of one file."""
+    for value in _of_lines(line_ranges.read(file, params, part)):
+        yield from _read_value(value, file, params)
+
+
+def _of_lines(lines: Iterable[Line | Quarantined]) -> Iterator[json_values.JsonValue | Quarantined]:
+    for line in lines:
         if isinstance(line, Quarantined):
             yield line
         elif text := line.text.strip().lstrip(_RECORD_MARKS):
             # A comma after the object is left where an array was divided into lines.
             yield json_values.JsonValue(line.location, text.removesuffix(",") if text.endswith("},") else text)
+
+
+def _read_value(
+    value: json_values.JsonValue | Quarantined, file: InputFile, params: Params
+) -> Iterator[records.Record]:
+    if isinstance(value, Quarantined):
+        file.count_rows(value.num_records)
+        yield value
+    else:
+        yield from _read_object(value.text, value.location, file, params)
 
 
 def _read_object(text: str, location: Location, file: InputFile, params: Params) -> Iterator[records.Record]:

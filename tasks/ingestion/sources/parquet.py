@@ -24,6 +24,8 @@ BATCH_ROWS = 1024
 DICTIONARY_BATCH_ROWS = 16
 MAX_DICTIONARY_ROW_BYTES = 16
 MAX_FOOTER_ITEMS = 1_000_000  # a damaged footer may claim more, and pyarrow would allocate memory for them
+Groups = tuple[int, int, int]
+"""Some row groups of a file: the first one, the one after the last, and the number of the first row, from 1."""
 _DAMAGE = (OSError, pa.ArrowException, ValueError, MemoryError, OverflowError)
 
 
@@ -50,13 +52,47 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
             file.count_rows(max(1, table.file.metadata.num_rows))
             yield Location(file.name).quarantine(table.unusable, max(1, table.file.metadata.num_rows))
             return
-        row = 1
-        for group in range(table.file.num_row_groups):
-            num_rows = table.file.metadata.row_group(group).num_rows
-            file.count_rows(num_rows)
-            file.counts.add_unused_columns(file.name, table.unused_columns, num_rows)
-            yield from _read_row_group(table, group, Location(file.name, row), num_rows, params)
-            row += num_rows
+        yield from _read_row_groups(table, (0, table.file.num_row_groups, 1), file, params)
+
+
+def divide(file: InputFile, params: Params, max_bytes: int) -> list[Groups]:
+    """Return ranges of row groups for `read_range`; none if the file is read as a whole.
+
+    max_bytes: of a range as it is on disk, if its share of the file is that of its size before compression.
+    """
+    with file.open() as opened:
+        try:
+            table = _open(opened, file.name, params)
+        except UnusableRecord:
+            return []
+        if table.unusable:
+            return []
+        groups = [table.file.metadata.row_group(group) for group in range(table.file.num_row_groups)]
+        ranges, first, row, size = list[Groups](), 0, 1, 0.0
+        share = table.num_bytes / max(1, sum(group.total_byte_size for group in groups))
+        for number, group in enumerate(groups):
+            if number > first and size + group.total_byte_size * share > max_bytes:
+                ranges.append((first, number, row))
+                row += sum(each.num_rows for each in groups[first:number])
+                first, size = number, 0
+            size += group.total_byte_size * share
+        return [*ranges, (first, len(groups), row)] if ranges else []
+
+
+def read_range(file: InputFile, params: Params, part: Groups) -> Iterator[records.Record]:
+    """Yield the records of some row groups of one file."""
+    with file.open() as opened:
+        yield from _read_row_groups(_open(opened, file.name, params), part, file, params)
+
+
+def _read_row_groups(table: "_OpenTable", groups: Groups, file: InputFile, params: Params) -> Iterator[records.Record]:
+    first, end, row = groups
+    for group in range(first, end):
+        num_rows = table.file.metadata.row_group(group).num_rows
+        file.count_rows(num_rows)
+        file.counts.add_unused_columns(file.name, table.unused_columns, num_rows)
+        yield from _read_row_group(table, group, Location(file.name, row), num_rows, params)
+        row += num_rows
 
 
 def from_batch(batch: pa.RecordBatch, first: Location, params: records.RowParams) -> Iterator[records.Record]:

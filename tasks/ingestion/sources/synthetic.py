@@ -39,12 +39,12 @@ class Params(FileParams, frozen=True, extra="forbid"):
 
 def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield conversations and preferences. Raises BadInput for a missing path."""
-    counts = counts or ReadCounts()
     for file in read_files(params, SUFFIXES, counts):
-        yield from [file] if isinstance(file, Quarantined) else _read_file(file, params, counts)
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
-def _read_file(file: InputFile, params: Params, counts: ReadCounts) -> Iterator[records.Record]:
+def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+    """Yield the records of one file."""
     for item in records.read_objects(file, params):
         if isinstance(item, Quarantined):
             yield item
@@ -53,9 +53,9 @@ def _read_file(file: InputFile, params: Params, counts: ReadCounts) -> Iterator[
         try:
             metadata = {name: str(row[name]) for name in ORIGIN}
             if params.licenses is not None and metadata["license"] not in params.licenses:
-                counts.skip(file.name, LICENSE)
+                file.counts.skip(file.name, LICENSE)
             elif "messages" not in row and "chosen" not in row:
-                counts.skip(file.name, NO_ANSWER)
+                file.counts.skip(file.name, NO_ANSWER)
             else:
                 yield _record(row, metadata, file.name)
         except (KeyError, TypeError, AttributeError) as error:

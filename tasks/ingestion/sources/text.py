@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tasks.ingestion import records
 from tasks.ingestion.decoding import Line, Location, UnusableRecord, join_lines, read_lines
+from tasks.ingestion.division import line_ranges
 from tasks.ingestion.files.file_types import START_BYTES
 from tasks.ingestion.formats import office
 from tasks.ingestion.opening import FileParams, InputFile, read_files
@@ -42,8 +43,13 @@ class Params(FileParams, records.RowParams, frozen=True, extra="forbid"):
 
 def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield the records of every file. Raises BadInput if a path is missing."""
-    for file in read_files(params, (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ())), counts):
+    for file in read_files(params, suffixes(params), counts):
         yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
+
+
+def suffixes(params: Params) -> tuple[str, ...]:
+    """Return the endings of the files that are read in a folder."""
+    return (*SUFFIXES, *(DOCUMENT_SUFFIXES if params.kind == "documents" else ()))
 
 
 def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
@@ -52,13 +58,32 @@ def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
         yield from _read_office(file, office_kind, params)
         return
     lines = _count_unreadable(read_lines(file, params), file)
-    if params.kind != "documents" or params.per == "line":
-        for line in lines:
-            yield from _read_line(line, file, params) if isinstance(line, Line) else (line,)
+    if _is_per_line(params):
+        yield from _read_each(lines, file, params)
     elif params.per == "file":
         yield from _read_whole_file(lines, file, params)
     else:
         yield from _read_paragraphs(lines, file, params)
+
+
+def divide(file: InputFile, params: Params, max_bytes: int) -> list[line_ranges.LineRange]:
+    """Return ranges of lines for `read_range`; none if the file is read as a whole."""
+    is_office = params.kind == "documents" and _detect_office(file)
+    return line_ranges.find(file, params, max_bytes) if _is_per_line(params) and not is_office else []
+
+
+def read_range(file: InputFile, params: Params, part: line_ranges.LineRange) -> Iterator[records.Record]:
+    """Yield the records of some lines of one file."""
+    return _read_each(_count_unreadable(line_ranges.read(file, params, part), file), file, params)
+
+
+def _is_per_line(params: Params) -> bool:
+    return params.kind != "documents" or params.per == "line"
+
+
+def _read_each(lines: Iterator[Line | Quarantined], file: InputFile, params: Params) -> Iterator[records.Record]:
+    for line in lines:
+        yield from _read_line(line, file, params) if isinstance(line, Line) else (line,)
 
 
 def _count_unreadable(lines: Iterator[Line | Quarantined], file: InputFile) -> Iterator[Line | Quarantined]:

@@ -36,10 +36,11 @@ class Params(FileParams, frozen=True, extra="forbid"):
 def read(params: Params, counts: ReadCounts | None = None) -> Iterator[records.Record]:
     """Yield one document per page. Raises BadInput if a path is missing."""
     for file in read_files(params, SUFFIXES, counts):
-        yield from [file] if isinstance(file, Quarantined) else _read_file(file, params)
+        yield from [file] if isinstance(file, Quarantined) else read_file(file, params)
 
 
-def _read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+def read_file(file: InputFile, params: Params) -> Iterator[records.Record]:
+    """Yield one document per page of one file."""
     num_by_type: Counter[str] = Counter()
     with file.open() as opened:
         reader = WarcReader(file.name, read_chunks(opened, file.name, params.max_ratio), params.max_line_bytes)
