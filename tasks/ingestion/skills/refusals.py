@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.ingestion.skills import number_words
+from tasks.ingestion.skills import number_words, wording
 from tasks.ingestion.skills.patterns import load_patterns
 from tasks.ingestion.skills.turns import Draw, Turn
 
@@ -34,7 +34,13 @@ def draw_turn(draw: Draw) -> Turn:
         choices = _split(words[index])
         values[name] = draw.value(lambda choices=choices: rng.choice(choices))  # type: ignore[misc]
     values["thing2"] = rng.choice(_split(FILLERS["thing"][index]))
-    return draw.turn(NAME, PATTERNS[draw.language], values, ANSWER[draw.language], topic="other")
+    return draw.turn(NAME, [_draw_pattern(draw)], values, ANSWER[draw.language], topic="other")
+
+
+def _draw_pattern(draw: Draw) -> str:
+    """A pattern, by the square root of its number of wordings: a few patterns have most of the wordings."""
+    patterns = PATTERNS[draw.language]
+    return draw.rng.choices(patterns, [len(wording.wordings((pattern,))) ** 0.5 for pattern in patterns])[0]
 
 
 def follow_up(turn: Turn, draw: Draw) -> Turn | None:
