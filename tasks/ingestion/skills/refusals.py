@@ -39,7 +39,7 @@ def draw_turn(draw: Draw) -> Turn:
 
 def _draw_pattern(draw: Draw) -> str:
     """A pattern, by the square root of its number of wordings: a few patterns have most of the wordings."""
-    patterns = PATTERNS[draw.language]
+    patterns: list[str] = PATTERNS[draw.language]
     return draw.rng.choices(patterns, [len(wording.wordings((pattern,))) ** 0.5 for pattern in patterns])[0]
 
 
