@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -121,6 +122,33 @@ def test_the_chosen_answer_is_right_and_the_rejected_one_is_not(reason: rejectio
         assert pair.prompt[-1]["role"] == "user"
         assert gold.gold(pair.chosen, pair.metadata) == 1.0
         assert gold.gold(pair.rejected, pair.metadata) < 1.0, pair
+
+
+@pytest.mark.parametrize("language", wording.LANGUAGES)
+def test_unanswerable_questions_come_from_all_patterns(language: str) -> None:
+    """Although one pattern has 396 wordings, and others have a handful."""
+    draw = Draw(random.Random(0), language, for_test=False)
+    drawn = Counter(refusals.draw_pattern(draw) for _ in range(5000))
+    assert set(drawn) == set(refusals.PATTERNS[language])
+    assert max(drawn.values()) < 4 * 5000 / len(drawn)
+
+
+def test_no_wording_of_an_unanswerable_question_is_in_both_splits() -> None:
+    for patterns in refusals.PATTERNS.values():
+        drawn = [each for pattern in patterns for each in wording.wordings((pattern,))]
+        assert not {each.text for each in drawn if each.for_test} & {each.text for each in drawn if not each.for_test}
+
+
+def test_training_has_more_questions_in_capitals_than_the_test() -> None:
+    shares = {}
+    for for_test in (True, False):
+        questions = [
+            wording.ask(("what is {thing}",), {"thing": "a cat"}, "en", random.Random(seed), for_test=for_test)[0]
+            for seed in range(2000)
+        ]
+        shares[for_test] = sum(question.isupper() for question in questions) / len(questions)
+    assert abs(shares[True] - wording.CAPITALS) < 0.02
+    assert abs(shares[False] - wording.TRAIN_CAPITALS) < 0.02
 
 
 def test_honest_and_helpful_pairs_are_about_refusals() -> None:

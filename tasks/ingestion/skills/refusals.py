@@ -34,10 +34,10 @@ def draw_turn(draw: Draw) -> Turn:
         choices = _split(words[index])
         values[name] = draw.value(lambda choices=choices: rng.choice(choices))  # type: ignore[misc]
     values["thing2"] = rng.choice(_split(FILLERS["thing"][index]))
-    return draw.turn(NAME, [_draw_pattern(draw)], values, ANSWER[draw.language], topic="other")
+    return draw.turn(NAME, [draw_pattern(draw)], values, ANSWER[draw.language], topic="other")
 
 
-def _draw_pattern(draw: Draw) -> str:
+def draw_pattern(draw: Draw) -> str:
     """A pattern, by the square root of its number of wordings: a few patterns have most of the wordings."""
     patterns: list[str] = PATTERNS[draw.language]
     return draw.rng.choices(patterns, [len(wording.wordings((pattern,))) ** 0.5 for pattern in patterns])[0]
