@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import ctypes
 import errno
 import importlib.util
 import os
@@ -24,6 +25,7 @@ from tasks.errors import UserError
 INTERRUPTED, TERMINATED = 130, 143  # the exit codes that shells give to a process ended by Ctrl-C or SIGTERM
 NO_MEMORY = "can't allocate memory"  # torch's words on a CPU
 GRACE_SECONDS = 8.0  # how long Prefect may take to record that a run was interrupted
+AGAIN_SECONDS = 0.1  # until an interruption that a finalizer has dropped is raised again
 TRAINING, PIPELINE = "training", "pipeline"
 
 
@@ -162,7 +164,29 @@ def _interrupt(signal_number: int, _frame: FrameType | None) -> None:
     timer = threading.Timer(GRACE_SECONDS, _exit_now, (code,))
     timer.daemon = True
     timer.start()
+    sys.unraisablehook = _raise_again
     raise KeyboardInterrupt(*([TERMINATED] if code == TERMINATED else []))
+
+
+class _Terminated(KeyboardInterrupt):
+    """A KeyboardInterrupt by SIGTERM. The interpreter makes an exception that it raises in a thread from its class."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
+def _raise_again(unraisable: Any) -> None:
+    """Raise the interruption again, if the signal arrived in a finalizer, whose exceptions Python prints and drops."""
+    error = unraisable.exc_value
+    if not isinstance(error, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    kind = _Terminated if error.args == (TERMINATED,) else KeyboardInterrupt
+    thread_and_error = ctypes.c_ulong(threading.main_thread().ident or 0), ctypes.py_object(kind)
+    # Not at once, which would raise it in this function.
+    timer = threading.Timer(AGAIN_SECONDS, ctypes.pythonapi.PyThreadState_SetAsyncExc, thread_and_error)
+    timer.daemon = True
+    timer.start()
 
 
 def _exit_now(code: int) -> None:

@@ -1,5 +1,6 @@
 """Every command explains itself, refuses what it does not know at once, and does nothing then."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,26 @@ def test_each_error_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> Non
     assert "the disk is full" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="a bug"):
         command.guarded(lambda: fail(RuntimeError("a bug")))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, command.INTERRUPTED), (signal.SIGTERM, command.TERMINATED)]
+)
+def test_a_signal_that_arrives_in_a_finalizer_interrupts(number: int, code: int) -> None:
+    """Python drops exceptions of finalizers, and would print the traceback."""
+    source = (
+        "import os, sys, time\nfrom flows.runtime import command\n"
+        "class Finalized:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(0.01)\n"
+        "def work():\n"
+        "    Finalized()\n"
+        "    for _ in range(100): time.sleep(0.01)\n"
+        "    print('not interrupted')\n"
+        "sys.exit(command.guarded(work))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
+    assert process.returncode == code
+    assert "interrupted. Completed work is kept" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not process.stdout
