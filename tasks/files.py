@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ SCHEMAS = {
 
 
 _verified: dict[Path, tuple[tuple[int, int, int], str]] = {}  # files whose bytes this process has compared
+MIN_AGE = 50_000_000  # ns; a file may change twice within one tick of the clock of its file system
 
 
 def sha256(path: Path) -> str:
@@ -64,7 +66,8 @@ def verify(path: Path, digest: str | None) -> None:
                 f"{path} is damaged: its bytes are not those that were written (their sha256 is in {MANIFEST}). "
                 f"Delete it, and restore it from DVC's cache by `dvc checkout`. {rerun_advice(path)}"
             )
-        _verified[path.absolute()] = version, digest
+        if time.time_ns() - status.st_mtime_ns > MIN_AGE:
+            _verified[path.absolute()] = version, digest
 
 
 def write_json(path: Path, body: object) -> None:

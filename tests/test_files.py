@@ -1,12 +1,14 @@
 """A list that is written item by item is the file that is written at once."""
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import BadInput
-from tasks.files import locked, write_json, write_json_list
+from tasks.files import locked, sha256, verify, write_json, write_json_list
 
 ITEMS = [{"b": [1, {"c": "two\nlines, 中文"}], "a": {}}, [], "text", None, [[1.5]]]
 
@@ -41,3 +43,16 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_a_file_that_has_just_been_written_is_read_again(tmp_path: Path) -> None:
+    """Its next change may leave the same time of change."""
+    path, just_now = tmp_path / "a", time.time_ns() + 10**10
+    path.write_bytes(b"one")
+    os.utime(path, ns=(just_now, just_now))
+    digest = sha256(path)
+    verify(path, digest)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(just_now, just_now))
+    with pytest.raises(BadInput, match="damaged"):
+        verify(path, digest)
