@@ -107,8 +107,8 @@ class Corpus:
         """Return the rows of the documents that are still kept, and their texts."""
         kept = self.kept[self.text_rows]
         if not kept.all():
-            self.texts_file = self.scratch / f"texts-{int(kept.sum())}.arrow"
-            self.texts = text_files.filter_texts(self.texts_file, self.texts, kept)
+            path = self.scratch / f"texts-{int(kept.sum())}.arrow"
+            self._set_texts(path, text_files.filter_texts(path, self.texts, kept))
             self.text_rows = self.text_rows[kept]
         return self.text_rows, self.texts
 
@@ -160,10 +160,16 @@ class Corpus:
         # A document of an earlier run has no row here; then the id in `evidence` is the only reference.
         self.original_rows[duplicate_rows] = np.where(original < 0, duplicate_rows, original)
 
+    def _set_texts(self, path: Path, texts: pa.ChunkedArray) -> None:
+        """Use the texts of a new file from now on, and delete the earlier one."""
+        if path != self.texts_file:
+            self.texts_file.unlink(missing_ok=True)  # what still maps it into memory keeps it
+        self.texts_file, self.texts = path, texts
+
     def replace_texts(self, rows: Int64Array, texts: Iterable[pa.Array], reason: str) -> None:
         """Replace the texts of `rows`, which are all remaining rows, and drop those that became empty, for `reason`."""
-        self.texts_file = self.scratch / f"texts-{reason}.arrow"
-        self.texts = text_files.write(self.texts_file, texts)
+        path = self.scratch / f"texts-{reason}.arrow"
+        self._set_texts(path, text_files.write(path, texts))
         stripped = pc.utf8_trim_whitespace(self.texts)
         self.reasons.drop(rows[np.asarray(pc.equal(stripped, ""), np.bool_)], reason)
 

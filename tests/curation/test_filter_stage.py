@@ -37,6 +37,19 @@ def contents(parts: Any, scratch: Path) -> dict[str, Any]:
     return {"texts": texts, "signals": signals, "reasons": reasons, "values": values, "others": others}
 
 
+def test_the_texts_of_an_earlier_step_are_deleted(tmp_path: Path) -> None:
+    documents, scratch = ingest_shards(tmp_path / "data"), tmp_path / "scratch"
+    parts = filter_stage.filtered_parts(
+        documents, LANGUAGES, PARAMS["filters"], PART_BYTES, tmp_path, 1, lambda _: None
+    )
+    files = CorpusFiles(filtering.params_by_language(LANGUAGES, PARAMS["filters"]), scratch)
+    corpus = files.corpus(text_files.write(scratch / shards.TEXTS_FILE, files.kept_texts(parts)))
+    _, *others = corpus.remaining()[1].to_pylist()
+    corpus.reasons.drop(corpus.text_rows[:1], "spam")
+    assert corpus.remaining()[1].to_pylist() == others
+    assert list(scratch.glob("texts*")) == [corpus.texts_file]
+
+
 def on_engine(documents: Path, run: Path, workers: int) -> Iterator[FilteredPart]:
     arguments = documents, LANGUAGES, PARAMS["filters"], PART_BYTES, run / "signals", lambda _: None
     with LocalEngine(run / "engine", workers) as engine:
