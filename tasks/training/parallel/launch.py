@@ -128,7 +128,7 @@ def _agent(launch: Launch, checkpoints: Path, attempt: int, is_first: bool) -> i
 def _command(
     launch: Launch, checkpoints: Path, attempt: int, address: str | None, is_first: bool, options: Sequence[str] = ()
 ) -> list[str]:
-    """The command of torchrun for one node. address: host:port where the nodes meet; None on one machine."""
+    """The command of torchrun for one node. address: host:port of the rendezvous; None on one machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(launch.processes), *options]
     if address is None:
         command.append("--standalone")

@@ -25,7 +25,7 @@ RESERVE_SECONDS = 300.0  # how long the driver waits for nodes that are free
 OUTPUT_SECONDS = 2.0  # how long the last lines of a command that has ended may take
 
 Command = Callable[[int, str, str], Sequence[str]]
-"""(number of the node, its IP address, host:port on the first node where all meet) -> the command of this node."""
+"""(number of the node, its IP address, host:port of the rendezvous, on the first node) -> the command of this node."""
 
 
 def is_engine() -> bool:
@@ -116,8 +116,8 @@ def run(
 
         try:
             addresses = ray.get([actor.address.remote() for actor in actors])
-            meeting_point = f"{addresses[0][0]}:{addresses[0][1]}"
-            commands = [list(command(number, ip, meeting_point)) for number, (ip, _) in enumerate(addresses)]
+            rendezvous = f"{addresses[0][0]}:{addresses[0][1]}"
+            commands = [list(command(number, ip, rendezvous)) for number, (ip, _) in enumerate(addresses)]
             own = dict(variables(num_cpus)), owner
             ray.get([actor.start.remote(each, *own) for actor, each in zip(actors, commands, strict=True)])
         except ray.exceptions.RayError as error:
