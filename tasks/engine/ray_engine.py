@@ -7,6 +7,7 @@ a few hundred bytes.
 
 import os
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Generator
@@ -21,6 +22,7 @@ from tasks.errors import BadInput, BadParams
 
 IN_FLIGHT_PER_CPU = 2  # tasks that wait for a CPU or run on it; more would only fill Ray's queue
 RESOURCES_SECONDS = 10.0  # how often the driver asks how many CPUs the cluster has
+CONNECT_SECONDS = 10.0  # how long the head may take to accept a connection
 END_SECONDS = 30.0  # how long the driver waits for tasks that it has canceled after an error
 
 
@@ -114,6 +116,9 @@ def connect(address: str) -> None:
         raise BadParams("engine: ray needs the package ray; install it by `pip install -e '.[ray]'`") from error
     if not ray.is_initialized():
         try:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit():  # Ray would wait for minutes
+                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
             ray.init(address=address, logging_level="ERROR", log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises ConnectionError, RuntimeError and others for a head that is not there
             raise BadParams(

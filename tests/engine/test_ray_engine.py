@@ -1,7 +1,9 @@
 """The engine on Ray gives what the local one gives. Skipped where the package ray is missing."""
 
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,14 @@ def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://host:10001")
     with pytest.raises(BadInput, match="Ray Client is not supported"):
         ray_engine.address_of_environment()
+
+
+def test_an_address_without_a_cluster_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(BadParams, match=f"no Ray cluster answers at 127.0.0.1:{closed.getsockname()[1]}"):
+            ray_engine.connect(f"127.0.0.1:{closed.getsockname()[1]}")
 
 
 def published(parts: dict[str, Part]) -> dict[str, tuple[object, object]]:
